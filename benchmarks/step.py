@@ -1,0 +1,198 @@
+"""Time and memory of one optimizer step: GRDA beside SGD, the authors' way and torch.compile.
+
+All candidates run in one process, in turn (A B C A B C ...), on copies of the same weights and
+gradients, with the outputs of the gRDA variants compared first. Quoted are medians over the
+rounds and quartiles of the ratio to ``torch.optim.SGD(momentum=0.9, fused=True)`` of the same
+round, so that a drift of the machine's speed cancels. Run it on an otherwise idle machine:
+
+    python benchmarks/step.py [--rounds 101] [--compile] [--json results/step/FILE.json]
+"""
+
+import argparse
+import json
+import platform
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from dirprune import GRDA
+from dirprune.train.models import build_model
+
+LR, C, MU = 0.1, 1e-3, 0.6
+
+
+def authors_way(
+    weights: list[nn.Parameter], accumulators: list[Tensor], counters: list[tuple[Tensor, Tensor]]
+) -> None:
+    """The update as a loop over tensors with temporaries and one-element counter tensors."""
+    for w, v, (n, g) in zip(weights, accumulators, counters):
+        n.add_(1)
+        v.add_(w.grad, alpha=-LR)  # type: ignore[arg-type]
+        g.add_(C * LR ** (0.5 + MU) * (torch.pow(n, MU) - torch.pow(n - 1, MU)))
+        w.data = torch.sign(v) * torch.clamp(torch.abs(v) - g.to(v.device), min=0)
+
+
+def copies(weights: list[Tensor], gradients: list[Tensor]) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(w.clone()) for w in weights]
+    for p, d in zip(parameters, gradients):
+        p.grad = d.clone()
+    return parameters
+
+
+def candidates(
+    weights: list[Tensor], gradients: list[Tensor], with_compile: bool
+) -> dict[str, tuple[list[nn.Parameter], Callable[[], object]]]:
+    def of(factory: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> tuple:
+        parameters = copies(weights, gradients)
+        return parameters, factory(parameters).step
+
+    table = {
+        "SGD momentum, fused": of(lambda p: torch.optim.SGD(p, lr=LR, momentum=0.9, fused=True)),
+        "SGD, fused": of(lambda p: torch.optim.SGD(p, lr=LR, fused=True)),
+        "SGD momentum, foreach=False": of(
+            lambda p: torch.optim.SGD(p, lr=LR, momentum=0.9, foreach=False)
+        ),
+        "GRDA": of(lambda p: GRDA(p, lr=LR, c=C, mu=MU)),
+        "GRDA foreach": of(lambda p: GRDA(p, lr=LR, c=C, mu=MU, foreach=True)),
+        "GRDA momentum": of(lambda p: GRDA(p, lr=LR, c=C, mu=MU, momentum=0.9)),
+    }
+    parameters = copies(weights, gradients)
+    state = [p.detach().clone() for p in parameters]
+    counters = [(torch.zeros(1), torch.zeros(1)) for _ in parameters]
+    table["authors' way"] = parameters, lambda: authors_way(parameters, state, counters)
+    if with_compile:
+        table["GRDA compiled"] = of(lambda p: _Compiled(GRDA(p, lr=LR, c=C, mu=MU)))  # type: ignore[arg-type,return-value]
+    return table
+
+
+class _Compiled:
+    def __init__(self, optimizer: GRDA) -> None:
+        self.step = torch.compile(optimizer.step)
+
+
+def measure(shapes: list[torch.Size], rounds: int, with_compile: bool) -> dict[str, dict]:
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(s, generator=generator) * 0.05 for s in shapes]
+    gradients = [torch.randn(s, generator=generator) * 1e-3 for s in shapes]
+    table = candidates(weights, gradients, with_compile)
+    for _, step in table.values():
+        step()
+    for name in ("GRDA foreach", "GRDA compiled", "authors' way"):
+        if name in table:
+            for ours, other in zip(table["GRDA"][0], table[name][0]):
+                torch.testing.assert_close(ours, other, atol=1e-7, rtol=1e-6)
+    for _ in range(5):
+        for _, step in table.values():
+            step()
+    times: dict[str, list[float]] = {name: [] for name in table}
+    for _ in range(rounds):
+        for name, (_, step) in table.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    base = torch.tensor(times["SGD momentum, fused"], dtype=torch.float64)
+    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    return {
+        name: {
+            "ms": (torch.tensor(t, dtype=torch.float64) * 1e3).quantile(quantiles).tolist(),
+            "ratio": (torch.tensor(t, dtype=torch.float64) / base).quantile(quantiles).tolist(),
+            "ratio_of_medians": float(
+                torch.tensor(t, dtype=torch.float64).median() / base.median()
+            ),
+            "allocated_bytes": allocated(table[name][1]),
+        }
+        for name, t in times.items()
+    }
+
+
+def allocated(step: Callable[[], object]) -> int:
+    """Most bytes of tensors that one step holds at a time, above what was there before."""
+    tracemalloc.stop()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        step()
+    now = peak = 0
+    for event in sorted(_memory_events(prof), key=lambda e: e[0]):
+        now += event[1]
+        peak = max(peak, now)
+    return peak
+
+
+def _memory_events(prof: profile) -> list[tuple[int, int]]:
+    results = prof.profiler.kineto_results  # type: ignore[union-attr]
+    return [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+
+
+def copy_bandwidth() -> float:
+    """GB/s of reading one large tensor and writing another, both counted once."""
+    source, target = torch.randn(1 << 26), torch.randn(1 << 26)
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - start)
+    return 2 * source.numel() * 4 / sorted(times)[4] / 1e9
+
+
+def cpu_name() -> str:
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    )
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    if not fields:
+        return platform.processor()
+    return (
+        f"{fields.get('model name')} (family {fields.get('cpu family')}, "
+        f"model {fields.get('model')})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile(step)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    nets = {
+        "VGG16": build_model("vgg16", num_classes=10, channels=3, size=(32, 32)),
+        "ResNet-50": torchvision.models.resnet50(),
+    }
+    report = {
+        "cpu": cpu_name(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "copy_gb_per_s": copy_bandwidth(),
+        "nets": {},
+    }
+    print(
+        f"{report['cpu']}, {options.threads} threads, torch {torch.__version__}, "
+        f"copy {report['copy_gb_per_s']:.1f} GB/s"
+    )
+    for net, model in nets.items():
+        shapes = [p.shape for p in model.parameters()]
+        elements = sum(s.numel() for s in shapes)
+        figures = measure(shapes, options.rounds, options.compile)
+        report["nets"][net] = {"parameters": elements, "tensors": len(shapes), **figures}
+        print(f"\n{net}: {elements:,} parameters in {len(shapes)} tensors, float32")
+        print(f"{'':28}{'ms (quartiles)':>22}  {'x fused SGD momentum':>24}{'allocated':>12}")
+        for name, f in figures.items():
+            print(
+                f"{name:28}{f['ms'][1]:8.2f} ({f['ms'][0]:5.2f}-{f['ms'][2]:5.2f})"
+                f"  {f['ratio'][1]:8.2f} ({f['ratio'][0]:4.2f}-{f['ratio'][2]:4.2f})"
+                f"{f['allocated_bytes'] / 2**20:12.2f} MiB"
+            )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""dirprune: train sparse with gRDA, the optimizer of directional pruning (NeurIPS 2020).
+
+Importing the package loads nothing; each public name loads its own module on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm
+    from dirprune.grda import GRDA as GRDA
+    from dirprune.grda import param_groups as param_groups
+    from dirprune.prox import soft_threshold as soft_threshold
+    from dirprune.sparsity import SparsityReport as SparsityReport
+    from dirprune.sparsity import sparsity_report as sparsity_report
+    from dirprune.threshold import threshold_path as threshold_path
+
+__version__ = "0.1.0"
+
+_HOME = {
+    # the optimizer
+    "GRDA": "dirprune.grda",
+    "param_groups": "dirprune.grda",
+    "threshold_path": "dirprune.threshold",
+    "soft_threshold": "dirprune.prox",
+    # accounting
+    "sparsity_report": "dirprune.sparsity",
+    "SparsityReport": "dirprune.sparsity",
+    # after a jump in the weights
+    "refresh_batchnorm": "dirprune.batchnorm",
+}
+
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dirprune' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

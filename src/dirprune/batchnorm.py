@@ -1,0 +1,67 @@
+"""BatchNorm's running statistics after a jump in the weights."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    r"""Re-estimate every BatchNorm's running statistics on the given inputs, in place.
+
+    The mean over K batches of the batch statistics, each batch with equal weight:
+
+    .. math:: \hat m = \frac1K \sum_k m_k, \qquad \hat s^2 = \frac1K \sum_k s_k^2
+
+    Only BatchNorm layers see training mode; dropout stays off. Momentum and the mode of every
+    module are restored. Layers without running statistics are left alone.
+
+    Args:
+        model: Any module.
+        batches: Inputs of the model, at least one; un-augmented ones estimate what evaluation
+            will see.
+
+    Returns:
+        The number of layers that were refreshed (0 if the model has no BatchNorm; then no batch
+        is read).
+
+    Raises:
+        ValueError: If there are layers to refresh and ``batches`` is empty.
+
+    References:
+        Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018),
+        section 3.2, https://arxiv.org/abs/1803.05407
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+        >>> refresh_batchnorm(model, [torch.full((4, 2), 3.0), torch.full((4, 2), 5.0)])
+        1
+        >>> model[0].running_mean
+        tensor([4., 4.])
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not layers:
+        return 0
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("refresh_batchnorm needs at least one batch of inputs, got none")
+    modes = [(m, m.training) for m in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.train()
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for a cumulative mean
+    try:
+        for batch in chain([first], stream):
+            model(batch)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+    return len(layers)

@@ -1,0 +1,451 @@
+"""gRDA (Chao et al., 2020): SGD in a dual variable, soft-thresholded at every step."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, cast, overload
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from dirprune import _native
+from dirprune.threshold import threshold_increment
+
+Group = dict[str, Any]
+
+# Elements updated at a time on the CPU, so that the passes after the first find v and w in cache.
+_CHUNK = 1 << 20
+
+
+class GRDA(Optimizer):
+    r"""Generalised regularised dual averaging: SGD that trains a sparse network.
+
+    An accumulator :math:`v` starts at the weights and follows SGD; the weights are its soft
+    threshold, so zeros are exact, appear during training, and may come back to life:
+
+    .. math::
+        g_n &= g_{n-1} + c\,\gamma_n^{\mu + 1/2}\,(n^\mu - (n-1)^\mu) \\
+        v_n &= v_{n-1} - \gamma_n \nabla f(w_{n-1}) \\
+        w_n &= \operatorname{sign}(v_n)\,[\,|v_n| - g_n\,]_+
+
+    n and g belong to a parameter and advance only at steps at which it has a gradient and the
+    rate is above 0. A param group with ``c=0`` follows plain SGD and stores no accumulator.
+
+    Args:
+        params: Parameters, or param groups, each with its own options.
+        lr: Learning rate :math:`\gamma \ge 0`; what works for SGD without momentum. Any scheduler
+            may change it: later increments of g use the current rate, earlier ones stay.
+        c: Scale of the threshold, :math:`c \ge 0`; larger is sparser, mostly early. The paper
+            uses 5e-4 (VGG16), 1e-3 (WRN28x10) and 5e-3 (ResNet-50, the default).
+        mu: Growth exponent in (0, 1]; larger is sparser. The theory asks for (1/2, 1); the
+            paper suggests to try .501, .51 (the default) and .55 first; 1 is Xiao's l1-RDA.
+        momentum: Heavy-ball factor :math:`\beta` in [0, 1).
+        nesterov: Nesterov's form of momentum.
+        weight_decay: Coefficient of an l2 penalty, at least 0.
+        maximize: Ascend instead of descend.
+        foreach: Update many tensors a call; by default on CUDA only.
+        fused: Update in one pass with the C++ extension; by default where it is installed and
+            the parameters are float32 on the CPU.
+
+    Raises:
+        ValueError: If an option is out of its range (also when a scheduler sets it later) or a
+            group is empty.
+        TypeError: If a parameter is complex or a gradient sparse.
+
+    Note:
+        Differences from the paper and its authors' code. Momentum, weight decay and ``maximize``
+        are extensions; with momentum the threshold grows with the effective rate
+        :math:`\gamma / (1 - \beta)`. Accumulators of bfloat16 and float16 parameters are float32.
+        The authors' class keeps n and g in float32 tensors, ours are Python numbers. Weights that
+        are changed from outside are overwritten from v at the next step unless
+        :meth:`reset_from_weights` is called.
+
+    References:
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020),
+        https://arxiv.org/abs/2006.09358
+
+    Example:
+        >>> w = nn.Parameter(torch.tensor([1.0, 0.05]))
+        >>> optimizer = GRDA([w], lr=0.1, c=0.5, mu=0.5)
+        >>> for _ in range(4):
+        ...     optimizer.zero_grad()
+        ...     (0.5 * (w - torch.tensor([1.0, 0.0])) ** 2).sum().backward()
+        ...     optimizer.step()
+        >>> w.detach()
+        tensor([0.9191, 0.0000])
+        >>> optimizer.thresholds()
+        [0.1]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.1,
+        c: float = 0.005,
+        mu: float = 0.51,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "c": c,
+            "mu": mu,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with the constructor's options where it names none.
+
+        Args:
+            param_group: ``{"params": ..., option: value, ...}``.
+
+        Raises:
+            ValueError: If an option is out of its range or the group is empty.
+            TypeError: If a parameter is complex.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step with the gradients that are there.
+
+        Args:
+            closure: Evaluates the model anew and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            ValueError: If a scheduler has set an option out of its range.
+            TypeError: If a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            _check_options(group)
+            _check_gradients(group)
+        for group in self.param_groups:
+            for batch in self._advance(group):
+                _update(batch, group)
+        return loss
+
+    def thresholds(self) -> list[float]:
+        """Return each param group's largest threshold g so far, 0 before its first step."""
+        return [
+            max((self.state[p]["g"] for p in group["params"] if self.state.get(p)), default=0.0)
+            for group in self.param_groups
+        ]
+
+    @torch.no_grad()
+    def reset_from_weights(self) -> None:
+        r"""Adopt weights that were changed from outside, keeping n, g and momentum.
+
+        Call it after loading a checkpoint into the model only, swapping in averaged weights, or
+        masking by hand. v moves to the nearest point whose soft threshold is w:
+
+        .. math::
+            v \leftarrow w + g \operatorname{sign}(w) \;\text{ where } w \ne 0, \qquad
+            v \leftarrow \operatorname{clip}(v, -g, g) \;\text{ where } w = 0
+
+        Example:
+            >>> w = nn.Parameter(torch.ones(2))
+            >>> optimizer = GRDA([w], lr=1.0, c=0.5, mu=0.5)
+            >>> w.grad = torch.zeros(2)
+            >>> optimizer.step()
+            >>> with torch.no_grad(): _ = w.copy_(torch.tensor([-3.0, 0.0]))
+            >>> optimizer.reset_from_weights()
+            >>> optimizer.state[w]["v"]
+            tensor([-3.5000,  0.5000])
+        """
+        for p, state in self.state.items():
+            if "v" in state:
+                v, g = state["v"], state["g"]
+                w = p.to(v.dtype)
+                v.copy_(torch.where(w == 0, v.clamp(-g, g), w + g * w.sign()))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state bit for bit, in the dtypes in which it was saved.
+
+        torch's own method would cast accumulators and momenta to the parameter's dtype, which
+        loses the float32 accumulators of half-precision parameters.
+
+        Args:
+            state_dict: From :meth:`state_dict` of an optimizer with the same groups.
+
+        Raises:
+            ValueError: If the groups differ in number or size.
+        """
+        super().load_state_dict(state_dict)
+        saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
+        parameters = (p for group in self.param_groups for p in group["params"])
+        for saved_id, p in zip(saved_ids, parameters, strict=True):
+            for key, value in state_dict["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][key] = value.to(p.device, copy=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from a pickle or a deep copy."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
+
+    @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
+    def _advance(self, group: Group) -> list["_Batch"]:
+        """Advance n and g and sort the parameters into batches that share one computation."""
+        lr, c, mu = float(group["lr"]), group["c"], group["mu"]
+        effective = lr / (1 - group["momentum"])
+        grown: dict[tuple[int, float], float] = {}
+        batches: dict[tuple[Any, ...], _Batch] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            n, g = state.get("n", 0), state.get("g", 0.0)
+            if lr > 0:
+                if (n, g) not in grown:
+                    grown[n, g] = g + threshold_increment(n + 1, effective, c, mu) if c else g
+                n, g = n + 1, grown[n, g]
+            state["n"], state["g"] = n, g
+            if "v" not in state and (c > 0 or g > 0):
+                state["v"] = p.detach().to(_state_dtype(p), copy=True)
+            if group["momentum"]:
+                state.setdefault("momentum_buffer", None)
+            key = g, p.dtype, p.device, "v" in state
+            if key not in batches:
+                batches[key] = _Batch(_scalar(lr), _scalar(g), [], [], [], [])
+            batches[key].add(p, state)
+        return list(batches.values())
+
+
+def param_groups(
+    model: nn.Module,
+    prune: Literal["all", "weights"] | Callable[[str, nn.Parameter], bool] = "all",
+) -> list[Group]:
+    """Split a model's parameters into those that gRDA thresholds and those that follow SGD.
+
+    Args:
+        model: Any module; parameters shared between layers count once.
+        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` leaves out
+            biases, other vectors and scalars, and normalisation layers; a callable decides by
+            name and parameter.
+
+    Returns:
+        One or two param groups for :class:`GRDA`; the second, if any, has ``c=0``.
+
+    Raises:
+        ValueError: If ``prune`` is none of these, or the model has no parameters.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+        >>> [(len(group["params"]), group.get("c")) for group in param_groups(model, "weights")]
+        [(1, None), (3, 0.0)]
+    """
+    if prune == "all":
+        chosen: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True  # noqa: E731
+    elif prune == "weights":
+        norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(False)}
+        chosen = lambda name, parameter: parameter.dim() > 1 and id(parameter) not in norms  # noqa: E731
+    elif callable(prune):
+        chosen = prune
+    else:
+        raise ValueError(f'prune must be "all", "weights" or a callable, got {prune!r}')
+    thresholded: list[nn.Parameter] = []
+    dense: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (thresholded if chosen(name, parameter) else dense).append(parameter)
+    groups: list[Group] = [{"params": thresholded}, {"params": dense, "c": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError(f"{type(model).__name__} has no parameters to optimise")
+    return groups
+
+
+class _Batch(NamedTuple):
+    """Parameters that share rate and threshold; ``v`` holds None where plain SGD suffices.
+
+    Rate and threshold are 0-dimensional tensors: as numbers they would be constants of a compiled
+    step, which would have to be compiled anew whenever they change.
+    """
+
+    lr: Tensor
+    g: Tensor
+    w: list[Tensor]
+    v: list[Any]
+    grad: list[Tensor]
+    state: list[dict[str, Any]]
+
+    def add(self, p: nn.Parameter, state: dict[str, Any]) -> None:
+        self.w.append(p)
+        self.v.append(state.get("v"))
+        self.grad.append(cast(Tensor, p.grad))
+        self.state.append(state)
+
+    def directions(self, group: Group) -> Iterator[Tensor]:
+        return (_direction(*each, group) for each in zip(self.w, self.grad, self.state))
+
+
+def _update(batch: _Batch, group: Group) -> None:
+    """Step the weights of a batch on the fastest path there is."""
+    w, v = batch.w[0], batch.v[0]
+    if torch.compiler.is_compiling():
+        for w, v, d in zip(batch.w, batch.v, batch.directions(group)):
+            _descend_traced(w, v, d, batch.lr, batch.g)
+        return
+    lr, g = float(batch.lr), float(batch.g)
+    plain = v is None or v.dtype == w.dtype
+    native = _native_step(group) if w.dtype == torch.float32 and w.device.type == "cpu" else None
+    if native and v is not None:
+        native(batch.v, batch.w, list(batch.directions(group)), lr, g)
+    elif plain and (group["foreach"] or (group["foreach"] is None and w.is_cuda)):
+        _descend_foreach(batch.w, batch.v, list(batch.directions(group)), lr, g)
+    else:
+        for w, v, d in zip(batch.w, batch.v, batch.directions(group)):
+            _descend(w, v, d, lr, g)
+
+
+def _native_step(group: Group) -> _native.FusedStep | None:
+    if group["fused"] is False or group["foreach"]:
+        return None
+    native = _native.grda_step()
+    if group["fused"] and native is None:
+        raise ValueError(
+            "fused=True needs dirprune's C++ extension, which this installation does not have; "
+            "leave fused=None for the fastest path there is"
+        )
+    return native
+
+
+def _direction(w: Tensor, grad: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+    """The direction of descent, rounded as torch.optim.SGD rounds it."""
+    d = -grad if group["maximize"] else grad
+    if group["weight_decay"]:
+        d = d.add(w, alpha=group["weight_decay"])
+    if beta := group["momentum"]:
+        if state["momentum_buffer"] is None:
+            state["momentum_buffer"] = d.to(_state_dtype(w), copy=True)
+        else:
+            state["momentum_buffer"].mul_(beta).add_(d)
+        m = state["momentum_buffer"]
+        d = d.add(m, alpha=beta) if group["nesterov"] else m
+    return d
+
+
+def _descend(w: Tensor, v: Tensor | None, d: Tensor, lr: float, g: float) -> None:
+    """Step v by -lr d and set w = S_g(v), a chunk at a time; without v, step w."""
+    if v is None:
+        w.add_(d, alpha=-lr)
+        return
+    for w_, v_, d_ in _chunks(w, v, d):
+        v_.add_(d_, alpha=-lr)
+        if w_.dtype == v_.dtype:
+            torch.clamp(v_, -g, g, out=w_)
+            torch.sub(v_, w_, out=w_)
+        else:
+            # the cast may underflow to -0.0, which the sum with 0.0 makes 0.0
+            w_.copy_(v_ - v_.clamp(-g, g)).add_(0.0)
+
+
+def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Cut tensors of one shape alike, along their first dimension."""
+    numel = tensors[0].numel()
+    if numel <= _CHUNK:
+        return [tensors]
+    rows = max(1, tensors[0].shape[0] * _CHUNK // numel)
+    return zip(*(torch.split(t, rows) for t in tensors))
+
+
+def _descend_foreach(w: list[Tensor], v: list[Any], d: list[Tensor], lr: float, g: float) -> None:
+    """Do the same in a handful of calls for all tensors, with w as the only scratch space."""
+    if v[0] is None:
+        torch._foreach_add_(w, d, alpha=-lr)
+        return
+    torch._foreach_add_(v, d, alpha=-lr)
+    torch._foreach_copy_(w, v)
+    torch._foreach_clamp_max_(w, g)
+    torch._foreach_clamp_min_(w, -g)
+    torch._foreach_neg_(w)
+    torch._foreach_add_(w, v)
+
+
+def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tensor) -> None:
+    """Do the same without scratch space or chunks, which a compiler fuses into one pass."""
+    if v is None:
+        w.sub_(lr * d)
+        return
+    v.sub_(lr * d.to(v.dtype))
+    shrunk = (v - v.clamp(-g, g)).to(w.dtype)
+    w.copy_(torch.where(shrunk == 0, 0.0, shrunk))
+
+
+def _scalar(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def _state_dtype(p: Tensor) -> torch.dtype:
+    """float32 for the half precisions, in which lr * grad would be lost beside v."""
+    return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+
+
+def _check(group: Group) -> None:
+    _check_options(group)
+    if not group["params"]:
+        raise ValueError("a param group is empty; leave it out or give it parameters")
+    for p in group["params"]:
+        if p.is_complex():
+            raise TypeError(
+                f"GRDA needs real parameters, got {p.dtype} of shape {tuple(p.shape)}; "
+                "optimise torch.view_as_real of it"
+            )
+
+
+def _check_gradients(group: Group) -> None:
+    for p in group["params"]:
+        if p.grad is not None and p.grad.layout is not torch.strided:
+            raise TypeError(
+                f"GRDA needs dense gradients, got {p.grad.layout} for a parameter of shape "
+                f"{tuple(p.shape)}; use sparse=False in the embedding"
+            )
+
+
+def _check_options(group: Group) -> None:
+    for option in ("lr", "c", "weight_decay"):
+        if not 0 <= group[option] < math.inf:
+            raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
+    if not 0 < group["mu"] <= 1:
+        raise ValueError(f"mu must lie in (0, 1], got {group['mu']}")
+    if not 0 <= group["momentum"] < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {group['momentum']}")
+    if group["nesterov"] and not group["momentum"]:
+        raise ValueError("nesterov needs momentum above 0")
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach and fused exclude each other; leave one of them None")

@@ -1,0 +1,1 @@
+"""Experiments: configuration, data, models, methods, the loop, run folders and recipes."""

@@ -1,0 +1,108 @@
+"""What a training run is: one frozen dataclass, from which the command line makes its options."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["constant", "piecewise", "steps", "cosine"]
+Precision = Literal["float64", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights of a run, with the meaning and range of each value.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field and the range.
+
+    Example:
+        >>> TrainConfig(epochs=3).model
+        'convnet'
+        >>> TrainConfig(mu=1.5)
+        Traceback (most recent call last):
+        ValueError: mu must lie in (0, 1], got 1.5
+    """
+
+    data: str = "digits"
+    """digits, fashion-mnist[:FOLDER], cifar10[:FOLDER], cifar100[:FOLDER], imagefolder:FOLDER
+    or imagenet:FOLDER."""
+    model: str = "convnet"
+    """mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
+    resnet50, timm:NAME, or module.path:callable of your own."""
+    width: float = 1.0
+    """Factor on every hidden width of dirprune's own models."""
+    method: str = "grda"
+    """How the weights are updated; the names are those of dirprune.train.METHODS."""
+    epochs: int = 60
+    """Passes over the training data."""
+    batch_size: int = 32
+    """Images per optimizer step, over all processes together."""
+    lr: float = 0.1
+    """Initial learning rate, the paper's gamma."""
+    c: float = 0.005
+    """Scale of gRDA's threshold; larger is sparser; 0 is SGD."""
+    mu: float = 0.7
+    """Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser."""
+    momentum: float = 0.0
+    """Heavy-ball momentum in [0, 1)."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: float = 0.0
+    """Coefficient of the l2 penalty."""
+    prune: Literal["all", "weights"] = "all"
+    """all parameters as in the paper, or weights only (no biases, no normalisation)."""
+    sparsity: float = 0.9
+    """Share of zeros that the mask methods (gmp, magnitude, random) aim at, in [0, 1)."""
+    schedule: Schedule = "piecewise"
+    """constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %); steps, a tenth
+    at each of lr_steps; cosine to zero."""
+    lr_steps: tuple[float, ...] = (1 / 3, 2 / 3)
+    """Where the schedule steps divides the rate by ten, as shares of all epochs."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up before the schedule's own rate."""
+    seed: int = 1
+    """Decides initial weights, batches, augmentation and dropout."""
+    validation: float = 0.0
+    """Share of the training data held out for choosing; 0 trains on all of it."""
+    augment: bool = True
+    """The data set's own augmentation (none for digits)."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass; the half precisions are automatic mixed precision."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    channels_last: bool | None = None
+    """Memory format of convolutions; by default channels last on CPU and CUDA."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    accumulation: int = 1
+    """Micro-batches into which a batch is split, to save memory."""
+    refresh_batchnorm: bool = False
+    """Re-estimate BatchNorm statistics before the final evaluation; off in the paper."""
+    keep_checkpoints: int = 2
+    """How many of the latest checkpoints stay on disk, at least 1."""
+
+    def __post_init__(self) -> None:
+        """Check every range once, so that nothing later has to."""
+        _in_range("width", self.width, self.width > 0, "above 0")
+        _in_range("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        _in_range("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
+        _in_range("c", self.c, 0 <= self.c < math.inf, "at least 0 and finite")
+        if not 0 < self.mu <= 1:
+            raise ValueError(f"mu must lie in (0, 1], got {self.mu}")
+        _in_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _in_range(
+            "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0"
+        )
+        _in_range("sparsity", self.sparsity, 0 <= self.sparsity < 1, "in [0, 1)")
+        _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
+        _in_range("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
+        _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
+        _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
+        _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
+        _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
+
+
+def _in_range(name: str, value: object, holds: bool, needed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {needed}, got {value}")
