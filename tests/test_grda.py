@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.optim import lr_scheduler
 
 from dirprune import GRDA, _native, param_groups, soft_threshold, threshold_path
-from dirprune import grda as grda_module
+from dirprune import update as update_module
 from reference.grda_paper import Coordinate
 
 SCHEDULES: dict[str, Callable[[int], float]] = {
@@ -47,7 +47,7 @@ def plain_fused_step(
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Every way in which a step can be computed, as keyword arguments."""
     if request.param == "chunked":
-        monkeypatch.setattr(grda_module, "_CHUNK", 3)
+        monkeypatch.setattr(update_module, "CHUNK", 3)
     if request.param == "fused":
         monkeypatch.setattr(_native, "grda_step", lambda: plain_fused_step)
         return {"fused": True}
@@ -408,7 +408,7 @@ def test_one_state_tensor_a_parameter_and_two_with_momentum() -> None:
 
 @pytest.mark.parametrize("layout", ["channels last", "transposed", "strided gradient"])
 def test_memory_formats_do_not_matter(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grda_module, "_CHUNK", 40)
+    monkeypatch.setattr(update_module, "CHUNK", 40)
     start, d = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     plain, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     if layout == "channels last":
@@ -426,7 +426,7 @@ def test_memory_formats_do_not_matter(layout: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 7)])
 def test_odd_shapes(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grda_module, "_CHUNK", 4)
+    monkeypatch.setattr(update_module, "CHUNK", 4)
     w = nn.Parameter(torch.full(shape, 0.01))
     optimizer = GRDA([w], lr=0.1, c=1.0)
     w.grad = torch.ones(shape)

@@ -1,8 +1,8 @@
 """gRDA (Chao et al., 2020): SGD in a dual variable, soft-thresholded at every step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, cast, overload
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,10 @@ from torch._compile import _disable_dynamo
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from dirprune import _native
 from dirprune.threshold import threshold_increment
+from dirprune.update import Batch, state_dtype, update
 
 Group = dict[str, Any]
-
-# Elements updated at a time on the CPU, so that the passes after the first find v and w in cache.
-_CHUNK = 1 << 20
 
 
 class GRDA(Optimizer):
@@ -151,7 +148,7 @@ class GRDA(Optimizer):
             _check_gradients(group)
         for group in self.param_groups:
             for batch in self._advance(group):
-                _update(batch, group)
+                update(batch, group)
         return loss
 
     def thresholds(self) -> list[float]:
@@ -216,12 +213,12 @@ class GRDA(Optimizer):
                 group.setdefault(option, value)
 
     @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
-    def _advance(self, group: Group) -> list["_Batch"]:
+    def _advance(self, group: Group) -> list[Batch]:
         """Advance n and g and sort the parameters into batches that share one computation."""
         lr, c, mu = float(group["lr"]), group["c"], group["mu"]
         effective = lr / (1 - group["momentum"])
         grown: dict[tuple[int, float], float] = {}
-        batches: dict[tuple[Any, ...], _Batch] = {}
+        batches: dict[tuple[Any, ...], Batch] = {}
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -233,12 +230,12 @@ class GRDA(Optimizer):
                 n, g = n + 1, grown[n, g]
             state["n"], state["g"] = n, g
             if "v" not in state and (c > 0 or g > 0):
-                state["v"] = p.detach().to(_state_dtype(p), copy=True)
-            if group["momentum"]:
-                state.setdefault("momentum_buffer", None)
-            key = g, p.dtype, p.device, "v" in state
+                state["v"] = p.detach().to(state_dtype(p), copy=True)
+            if group["momentum"] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(p, dtype=state_dtype(p))
+            key = g, p.dtype, p.device, p.dim() == 1, "v" in state
             if key not in batches:
-                batches[key] = _Batch(_scalar(lr), _scalar(g), [], [], [], [])
+                batches[key] = Batch.empty(lr, g)
             batches[key].add(p, state)
         return list(batches.values())
 
@@ -284,132 +281,6 @@ def param_groups(
     if not groups:
         raise ValueError(f"{type(model).__name__} has no parameters to optimise")
     return groups
-
-
-class _Batch(NamedTuple):
-    """Parameters that share rate and threshold; ``v`` holds None where plain SGD suffices.
-
-    Rate and threshold are 0-dimensional tensors: as numbers they would be constants of a compiled
-    step, which would have to be compiled anew whenever they change.
-    """
-
-    lr: Tensor
-    g: Tensor
-    w: list[Tensor]
-    v: list[Any]
-    grad: list[Tensor]
-    state: list[dict[str, Any]]
-
-    def add(self, p: nn.Parameter, state: dict[str, Any]) -> None:
-        self.w.append(p)
-        self.v.append(state.get("v"))
-        self.grad.append(cast(Tensor, p.grad))
-        self.state.append(state)
-
-    def directions(self, group: Group) -> Iterator[Tensor]:
-        return (_direction(*each, group) for each in zip(self.w, self.grad, self.state))
-
-
-def _update(batch: _Batch, group: Group) -> None:
-    """Step the weights of a batch on the fastest path there is."""
-    w, v = batch.w[0], batch.v[0]
-    if torch.compiler.is_compiling():
-        for w, v, d in zip(batch.w, batch.v, batch.directions(group)):
-            _descend_traced(w, v, d, batch.lr, batch.g)
-        return
-    lr, g = float(batch.lr), float(batch.g)
-    plain = v is None or v.dtype == w.dtype
-    native = _native_step(group) if w.dtype == torch.float32 and w.device.type == "cpu" else None
-    if native and v is not None:
-        native(batch.v, batch.w, list(batch.directions(group)), lr, g)
-    elif plain and (group["foreach"] or (group["foreach"] is None and w.is_cuda)):
-        _descend_foreach(batch.w, batch.v, list(batch.directions(group)), lr, g)
-    else:
-        for w, v, d in zip(batch.w, batch.v, batch.directions(group)):
-            _descend(w, v, d, lr, g)
-
-
-def _native_step(group: Group) -> _native.FusedStep | None:
-    if group["fused"] is False or group["foreach"]:
-        return None
-    native = _native.grda_step()
-    if group["fused"] and native is None:
-        raise ValueError(
-            "fused=True needs dirprune's C++ extension, which this installation does not have; "
-            "leave fused=None for the fastest path there is"
-        )
-    return native
-
-
-def _direction(w: Tensor, grad: Tensor, state: dict[str, Any], group: Group) -> Tensor:
-    """The direction of descent, rounded as torch.optim.SGD rounds it."""
-    d = -grad if group["maximize"] else grad
-    if group["weight_decay"]:
-        d = d.add(w, alpha=group["weight_decay"])
-    if beta := group["momentum"]:
-        if state["momentum_buffer"] is None:
-            state["momentum_buffer"] = d.to(_state_dtype(w), copy=True)
-        else:
-            state["momentum_buffer"].mul_(beta).add_(d)
-        m = state["momentum_buffer"]
-        d = d.add(m, alpha=beta) if group["nesterov"] else m
-    return d
-
-
-def _descend(w: Tensor, v: Tensor | None, d: Tensor, lr: float, g: float) -> None:
-    """Step v by -lr d and set w = S_g(v), a chunk at a time; without v, step w."""
-    if v is None:
-        w.add_(d, alpha=-lr)
-        return
-    for w_, v_, d_ in _chunks(w, v, d):
-        v_.add_(d_, alpha=-lr)
-        if w_.dtype == v_.dtype:
-            torch.clamp(v_, -g, g, out=w_)
-            torch.sub(v_, w_, out=w_)
-        else:
-            # the cast may underflow to -0.0, which the sum with 0.0 makes 0.0
-            w_.copy_(v_ - v_.clamp(-g, g)).add_(0.0)
-
-
-def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Cut tensors of one shape alike, along their first dimension."""
-    numel = tensors[0].numel()
-    if numel <= _CHUNK:
-        return [tensors]
-    rows = max(1, tensors[0].shape[0] * _CHUNK // numel)
-    return zip(*(torch.split(t, rows) for t in tensors))
-
-
-def _descend_foreach(w: list[Tensor], v: list[Any], d: list[Tensor], lr: float, g: float) -> None:
-    """Do the same in a handful of calls for all tensors, with w as the only scratch space."""
-    if v[0] is None:
-        torch._foreach_add_(w, d, alpha=-lr)
-        return
-    torch._foreach_add_(v, d, alpha=-lr)
-    torch._foreach_copy_(w, v)
-    torch._foreach_clamp_max_(w, g)
-    torch._foreach_clamp_min_(w, -g)
-    torch._foreach_neg_(w)
-    torch._foreach_add_(w, v)
-
-
-def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tensor) -> None:
-    """Do the same without scratch space or chunks, which a compiler fuses into one pass."""
-    if v is None:
-        w.sub_(lr * d)
-        return
-    v.sub_(lr * d.to(v.dtype))
-    shrunk = (v - v.clamp(-g, g)).to(w.dtype)
-    w.copy_(torch.where(shrunk == 0, 0.0, shrunk))
-
-
-def _scalar(x: float) -> Tensor:
-    return torch.tensor(x, dtype=torch.float64)
-
-
-def _state_dtype(p: Tensor) -> torch.dtype:
-    """float32 for the half precisions, in which lr * grad would be lost beside v."""
-    return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
 
 
 def _is_norm(module: nn.Module) -> bool:

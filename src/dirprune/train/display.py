@@ -1,0 +1,173 @@
+"""What a run shows: a line per epoch, and below it, in a terminal, how far it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from dirprune.train.config import TrainConfig
+from dirprune.train.files import naming_errors
+
+
+class Display(Protocol):
+    """What the loop tells about itself."""
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        """Begin, or go on after ``step`` steps, with ``total`` trainable parameters."""
+
+    def step(self, step: int) -> None:
+        """The run has taken ``step`` optimizer steps."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """An epoch is over; ``record`` is its line of metrics.jsonl."""
+
+    def stop(self) -> None:
+        """The run is over, however it ended."""
+
+
+class Displays:
+    """Several displays as one; without any, it shows nothing.
+
+    Args:
+        displays: Are told everything, in this order.
+    """
+
+    def __init__(self, *displays: Display) -> None:
+        self._displays = displays
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        """Begin in all."""
+        for display in self._displays:
+            display.start(config, total, steps_per_epoch, step)
+
+    def step(self, step: int) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.step(step)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.epoch(record)
+
+    def stop(self) -> None:
+        """Stop all."""
+        for display in self._displays:
+            display.stop()
+
+
+class TensorBoard:
+    """The epochs' figures as TensorBoard's scalars.
+
+    Args:
+        folder: Where its files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        """Open a file that takes the place of earlier ones from ``step`` on."""
+        with naming_errors(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
+
+    def step(self, step: int) -> None:
+        """Steps are not shown."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Write every number of the epoch."""
+        with naming_errors(self._folder):
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
+                    self._writer.add_scalar(name, value, record["step"])
+            self._writer.flush()
+
+    def stop(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class ConsoleDisplay:
+    """A line per epoch and, in a terminal only, bars with the time that is left.
+
+    Nothing is wider than 60 columns.
+
+    Args:
+        console: Where to; by default the standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        """Print what is being trained and the heads of the columns."""
+        self._epochs, self._steps = config.epochs, steps_per_epoch
+        self._print(f"{config.model} on {config.data}, {config.method}, seed {config.seed}")
+        self._print(f"zeros: share of all {total:,} trainable parameters")
+        self._print("    epoch     loss   train    test   valid    zeros    time")
+        steps = config.epochs * steps_per_epoch
+        self._run = self._bars.add_task("run", total=steps, completed=step)
+        self._epoch = self._bars.add_task("", total=steps_per_epoch)
+        self.step(step)
+        self._bars.start()
+
+    def step(self, step: int) -> None:
+        """Move the bars."""
+        epoch, done = divmod(step, self._steps)
+        self._bars.update(self._run, completed=step)
+        if done == 0:
+            self._bars.reset(self._epoch, description=f"epoch {min(epoch + 1, self._epochs)}")
+        self._bars.update(self._epoch, completed=done)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Print the epoch's figures."""
+        self._print(epoch_line(record, self._epochs))
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def _print(self, line: str) -> None:
+        # A path may hold what rich would take for markup or the name of a picture.
+        self.console.print(line, markup=False, emoji=False, highlight=False)
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """Put an epoch's figures into less than 60 columns.
+
+    Args:
+        record: A line of metrics.jsonl.
+        epochs: Of the whole run.
+
+    Returns:
+        Epoch, training loss, accuracies on training, test and validation data, share of zeros
+        and time.
+
+    Example:
+        >>> figures = dict(train_loss=0.1234, train_accuracy=0.987, test_accuracy=0.965)
+        >>> epoch_line(figures | dict(epoch=3, sparsity=0.912, seconds=75.2), epochs=60)
+        '     3/60   0.1234  98.70%  96.50%       -   91.20%    1:15'
+    """
+    seconds = record["seconds"]
+    time = f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    return (
+        f"{record['epoch']:>6}/{epochs:<3}{record['train_loss']:8.4f}"
+        f"{_percent(record['train_accuracy'])}{_percent(record['test_accuracy'])}"
+        f"{_percent(record.get('validation_accuracy'))} {_percent(record['sparsity'])}{time:>8}"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return f"{'-':>8}" if share is None else f"{share:8.2%}"

@@ -1,0 +1,103 @@
+"""The figures of an epoch: training as it went, evaluation as the network now stands."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dirprune.batchnorm import refresh_batchnorm
+from dirprune.sparsity import sparsity_report
+from dirprune.train.session import Progress, Session
+from dirprune.train.sources import Source
+from dirprune.train.summary import largest_threshold
+
+
+def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
+    """Evaluate, and return the figures of the epoch that has just been trained.
+
+    Args:
+        session: The run.
+        progress: With the totals of the epoch.
+
+    Returns:
+        A line of metrics.jsonl, the same in every process.
+    """
+    loss, right, images = session.over_processes(progress.totals).tolist()
+    test_loss, test_accuracy = _evaluate(session, session.data.test)
+    held_out = session.data.validation
+    validation = (None, None) if held_out is None else _evaluate(session, held_out)
+    report = sparsity_report(session.net)
+    return {
+        "epoch": progress.step // session.steps_per_epoch,
+        "step": progress.step,
+        "lr": session.lrs[progress.step - 1],
+        "train_loss": loss / images,
+        "train_accuracy": right / images,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "validation_loss": validation[0],
+        "validation_accuracy": validation[1],
+        "sparsity": report.sparsity,
+        "nonzeros": report.nonzeros,
+        "threshold": largest_threshold(session.optimizer),
+        "l1": report.l1,
+        "l2": report.l2,
+        "l2_over_l1": report.l2_over_l1,
+        "seconds": progress.seconds,
+        "forecast": None,
+    }
+
+
+@torch.inference_mode()
+def _evaluate(session: Session, source: Source) -> tuple[float, float]:
+    """Mean loss and accuracy in evaluation mode, exact over all processes."""
+    session.net.eval()
+    totals = session.zero_totals()
+    # No gradients are kept, so this fits wherever training does.
+    batch_size = max(100, session.config.batch_size // session.config.accumulation)
+    for batch in source.batches(batch_size, rank=session.rank, world=session.world):
+        images, labels = session.place(*batch)
+        if len(labels):
+            scores = session.net(images)
+            loss = F.cross_entropy(scores, labels, reduction="sum")
+            totals += count_answers(scores, loss, labels, totals)
+    loss_sum, right, count = session.over_processes(totals).tolist()
+    return loss_sum / count, right / count
+
+
+def count_answers(scores: Tensor, loss: Tensor, labels: Tensor, like: Tensor) -> Tensor:
+    """Count without waiting for the device.
+
+    Args:
+        scores: With shape (B, classes).
+        loss: Summed over the batch.
+        labels: With shape (B,).
+        like: Has the dtype that is wanted.
+
+    Returns:
+        Summed loss, right answers and images, with shape (3,).
+    """
+    right = (scores.argmax(dim=1) == labels).sum()
+    count = torch.full_like(right, len(labels))
+    return torch.stack([loss.to(like.dtype), right.to(like.dtype), count.to(like.dtype)])
+
+
+def share_buffers(session: Session) -> None:
+    """Give every process the running statistics of the first one, which are those it saves."""
+    if session.world > 1:
+        for buffer in session.net.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def refresh_statistics(session: Session) -> None:
+    """Re-estimate BatchNorm's running statistics on the training images, un-augmented."""
+    config, train = session.config, session.data.train
+    batches = train.batches(
+        config.batch_size,
+        seed=config.seed,
+        epoch=config.epochs,
+        shuffle=True,  # images may be stored class by class
+        drop_last=len(train) >= config.batch_size,  # every batch counts the same
+    )
+    refresh_batchnorm(session.net, (session.place(*batch)[0] for batch in batches))

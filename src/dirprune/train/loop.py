@@ -1,0 +1,301 @@
+"""The one training loop: every method, precision, device and number of processes."""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils.operations import broadcast_object_list
+from torch import Tensor
+
+from dirprune.train.checkpoint import (
+    checkpoint_path,
+    list_checkpoints,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from dirprune.train.config import TrainConfig
+from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
+from dirprune.train.evaluation import (
+    count_answers,
+    epoch_record,
+    refresh_statistics,
+    share_buffers,
+)
+from dirprune.train.files import write_json, write_tensors
+from dirprune.train.runs import RunFolder
+from dirprune.train.session import (
+    Progress,
+    Session,
+    open_session,
+    peak_memory_mib,
+    restore,
+    snapshot,
+)
+from dirprune.train.stopping import StopSignals
+from dirprune.train.summary import (
+    Summary,
+    finished_summary,
+    unfinished_summary,
+)
+
+# Steps between two looks at the loss and at what other processes want: each makes a GPU wait.
+CHECK_EVERY = 10
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite, or the network is gone entirely to zero."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came; the run was saved after the step it was in.
+
+    Attributes:
+        out: The run's folder.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        super().__init__(
+            f"interrupted after step {step}, saved in {out}: give the same command with --resume "
+            "(resume=True) to go on"
+        )
+        self.out = out
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Train a network and leave everything worth knowing about it in a folder.
+
+    Weights, batches, augmentation and dropout are functions of ``config`` alone: whichever method
+    is trained sees the same, and a run that was stopped and resumed ends in the same bits.
+
+    Args:
+        config: Decides the weights.
+        out: The run's folder.
+        resume: Go on with the run in ``out``; one that has finished returns its summary.
+        overwrite: Replace the run in ``out``.
+        display: Where progress is shown; by default on the standard output.
+        initial: Weights and buffers to start from instead of fresh ones.
+        recipe: Name and published figures of the paper's row that this is, for the report.
+
+    Returns:
+        What summary.json holds, in every process.
+
+    Raises:
+        ValueError: If the folder holds another run, the config cannot be followed, or a
+            checkpoint is damaged or of another run.
+        OSError: If the folder cannot be written, or data or run are not there.
+        Diverged: If the loss is not finite or the network gone to zero.
+        Interrupted: If SIGINT or SIGTERM came.
+
+    Example:
+        >>> import tempfile
+        >>> config = TrainConfig(model="mlp", epochs=1, c=0.05)
+        >>> summary = train(config, tempfile.mkdtemp(), display=Displays())
+        >>> summary["status"], summary["sparsity"] > 0.05
+        ('finished', True)
+    """
+    folder = RunFolder(Path(out))
+    finished = _check_folder(folder, config, resume=resume, overwrite=overwrite)
+    if finished is not None:
+        return finished
+    session = open_session(config, initial)
+    progress = _resume(session, folder) if resume else Progress(session.zero_totals())
+    session.accelerator.wait_for_everyone()  # all have read before one writes
+    main = session.accelerator.is_main_process
+    if main:
+        if resume:
+            folder.truncate_metrics(progress.step // session.steps_per_epoch)
+            folder.summary.unlink(missing_ok=True)
+        else:
+            folder.begin(config, recipe, session.device.type)
+    shown = Displays(TensorBoard(folder.path), display or ConsoleDisplay()) if main else Displays()
+    total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
+    shown.start(config, total, session.steps_per_epoch, progress.step)
+    try:
+        with StopSignals() as stop:
+            while progress.step < len(session.lrs):
+                _train_epoch(session, progress, folder, shown, stop)
+                _end_epoch(session, progress, folder, shown)
+                if progress.step < len(session.lrs) and _anywhere(session, stop.received):
+                    _interrupt(session, progress, folder)
+            summary = _finish(session, progress, folder) if main else {}
+    finally:
+        shown.stop()
+    everywhere: list[Summary] = broadcast_object_list([summary])
+    return everywhere[0]
+
+
+def _check_folder(
+    folder: RunFolder, config: TrainConfig, *, resume: bool, overwrite: bool
+) -> Summary | None:
+    """Refuse a folder that does not fit, before anything else; or find the run finished."""
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: give one of them")
+    if not resume:
+        folder.check_free(overwrite=overwrite)
+        return None
+    folder.check_resumable(config)
+    summary = folder.read_summary()
+    return summary if summary and summary["status"] == "finished" else None
+
+
+def _train_epoch(
+    session: Session, progress: Progress, folder: RunFolder, display: Display, stop: StopSignals
+) -> None:
+    """Train to the end of the epoch, from wherever it was left."""
+    config, data = session.config, session.data
+    epoch, start = divmod(progress.step, session.steps_per_epoch)
+    began = time.perf_counter() - progress.seconds
+    session.model.train()
+    for images, labels in data.train.batches(
+        config.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        start=start,
+        shuffle=True,
+        augment=data.augment,
+        rank=session.rank,
+        world=session.world,
+    ):
+        _train_step(session, progress, *session.place(images, labels))
+        progress.step += 1
+        display.step(progress.step)
+        over = progress.step % session.steps_per_epoch == 0
+        stop_now = session.world == 1 and stop.received
+        if over or stop_now or progress.step % CHECK_EVERY == 0:
+            progress.seconds = time.perf_counter() - began
+            _check_alive(session, progress, folder)
+            if not over and _anywhere(session, stop.received):
+                _interrupt(session, progress, folder)
+
+
+def _train_step(session: Session, progress: Progress, images: Tensor, labels: Tensor) -> None:
+    """Take one optimizer step, in as many pieces as the config asks for."""
+    config, accelerator, step = session.config, session.accelerator, progress.step
+    session.seed_step(step)
+    for group in session.optimizer.param_groups:
+        group["lr"] = session.lrs[step]
+    done = step % session.steps_per_epoch * config.batch_size
+    batch_size = min(config.batch_size, len(session.data.train) - done)
+    # Gradients are averaged over processes, whose slices may differ by an image: with sums of
+    # losses over the slices, this makes the average that of the whole batch.
+    scale = session.world / batch_size
+    pieces = min(config.accumulation, len(labels))
+    session.optimizer.zero_grad()
+    for i, (x, y) in enumerate(
+        zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True), start=1
+    ):
+        with nullcontext() if i == pieces else accelerator.no_sync(session.model):
+            scores = session.model(x)
+            loss = F.cross_entropy(scores, y, reduction="sum")
+            accelerator.backward(loss * scale)
+        progress.totals += count_answers(scores.detach(), loss.detach(), y, progress.totals)
+    if accelerator.scaler is None:
+        session.optimizer.step()
+    else:  # skips steps whose float16 gradients overflow
+        accelerator.scaler.step(session.optimizer)
+        accelerator.scaler.update()
+
+
+def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display: Display) -> None:
+    """Evaluate, note the figures and save."""
+    share_buffers(session)
+    if progress.step == len(session.lrs) and session.config.refresh_batchnorm:
+        refresh_statistics(session)
+    record = epoch_record(session, progress)
+    if record["validation_accuracy"] is not None:
+        best = progress.best or {"validation_accuracy": -math.inf}
+        if record["validation_accuracy"] > best["validation_accuracy"]:
+            names = ("epoch", "step", "validation_accuracy")
+            progress.best = {name: record[name] for name in names}
+    progress.totals, progress.seconds = session.zero_totals(), 0.0
+    if session.accelerator.is_main_process:
+        folder.append_metrics(record)
+        _save(session, progress, folder)
+        display.epoch(record)
+
+
+def _check_alive(session: Session, progress: Progress, folder: RunFolder) -> None:
+    """Raise in every process if training cannot go on from here."""
+    loss = session.over_processes(progress.totals)[0]
+    trained = [p.detach() for p in session.net.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.dim() > 1] or trained
+    if not math.isfinite(loss):
+        reason = "the loss is not finite"
+    elif not all(bool(p.isfinite().all()) for p in trained):
+        reason = "a weight is not finite"
+    elif not any(bool(p.any()) for p in weights):
+        reason = "every weight is zero"
+    else:
+        return
+    last = list_checkpoints(folder.checkpoints)
+    kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
+    if session.accelerator.is_main_process:
+        _write_unfinished("diverged", progress, folder)
+    raise Diverged(
+        f"diverged at step {progress.step}: {reason}; start again with a smaller lr, c or mu, or "
+        f"with warmup_epochs ({kept})"
+    )
+
+
+def _anywhere(session: Session, flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(session.over_processes(torch.tensor(float(flag), device=session.device)) > 0)
+
+
+def _interrupt(session: Session, progress: Progress, folder: RunFolder) -> None:
+    progress.totals = session.over_processes(progress.totals)
+    if session.accelerator.is_main_process:
+        _save(session, progress, folder)
+        _write_unfinished("interrupted", progress, folder)
+    raise Interrupted(folder.path, progress.step)
+
+
+def _write_unfinished(status: str, progress: Progress, folder: RunFolder) -> None:
+    write_json(folder.summary, unfinished_summary(status, folder.read_metrics(), progress.best))
+
+
+def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
+    peak = peak_memory_mib(session.device)
+    progress.peak_memory_mib = max(progress.peak_memory_mib, peak)
+    path = checkpoint_path(folder.checkpoints, progress.step)
+    save_checkpoint(path, *snapshot(session, progress))
+    best = progress.best["step"] if progress.best else None
+    remove_old_checkpoints(folder.checkpoints, session.config.keep_checkpoints, best)
+
+
+def _resume(session: Session, folder: RunFolder) -> Progress:
+    """Bring the session to the latest checkpoint, or leave it at its start if there is none."""
+    checkpoints = list_checkpoints(folder.checkpoints)
+    if not checkpoints:
+        return Progress(session.zero_totals())
+    return restore(session, *load_checkpoint(checkpoints[-1]), str(checkpoints[-1]))
+
+
+def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:
+    write_tensors(folder.weights, session.net.state_dict())
+    summary = finished_summary(
+        session.net,
+        session.optimizer,
+        session.lrs,
+        folder.read_metrics(),
+        best=progress.best,
+        peak_memory_mib=progress.peak_memory_mib,
+        weights=folder.weights,
+    )
+    write_json(folder.summary, summary)
+    return summary

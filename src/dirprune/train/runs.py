@@ -1,0 +1,250 @@
+"""The folder of a run: which files it has, and what the run depended on."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dirprune.train.config import TrainConfig
+from dirprune.train.files import naming_errors, read_json, write_json, writing
+
+_PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds one run.
+
+    Attributes:
+        path: The folder; it need not exist yet.
+
+    Example:
+        >>> RunFolder(Path("runs/first")).metrics.as_posix()
+        'runs/first/metrics.jsonl'
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What it takes to repeat the run, and on what it ran."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The final figures."""
+        return self.path / "summary.json"
+
+    @property
+    def weights(self) -> Path:
+        """The final weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of what resuming needs."""
+        return self.path / "checkpoints"
+
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Refuse a folder in which a new run would destroy something.
+
+        Args:
+            overwrite: Whether another run's files may go.
+
+        Raises:
+            ValueError: If the folder holds another run, or files that a run would replace and
+                that are of no run.
+            NotADirectoryError: If the path is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file: give a folder for the run")
+        own = (self.config, self.metrics, self.summary, self.weights, self.checkpoints)
+        taken = [path.name for path in own if path.exists()]
+        if taken and not self._holds_run():
+            raise ValueError(
+                f"{self.path} holds {taken[0]}, which is of no run of dirprune: "
+                "choose another folder"
+            )
+        if taken and not overwrite:
+            raise ValueError(
+                f"{self.path} holds another run: continue it with resume, replace it with "
+                "overwrite, or choose another folder"
+            )
+
+    def check_resumable(self, config: TrainConfig) -> None:
+        """Refuse to continue a run that is not there or that is another one.
+
+        Args:
+            config: What the run is to be continued with.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If the run was started with other values, or has diverged.
+        """
+        if not self._holds_run():
+            raise FileNotFoundError(
+                f"{self.path} holds no run that could be resumed: leave resume out to start one"
+            )
+        check_same_config(read_json(self.config)["config"], config, str(self.path))
+        if (self.read_summary() or {}).get("status") == "diverged":
+            raise ValueError(
+                f"{self.path} diverged and would do so again: start anew with overwrite and a "
+                "smaller lr, c or mu"
+            )
+
+    def begin(self, config: TrainConfig, recipe: Mapping[str, Any] | None, device: str) -> None:
+        """Start a run: remove what an earlier one wrote, and nothing else, and write the config.
+
+        Args:
+            config: Of the new run.
+            recipe: Its name and published figures, if it is one of the paper's.
+            device: What the run computes on.
+        """
+        with naming_errors(self.path):
+            self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+        record = {"config": asdict(config), "recipe": dict(recipe) if recipe else None}
+        write_json(self.config, record | environment(device))
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the final figures, or None while there are none."""
+        return read_json(self.summary) if self.summary.exists() else None
+
+    def read_metrics(self, until: int | None = None) -> list[dict[str, Any]]:
+        """Return the figures of every epoch, without a last line that was cut off.
+
+        Args:
+            until: The last epoch wanted; by default all.
+        """
+        records: list[dict[str, Any]] = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if until is None or record["epoch"] <= until:
+                records.append(record)
+        return records
+
+    def truncate_metrics(self, until: int) -> None:
+        """Forget the epochs after ``until``, which a resumed run is about to repeat."""
+        lines = [json.dumps(record) + "\n" for record in self.read_metrics(until)]
+        with writing(self.metrics) as temporary:
+            temporary.write_text("".join(lines))
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add the figures of one epoch, on disk when this returns."""
+        with naming_errors(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _holds_run(self) -> bool:
+        if not self.config.is_file():
+            return False
+        try:
+            record = json.loads(self.config.read_text())
+        except ValueError:
+            return False
+        return isinstance(record, dict) and record.keys() >= {"config", "versions"}
+
+    def _clear(self) -> None:
+        if not self._holds_run():
+            return
+        for path in self.checkpoints.glob("step-*.safetensors"):
+            path.unlink()
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
+        files = [self.metrics, self.summary, self.weights, self.path / "report.html"]
+        # The config goes last: while it is there, an overwrite that was cut short can be repeated.
+        for path in [*files, *self.path.glob("events.out.tfevents.*"), self.config]:
+            path.unlink(missing_ok=True)
+
+
+def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str) -> None:
+    """Refuse to go on with other values than a run was started with.
+
+    Args:
+        saved: The fields as JSON gives them back.
+        config: What is asked for now.
+        origin: Where ``saved`` comes from, for the message.
+
+    Raises:
+        ValueError: If a field differs; the message names all that do.
+    """
+    now = json.loads(json.dumps(asdict(config)))
+    differing = [
+        f"{name} was {saved.get(name)!r}, now {now.get(name)!r}"
+        for name in now | dict(saved)
+        if saved.get(name) != now.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{origin} is of a run with another config ({'; '.join(differing)}): give the values "
+            "it was started with, or another folder"
+        )
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a run's figures depend on besides its config.
+
+    Args:
+        device: What the run computes on, such as ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The keys ``command``, ``versions``, ``commit``, ``hardware`` and ``started``.
+    """
+    return {
+        "command": list(sys.argv),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "commit": _commit(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "memory_gib": _memory_gib(),
+        },
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this source tree, or None for an installed copy."""
+    package = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    top, commit = done.stdout.splitlines()
+    return commit if Path(top, "src", "dirprune").resolve() == package else None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,386 @@
+"""The report says what the files say, whatever the files say, and every figure is drawn."""
+
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_runs import TOTAL, write_comparison, write_json, write_run
+
+from dirprune.report import figures
+from dirprune.report.arms import arms, statistic
+from dirprune.report.captions import panels
+from dirprune.report.page import write_report
+from dirprune.report.published import published
+from dirprune.report.read import read_results, read_run
+from dirprune.report.words import headline
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@dataclass
+class Page(HTMLParser):
+    """Tables as rows of cell texts, and all text outside of scripts and styles."""
+
+    source: str
+    tables: list[list[list[str]]] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    text: str = ""
+    inside: str = ""
+    is_cell: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(re.sub(r"<script>/\*.*?</script>", "", self.source, count=1, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.inside = tag if tag in ("script", "style") else self.inside
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.is_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = "" if tag == self.inside else self.inside
+        self.is_cell = self.is_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            return
+        self.text += data
+        if self.is_cell:
+            self.tables[-1][-1][-1] += data
+
+    def results(self) -> dict[str, dict[str, str]]:
+        """The first table: setting -> column -> cell."""
+        head, *body = [[" ".join(cell.split()) for cell in row] for row in self.tables[0]]
+        return {row[0]: dict(zip(head, row, strict=True)) for row in body}
+
+
+def report(folders: list[Path], out: Path) -> Page:
+    return Page(write_report(folders, out).read_text(encoding="utf-8"))
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_table_of_one_run_says_what_its_summary_says(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    row = report([run], run / "report.html").results()["gRDA"]
+    summary = load(run / "summary.json")
+    assert float(row["test accuracy, %"]) == pytest.approx(
+        100 * summary["test_accuracy"], abs=0.005
+    )
+    assert float(row["sparsity, %"]) == pytest.approx(100 * summary["sparsity"], abs=0.005)
+    assert int(row["nonzeros"].replace(",", "")) == summary["nonzeros"]
+    assert float(row["test loss"]) == pytest.approx(summary["test_loss"], rel=1e-3)
+    assert float(row["train loss"]) == pytest.approx(summary["train_loss"], rel=1e-3)
+    assert float(row["s / epoch"]) == pytest.approx(summary["seconds_per_epoch"], rel=1e-3)
+    assert float(row["peak memory, MiB"]) == pytest.approx(summary["peak_memory_mib"], abs=0.51)
+    size, ratio = re.findall(r"[\d.]+", row["compressed, KiB"])
+    assert float(size) == pytest.approx(summary["weights_zstd_bytes"] / 1024, abs=0.06)
+    assert float(ratio) == pytest.approx(
+        summary["weights_bytes"] / summary["weights_zstd_bytes"], abs=0.06
+    )
+
+
+def test_table_of_a_comparison_holds_means_and_deviations_over_seeds(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "all", ("sgd", "grda"))
+    page = report([folder], folder / "report.html")
+    finals = {
+        method: [
+            load(folder / method / f"seed{seed}" / "summary.json")["test_accuracy"]
+            for seed in (1, 2, 3)
+        ]
+        for method in ("sgd", "grda")
+    }
+    for label, values in (("SGD", finals["sgd"]), ("gRDA", finals["grda"])):
+        mean, std = map(float, page.results()[label]["test accuracy, %"].split(" ± "))
+        assert mean == pytest.approx(100 * statistics.mean(values), abs=0.005)
+        assert std == pytest.approx(100 * statistics.stdev(values), abs=0.005)
+        assert page.results()[label]["seeds"] == "1, 2, 3"
+    above = 100 * (statistics.mean(finals["grda"]) - statistics.mean(finals["sgd"]))
+    assert float(page.results()["gRDA"]["against SGD, points"]) == pytest.approx(above, abs=0.005)
+    assert f"{above:.1f} points above SGD" in page.text
+    assert "sgd/seed2" in page.text  # every run by itself
+    assert "Learning-rate grid" in page.text
+
+
+def test_recipe_of_the_paper_is_set_beside_its_published_figures(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    recipe = {"name": "vgg16", "published": {"test_accuracy": 0.9086, "sparsity": 0.905}}
+    write_json(run / "config.json", {**load(run / "config.json"), "recipe": recipe})
+    text = headline(arms([read_run(run)]))[0].replace("\N{NO-BREAK SPACE}", " ")
+    assert text.endswith(" The paper reports 90.9 % at 90.5 % zeros for this recipe.")
+
+
+def test_page_is_complete_in_itself(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    page = report([run], tmp_path / "report.html")
+    assert page.source.count("plotly.js v") == 1  # the banner of the inlined library
+    own = re.sub(r"<script>/\*.*?</script>", "", page.source, count=1, flags=re.DOTALL)
+    assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'>\s]+)""", own)) == {
+        "data:,",  # an empty icon, so that the browser asks for none
+        "https://arxiv.org/abs/2006.09358",  # to be followed by the reader
+    }
+    assert "noscript" in page.tags
+    assert "default-src 'none'" in page.source
+
+
+@pytest.mark.parametrize("status", ["finished", "unfinished", "interrupted", "diverged"])
+@pytest.mark.parametrize("method", ["sgd", "grda", "rda", "gmp"])
+def test_every_method_and_end_gives_a_page(tmp_path: Path, method: str, status: str) -> None:
+    run = write_run(tmp_path / "run", method, status=status)
+    source = read_results([run])
+    drawn = {panel.name for panel in panels(arms(source.runs))}
+    assert {"accuracy", "loss", "sparsity", "norms"} <= drawn
+    assert ("threshold" in drawn) == method.startswith(("grda", "rda"))
+    assert ("weights" in drawn) == (status != "unfinished")
+    assert (status in headline(arms(source.runs))[0]) == (status == "diverged")
+    assert ("so far" in headline(arms(source.runs))[0]) == (
+        status in ("unfinished", "interrupted")
+    )
+
+
+def test_diverged_run_shows_its_numbers_as_they_are(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / str(seed), seed=seed, status=status)
+        for seed, status in ((1, "finished"), (2, "diverged"), (3, "finished"))
+    ]
+    row = report(runs, tmp_path / "report.html").results()["gRDA"]
+    kept = [load(runs[i] / "summary.json")["test_accuracy"] for i in (0, 2)]
+    mean = float(row["test accuracy, %"].split(" ± ")[0])
+    assert mean == pytest.approx(100 * statistics.mean(kept), abs=0.005)
+    assert row["seeds"] == "1, 2, 3 (2 finished, 1 diverged)"
+    lost = report([runs[1]], tmp_path / "lost.html")
+    assert lost.results()["gRDA"]["train loss"] == "NaN"
+    assert lost.results()["gRDA"]["test loss"] == "∞"
+    assert (
+        "1 of 3 runs did not finish and is left out" in headline(arms(read_results(runs).runs))[0]
+    )
+
+
+def test_run_without_a_complete_epoch(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", status="unfinished")
+    first = (run / "metrics.jsonl").read_text(encoding="utf-8")[:50]
+    (run / "metrics.jsonl").write_text(first, encoding="utf-8")
+    page = report([run], tmp_path / "report.html")
+    assert "no epoch is complete yet" in page.text
+    assert "figure" not in page.tags
+
+
+def test_last_line_may_be_cut_off_and_a_repeated_epoch_counts_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    again = json.dumps({**json.loads(lines[9]), "test_accuracy": 0.5})
+    path.write_text("\n".join([*lines, again, lines[0][:99]]), encoding="utf-8")
+    epochs = read_run(run).epochs
+    assert [epoch.epoch for epoch in epochs] == list(range(1, 31))
+    assert epochs[9].test_accuracy == 0.5
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile, harmless = (
+        report(
+            [
+                write_run(tmp_path / name / "a", model=name, data=f"imagefolder:{name}"),
+                write_run(tmp_path / name / image, "sgd", model=name),
+            ],
+            tmp_path / "report.html",
+        )
+        for name, image in (("<script>alert(1)<!--<b>&amp;\"'", "<img onerror=x>"), ("a", "b"))
+    )
+    assert hostile.tags == harmless.tags
+    assert "<script>alert(1)<!--<b>&amp;\"'" in hostile.text
+    assert "<img onerror=x>" in hostile.text
+    folders = [write_run(tmp_path / "run", model="<script>"), write_run(tmp_path / "other")]
+    figure = figures.trajectory(arms(read_results(folders).runs), "train_loss", "loss")
+    assert "&lt;script&gt;" in figure.data[0].name
+
+
+def _break_json(run: Path) -> None:
+    (run / "config.json").write_text("{", encoding="utf-8")
+
+
+def _foreign(run: Path) -> None:
+    write_json(run / "config.json", {"hidden_size": 768})
+
+
+def _lacking(run: Path) -> None:
+    record = load(run / "summary.json")
+    del record["sparsity"]
+    write_json(run / "summary.json", record)
+
+
+def _mistyped(run: Path) -> None:
+    write_json(run / "summary.json", {**load(run / "summary.json"), "sparsity": "much"})
+
+
+def _damaged(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text("{\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _binary(run: Path) -> None:
+    (run / "summary.json").write_bytes(b"\xff\xfe\x00")
+
+
+def _ragged(run: Path) -> None:
+    record = load(run / "summary.json")
+    record["histograms"]["weights"]["edges"].pop()
+    write_json(run / "summary.json", record)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_break_json, r"config\.json is not JSON"),
+        (_foreign, "not of a dirprune run"),
+        (_lacking, "lacks 'sparsity'"),
+        (_mistyped, r"'sparsity' must be float, found 'much'"),
+        (_damaged, "line 1 is not JSON"),
+        (_binary, "not UTF-8"),
+        (_ragged, "one edge more than counts"),
+    ],
+)
+def test_spoilt_files_are_refused_in_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
+    run = write_run(tmp_path / "run")
+    out = tmp_path / "report.html"
+    out.write_text("the page before", encoding="utf-8")
+    spoil(run)
+    with pytest.raises(ValueError, match=message) as error:
+        write_report([run], out)
+    assert "\n" not in str(error.value)
+    assert out.read_text(encoding="utf-8") == "the page before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run"]
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        write_report([tmp_path / "nowhere"], out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty holds no config\.json"):
+        write_report([tmp_path / "empty"], out)
+    with pytest.raises(ValueError, match="at least one"):
+        write_report([], out)
+    folder = write_comparison(tmp_path / "all", ("sgd",))
+    shutil.rmtree(folder / "sgd" / "seed2")
+    with pytest.raises(FileNotFoundError, match="'sgd/seed2', which is not there"):
+        write_report([folder], out)
+    write_json(folder / "comparison.json", {"runs": ["../run"], "lr_grid": {}})
+    with pytest.raises(ValueError, match="outside its own folder"):
+        write_report([folder], out)
+    assert not out.exists()
+    with pytest.raises(FileNotFoundError, match="nowhere for the report"):
+        write_report([write_run(tmp_path / "run")], tmp_path / "nowhere" / "report.html")
+
+
+def test_zeros_and_other_weights_add_up(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    figure = figures.weight_histogram(arms([read_run(run)]))
+    zeros, others = figure.data
+    assert zeros.y == (load(run / "summary.json")["zeros"],)
+    assert zeros.y[0] + sum(count or 0 for count in others.y) == TOTAL
+
+
+def test_norm_ratio_never_falls_below_the_drawn_bound(tmp_path: Path) -> None:
+    figure = figures.norm_ratio(arms([read_run(write_run(tmp_path / "run"))]))
+    bound = figure.layout.shapes[0].y0
+    assert bound == pytest.approx(1 / math.sqrt(TOTAL))
+    assert min(figure.data[0].y) > bound
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "best"),
+    [
+        ("vgg16", "cifar10", (0.972, 0.9064)),
+        ("wrn28x10", "cifar10:/data", (0.983, 0.9453)),
+        ("wrn28x10", "cifar100", (0.963, 0.7685)),
+        ("resnet50", "imagenet:/data", (0.998, 0.2269)),
+    ],
+)
+def test_published_points_stand_beside_the_same_model_and_data(
+    tmp_path: Path, model: str, data: str, best: tuple[float, float]
+) -> None:
+    run = read_run(write_run(tmp_path / "run", model=model, data=data))
+    found = published(run.config)
+    assert found is not None
+    points = {series.label: series.points for series in found.series}["gRDA"]
+    sparsest = max(points, key=lambda point: point.sparsity)
+    assert (sparsest.sparsity, sparsest.test_accuracy) == pytest.approx(best, abs=1e-3)
+    figure = figures.accuracy_against_sparsity(arms([run]), found)
+    assert {trace.name for trace in figure.data} > {"paper: gRDA", "paper: SGD"}
+    assert published({**run.config, "width": 0.25}) is None
+    assert published({**run.config, "data": "digits"}) is None
+
+
+def test_a_method_has_one_colour_and_its_arms_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        read_run(write_run(tmp_path / f"{method}{c}", method, c=c))
+        for method in ("sgd", "grda", "grda_momentum")
+        for c in (0.002, 0.006)
+    ]
+    found = arms(runs)
+    assert len({arm.colour for arm in found if arm.method.startswith("grda")}) == 1
+    assert len({(arm.colour, arm.dash, arm.symbol) for arm in found}) == len(found)
+    assert [arm.label for arm in found[2:4]] == ["gRDA · c=0.002", "gRDA · c=0.006"]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
+def test_statistic_is_that_of_the_standard_library_in_any_order(values: list[float]) -> None:
+    found = statistic([None, *values])
+    turned = statistic(values[::-1])
+    assert found.n == len(values)
+    assert found.mean is not None
+    assert min(values) - 1e-6 <= found.mean <= max(values) + 1e-6
+    assert (found.mean, found.std) == pytest.approx((turned.mean, turned.std))
+    assert found.std == pytest.approx(statistics.variance(values) ** 0.5, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
+@pytest.mark.parametrize("case", ["comparison", "diverged"])
+def test_browser_draws_every_figure_without_complaint(tmp_path: Path, case: str) -> None:
+    if case == "comparison":
+        folders = [write_comparison(tmp_path / "all", ("sgd", "grda", "magnitude"))]
+    else:
+        folders = [write_run(tmp_path / "run", status="diverged")]
+    page = report(folders, tmp_path / "report.html")
+    dom, complaints = _browse(tmp_path / "report.html", tmp_path / "profile")
+    drawn = re.findall(r'id="(figure-\w+)" class="[^"]*js-plotly-plot', dom)
+    assert len(drawn) == page.tags.count("figure") > 0
+    for part in dom.split('<div id="figure-')[1:]:
+        assert 'class="main-svg"' in part
+        assert re.search(r'class="(?:js-line|point)', part), "axes without data"
+    assert complaints == []
+
+
+def _browse(page: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts have run, and what the console said."""
+    flags = "--headless=new --no-sandbox --disable-gpu --enable-logging=stderr --v=0"
+    command = [str(CHROMIUM), *flags.split(), "--virtual-time-budget=10000", "--dump-dom"]
+    ended = subprocess.run(
+        [*command, f"--user-data-dir={profile}", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return ended.stdout, [line for line in ended.stderr.splitlines() if "CONSOLE" in line]

@@ -1,0 +1,80 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from dirprune.train.config import TrainConfig
+from dirprune.train.display import ConsoleDisplay, TensorBoard, epoch_line
+
+CONFIG = TrainConfig(data="imagefolder:[b]:x:", epochs=600)
+RECORD = {
+    "epoch": 599,
+    "step": 100,
+    "train_loss": 12.3456,
+    "train_accuracy": 1.0,
+    "test_accuracy": 0.98765,
+    "validation_accuracy": 1.0,
+    "sparsity": 0.99999,
+    "seconds": 3599.0,
+}
+
+
+def shown(*, terminal: bool) -> list[str]:
+    file = io.StringIO()
+    console = Console(file=file, width=60, force_terminal=terminal, color_system=None)
+    display = ConsoleDisplay(console)
+    display.start(CONFIG, 15_245_130, 50, 0)
+    for step in range(1, 60):
+        display.step(step)
+    display.epoch(RECORD)
+    display.stop()
+    return file.getvalue().splitlines()
+
+
+def test_without_a_terminal_there_is_a_line_per_epoch() -> None:
+    lines = shown(terminal=False)
+    assert lines == [
+        "convnet on imagefolder:[b]:x:, grda, seed 1",
+        "zeros: share of all 15,245,130 trainable parameters",
+        "    epoch     loss   train    test   valid    zeros    time",
+        "   599/600 12.3456 100.00%  98.77% 100.00%  100.00%   59:59",
+    ]
+    assert max(map(len, lines)) <= 60
+    assert len(lines[2]) == len(lines[3])
+
+
+def test_in_a_terminal_there_are_bars_too() -> None:
+    lines = shown(terminal=True)
+    assert any("599/600" in line for line in lines)
+    run = [line for line in lines if "run " in line][-1]
+    epoch = [line for line in lines if "epoch 2 " in line][-1]
+    assert " 59/30000 " in run
+    assert "━" in epoch
+    assert " 9/50 " in epoch
+    assert len(epoch) <= 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (7325.0, "122:05")]
+)
+def test_times_are_readable(seconds: float, text: str) -> None:
+    assert epoch_line(RECORD | {"seconds": seconds}, 600).endswith(f" {text}")
+
+
+def test_a_resumed_run_takes_the_place_of_what_it_repeats(tmp_path: Path) -> None:
+    def show(start: int, figures: dict[int, float]) -> None:
+        board = TensorBoard(tmp_path)
+        board.start(CONFIG, 10, 10, start)
+        for step, loss in figures.items():
+            board.epoch({"epoch": step // 10, "step": step, "train_loss": loss, "forecast": None})
+        board.stop()
+
+    show(0, {10: 1.0, 20: 0.9, 30: 0.8})
+    show(20, {30: 0.7})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = [(event.step, round(event.value, 5)) for event in events.Scalars("train_loss")]
+    assert found == [(10, 1.0), (20, 0.9), (30, 0.7)]

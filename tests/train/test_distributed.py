@@ -1,0 +1,188 @@
+"""Two processes on the CPU, started by torchrun, against one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+# Trains with the options given and leaves what this process saw in OUT.RANK.json and .safetensors.
+SCRIPT = """
+import json, signal, sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from dirprune import GRDA
+from dirprune.train import loop
+from dirprune.train.config import TrainConfig
+from dirprune.train.display import Displays
+
+def normalised(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(),
+        nn.Linear(288, num_classes),
+    )
+
+class StopAt(Displays):
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def step(self, number):
+        if number == self.number:
+            signal.raise_signal(signal.SIGTERM)
+
+if __name__ == "__main__":
+    steps, sessions = [], []
+    plain_step, plain_open = GRDA.step, loop.open_session
+
+    def step(self, closure=None):
+        plain_step(self, closure)
+        lrs = [group["lr"] for group in self.param_groups]
+        steps.append([lrs, [state["n"] for state in self.state.values()], self.thresholds()])
+
+    def open_session(*arguments):
+        sessions.append(plain_open(*arguments))
+        return sessions[-1]
+
+    GRDA.step, loop.open_session = step, open_session
+    for name, options in json.loads(sys.argv[1]).items():
+        del steps[:]
+        out, config = Path(sys.argv[2], name), TrainConfig(**options)
+        stopped = None
+        if name == "stopped":
+            try:
+                loop.train(config, out, display=StopAt(13))  # which the first process alone has
+            except loop.Interrupted:
+                stopped = len(steps)
+        summary = loop.train(config, out, display=Displays(), resume=stopped is not None)
+        session = sessions[-1]
+        save_file(session.net.state_dict(), f"{out}.{session.rank}.safetensors")
+        record = {"world": session.world, "steps": steps, "summary": summary, "stopped": stopped}
+        Path(f"{out}.{session.rank}.json").write_text(json.dumps(record))
+"""
+
+EXACT: dict[str, Any] = {
+    "model": "mlp",
+    "precision": "float64",
+    "method": "grda_momentum",
+    "momentum": 0.5,
+    "c": 0.02,
+    "epochs": 1,
+    "device": "cpu",
+}
+NORMALISED: dict[str, Any] = {
+    "model": "distributed_script:normalised",
+    "method": "grda",
+    "c": 0.05,
+    "batch_size": 67,
+    "epochs": 2,
+    "device": "cpu",
+}
+RUNS = {
+    # 1280 images are left for training: 20 batches, none of them ragged
+    "even": EXACT | {"validation": 157 / 1437, "batch_size": 64, "schedule": "cosine"},
+    # 1437 images: slices of 33 and 34, and a last batch of 30
+    "ragged": EXACT | {"batch_size": 67, "accumulation": 2},
+    "normalised": NORMALISED,
+    "stopped": NORMALISED,
+}
+
+
+def run(folder: Path, processes: int) -> Path:
+    script = folder / "distributed_script.py"
+    script.write_text(SCRIPT)
+    out = folder / f"by {processes}"
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command = [
+        *[sys.executable, *(launcher if processes > 1 else [])],
+        *([f"--master_port={port}"] if processes > 1 else []),
+        *[str(script), json.dumps(RUNS), str(out)],
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, cwd=folder, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("two"), 2)
+
+
+def record(out: Path, name: str, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / f"{name}.{rank}.json").read_text())
+    return found
+
+
+def weights(out: Path, name: str, rank: int) -> dict[str, Tensor]:
+    return load_file(out / f"{name}.{rank}.safetensors")
+
+
+@pytest.mark.parametrize("name", ["even", "ragged"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_are_one(one: Path, two: Path, name: str, rank: int) -> None:
+    alone, shared = record(one, name, 0), record(two, name, rank)
+    assert (alone["world"], shared["world"]) == (1, 2)
+    assert shared["steps"] == alone["steps"]  # lr, n and g
+    assert len(shared["steps"]) == (20 if name == "even" else 22)
+    expected, found = weights(one, name, 0), weights(two, name, rank)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-10)
+        assert torch.equal(found[key] == 0, tensor == 0)
+    for figure in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "sparsity"):
+        assert shared["summary"][figure] == pytest.approx(alone["summary"][figure], abs=1e-10)
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_processes_agree_bit_for_bit(two: Path, name: str) -> None:
+    first, second = weights(two, name, 0), weights(two, name, 1)
+    saved = load_file(two / name / "model.safetensors")
+    assert first.keys() == second.keys() == saved.keys()
+    for key, tensor in first.items():
+        assert torch.equal(second[key], tensor), key
+        assert torch.equal(saved[key], tensor), key
+    assert record(two, name, 0)["summary"] == record(two, name, 1)["summary"]
+
+
+def test_one_process_writes(two: Path) -> None:
+    lines = (two / "normalised" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert len(list((two / "normalised").glob("events.out.tfevents.*"))) == 1
+    assert json.loads((two / "normalised" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("figure", ["test_accuracy", "validation_accuracy"])
+def test_evaluation_counts_every_image_once(one: Path, two: Path, figure: str) -> None:
+    found, expected = (
+        json.loads((out / "even" / "metrics.jsonl").read_text())[figure] for out in (two, one)
+    )
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_processes_stop_together_and_go_on_to_the_same_bits(two: Path) -> None:
+    steps = [record(two, "stopped", rank)["stopped"] for rank in (0, 1)]
+    assert steps[0] == steps[1]
+    assert 13 <= steps[0] < 44
+    stopped, whole = (two / name / "model.safetensors" for name in ("stopped", "normalised"))
+    assert stopped.read_bytes() == whole.read_bytes()

@@ -1,0 +1,437 @@
+import json
+import random
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from dirprune.train import loop
+from dirprune.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from dirprune.train.config import TrainConfig
+from dirprune.train.data import load_data
+from dirprune.train.display import Displays
+from dirprune.train.loop import Diverged, Interrupted, train
+from dirprune.train.models import build_model
+from dirprune.train.runs import RunFolder
+from dirprune.train.schedule import learning_rates
+from dirprune.train.session import open_session
+
+QUIET = Displays()
+SHORT = TrainConfig(model="mlp", epochs=2, batch_size=100, method="sgd")
+STEPS = 15  # in an epoch: 1437 images, the last batch has 37
+
+MODELS = """
+import torch
+from torch import nn
+
+def noisy(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(),
+        nn.Linear(288, num_classes),
+    )
+
+class Mortal(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+        self.register_buffer("age", torch.zeros(()))
+
+    def forward(self, x):
+        self.age += self.training
+        return self.linear(x.flatten(1)) * (float("nan") if self.age > 20 else 1.0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop_models.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+class Recorder:
+    """A display that remembers what it is told and may act at some step."""
+
+    def __init__(self, at: int = -1, act: Callable[[], None] = lambda: None) -> None:
+        self.at, self.act = at, act
+        self.steps: list[int] = []
+        self.epochs: list[Mapping[str, Any]] = []
+        self.stopped = 0
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        self.started = (total, steps_per_epoch, step)
+
+    def step(self, step: int) -> None:
+        self.steps.append(step)
+        if step == self.at:
+            self.act()
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self.epochs.append(record)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def one_line(error: BaseException) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
+    config = replace(
+        SHORT, method="sgd_momentum", momentum=0.9, weight_decay=1e-3, precision="float64"
+    )
+    train(config, tmp_path / "run", display=QUIET)
+
+    data = load_data(config)
+    torch.manual_seed(config.seed)
+    model = build_model("mlp", num_classes=10, channels=1, size=(8, 8)).double()
+    optimizer = SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-3)
+    rates = iter(learning_rates(config, STEPS))
+    for epoch in range(config.epochs):
+        losses = []
+        for x, y in data.train.batches(100, seed=config.seed, epoch=epoch, shuffle=True):
+            optimizer.param_groups[0]["lr"] = next(rates)
+            loss = F.cross_entropy(model(x.double()), y)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append((loss.item(), len(y)))
+    for name, tensor in weights(tmp_path / "run").items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=1e-12)
+
+    last = metrics(tmp_path / "run")[-1]
+    assert last["train_loss"] == pytest.approx(sum(a * b for a, b in losses) / 1437, abs=1e-12)
+    ((x, y),) = data.test.batches(1000)
+    scores = model(x.double()).detach()
+    assert last["test_loss"] == pytest.approx(float(F.cross_entropy(scores, y)), abs=1e-12)
+    assert last["test_accuracy"] == pytest.approx(float((scores.argmax(1) == y).double().mean()))
+
+
+def test_every_method_sees_the_same(tmp_path: Path) -> None:
+    config = replace(SHORT, model="loop_models:noisy", epochs=1)
+    train(config, tmp_path / "sgd", display=QUIET)
+    train(replace(config, method="grda", c=0.0), tmp_path / "grda", display=QUIET)
+    ours, theirs = weights(tmp_path / "grda"), weights(tmp_path / "sgd")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize("pieces", [3, 100])
+def test_accumulation_changes_nothing(tmp_path: Path, pieces: int) -> None:
+    config = replace(SHORT, precision="float64", epochs=1)
+    train(config, tmp_path / "whole", display=QUIET)
+    train(replace(config, accumulation=pieces), tmp_path / "pieces", display=QUIET)
+    for name, tensor in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "pieces")[name], tensor, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "grda_momentum", "momentum": 0.9, "c": 0.02, "lr": 0.02},
+        {"method": "grda", "c": 0.05, "validation": 0.2, "refresh_batchnorm": True},
+        {"method": "sgd_momentum", "momentum": 0.9, "lr": 0.02, "schedule": "cosine"},
+    ],
+    ids=lambda options: str(options["method"]),
+)
+def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bits(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = replace(SHORT, model="loop_models:noisy", epochs=4, **options)
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    expected = train(config, whole, display=QUIET)
+    steps = expected["threshold_path"]["step"][-1] if expected["threshold_path"] else 4 * STEPS
+
+    stops = sorted(random.Random(str(options)).sample(range(1, steps), 5))
+    for i, stop in enumerate(stops):
+        recorder = Recorder(stop, interrupt)
+        with pytest.raises(Interrupted):
+            train(config, pieces, resume=i > 0, display=recorder)
+        assert recorder.steps == list(range((stops[i - 1] if i else 0) + 1, stop + 1))
+        assert json.loads((pieces / "summary.json").read_text())["status"] == "interrupted"
+    found = train(config, pieces, resume=True, display=QUIET)
+
+    original = (whole / "model.safetensors").read_bytes()
+    assert (pieces / "model.safetensors").read_bytes() == original
+    assert metrics(pieces) == metrics(whole)
+    measured = ("seconds_per_epoch", "peak_memory_mib")
+    assert {k: v for k, v in found.items() if k not in measured} == {
+        k: v for k, v in expected.items() if k not in measured
+    }
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    class PowerCut(Exception):
+        pass
+
+    def cut() -> None:
+        raise PowerCut
+
+    for at, begins in ((7, 0), (STEPS + 5, 0), (STEPS + 9, STEPS)):
+        recorder = Recorder(at, cut)
+        with pytest.raises(PowerCut):
+            train(SHORT, tmp_path / "cut", resume=at > 7, display=recorder)
+        assert recorder.started[2] == begins
+        assert recorder.stopped == 1
+    train(SHORT, tmp_path / "cut", resume=True, display=QUIET)
+    train(SHORT, tmp_path / "whole", display=QUIET)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "cut").keys() == weights(tmp_path / "whole").keys()
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(tmp_path / "cut")[name], tensor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    recorder = Recorder(3, lambda: signal.raise_signal(number))
+    with pytest.raises(Interrupted, match=r"after step 3.*--resume") as caught:
+        train(SHORT, tmp_path / "run", display=recorder)
+    assert str(tmp_path / "run") in one_line(caught.value)
+    assert caught.value.out == tmp_path / "run"
+    assert recorder.stopped == 1
+    assert signal.getsignal(number) is before
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoint.name == "step-00000003.safetensors"
+
+
+def test_a_second_signal_is_not_waited_for(tmp_path: Path) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(SHORT, tmp_path / "run", display=Recorder(3, twice))
+    assert not isinstance(caught.value, Interrupted)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_during_the_last_step_does_not_undo_the_run(tmp_path: Path) -> None:
+    summary = train(SHORT, tmp_path / "run", display=Recorder(2 * STEPS, interrupt))
+    assert summary["status"] == "finished"
+
+
+def test_a_finished_run_returns_its_summary(tmp_path: Path) -> None:
+    summary = train(SHORT, tmp_path / "run", display=QUIET)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert train(SHORT, tmp_path / "run", resume=True, display=QUIET) == summary
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_the_folder_holds_what_the_report_reads(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recorder = Recorder()
+    config = replace(SHORT, method="grda", c=0.05, validation=0.1, keep_checkpoints=1)
+    summary = train(config, out, display=recorder)
+    assert json.loads((out / "summary.json").read_text()) == summary
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert recorder.epochs == lines
+    steps = recorder.started[1]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, steps), (2, 2 * steps)]
+
+    model = weights(out)
+    zeros = sum(int((tensor == 0).sum()) for tensor in model.values())
+    total = sum(tensor.numel() for tensor in model.values())
+    assert (summary["zeros"], summary["total"]) == (zeros, total)
+    assert lines[-1]["sparsity"] == summary["sparsity"] == zeros / total
+    assert sum(layer["zeros"] for layer in summary["layers"]) == zeros
+    path = summary["threshold_path"]
+    assert path["step"][-1] == 2 * steps
+    assert path["g"][-1] == pytest.approx(summary["threshold"], rel=1e-12)
+    assert path["g"] == sorted(path["g"])
+    for kind in ("weights", "accumulators"):
+        assert sum(summary["histograms"][kind]["counts"]) == total
+    assert summary["weights_bytes"] == (out / "model.safetensors").stat().st_size
+    assert 0 < summary["weights_zstd_bytes"] < summary["weights_bytes"]
+    assert summary["peak_memory_mib"] > 50
+
+    accuracies = [line["validation_accuracy"] for line in lines]
+    best = accuracies.index(max(accuracies)) + 1
+    assert summary["best"]["epoch"] == best
+    kept = {int(p.stem.removeprefix("step-")) for p in list_checkpoints(out / "checkpoints")}
+    assert kept == {best * steps, 2 * steps}
+    assert len(list(out.glob("events.out.tfevents.*"))) == 1
+
+
+def test_weights_to_start_from(tmp_path: Path) -> None:
+    first = train(replace(SHORT, epochs=1), tmp_path / "a", display=QUIET)
+    config = replace(SHORT, epochs=1, lr=1e-30, seed=9)
+    again = train(config, tmp_path / "b", display=QUIET, initial=weights(tmp_path / "a"))
+    assert again["test_loss"] == pytest.approx(first["test_loss"], rel=1e-6)
+    wrong = weights(tmp_path / "a") | {"extra": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"initial weights: of another model.*first extra") as e:
+        train(config, tmp_path / "c", display=QUIET, initial=wrong)
+    one_line(e.value)
+    assert not (tmp_path / "c").exists()
+
+
+def test_refreshing_batchnorm_changes_statistics_only(tmp_path: Path) -> None:
+    config = replace(SHORT, model="loop_models:noisy", epochs=1)
+    train(config, tmp_path / "a", display=QUIET)
+    train(replace(config, refresh_batchnorm=True), tmp_path / "b", display=QUIET)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    changed = {name for name in a if not torch.equal(a[name], b[name])}
+    assert {"1.running_mean", "1.running_var"} <= changed
+    assert changed <= {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_divergence_is_noticed_within_the_epoch(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(Diverged, match=r"not finite.*smaller lr.*no checkpoint") as caught:
+        train(replace(SHORT, lr=1e20), tmp_path / "run", display=recorder)
+    one_line(caught.value)
+    assert recorder.steps[-1] <= loop.CHECK_EVERY
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"]) == ("diverged", 0)
+
+
+def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
+    config = replace(SHORT, model="loop_models:Mortal", epochs=3)
+    with pytest.raises(Diverged, match=r"last good checkpoint is .*step-00000015\.safetensors"):
+        train(config, tmp_path / "run", display=QUIET)
+    (path,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    tensors, meta = load_checkpoint(path)
+    assert meta["step"] == STEPS
+    assert all(bool(t.isfinite().all()) for t in tensors.values())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"]) == ("diverged", 1)
+    assert summary["test_accuracy"] == metrics(tmp_path / "run")[-1]["test_accuracy"]
+    with pytest.raises(ValueError, match="diverged"):
+        train(config, tmp_path / "run", resume=True, display=QUIET)
+    train(replace(config, epochs=1), tmp_path / "run", overwrite=True, display=QUIET)
+
+
+def test_a_network_of_zeros_is_noticed(tmp_path: Path) -> None:
+    config = replace(SHORT, method="grda", c=100.0)
+    with pytest.raises(Diverged, match="every weight is zero"):
+        train(config, tmp_path / "run", display=QUIET)
+    dense_biases = replace(config, prune="weights")
+    with pytest.raises(Diverged, match="every weight is zero"):
+        train(dense_biases, tmp_path / "run", overwrite=True, display=QUIET)
+
+
+def test_resuming_refuses_other_checkpoints(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(SHORT, out, display=Recorder(STEPS + 2, interrupt))
+    with pytest.raises(ValueError, match=r"another config.*epochs was 2, now 3"):
+        train(replace(SHORT, epochs=3), out, resume=True, display=QUIET)
+    latest = list_checkpoints(out / "checkpoints")[-1]
+    tensors, meta = load_checkpoint(latest)
+
+    save_checkpoint(latest, tensors, meta | {"config": meta["config"] | {"seed": 5}})
+    with pytest.raises(ValueError, match=r"step-00000017.*seed was 5, now 1"):
+        train(SHORT, out, resume=True, display=QUIET)
+    other = {n: t[:1] if n.startswith("model.") else t for n, t in tensors.items()}
+    save_checkpoint(latest, other, meta)
+    with pytest.raises(ValueError, match=r"step-00000017.*another model"):
+        train(SHORT, out, resume=True, display=QUIET)
+    latest.write_bytes(latest.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"step-00000017.*delete it") as caught:
+        train(SHORT, out, resume=True, display=QUIET)
+    one_line(caught.value)
+
+    latest.unlink()
+    assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
+
+
+def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run"):
+        train(SHORT, tmp_path / "run", resume=True, display=QUIET)
+    with pytest.raises(ValueError, match="exclude each other"):
+        train(SHORT, tmp_path / "run", resume=True, overwrite=True, display=QUIET)
+    train(replace(SHORT, epochs=1), tmp_path / "run", display=QUIET)
+    with pytest.raises(ValueError, match="holds another run"):
+        train(SHORT, tmp_path / "run", display=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "device 'cuda' is not there"),
+        ({"device": "tpu"}, "device 'tpu' is not there: take auto or cpu"),
+        ({"device": "cpu", "precision": "float16"}, "float16 needs a GPU"),
+        ({"method": "adam"}, "unknown method 'adam'"),
+        ({"model": "vgg1"}, "unknown model"),
+        ({"data": "digit"}, "unknown data"),
+    ],
+)
+def test_bad_input_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = tmp_path / "run"
+    train(replace(SHORT, epochs=1), out, display=QUIET)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=message) as caught:
+        train(replace(SHORT, **options), out, overwrite=True, display=QUIET)
+    one_line(caught.value)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "run"
+    recorder = Recorder(STEPS + 1, lambda: monkeypatch.setattr("os.fsync", full))
+    with pytest.raises(OSError, match=rf"cannot write {out}/.*No space left.*make room") as caught:
+        train(SHORT, out, display=recorder)
+    one_line(caught.value)
+    monkeypatch.undo()
+    (tmp_path / "loop_models.py").touch()
+    (latest,) = list_checkpoints(out / "checkpoints")
+    assert load_checkpoint(latest)[1]["step"] == STEPS
+    assert [p for p in out.rglob("*") if p.name.endswith(".part")] == []
+    assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
+
+
+@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"channels_last": False}])
+def test_precision_and_memory_format_hardly_matter(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = replace(SHORT, model="loop_models:noisy")
+    expected = train(config, tmp_path / "a", display=QUIET)
+    found = train(replace(config, **options), tmp_path / "b", display=QUIET)
+    assert found["test_loss"] == pytest.approx(expected["test_loss"], abs=0.05)
+    assert all(t.dtype in (torch.float32, torch.int64) for t in weights(tmp_path / "b").values())
+
+
+def test_parameters_keep_their_memory_format_when_resumed(tmp_path: Path) -> None:
+    config = replace(SHORT, model="loop_models:noisy", method="grda", c=0.01)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", display=Recorder(5, interrupt))
+    session = open_session(config)
+    loop._resume(session, RunFolder(tmp_path / "run"))
+    convolution = session.net[0]  # type: ignore[index]
+    assert isinstance(convolution, nn.Conv2d)
+    state = session.optimizer.state[convolution.weight]
+    assert state["v"].stride() == convolution.weight.stride()

@@ -1,0 +1,172 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dirprune.train.config import TrainConfig
+from dirprune.train.files import write_json, writing
+from dirprune.train.runs import RunFolder, environment
+from dirprune.train.summary import histogram
+
+CONFIG = TrainConfig(lr_steps=(0.25, 0.5))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A folder with every file of a run, and one that is the user's."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(CONFIG, None, "cpu")
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step-00000001.safetensors").touch()
+    for name in ("metrics.jsonl", "model.safetensors", "report.html", "events.out.tfevents.1"):
+        (folder.path / name).touch()
+    write_json(folder.summary, {"status": "interrupted"})
+    (folder.path / "notes.txt").write_text("mine")
+    return folder
+
+
+def contents(path: Path) -> list[str]:
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*"))
+
+
+def test_the_config_says_how_to_repeat_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    recipe = {"name": "vgg16_cifar10", "published": {"test_accuracy": 0.91}}
+    folder.begin(CONFIG, recipe, "cpu")
+    record = json.loads(folder.config.read_text())
+    assert TrainConfig(**record["config"] | {"lr_steps": (0.25, 0.5)}) == CONFIG
+    assert record["recipe"] == recipe
+    assert {"command", "versions", "commit", "hardware", "started"} <= record.keys()
+
+
+def test_environment_has_what_the_report_needs() -> None:
+    found = environment("cpu")
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "torchvision", "dirprune"} <= found["versions"].keys()
+    assert found["hardware"].keys() == {"cpu", "cores", "threads", "device", "memory_gib"}
+    assert found["hardware"]["device"] == "cpu"
+    json.dumps(found)
+
+
+def test_another_run_is_not_touched_unless_asked(folder: RunFolder) -> None:
+    before = contents(folder.path)
+    with pytest.raises(ValueError, match=r"holds another run.*resume.*overwrite"):
+        folder.check_free()
+    assert contents(folder.path) == before
+
+
+def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder) -> None:
+    (folder.checkpoints / "mine.txt").touch()
+    folder.check_free(overwrite=True)
+    folder.begin(CONFIG, None, "cpu")
+    left = ["checkpoints", "checkpoints/mine.txt", "config.json", "notes.txt"]
+    assert contents(folder.path) == left
+    assert (folder.path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"model_type": "bert"}'),
+        ("config.json", "[1]"),
+        ("config.json", "no json"),
+        ("model.safetensors", ""),
+        ("summary.json", "{}"),
+    ],
+)
+def test_files_of_something_else_are_never_replaced(
+    tmp_path: Path, name: str, text: str, overwrite: bool
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}, which is of no run"):
+        RunFolder(tmp_path).check_free(overwrite=overwrite)
+
+
+def test_files_that_are_not_in_the_way_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new").check_free()
+    RunFolder(tmp_path).check_free()
+    (tmp_path / "notes.txt").touch()
+    RunFolder(tmp_path).check_free()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(NotADirectoryError, match="run is a file"):
+        RunFolder(tmp_path / "run").check_free()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*file/run"):
+        RunFolder(tmp_path / "file" / "run").begin(CONFIG, None, "cpu")
+
+
+def test_resuming_needs_the_same_config(folder: RunFolder, tmp_path: Path) -> None:
+    folder.check_resumable(CONFIG)
+    other = replace(CONFIG, lr=0.2, lr_steps=(0.5,), model="mlp")
+    with pytest.raises(ValueError, match="another config") as caught:
+        folder.check_resumable(other)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "lr was 0.1, now 0.2" in message
+    assert "lr_steps was [0.25, 0.5], now [0.5]" in message
+    assert "model was 'convnet', now 'mlp'" in message
+    assert "seed" not in message
+    with pytest.raises(FileNotFoundError, match="no run"):
+        RunFolder(tmp_path / "elsewhere").check_resumable(CONFIG)
+
+
+def test_a_diverged_run_is_not_resumed(folder: RunFolder) -> None:
+    write_json(folder.summary, {"status": "diverged"})
+    with pytest.raises(ValueError, match=r"diverged.*smaller lr"):
+        folder.check_resumable(CONFIG)
+
+
+def test_metrics_survive_a_line_that_was_cut_off(folder: RunFolder) -> None:
+    for epoch in (1, 2, 3):
+        folder.append_metrics({"epoch": epoch, "lr": 0.1 * epoch})
+    whole = folder.metrics.read_text()
+    folder.metrics.write_text(whole[:-5])
+    assert [r["epoch"] for r in folder.read_metrics()] == [1, 2]
+    folder.truncate_metrics(1)
+    folder.append_metrics({"epoch": 2, "lr": 0.2})
+    first = whole.splitlines()[0]
+    assert folder.metrics.read_text().splitlines() == [first, '{"epoch": 2, "lr": 0.2}']
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no"), OSError(28, "full")])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+
+    def fail() -> None:
+        with writing(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, ValueError, OSError)):
+        fail()
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("bins", [1, 3, 61])
+def test_histograms_equal_numpy(bins: int) -> None:
+    tensors = [torch.randn(40, 5), torch.zeros(30), torch.randn(7).double() * 3]
+    found = histogram(tensors, bins)
+    assert found is not None
+    values = np.concatenate([t.numpy().ravel() for t in tensors])
+    largest = np.abs(values).max()
+    counts, edges = np.histogram(values, bins, (-largest, largest))
+    np.testing.assert_array_equal(found["counts"], counts)
+    np.testing.assert_allclose(found["edges"], edges, atol=1e-12)
+
+
+def test_histograms_of_nothing_and_of_zeros() -> None:
+    assert histogram([]) is None
+    found = histogram([torch.zeros(5)], bins=3)
+    assert found == {"edges": pytest.approx([-1, -1 / 3, 1 / 3, 1]), "counts": [0, 5, 0]}
