@@ -196,6 +196,10 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
             train(SHORT, tmp_path / "cut", resume=at > 7, display=recorder)
         assert recorder.started[2] == begins
         assert recorder.stopped == 1
+    # Died after the line of the second epoch was written, before its checkpoint, and then once
+    # more in the middle of a line.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "step": 30, "seconds": 0.1}\n{"epoch": 3, "st')
     train(SHORT, tmp_path / "cut", resume=True, display=QUIET)
     train(SHORT, tmp_path / "whole", display=QUIET)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")

@@ -103,7 +103,7 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> config = TrainConfig(model="mlp", epochs=1, c=0.05)
+        >>> config = TrainConfig(model="mlp", epochs=2, c=0.1)
         >>> summary = train(config, tempfile.mkdtemp(), display=Displays())
         >>> summary["status"], summary["sparsity"] > 0.05
         ('finished', True)
