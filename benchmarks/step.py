@@ -11,8 +11,8 @@ round, so that a drift of the machine's speed cancels. Run it on an otherwise id
 import argparse
 import json
 import platform
+import statistics
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +25,21 @@ from dirprune import GRDA
 from dirprune.train.models import build_model
 
 LR, C, MU = 0.1, 1e-3, 0.6
+
+# Bytes that a step moves for one float32 weight if nothing stays in cache between its passes; a
+# tensor that is written without being read counts twice, since its lines are fetched first.
+BYTES = {
+    "SGD momentum, fused": 20,  # read w, d, m; write w, m
+    "SGD, fused": 12,  # read w, d; write w
+    "SGD momentum, foreach=False": 32,  # m *= beta; m += d; w -= lr m
+    "GRDA": 24,  # v -= lr d; w = S(v)
+    "GRDA foreach": 60,  # v -= lr d; w = v; clamp twice; negate; add v
+    "GRDA momentum": 44,  # m *= beta; m += d; v -= lr m; w = S(v)
+    "authors' way": 76,  # v -= lr d; sign; abs; subtract; clamp; multiply
+    "GRDA compiled": 20,  # one pass: read v, d; write v, w
+}
+LEAST = 20
+"""Bytes for one weight in a single pass: the limit of any gRDA step."""
 
 
 def authors_way(
@@ -113,7 +128,6 @@ def measure(shapes: list[torch.Size], rounds: int, with_compile: bool) -> dict[s
 
 def allocated(step: Callable[[], object]) -> int:
     """Most bytes of tensors that one step holds at a time, above what was there before."""
-    tracemalloc.stop()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         step()
     now = peak = 0
@@ -128,15 +142,15 @@ def _memory_events(prof: profile) -> list[tuple[int, int]]:
     return [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
 
 
-def copy_bandwidth() -> float:
-    """GB/s of reading one large tensor and writing another, both counted once."""
-    source, target = torch.randn(1 << 26), torch.randn(1 << 26)
+def bandwidth() -> float:
+    """GB/s of ``a += b`` on tensors that no cache holds: two reads and a write, median of 15."""
+    a, b = torch.randn(1 << 26), torch.randn(1 << 26)
     times = []
-    for _ in range(9):
+    for _ in range(15):
         start = time.perf_counter()
-        target.copy_(source)
+        a.add_(b)
         times.append(time.perf_counter() - start)
-    return 2 * source.numel() * 4 / sorted(times)[4] / 1e9
+    return 3 * a.numel() * 4 / statistics.median(times) / 1e9
 
 
 def cpu_name() -> str:
@@ -169,25 +183,34 @@ def main() -> None:
         "threads": options.threads,
         "torch": torch.__version__,
         "rounds": options.rounds,
-        "copy_gb_per_s": copy_bandwidth(),
+        "bandwidth_gb_per_s": bandwidth(),
         "nets": {},
     }
     print(
         f"{report['cpu']}, {options.threads} threads, torch {torch.__version__}, "
-        f"copy {report['copy_gb_per_s']:.1f} GB/s"
+        f"memory {report['bandwidth_gb_per_s']:.1f} GB/s"
     )
     for net, model in nets.items():
         shapes = [p.shape for p in model.parameters()]
         elements = sum(s.numel() for s in shapes)
         figures = measure(shapes, options.rounds, options.compile)
         report["nets"][net] = {"parameters": elements, "tensors": len(shapes), **figures}
-        print(f"\n{net}: {elements:,} parameters in {len(shapes)} tensors, float32")
-        print(f"{'':28}{'ms (quartiles)':>22}  {'x fused SGD momentum':>24}{'allocated':>12}")
+        limit = LEAST * elements / report["bandwidth_gb_per_s"] / 1e6
+        print(
+            f"\n{net}: {elements:,} parameters in {len(shapes)} tensors, float32; limit of one "
+            f"pass at {LEAST} bytes a weight {limit:.2f} ms"
+        )
+        print(
+            f"{'':28}{'ms (quartiles)':>21}{'x fused SGD momentum':>25}"
+            f"{'bytes':>6}{'GB/s':>6}{'x limit':>8}{'allocated':>14}"
+        )
         for name, f in figures.items():
+            f["bytes_per_weight"] = BYTES[name]
             print(
-                f"{name:28}{f['ms'][1]:8.2f} ({f['ms'][0]:5.2f}-{f['ms'][2]:5.2f})"
-                f"  {f['ratio'][1]:8.2f} ({f['ratio'][0]:4.2f}-{f['ratio'][2]:4.2f})"
-                f"{f['allocated_bytes'] / 2**20:12.2f} MiB"
+                f"{name:28}{f['ms'][1]:7.2f} ({f['ms'][0]:5.2f}-{f['ms'][2]:5.2f})"
+                f"{f['ratio'][1]:11.2f} ({f['ratio'][0]:5.2f}-{f['ratio'][2]:5.2f})"
+                f"{BYTES[name]:6}{BYTES[name] * elements / f['ms'][1] / 1e6:6.1f}"
+                f"{f['ms'][1] / limit:8.2f}{f['allocated_bytes'] / 2**20:10.2f} MiB"
             )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
