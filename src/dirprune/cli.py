@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.loop import Diverged, Interrupted
 from dirprune.train.loop import train as train_run
 
+DEMO = TrainConfig()
+"""What the demo trains with each method."""
 
-def train(
-    config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False
-) -> None:
+
+def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Train one network and write its run folder, with a report.
 
     Args:
@@ -45,8 +47,7 @@ def demo(out: Path = Path("runs/demo"), overwrite: bool = False) -> None:
     """
     summaries = {}
     for method in ("sgd", "grda"):
-        print(f"{method}: digits, 60 epochs -> {out / method}")
-        config = TrainConfig(method=method)
+        config = replace(DEMO, method=method)
         summaries[method] = train_run(config, out / method, overwrite=overwrite)
     page = write_report([out / method for method in summaries], out / "report.html")
     _print_runs(summaries)
@@ -122,10 +123,11 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 def _unboxed(complaint: str) -> str:
     """Return what the parser says without its frame, its headings and its own name for things."""
-    lines = [line.strip("│ ") for line in complaint.splitlines() if line[:1] == "│"]
-    text = " ".join(line for line in lines if line.strip("─ "))
+    lines = [line.strip("╭╮╰╯│─+| ") for line in complaint.splitlines()]
+    _, *told = [line for line in lines if line.strip("-")]
+    text = " ".join(told)
     text = re.sub(r"Error parsing __tyro-dummy-inner__\S*: ", "", text)
-    return re.sub(r"For full helptext,? (run|see):? dirprune", "See dirprune", text)
+    return re.sub(r"\.? For full helptext,? (run|see):? dirprune", "; see dirprune", text)
 
 
 def _fail(problem: BaseException | str, status: int) -> int:

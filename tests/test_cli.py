@@ -1,0 +1,116 @@
+"""The command line in this process: results in folders, mistakes in one line."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from dirprune import cli
+
+QUICK = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "2", "--c", "0.1"]
+
+
+def test_train_writes_a_run_with_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.main([*QUICK, "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    printed = capsys.readouterr().out
+    assert f"{summary['sparsity']:.2%}" in printed
+    assert f"{summary['test_accuracy']:.2%}" in printed
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "report.html"):
+        assert (out / name).stat().st_size > 0
+    assert cli.main([*QUICK, "--out", str(out)]) == 2
+    assert "another run" in capsys.readouterr().err
+    assert cli.main([*QUICK, "--out", str(out), "--resume"]) == 0
+    assert cli.main([*QUICK, "--out", str(out), "--overwrite"]) == 0
+
+
+def test_report_of_two_runs(tmp_path: Path) -> None:
+    for method in ("sgd", "grda"):
+        assert cli.main([*QUICK, "--method", method, "--out", str(tmp_path / method)]) == 0
+    page = tmp_path / "both.html"
+    runs = [str(tmp_path / "sgd"), str(tmp_path / "grda")]
+    assert cli.main(["report", *runs, "--out", str(page)]) == 0
+    assert "grda" in page.read_text()
+
+
+MISTAKES = [
+    ([], "Expected one of"),
+    (["trian"], "trian"),
+    (["train"], "--out"),
+    ([*QUICK, "--out", "OUT", "--mu", "3"], "mu must lie in (0, 1], got 3.0"),
+    ([*QUICK, "--out", "OUT", "--lr", "nan"], "lr must be positive and finite, got nan"),
+    ([*QUICK, "--out", "OUT", "--c", "-1"], "c must be"),
+    ([*QUICK, "--out", "OUT", "--epohcs", "3"], "--epochs"),
+    ([*QUICK, "--out", "OUT", "--batch-size", "many"], "many"),
+    ([*QUICK, "--out", "OUT", "--schedule", "zigzag"], "'constant'"),
+    (["train", "--out", "OUT", "--model", "vgg61"], "vgg16"),
+    (["train", "--out", "OUT", "--model", "vgg16"], "vgg16"),
+    (["train", "--out", "OUT", "--data", "mnist"], "fashion-mnist"),
+    (["train", "--out", "OUT", "--data", "imagefolder:/nowhere"], "/nowhere"),
+    (["train", "--out", "OUT", "--method", "adam"], "sgd_momentum"),
+    (["train", "--out", "OUT", "--device", "cuda:7"], "cuda:7"),
+    (["train", "--out", "OUT", "--resume"], "OUT"),
+    (["report"], "at least one run folder"),
+    (["report", "OUT"], "OUT"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=lambda x: " ".join(x)[-40:])
+def test_a_mistake_is_told_in_one_line(
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("dirprune: ")
+    assert complaint.count("\n") == 1
+    assert told in complaint
+    assert not list(tmp_path.iterdir())
+
+
+def test_divergence_has_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*QUICK, "--out", str(tmp_path / "run"), "--c", "50"]) == 1
+    complaint = capsys.readouterr().err
+    assert "every weight is zero" in complaint
+    assert "smaller" in complaint
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(
+        "dirprune.train.display.ConsoleDisplay.epoch",
+        lambda self, record: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    assert cli.main([*QUICK, "--out", str(out)]) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli.main([*QUICK, "--out", str(out), "--resume"]) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "report"])
+def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_the_demo_trains_both_methods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "DEMO", cli.TrainConfig(model="mlp", epochs=3, c=0.05))
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    runs = {m: json.loads((tmp_path / m / "summary.json").read_text()) for m in ("sgd", "grda")}
+    assert runs["sgd"]["sparsity"] < 0.01 < runs["grda"]["sparsity"]
+    assert (tmp_path / "report.html").exists()
+    assert "nonzeros" in capsys.readouterr().out
