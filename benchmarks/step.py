@@ -9,12 +9,11 @@ round, so that a drift of the machine's speed cancels. Run it on an otherwise id
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -23,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dirprune import GRDA
 from dirprune.train.models import build_model
+from machine import interleaved, quartiles, ratios, write
 
 LR, C, MU = 0.1, 1e-3, 0.6
 
@@ -102,25 +102,14 @@ def measure(shapes: list[torch.Size], rounds: int, with_compile: bool) -> dict[s
         if name in table:
             for ours, other in zip(table["GRDA"][0], table[name][0]):
                 torch.testing.assert_close(ours, other, atol=1e-7, rtol=1e-6)
-    for _ in range(5):
-        for _, step in table.values():
-            step()
-    times: dict[str, list[float]] = {name: [] for name in table}
-    for _ in range(rounds):
-        for name, (_, step) in table.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    base = torch.tensor(times["SGD momentum, fused"], dtype=torch.float64)
-    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    times = interleaved({name: step for name, (_, step) in table.items()}, rounds, warmup=5)
+    base = times["SGD momentum, fused"]
     return {
         name: {
-            "ms": (torch.tensor(t, dtype=torch.float64) * 1e3).quantile(quantiles).tolist(),
-            "ratio": (torch.tensor(t, dtype=torch.float64) / base).quantile(quantiles).tolist(),
-            "ratio_of_medians": float(
-                torch.tensor(t, dtype=torch.float64).median() / base.median()
-            ),
+            "ms": quartiles(t, 1e3),
+            "ratio": ratios(t, base),
             "allocated_bytes": allocated(table[name][1]),
+            "bytes_per_weight": BYTES[name],
         }
         for name, t in times.items()
     }
@@ -153,19 +142,6 @@ def bandwidth() -> float:
     return 3 * a.numel() * 4 / statistics.median(times) / 1e9
 
 
-def cpu_name() -> str:
-    lines = (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    )
-    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    if not fields:
-        return platform.processor()
-    return (
-        f"{fields.get('model name')} (family {fields.get('cpu family')}, "
-        f"model {fields.get('model')})"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=101)
@@ -178,18 +154,12 @@ def main() -> None:
         "VGG16": build_model("vgg16", num_classes=10, channels=3, size=(32, 32)),
         "ResNet-50": torchvision.models.resnet50(),
     }
-    report = {
-        "cpu": cpu_name(),
-        "threads": options.threads,
-        "torch": torch.__version__,
+    report: dict[str, Any] = {
         "rounds": options.rounds,
         "bandwidth_gb_per_s": bandwidth(),
         "nets": {},
     }
-    print(
-        f"{report['cpu']}, {options.threads} threads, torch {torch.__version__}, "
-        f"memory {report['bandwidth_gb_per_s']:.1f} GB/s"
-    )
+    print(f"{options.threads} threads, memory {report['bandwidth_gb_per_s']:.1f} GB/s")
     for net, model in nets.items():
         shapes = [p.shape for p in model.parameters()]
         elements = sum(s.numel() for s in shapes)
@@ -205,16 +175,13 @@ def main() -> None:
             f"{'bytes':>6}{'GB/s':>6}{'x limit':>8}{'allocated':>14}"
         )
         for name, f in figures.items():
-            f["bytes_per_weight"] = BYTES[name]
             print(
                 f"{name:28}{f['ms'][1]:7.2f} ({f['ms'][0]:5.2f}-{f['ms'][2]:5.2f})"
                 f"{f['ratio'][1]:11.2f} ({f['ratio'][0]:5.2f}-{f['ratio'][2]:5.2f})"
                 f"{BYTES[name]:6}{BYTES[name] * elements / f['ms'][1] / 1e6:6.1f}"
                 f"{f['ms'][1] / limit:8.2f}{f['allocated_bytes'] / 2**20:10.2f} MiB"
             )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write(options.json, report)
 
 
 if __name__ == "__main__":

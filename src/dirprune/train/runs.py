@@ -209,7 +209,7 @@ def environment(device: str) -> dict[str, Any]:
         The keys ``command``, ``versions``, ``commit``, ``hardware`` and ``started``.
     """
     return {
-        "command": list(sys.argv),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         "commit": _commit(),
         "hardware": {
@@ -236,11 +236,13 @@ def _commit() -> str | None:
 
 
 def _cpu() -> str:
+    """The processor's name, with the family and model that tell its generation."""
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
 
 
 def _memory_gib() -> float | None:

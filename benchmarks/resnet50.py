@@ -1,0 +1,98 @@
+"""A training step of ResNet-50 at 224 x 224 with GRDA, SGD and SGD with momentum.
+
+Time: the three in turn in one process, on the same batches of real images. Peak memory: each in
+a process of its own (``--only`` is how those are started).
+
+    python benchmarks/resnet50.py FOLDER_OF_IMAGES [--rounds 6] [--json results/resnet50/FILE.json]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision import transforms
+
+from dirprune import GRDA
+from machine import interleaved, quartiles, ratios, write
+
+METHODS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "SGD": lambda m: torch.optim.SGD(m.parameters(), lr=0.1),
+    "SGD momentum": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9),
+    "GRDA": lambda m: GRDA(m.parameters(), lr=0.1, c=0.005, mu=0.55),
+}
+
+
+def batches(folder: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield real images for ever, cropped and flipped as for training."""
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    images = torchvision.datasets.ImageFolder(folder, transform)
+    while True:
+        yield from torch.utils.data.DataLoader(images, size, shuffle=True, drop_last=True)
+
+
+def stepper(method: str, stream: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet50().to(memory_format=torch.channels_last)
+    optimizer = METHODS[method](model)
+    images, labels = next(stream)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="FOLDER/CLASS/*.jpg")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=METHODS, help="print this method's peak memory")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    stream = batches(options.folder, options.batch)
+    if options.only:
+        step = stepper(options.only, stream)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    times = interleaved({name: stepper(name, stream) for name in METHODS}, options.rounds)
+    figures = {}
+    for name in METHODS:
+        command = [sys.executable, __file__, str(options.folder), "--only", name]
+        command += ["--batch", str(options.batch), "--threads", str(options.threads)]
+        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        figures[name] = {
+            "seconds": quartiles(times[name]),
+            "over_sgd": ratios(times[name], times["SGD"]),
+            "over_sgd_momentum": ratios(times[name], times["SGD momentum"]),
+            "peak_mib": peak,
+        }
+        print(name, json.dumps(figures[name]))
+    write(options.json, {"batch": options.batch, "rounds": options.rounds, "methods": figures})
+
+
+if __name__ == "__main__":
+    main()
