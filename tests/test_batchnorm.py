@@ -42,3 +42,17 @@ def test_without_layers_no_batch_is_read_and_an_empty_stream_changes_nothing() -
     with pytest.raises(ValueError, match="at least one batch"):
         refresh_batchnorm(layer, [])
     assert torch.equal(layer.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    "batches", [[(torch.randn(8, 2), 0)], [torch.randn(8, 2), torch.randn(1, 2)]]
+)
+def test_after_a_failure_the_statistics_are_as_before(batches: list) -> None:
+    layer = nn.BatchNorm1d(2)
+    layer(torch.randn(8, 2) + 3)
+    before = {k: b.clone() for k, b in layer.named_buffers()}
+    with pytest.raises((TypeError, ValueError)):
+        refresh_batchnorm(layer, batches)
+    assert all(torch.equal(before[k], b) for k, b in layer.named_buffers())
+    assert layer.momentum == 0.1
+    assert layer.training

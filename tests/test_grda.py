@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 from dirprune import GRDA, _native, param_groups, soft_threshold, threshold_path
 from dirprune import update as update_module
 from reference.grda_paper import Coordinate
+from step import allocated
 
 SCHEDULES: dict[str, Callable[[int], float]] = {
     "constant": lambda n: 0.1,
@@ -69,17 +70,18 @@ def gradient(step: int, index: int, shape: torch.Size) -> Tensor | None:
 def test_equals_the_reference(
     options: dict, schedule: str, dtype: torch.dtype, path: dict[str, bool]
 ) -> None:
-    shapes = [(4, 3), (5,), (2, 2, 3), (3, 1), (7,)]
+    # two vectors are joined; (16, 8) is long enough for softshrink's SIMD part
+    shapes = [(16, 8), (5,), (2, 2, 3), (3, 1), (7,), (6,)]
     starts = [torch.linspace(-0.4, 0.5, math.prod(s), dtype=dtype).view(s) for s in shapes]
     weights = [nn.Parameter(w.clone()) for w in starts]
     groups = [
-        {"params": weights[:3], "c": 0.5, "mu": 0.51},
+        {"params": [*weights[:3], weights[5]], "c": 0.5, "mu": 0.51},
         {"params": weights[3:4], "c": 0.2, "mu": 1.0},
-        {"params": weights[4:], "c": 0.0},
+        {"params": weights[4:5], "c": 0.0},
     ]
     optimizer = GRDA(groups, lr=0.1, mu=0.7, **options, **path)
     twins = [[Coordinate(x) for x in w.flatten().tolist()] for w in starts]
-    constants = [(0.5, 0.51)] * 3 + [(0.2, 1.0), (0.0, 0.7)]
+    constants = [(0.5, 0.51)] * 3 + [(0.2, 1.0), (0.0, 0.7), (0.5, 0.51)]
     for step in range(25):
         lr = SCHEDULES[schedule](step)
         for group in optimizer.param_groups:
@@ -174,6 +176,63 @@ def test_zeros_are_positive_and_gradients_untouched(
         assert w.isfinite().all()
 
 
+@pytest.mark.parametrize("foreach", [None, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_the_rounded_float32_step(
+    dtype: torch.dtype, foreach: bool | None
+) -> None:
+    options = {"lr": 0.1, "c": 0.5, "mu": 0.6, "momentum": 0.9, "nesterov": True}
+    options |= {"weight_decay": 0.01}
+    start = torch.linspace(-0.5, 0.5, 64).to(dtype)
+    w = nn.Parameter(start.clone())
+    optimizer = GRDA([w], foreach=foreach, **options)
+    twins = [Coordinate(x) for x in start.tolist()]
+    for n in range(10):
+        w.grad = gradient(n, 0, w.shape).to(dtype)
+        for twin, each, seen in zip(twins, w.grad.tolist(), w.tolist()):
+            twin.w = seen  # the weights the gradient belongs to are rounded ones
+            twin.step(each, **options)
+        optimizer.step()
+        v = optimizer.state[w]["v"]
+        assert v.dtype == torch.float32
+        torch.testing.assert_close(v, torch.tensor([t.v for t in twins]), atol=1e-5, rtol=1e-5)
+        exact = torch.tensor([t.w for t in twins])
+        torch.testing.assert_close(w.detach().float(), exact, atol=4e-3, rtol=8e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_length_and_no_layout_leaves_a_negative_zero(dtype: torch.dtype, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        shapes = [(n, 1) for n in range(1, 70)] + [(100_003, 1), (64, 64), (96, 1024)]
+        weights = [nn.Parameter(torch.full(s, -0.01, dtype=dtype)) for s in shapes]
+        weights += [nn.Parameter(torch.full((n,), -0.01, dtype=dtype)) for n in (1, 3, 40_001)]
+        image = torch.full((16, 16, 3, 3), -0.01, dtype=dtype)
+        weights.append(nn.Parameter(image.to(memory_format=torch.channels_last)))
+        optimizer = GRDA(weights, lr=0.1, c=10.0)
+        for w in weights:
+            w.grad = torch.zeros_like(w)
+        optimizer.step()
+        assert all(not w.detach().signbit().any() for w in weights)
+        assert all((w == 0).all() for w in weights)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_state_of_another_memory_format_is_adopted() -> None:
+    one, two = (nn.Parameter(torch.randn(64, 64, 3, 3) * 1e-3) for _ in range(2))
+    one = nn.Parameter(one.detach().to(memory_format=torch.channels_last))
+    a, b = GRDA([one], c=100.0), GRDA([two], c=100.0)
+    one.grad = two.grad = torch.zeros(64, 64, 3, 3)
+    a.step()
+    b.load_state_dict(a.state_dict())
+    b.step()
+    assert b.state[two]["v"].stride() == two.stride()
+    assert not two.detach().signbit().any()
+
+
 def test_half_precision_keeps_what_its_weights_would_lose() -> None:
     w = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = GRDA([w], lr=1e-4, c=1e-6, mu=0.5)
@@ -227,6 +286,152 @@ def test_state_dict_resumes_bit_for_bit(
         assert torch.equal(optimizer.state[p]["v"], optimizer2.state[q]["v"])
         assert optimizer2.state[q]["n"] == 10
     assert optimizer.thresholds() == optimizer2.thresholds()
+
+
+def test_state_of_other_shapes_is_refused_before_anything_changes() -> None:
+    a, b = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3))
+    one, two = GRDA([a]), GRDA([b])
+    for optimizer, w in ((one, a), (two, b)):
+        w.grad = torch.ones_like(w)
+        optimizer.step()
+    before = copy.deepcopy(two.state_dict())
+    with pytest.raises(ValueError, match=r"saved v has shape \(4, 3\), the parameter \(3,\)"):
+        two.load_state_dict(one.state_dict())
+    assert torch.equal(before["state"][0]["v"], two.state_dict()["state"][0]["v"])
+
+
+def test_load_hooks_see_and_change_what_is_loaded() -> None:
+    _, optimizer, step = toy()
+    step(0)
+    seen = []
+
+    def double(_: torch.optim.Optimizer, state: dict) -> dict:
+        state = copy.deepcopy(state)
+        state["state"][0]["v"] *= 2
+        return state
+
+    optimizer.register_load_state_dict_pre_hook(double)
+    first = optimizer.param_groups[0]["params"][0]
+    optimizer.register_load_state_dict_post_hook(
+        lambda o: seen.append(o.state[first]["v"].clone())
+    )
+    v = optimizer.state[first]["v"].clone()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert torch.equal(optimizer.state[first]["v"], 2 * v)
+    assert torch.equal(seen[0], 2 * v)
+
+
+def test_state_of_several_groups_loads_into_an_optimizer_with_the_same() -> None:
+    def build() -> tuple[list[nn.Parameter], GRDA]:
+        weights = [nn.Parameter(torch.linspace(-1, 1, 5 + n)) for n in range(3)]
+        optimizer = GRDA([{"params": weights[:1], "c": 0.0}, {"params": weights[1:2]}], c=0.1)
+        optimizer.add_param_group({"params": weights[2:], "mu": 0.9})
+        return weights, optimizer
+
+    def advance(weights: list[nn.Parameter], optimizer: GRDA) -> None:
+        for w in weights:
+            w.grad = w.detach().cos()
+        optimizer.step()
+
+    (a, one), (b, two) = build(), build()
+    advance(a, one)
+    two.load_state_dict(one.state_dict())
+    for x, y in zip(a, b):
+        y.data.copy_(x.data)
+    advance(a, one)
+    advance(b, two)
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+    assert one.thresholds() == two.thresholds()
+
+
+def test_after_the_state_of_sgd_it_starts_afresh() -> None:
+    w = nn.Parameter(torch.ones(3))
+    sgd = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    w.grad = torch.ones(3)
+    sgd.step()
+    optimizer = GRDA([w], lr=0.1, momentum=0.9)
+    optimizer.load_state_dict({"state": sgd.state_dict()["state"], "param_groups":
+                               optimizer.state_dict()["param_groups"]})  # fmt: skip
+    assert optimizer.thresholds() == [0.0]
+    optimizer.step()
+    assert optimizer.state[w]["n"] == 1
+
+
+def test_good_weights_can_be_put_back_after_a_divergence() -> None:
+    w = nn.Parameter(torch.tensor([0.0, 1.0, 0.0, -2.0]))
+    good = w.detach().clone()
+    optimizer = GRDA([w], lr=0.1, c=0.05, momentum=0.9)
+    w.grad = torch.full((4,), math.nan)
+    optimizer.step()
+    assert w.isnan().all()
+    with torch.no_grad():
+        w.copy_(good)
+    optimizer.reset_from_weights()
+    w.grad = torch.zeros(4)
+    optimizer.step()
+    assert torch.equal(w == 0, good == 0)
+    torch.testing.assert_close(w.detach(), good, atol=0.1, rtol=0)
+
+
+def test_a_rate_in_a_tensor_hooks_and_changes_of_c_and_mu_work() -> None:
+    w = nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8))
+    optimizer = GRDA([w], lr=torch.tensor(0.1), c=0.0)
+    twins = [Coordinate(x) for x in w.flatten().tolist()]
+    calls = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    for n, (c, mu) in enumerate([(0.0, 0.5), (0.3, 0.5), (0.3, 0.8), (0.0, 0.8), (0.1, 0.6)]):
+        optimizer.param_groups[0].update(c=c, mu=mu)
+        w.grad = gradient(n, 0, w.shape).float()
+        for twin, each in zip(twins, w.grad.flatten().tolist()):
+            twin.step(each, lr=float(torch.tensor(0.1)), c=c, mu=mu)
+        optimizer.step()
+        expected = torch.tensor([t.w for t in twins]).view(8, 8)
+        torch.testing.assert_close(w.detach(), expected, atol=1e-6, rtol=1e-5)
+    assert len(calls) == 5
+
+
+def test_a_bad_group_is_found_before_any_weight_moves() -> None:
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = GRDA([{"params": [a]}, {"params": [b]}])
+    a.grad = b.grad = torch.ones(2)
+    optimizer.param_groups[1]["mu"] = 2.0
+    with pytest.raises(ValueError, match="mu must lie"):
+        optimizer.step()
+    assert torch.equal(a.detach(), torch.ones(2))
+    assert optimizer.thresholds() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="c must be"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "c": -1.0})
+    assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("lr", "0.1"), ("c", None), ("mu", "half"),
+                                               ("lr", torch.tensor([0.1, 0.2]))])  # fmt: skip
+def test_options_that_are_no_numbers_are_refused(option: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{option} must be a number"):
+        GRDA([nn.Parameter(torch.ones(1))], **{option: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.9},
+        {"weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    ids=str,
+)
+def test_a_step_allocates_no_more_than_a_chunk(
+    options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update_module, "CHUNK", 50_000)
+    weights = [nn.Parameter(torch.randn(s)) for s in [(1, 400_000), (500, 400), (300_000,)]]
+    for w in weights:
+        w.grad = torch.randn_like(w)
+    optimizer = GRDA(weights, lr=0.1, c=0.1, **options)
+    optimizer.step()
+    chunk = 50_000 * 4
+    assert allocated(optimizer.step) <= (1.1 * chunk if "weight_decay" in options else 1024)
 
 
 def test_loaded_state_shares_no_memory() -> None:
@@ -462,7 +667,7 @@ def test_compiled_step_gives_the_same_weights(options: dict) -> None:
             tolerance = 2e-3 if p.dtype == torch.float16 else 1e-6
             torch.testing.assert_close(p, q, atol=tolerance, rtol=tolerance)
     assert all((p == 0).any() for p in compiled[1:])
-    assert compiles.frame_count <= 6  # not once a step, though lr and g change at each
+    assert compiles.frame_count <= 2  # not once a step, though lr and g change at each
 
 
 BAD_OPTIONS = [
@@ -513,11 +718,8 @@ def test_bad_parameters_are_refused() -> None:
 
 def test_fused_without_the_extension_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "grda_step", lambda: None)
-    w = nn.Parameter(torch.ones(2))
-    optimizer = GRDA([w], fused=True)
-    w.grad = torch.ones(2)
     with pytest.raises(ValueError, match=r"needs dirprune's C\+\+ extension"):
-        optimizer.step()
+        GRDA([nn.Parameter(torch.ones(2))], fused=True)
 
 
 def test_param_groups_choose_what_is_thresholded() -> None:

@@ -16,7 +16,8 @@ FLOOR = {"train": 1, "landscape": 1, "deploy": 1, "report": 2, "cli": 3}
 
 def part(module: str) -> str:
     """The part of the package that a dotted module name belongs to, '' for the package itself."""
-    return module.split(".")[1] if "." in module else ""
+    name = module.split(".")[1] if "." in module else ""
+    return part(dirprune._HOME[name]) if name in dirprune._HOME else name
 
 
 def imports() -> list[tuple[str, str]]:

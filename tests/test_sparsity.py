@@ -94,8 +94,19 @@ def test_empty_and_dead_models() -> None:
 def test_the_table_shows_every_layer_and_the_report_is_frozen() -> None:
     report = sparsity_report(sparsify(nn.Linear(3, 2), 0.5))
     lines = str(report).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["weight", "bias", "all"]
-    assert f"{report.zeros:,}" in lines[-1]
-    assert f"{report.sparsity:.2%}" in lines[-1]
+    assert [line.split()[0] for line in lines[1:]] == ["weight", "bias", "all", "l1"]
+    assert f"{report.zeros:,}" in lines[-2]
+    assert f"{report.sparsity:.2%}" in lines[-2]
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.l1 = 0.0  # type: ignore[misc]
+
+
+def test_a_shared_weight_counts_once_with_its_first_owner() -> None:
+    model = nn.ModuleList(
+        [nn.Conv2d(4, 4, 1, bias=False), nn.ConvTranspose2d(4, 4, 1, bias=False)]
+    )
+    model[1].weight = model[0].weight
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    (layer,) = sparsity_report(model).layers
+    assert (layer.name, layer.dead_outputs, layer.unread_inputs) == ("0.weight", 1, 0)

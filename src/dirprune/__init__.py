@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm
     from dirprune.grda import GRDA as GRDA
-    from dirprune.grda import param_groups as param_groups
+    from dirprune.groups import param_groups as param_groups
     from dirprune.prox import soft_threshold as soft_threshold
     from dirprune.sparsity import SparsityReport as SparsityReport
     from dirprune.sparsity import sparsity_report as sparsity_report
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _HOME = {
     # the optimizer
     "GRDA": "dirprune.grda",
-    "param_groups": "dirprune.grda",
+    "param_groups": "dirprune.groups",
     "threshold_path": "dirprune.threshold",
     "soft_threshold": "dirprune.prox",
     # accounting

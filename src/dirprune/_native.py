@@ -27,6 +27,6 @@ def grda_step() -> FusedStep | None:
     """Return the extension's fused step, or None where the extension was not built."""
     try:
         extension = import_module("dirprune._cpp")
-    except ImportError:
+    except ModuleNotFoundError:  # any other ImportError is a broken build, which must be seen
         return None
     return cast(FusedStep, extension.grda_step)

@@ -30,6 +30,7 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Raises:
         ValueError: If there are layers to refresh and ``batches`` is empty.
+        TypeError: If a batch is not a tensor. After any exception the statistics are as before.
 
     References:
         Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018),
@@ -51,6 +52,7 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         raise ValueError("refresh_batchnorm needs at least one batch of inputs, got none")
     modes = [(m, m.training) for m in model.modules()]
     momenta = [layer.momentum for layer in layers]
+    statistics = [{k: b.clone() for k, b in layer.named_buffers()} for layer in layers]
     model.eval()
     for layer in layers:
         layer.train()
@@ -58,7 +60,16 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         layer.momentum = None  # torch's word for a cumulative mean
     try:
         for batch in chain([first], stream):
+            if not isinstance(batch, Tensor):
+                raise TypeError(
+                    f"refresh_batchnorm needs batches of inputs as tensors, got a "
+                    f"{type(batch).__name__}; give (x for x, y in loader)"
+                )
             model(batch)
+    except BaseException:
+        for layer, before in zip(layers, statistics):
+            layer.load_state_dict(before, strict=False)
+        raise
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -1,5 +1,6 @@
 """The command line: parse, call, print; the only place that combines siblings."""
 
+import inspect
 import io
 import re
 import sys
@@ -15,9 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dirprune.report.page import write_report
+from dirprune.train.compare import compare as compare_methods
+from dirprune.train.comparison import COMPARED
 from dirprune.train.config import TrainConfig
 from dirprune.train.loop import Diverged, Interrupted
 from dirprune.train.loop import train as train_run
+from dirprune.train.recipes import RECIPES, get_recipe, published
+from dirprune.train.table import markdown_text
+from dirprune.train.tune import tune as tune_trials
 
 DEMO = TrainConfig()
 """What the demo trains with each method."""
@@ -26,16 +32,77 @@ DEMO = TrainConfig()
 def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Train one network and write its run folder, with a report.
 
+    With --recipe NAME, the options default to those of a row of the paper or of its scaled-down
+    twin, instead of the digits demo.
+
     Args:
         config: What to train, and how.
         out: Folder of the run.
         resume: Go on with the run in the folder, to the same bits as without the stop.
         overwrite: Replace the run in the folder.
     """
-    summary = train_run(config, out, resume=resume, overwrite=overwrite)
+    figures = published(config)
+    recipe = {"name": config.model, "published": figures} if figures else None
+    summary = train_run(config, out, resume=resume, overwrite=overwrite, recipe=recipe)
     page = write_report([out], out / "report.html")
     _print_runs({config.method: summary})
     print(f"report: {page}")
+
+
+def compare(
+    config: TrainConfig,
+    out: Path,
+    methods: tuple[str, ...] = COMPARED,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    lrs: tuple[float, ...] = (0.1,),
+) -> None:
+    """Compare methods: equal epochs, same weights and batches, at gRDA's sparsity.
+
+    Give the same command again to go on after a stop.
+
+    Args:
+        config: What all runs share; momentum and weight decay are for the methods that have them.
+        out: Folder of the comparison.
+        methods: Names of methods.
+        seeds: One run of every method each.
+        lrs: Learning rates to choose from, on held-out training data, for every method.
+    """
+    table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
+    page = write_report([out], out / "report.html")
+    print(markdown_text(table))
+    print(f"report: {page}")
+
+
+def tune(
+    config: TrainConfig,
+    out: Path,
+    mus: tuple[float, ...] = (0.501, 0.51, 0.55),
+    cs: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    tune_epochs: int = 3,
+    tolerance: float = 0.01,
+) -> None:
+    """Choose c and mu by the authors' rule: the largest c that keeps early accuracy.
+
+    Give the same command again to go on after a stop.
+
+    Args:
+        config: The run to choose for; accuracy is taken on held-out training data.
+        out: Folder of the trials.
+        mus: Exponents to try.
+        cs: Scales to try with each, smallest first.
+        tune_epochs: Epochs of a trial, 1 to 5.
+        tolerance: Accuracy that may be lost against c = 0, as a fraction.
+    """
+    result = tune_trials(config, out, mus=mus, cs=cs, epochs=tune_epochs, tolerance=tolerance)
+    table = Table(caption="accuracy on held-out training data after the early epochs")
+    for title in ("mu", "c", "accuracy", "sparsity", ""):
+        table.add_column(title, justify="right")
+    for trial in (result.reference, *result.trials):
+        mark = "chosen" if trial == result.chosen else ""
+        figures = (f"{trial.mu:g}", f"{trial.c:g}", f"{trial.validation_accuracy:.2%}")
+        table.add_row(*figures, f"{trial.sparsity:.2%}", mark)
+    Console().print(table)
+    print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
 
 
 def demo(out: Path = Path("runs/demo"), overwrite: bool = False) -> None:
@@ -66,7 +133,13 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
     print(f"report: {write_report(runs, out or runs[0] / 'report.html')}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "demo": demo, "report": report}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "compare": compare,
+    "tune": tune,
+    "report": report,
+    "demo": demo,
+}
 """What the program can be told to do, each with the options of its function."""
 
 
@@ -101,23 +174,44 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Callable[[], None]:
     """Turn words into a call that has all its arguments."""
+    arguments, start = _take_recipe(arguments)
     parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-        {name: _later(command) for name, command in COMMANDS.items()},
+        {name: _later(command, start) for name, command in COMMANDS.items()},
         prog="dirprune",
-        description="Train sparse with gRDA, understand it, ship it.",
+        description="Train sparse with gRDA. --recipe NAME, with train, compare or tune, makes a "
+        f"recipe's values the defaults: {', '.join(RECIPES)}.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return parsed
 
 
-def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+def _take_recipe(arguments: list[str]) -> tuple[list[str], TrainConfig]:
+    """Take --recipe NAME out of the words; what it names replaces the defaults."""
+    if "--recipe" not in arguments:
+        # the usual values of the paper's extensions, for the methods that use momentum
+        usual = replace(DEMO, momentum=0.9, weight_decay=5e-4)
+        return arguments, usual if arguments[:1] == ["compare"] else DEMO
+    at = arguments.index("--recipe")
+    if at + 1 == len(arguments):
+        raise ValueError(f"--recipe needs a name: {', '.join(RECIPES)}")
+    return arguments[:at] + arguments[at + 2 :], get_recipe(arguments[at + 1])
+
+
+def _later(command: Callable[..., None], start: TrainConfig) -> Callable[..., Callable[[], None]]:
     """Make a function that takes the same arguments and returns the call instead of making it."""
 
     @wraps(command)
     def postponed(*args: object, **kwargs: object) -> Callable[[], None]:
         return partial(command, *args, **kwargs)
 
+    signature = inspect.signature(command)
+    parameters = [
+        p.replace(default=start) if p.name == "config" else p
+        for p in signature.parameters.values()
+    ]
+    parameters.sort(key=lambda p: p.default is not p.empty)
+    postponed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return postponed
 
 

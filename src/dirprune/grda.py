@@ -1,15 +1,16 @@
 """gRDA (Chao et al., 2020): SGD in a dual variable, soft-thresholded at every step."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, overload
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from dirprune import _native
 from dirprune.threshold import threshold_increment
 from dirprune.update import Batch, state_dtype, update
 
@@ -28,7 +29,8 @@ class GRDA(Optimizer):
         w_n &= \operatorname{sign}(v_n)\,[\,|v_n| - g_n\,]_+
 
     n and g belong to a parameter and advance only at steps at which it has a gradient and the
-    rate is above 0. A param group with ``c=0`` follows plain SGD and stores no accumulator.
+    rate is above 0. A param group with ``c=0`` from its start follows plain SGD and stores no
+    accumulator; where c becomes 0 later, g stays what it is.
 
     Args:
         params: Parameters, or param groups, each with its own options.
@@ -146,15 +148,14 @@ class GRDA(Optimizer):
         for group in self.param_groups:
             _check_options(group)
             _check_gradients(group)
-        for group in self.param_groups:
-            for batch in self._advance(group):
-                update(batch, group)
+        for batch, group in self._advance():
+            update(batch, group)
         return loss
 
     def thresholds(self) -> list[float]:
         """Return each param group's largest threshold g so far, 0 before its first step."""
         return [
-            max((self.state[p]["g"] for p in group["params"] if self.state.get(p)), default=0.0)
+            max((self.state.get(p, {}).get("g", 0.0) for p in group["params"]), default=0.0)
             for group in self.param_groups
         ]
 
@@ -168,6 +169,10 @@ class GRDA(Optimizer):
         .. math::
             v \leftarrow w + g \operatorname{sign}(w) \;\text{ where } w \ne 0, \qquad
             v \leftarrow \operatorname{clip}(v, -g, g) \;\text{ where } w = 0
+
+        A weight smaller than about 1e-7 g is absorbed by the rounding of v and becomes zero. NaN
+        in v becomes 0, as does what is not finite in the momentum, so that good weights can be
+        put back after a divergence.
 
         Example:
             >>> w = nn.Parameter(torch.ones(2))
@@ -183,7 +188,9 @@ class GRDA(Optimizer):
             if "v" in state:
                 v, g = state["v"], state["g"]
                 w = p.to(v.dtype)
-                v.copy_(torch.where(w == 0, v.clamp(-g, g), w + g * w.sign()))
+                v.copy_(torch.where(w == 0, v.nan_to_num(0.0).clamp(-g, g), w + g * w.sign()))
+            if "momentum_buffer" in state:
+                state["momentum_buffer"].nan_to_num_(0.0, 0.0, 0.0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit, in the dtypes in which it was saved.
@@ -195,15 +202,42 @@ class GRDA(Optimizer):
             state_dict: From :meth:`state_dict` of an optimizer with the same groups.
 
         Raises:
-            ValueError: If the groups differ in number or size.
+            ValueError: If the groups or the parameters' shapes differ.
         """
-        super().load_state_dict(state_dict)
-        saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
+        loaded: dict[str, Any] = {}
+
+        def see(_: Optimizer, processed: dict[str, Any]) -> None:
+            loaded.update(processed)
+            for p, saved in self._pairs(processed):
+                for key, value in saved.items():
+                    if isinstance(value, Tensor) and value.shape != p.shape:
+                        raise ValueError(
+                            f"the saved {key} has shape {tuple(value.shape)}, the parameter "
+                            f"{tuple(p.shape)}: load the state of an optimizer of this model"
+                        )
+
+        def restore(_: Optimizer) -> None:
+            for p, saved in self._pairs(loaded):
+                for key, value in saved.items():
+                    if isinstance(value, Tensor):
+                        self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(see),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            with torch.no_grad():
+                super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Every parameter with its state in the dictionary."""
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
         parameters = (p for group in self.param_groups for p in group["params"])
-        for saved_id, p in zip(saved_ids, parameters, strict=True):
-            for key, value in state_dict["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[p][key] = value.to(p.device, copy=True)
+        return ((p, state_dict["state"].get(i, {})) for p, i in zip(parameters, saved))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle or a deep copy."""
@@ -213,8 +247,14 @@ class GRDA(Optimizer):
                 group.setdefault(option, value)
 
     @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
-    def _advance(self, group: Group) -> list[Batch]:
+    def _advance(self) -> list[tuple[Batch, Group]]:
         """Advance n and g and sort the parameters into batches that share one computation."""
+        batches: list[tuple[Batch, Group]] = []
+        for group in self.param_groups:
+            batches += [(batch, group) for batch in self._advance_group(group)]
+        return batches
+
+    def _advance_group(self, group: Group) -> Iterable[Batch]:
         lr, c, mu = float(group["lr"]), group["c"], group["mu"]
         effective = lr / (1 - group["momentum"])
         grown: dict[tuple[int, float], float] = {}
@@ -233,58 +273,11 @@ class GRDA(Optimizer):
                 state["v"] = p.detach().to(state_dtype(p), copy=True)
             if group["momentum"] and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(p, dtype=state_dtype(p))
-            key = g, p.dtype, p.device, p.dim() == 1, "v" in state
+            key = g, p.dtype, p.device, "v" in state
             if key not in batches:
                 batches[key] = Batch.empty(lr, g)
             batches[key].add(p, state)
-        return list(batches.values())
-
-
-def param_groups(
-    model: nn.Module,
-    prune: Literal["all", "weights"] | Callable[[str, nn.Parameter], bool] = "all",
-) -> list[Group]:
-    """Split a model's parameters into those that gRDA thresholds and those that follow SGD.
-
-    Args:
-        model: Any module; parameters shared between layers count once.
-        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` leaves out
-            biases, other vectors and scalars, and normalisation layers; a callable decides by
-            name and parameter.
-
-    Returns:
-        One or two param groups for :class:`GRDA`; the second, if any, has ``c=0``.
-
-    Raises:
-        ValueError: If ``prune`` is none of these, or the model has no parameters.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
-        >>> [(len(group["params"]), group.get("c")) for group in param_groups(model, "weights")]
-        [(1, None), (3, 0.0)]
-    """
-    if prune == "all":
-        chosen: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True  # noqa: E731
-    elif prune == "weights":
-        norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(False)}
-        chosen = lambda name, parameter: parameter.dim() > 1 and id(parameter) not in norms  # noqa: E731
-    elif callable(prune):
-        chosen = prune
-    else:
-        raise ValueError(f'prune must be "all", "weights" or a callable, got {prune!r}')
-    thresholded: list[nn.Parameter] = []
-    dense: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (thresholded if chosen(name, parameter) else dense).append(parameter)
-    groups: list[Group] = [{"params": thresholded}, {"params": dense, "c": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise ValueError(f"{type(model).__name__} has no parameters to optimise")
-    return groups
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+        return batches.values()
 
 
 def _check(group: Group) -> None:
@@ -309,6 +302,12 @@ def _check_gradients(group: Group) -> None:
 
 
 def _check_options(group: Group) -> None:
+    for option in ("lr", "c", "mu", "momentum", "weight_decay"):
+        value = group[option]
+        if not isinstance(value, numbers.Real) and not (
+            option == "lr" and isinstance(value, Tensor) and value.numel() == 1
+        ):
+            raise TypeError(f"{option} must be a number, got {value!r}")
     for option in ("lr", "c", "weight_decay"):
         if not 0 <= group[option] < math.inf:
             raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
@@ -320,3 +319,8 @@ def _check_options(group: Group) -> None:
         raise ValueError("nesterov needs momentum above 0")
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach and fused exclude each other; leave one of them None")
+    if group["fused"] and _native.grda_step() is None:
+        raise ValueError(
+            "fused=True needs dirprune's C++ extension, which this installation does not have; "
+            "leave fused=None for the fastest path there is"
+        )

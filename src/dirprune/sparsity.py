@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+_ALL = "all trainable parameters"
+
 
 @dataclass(frozen=True)
 class LayerSparsity:
@@ -70,7 +72,7 @@ class SparsityReport:
 
     def __str__(self) -> str:
         """Draw the table."""
-        width = max([len(layer.name) for layer in self.layers] + [len("all parameters")])
+        width = max([len(layer.name) for layer in self.layers] + [len(_ALL)])
         lines = [f"{'':{width}}  {'zeros':>12} {'of':>12} {'sparsity':>9}  dead out  unread in"]
         for layer in self.layers:
             channels = (
@@ -85,9 +87,8 @@ class SparsityReport:
                 f"{layer.name:{width}}  {layer.zeros:12,} {layer.total:12,} "
                 f"{layer.sparsity:9.2%}{channels}"
             )
-        lines.append(
-            f"{'all parameters':{width}}  {self.zeros:12,} {self.total:12,} {self.sparsity:9.2%}"
-        )
+        lines.append(f"{_ALL:{width}}  {self.zeros:12,} {self.total:12,} {self.sparsity:9.2%}")
+        lines.append(f"l1 {self.l1:.6g}, l2 {self.l2:.6g}, l2/l1 {self.l2_over_l1:.6g}")
         return "\n".join(lines)
 
 
@@ -96,8 +97,9 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     r"""Count the zeros of a model's trainable parameters, per tensor and in all.
 
     Weights, biases and normalisation layers all count, as in the paper; buffers and frozen
-    parameters do not, and a parameter that two layers share counts once. Both ``0.0`` and
-    ``-0.0`` are zeros; NaN is not.
+    parameters do not, and a parameter that two layers share counts once, with the first. Both
+    ``0.0`` and ``-0.0`` are zeros; NaN is not. Sharded parameters (FSDP2) are gathered one at a
+    time, so every process must make the call.
 
     Args:
         model: Any module.
@@ -120,27 +122,29 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
         >>> report.l2_over_l1 == 5**0.5 / 3
         True
     """
-    owners = {
-        id(parameter): module
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-    }
+    owners: dict[int, nn.Module] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), module)
     layers = []
     l1 = l2_squared = 0.0
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layers.append(_layer(name, parameter, owners[id(parameter)]))
-        l1 += float(parameter.abs().sum(dtype=torch.float64))
-        l2_squared += float(torch.linalg.vector_norm(parameter, dtype=torch.float64)) ** 2
+        owner = owners[id(parameter)]
+        is_weight = getattr(owner, "weight", None) is parameter
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        layers.append(_layer(name, whole, owner if is_weight else None))
+        l1 += float(whole.abs().sum(dtype=torch.float64))
+        l2_squared += float(torch.linalg.vector_norm(whole, dtype=torch.float64)) ** 2
     return SparsityReport(tuple(layers), l1, math.sqrt(l2_squared))
 
 
-def _layer(name: str, parameter: Tensor, owner: nn.Module) -> LayerSparsity:
+def _layer(name: str, parameter: Tensor, owner: nn.Module | None) -> LayerSparsity:
     total = parameter.numel()
     zeros = total - int(parameter.count_nonzero())
     shape = tuple(parameter.shape)
-    if not isinstance(owner, _ConvNd | nn.Linear) or parameter is not owner.weight or not total:
+    if not isinstance(owner, _ConvNd | nn.Linear) or not total:
         return LayerSparsity(name, shape, zeros, total)
     alive_GOI = _alive(parameter, owner)
     dead_outputs = int((~alive_GOI.any(dim=2)).sum())

@@ -49,7 +49,8 @@ def threshold_path(
 
     .. math:: g_N = c \sum_{n=1}^{N} \gamma_n^{\mu + 1/2}\,(n^\mu - (n-1)^\mu)
 
-    where n counts the steps with :math:`\gamma_n > 0`, as :class:`dirprune.GRDA` does.
+    where n counts the steps with :math:`\gamma_n > 0` from the start of the run, as
+    :class:`dirprune.GRDA` does. For a run that is under way, give the rates of its past steps too.
 
     Args:
         c: Scale :math:`c \ge 0`.
@@ -89,6 +90,8 @@ def threshold_path(
     elif steps is not None:
         raise ValueError(f"steps goes with a scheduler; a list of rates has its length: {steps}")
     gamma = torch.as_tensor(lrs, dtype=torch.float64)
+    if gamma.dim() != 1:
+        raise ValueError(f"lrs must be one rate a step, got shape {tuple(gamma.shape)}")
     if not bool(((gamma >= 0) & gamma.isfinite()).all()):
         raise ValueError("every rate in lrs must be at least 0 and finite")
     n = (gamma > 0).cumsum(0).double()

@@ -1,13 +1,12 @@
-"""One gRDA step of many tensors, on whichever of five paths is the fastest there is.
+"""One gRDA step of many tensors, on whichever path is the fastest there is.
 
 Every path computes v <- v - lr d, then w <- S_g(v); without v, the SGD step w <- w - lr d:
 
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
 - the C++ extension does the same in one pass over all tensors;
-- on CUDA, a handful of multi-tensor calls with w as the only scratch space;
-- on the CPU, two passes over a chunk that stays in cache (three where softshrink has a tail),
-  and all vectors (biases, normalisation) joined into one;
-- half-precision weights, rounded from a float32 accumulator, chunk by chunk.
+- multi-tensor calls (the default on CUDA), with w as the only scratch space;
+- tensor by tensor (the default on the CPU): two passes over a chunk that stays in cache, three
+  where softshrink would leave -0.0, with all short vectors joined into one.
 """
 
 from collections.abc import Iterable
@@ -24,6 +23,8 @@ Group = dict[str, Any]
 
 # Elements updated at a time on the CPU, so that the second pass finds most of v in cache.
 CHUNK = 1 << 22
+# Vectors up to this length cost as much as the calls that update them.
+SHORT = 1 << 14
 
 
 class Batch(NamedTuple):
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
     @classmethod
     def empty(cls, lr: float, g: float) -> "Batch":
         """Make a batch without parameters."""
-        rate, threshold = torch.tensor([lr, g], dtype=torch.float64).unbind()
+        rate, threshold = torch.tensor([lr, g], dtype=torch.float64, device="cpu").unbind()
         return cls(rate, threshold, [], [], [], [])
 
     def add(self, p: Tensor, state: dict[str, Any]) -> None:
@@ -58,31 +59,23 @@ def update(batch: Batch, group: Group) -> None:
     """Step the weights of a batch in place.
 
     Args:
-        batch: Parameters of one dtype and device.
+        batch: Parameters of one dtype and device, all with v or all without.
         group: The options of their param group.
-
-    Raises:
-        ValueError: If ``fused=True`` and the C++ extension is not installed.
     """
-    w, v = batch.w[0], batch.v[0]
     if torch.compiler.is_compiling():
         for w, v, grad, m in zip(*batch[2:]):
             _descend_traced(w, v, _direction(w, grad, m, group), batch.lr, batch.g)
         return
     lr, g = float(batch.lr), float(batch.g)
-    native = _native_step(group)
-    if native and v is not None and w.dtype == torch.float32 and w.device.type == "cpu":
-        native(batch.v, batch.w, _directions(batch, group), lr, g)
-    elif group["foreach"] or (group["foreach"] is None and w.is_cuda):
-        _descend_foreach(batch.w, batch.v, _directions(batch, group), lr, g)
-    elif v is not None and v.dtype == w.dtype and w.dim() == 1 and len(batch.w) > 1:
-        _descend_vectors(batch.w, batch.v, _directions(batch, group), lr, g)
+    if batch.v[0] is None:
+        for w, d in zip(batch.w, _directions(batch, group)):
+            w.add_(d, alpha=-lr)
+    elif (native := _native_step(batch, group)) is not None:
+        native(batch.v, batch.w, list(_directions(batch, group)), lr, g)
+    elif group["foreach"] or (group["foreach"] is None and batch.w[0].is_cuda):
+        _descend_foreach(batch.w, batch.v, list(_directions(batch, group)), lr, g)
     else:
-        for w, v, grad, m in zip(*batch[2:]):
-            if v is None:
-                w.add_(_direction(w, grad, m, group), alpha=-lr)
-            else:
-                _descend(w, v, grad, m, group, lr, g)
+        _descend_each(batch, group, lr, g)
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -98,80 +91,94 @@ def _local(t: Any) -> Any:
 def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tensor:
     """The direction of descent, rounded as torch.optim.SGD rounds it; m is updated."""
     d = -grad if group["maximize"] else grad
-    if group["weight_decay"]:
-        d = d.add(w, alpha=group["weight_decay"])
-    if m is not None and group["momentum"]:
-        m.mul_(group["momentum"]).add_(d)
-        d = d.add(m, alpha=group["momentum"]) if group["nesterov"] else m
+    if decay := group["weight_decay"]:
+        d = d.to(state_dtype(w))
+        d = d.add(w, alpha=decay) if d is grad else d.add_(w, alpha=decay)
+    if (beta := group["momentum"]) and m is not None:
+        m.mul_(beta).add_(d)
+        if not group["nesterov"]:
+            return m
+        d = d.to(m.dtype)
+        d = d.add(m, alpha=beta) if d is grad else d.add_(m, alpha=beta)
     return d
 
 
-def _directions(batch: Batch, group: Group) -> list[Tensor]:
-    return [_direction(w, grad, m, group) for w, grad, m in zip(batch.w, batch.grad, batch.m)]
+def _directions(batch: Batch, group: Group) -> Iterable[Tensor]:
+    return (_direction(w, grad, m, group) for w, grad, m in zip(batch.w, batch.grad, batch.m))
 
 
-def _descend(
-    w: Tensor, v: Tensor, grad: Tensor, m: Tensor | None, group: Group, lr: float, g: float
-) -> None:
-    threads = torch.get_num_threads()
-    for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
-        v_.add_(_direction(w_, grad_, m_, group), alpha=-lr)
-        if w_.dtype != v_.dtype:
-            # the cast may underflow to -0.0, which the sum with 0.0 makes 0.0
-            w_.copy_(v_ - v_.clamp(-g, g)).add_(0.0)
-        elif w_.is_contiguous() and _softshrink_is_clean(w_.numel(), w_.dtype, threads):
-            F.softshrink(v_, g, out=w_)  # type: ignore[call-arg]
-        else:
-            torch.clamp(v_, -g, g, out=w_)
-            torch.sub(v_, w_, out=w_)
+def _descend_each(batch: Batch, group: Group, lr: float, g: float) -> None:
+    joined: list[tuple[Tensor, Tensor, Tensor]] = []
+    for w, v, grad, m in zip(*batch[2:]):
+        if w.dim() == 1 and len(w) <= SHORT and w.dtype == v.dtype:
+            joined.append((w, v, _direction(w, grad, m, group)))
+            continue
+        for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
+            v_.add_(_direction(w_, grad_, m_, group), alpha=-lr)
+            _threshold(w_, v_, g)
+    if joined:
+        w_all, v_all, d_all = zip(*joined)
+        lengths = [len(w) for w in w_all]
+        v = torch.cat(v_all).add_(torch.cat(d_all), alpha=-lr)
+        torch._foreach_copy_(v_all, torch.split(v, lengths))
+        torch._foreach_copy_(w_all, torch.split(v.sub_(v.clamp(-g, g)), lengths))
 
 
-def _descend_vectors(
-    w: list[Tensor], v: list[Tensor], d: list[Tensor], lr: float, g: float
-) -> None:
-    """Join the vectors, which are so short that they cost as much as the calls."""
-    lengths = [len(v_) for v_ in v]
-    joined = torch.cat(v).add_(torch.cat(d), alpha=-lr)
-    torch._foreach_copy_(v, torch.split(joined, lengths))
-    torch._foreach_copy_(w, torch.split(joined.sub_(joined.clamp(-g, g)), lengths))
-
-
-def _chunks(w: Tensor, *others: Tensor | None) -> Iterable[tuple[Any, ...]]:
-    """Cut tensors of one shape alike, along their first dimension; None stays None."""
-    if w.numel() <= CHUNK:
-        return [(w, *others)]
-    rows = max(1, w.shape[0] * CHUNK // w.numel())
-    pieces = torch.split(w, rows)
-    return zip(
-        pieces, *([None] * len(pieces) if t is None else torch.split(t, rows) for t in others)
-    )
+def _threshold(w: Tensor, v: Tensor, g: float) -> None:
+    """Write S_g(v) into w."""
+    if w.dtype != v.dtype:
+        shrunk = v.clamp(-g, g)
+        torch.sub(v, shrunk, out=shrunk)
+        w.copy_(shrunk).add_(0.0)  # the cast may underflow to -0.0, which the sum makes 0.0
+    elif (
+        w.is_contiguous()
+        and v.is_contiguous()
+        and _softshrink_is_clean(w.numel(), w.dtype, w.device, torch.get_num_threads())
+    ):
+        F.softshrink(v, g, out=w)  # type: ignore[call-arg]
+    else:
+        torch.clamp(v, -g, g, out=w)
+        torch.sub(v, w, out=w)
 
 
 @cache
-def _softshrink_is_clean(numel: int, dtype: torch.dtype, threads: int) -> bool:
+def _softshrink_is_clean(
+    numel: int, dtype: torch.dtype, device: torch.device, threads: int
+) -> bool:
     """Whether torch's softshrink yields 0.0, not -0.0, everywhere in a vector of this length.
 
-    It yields 0.0 in the SIMD part of every thread's share and -0.0 in the rest: the answer
-    depends on the length, the dtype, the number of threads and the machine, not on the values.
+    On the CPU it yields 0.0 in the SIMD part of every thread's share and -0.0 in the rest: the
+    answer depends on the length, the threads and the machine, not on the values.
     """
-    inside = torch.full((numel,), -0.5, dtype=dtype)
+    inside = torch.full((numel,), -0.5, dtype=dtype, device=device)
     return not bool(F.softshrink(inside, 1.0).signbit().any())
 
 
-def _descend_foreach(w: list[Tensor], v: list[Any], d: list[Tensor], lr: float, g: float) -> None:
-    if v[0] is None:
-        torch._foreach_add_(w, d, alpha=-lr)
-    elif v[0].dtype != w[0].dtype:
-        torch._foreach_add_(v, d, alpha=-lr)
-        for w_, v_ in zip(w, v):
-            w_.copy_(v_ - v_.clamp(-g, g)).add_(0.0)
+def _chunks(*tensors: Tensor | None) -> Iterable[tuple[Any, ...]]:
+    """Cut tensors of one shape alike; None stays None."""
+    whole = [t for t in tensors if t is not None]
+    if whole[0].numel() <= CHUNK:
+        return [tensors]
+    if all(t.is_contiguous() for t in whole):
+        tensors = tuple(None if t is None else t.view(-1) for t in tensors)
+        rows = CHUNK
     else:
-        torch._foreach_add_(v, d, alpha=-lr)
-        torch._foreach_copy_(w, v)
-        torch._foreach_clamp_max_(w, g)
-        torch._foreach_clamp_min_(w, -g)
-        torch._foreach_neg_(w)
-        torch._foreach_add_(w, v)
+        rows = max(1, whole[0].shape[0] * CHUNK // whole[0].numel())
+    count = -(-next(len(t) for t in tensors if t is not None) // rows)
+    return zip(*([None] * count if t is None else torch.split(t, rows) for t in tensors))
+
+
+def _descend_foreach(w: list[Tensor], v: list[Any], d: list[Tensor], lr: float, g: float) -> None:
+    torch._foreach_add_(v, d, alpha=-lr)
+    if v[0].dtype != w[0].dtype:
+        for w_, v_ in zip(w, v):
+            _threshold(w_, v_, g)
+        return
+    torch._foreach_copy_(w, v)
+    torch._foreach_clamp_max_(w, g)
+    torch._foreach_clamp_min_(w, -g)
+    torch._foreach_neg_(w)
+    torch._foreach_add_(w, v)
 
 
 def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tensor) -> None:
@@ -183,13 +190,13 @@ def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tenso
     w.copy_(torch.where(shrunk == 0, 0.0, shrunk))
 
 
-def _native_step(group: Group) -> _native.FusedStep | None:
-    if group["fused"] is False or group["foreach"]:
+def _native_step(batch: Batch, group: Group) -> _native.FusedStep | None:
+    """The extension's step, where it is installed, wanted and able to work on these tensors."""
+    native = None if group["fused"] is False or group["foreach"] else _native.grda_step()
+    if native is None:
         return None
-    native = _native.grda_step()
-    if group["fused"] and native is None:
-        raise ValueError(
-            "fused=True needs dirprune's C++ extension, which this installation does not have; "
-            "leave fused=None for the fastest path there is"
-        )
-    return native
+    tensors = (*batch.w, *batch.v, *batch.grad)
+    able = all(
+        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
+    )
+    return native if able else None

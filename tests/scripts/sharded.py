@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from dirprune import GRDA
+from dirprune import GRDA, sparsity_report
 
 
 def step(model: nn.Module, optimizer: GRDA, n: int) -> None:
@@ -47,6 +47,8 @@ def main() -> None:
         step(whole, a, 8)
         for p, q in zip(whole.parameters(), sharded.parameters()):
             torch.testing.assert_close(p.detach(), q.detach().full_tensor(), rtol=1e-8, atol=1e-10)
+        report = sparsity_report(sharded)
+        assert (report.zeros, report.total) == (sparsity_report(whole).zeros, 811)
         assert any((p == 0).any() for p in whole.parameters())
     if dist.get_rank() == 0:
         print("same")

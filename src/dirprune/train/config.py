@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dirprune.train.sizes import parse_size
+
 Schedule = Literal["constant", "piecewise", "steps", "cosine"]
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
@@ -40,7 +42,7 @@ class TrainConfig:
     lr: float = 0.1
     """Initial learning rate, the paper's gamma."""
     c: float = 0.005
-    """Scale of gRDA's threshold; larger is sparser; 0 is SGD."""
+    """Scale of gRDA's and rda's threshold, prox_sgd's l1 weight; larger is sparser; 0 is SGD."""
     mu: float = 0.7
     """Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser."""
     momentum: float = 0.0
@@ -53,6 +55,13 @@ class TrainConfig:
     """all parameters as in the paper, or weights only (no biases, no normalisation)."""
     sparsity: float = 0.9
     """Share of zeros that the mask methods (gmp, magnitude, random) aim at, in [0, 1)."""
+    target_sparsity: float | None = None
+    """Share of zeros to end with, in (0, 1): gRDA then finds its c itself, from the initial
+    weights and, once, from what a third of the run has shown."""
+    target_size: str | None = None
+    """Size of the compressed weights to end with, such as 2MB or 500kB, instead."""
+    forecast: bool = False
+    """Foretell the final sparsity after every early epoch, and leave c alone."""
     schedule: Schedule = "piecewise"
     """constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %); steps, a tenth
     at each of lr_steps; cosine to zero."""
@@ -95,12 +104,27 @@ class TrainConfig:
             "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0"
         )
         _in_range("sparsity", self.sparsity, 0 <= self.sparsity < 1, "in [0, 1)")
+        self._check_target()
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
         _in_range("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
         _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
         _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
+
+    def _check_target(self) -> None:
+        share, size = self.target_sparsity, self.target_size
+        _in_range("target_sparsity", share, share is None or 0 < share < 1, "in (0, 1)")
+        if size is not None:
+            parse_size(size)
+        if share is not None and size is not None:
+            raise ValueError("target_sparsity and target_size exclude each other: give one")
+        if (share is not None or size is not None or self.forecast) and self.c == 0:
+            raise ValueError(
+                "a target or forecast needs c above 0, got 0: leave c out or raise it"
+            )
+        if (share is not None or size is not None) and self.epochs < 3:
+            raise ValueError(f"a target needs at least 3 epochs to steer by, got {self.epochs}")
 
 
 def _in_range(name: str, value: object, holds: bool, needed: str) -> None:

@@ -37,6 +37,7 @@ from dirprune.train.session import (
     restore,
     snapshot,
 )
+from dirprune.train.steering import start_steering, steer
 from dirprune.train.stopping import StopSignals
 from dirprune.train.summary import (
     Summary,
@@ -114,6 +115,8 @@ def train(
         return finished
     session = open_session(config, initial)
     progress = _resume(session, folder) if resume else Progress(session.zero_totals())
+    if progress.step == 0:
+        start_steering(session, progress)
     session.accelerator.wait_for_everyone()  # all have read before one writes
     main = session.accelerator.is_main_process
     if main:
@@ -216,7 +219,7 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
     share_buffers(session)
     if progress.step == len(session.lrs) and session.config.refresh_batchnorm:
         refresh_statistics(session)
-    record = epoch_record(session, progress)
+    record = epoch_record(session, progress) | {"forecast": steer(session, progress)}
     if record["validation_accuracy"] is not None:
         best = progress.best or {"validation_accuracy": -math.inf}
         if record["validation_accuracy"] > best["validation_accuracy"]:
@@ -294,6 +297,7 @@ def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:
         session.lrs,
         folder.read_metrics(),
         best=progress.best,
+        correction=progress.correction,
         peak_memory_mib=progress.peak_memory_mib,
         weights=folder.weights,
     )

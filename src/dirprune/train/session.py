@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from dirprune.train.checkpoint import pack, unpack
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import Dataset, load_data
+from dirprune.train.forecast import Magnitudes
 from dirprune.train.methods import build_optimizer
 from dirprune.train.models import build_model
 from dirprune.train.runs import check_same_config
@@ -106,6 +107,8 @@ class Progress:
         seconds: Training time of the epoch so far.
         best: Epoch, step and validation accuracy of the best epoch so far.
         peak_memory_mib: So far, over all starts of the run.
+        past: Where the accumulators stood at the start and after every epoch with a forecast.
+        correction: Step, c before and c after, once a target has changed it.
     """
 
     totals: Tensor
@@ -113,6 +116,8 @@ class Progress:
     seconds: float = 0.0
     best: dict[str, Any] | None = None
     peak_memory_mib: float = 0.0
+    past: list[Magnitudes] = field(default_factory=list)
+    correction: dict[str, Any] | None = None
 
 
 def open_session(config: TrainConfig, initial: Mapping[str, Tensor] | None = None) -> Session:
@@ -161,6 +166,8 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
     """
     optimizer, tensors = pack(session.optimizer.state_dict(), "optimizer")
     tensors |= {f"model.{name}": tensor for name, tensor in session.net.state_dict().items()}
+    past, quantiles = pack([asdict(moment) for moment in progress.past], "past")
+    tensors |= quantiles
     scaler = session.accelerator.scaler
     return tensors, {
         "config": asdict(session.config),
@@ -169,6 +176,8 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
         "seconds": progress.seconds,
         "best": progress.best,
         "peak_memory_mib": progress.peak_memory_mib,
+        "past": past,
+        "correction": progress.correction,
         "optimizer": optimizer,
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -206,7 +215,15 @@ def restore(
     totals = session.zero_totals()
     if session.accelerator.is_main_process:  # they are those of all processes
         totals += torch.tensor(meta["totals"], dtype=totals.dtype)
-    return Progress(totals, meta["step"], meta["seconds"], meta["best"], meta["peak_memory_mib"])
+    return Progress(
+        totals,
+        meta["step"],
+        meta["seconds"],
+        meta["best"],
+        meta["peak_memory_mib"],
+        [Magnitudes(**moment) for moment in unpack(meta["past"], tensors)],
+        meta["correction"],
+    )
 
 
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

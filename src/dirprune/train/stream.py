@@ -81,7 +81,8 @@ def read_image(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            converted: Image.Image = image.convert("RGB")
+            return converted
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"broken image {path} ({reason}): replace or delete it") from error

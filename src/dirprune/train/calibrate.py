@@ -1,0 +1,93 @@
+"""Finding the strength of a penalty at which a method ends at a wanted sparsity."""
+
+import math
+from collections.abc import Callable, Sequence
+
+Trial = tuple[float, float]
+"""A strength c > 0 and the sparsity in [0, 1] that it led to."""
+
+
+def calibrate(
+    sparsity_at: Callable[[float], float],
+    start: float,
+    target: float,
+    *,
+    tolerance: float = 0.01,
+    most: int = 5,
+) -> list[Trial]:
+    """Try strengths until the sparsity is close enough, or no trial is left.
+
+    Args:
+        sparsity_at: Trains with a strength; sparsity should grow with it.
+        start: First strength, above 0.
+        target: Wanted sparsity, in (0, 1).
+        tolerance: How far from it is still close.
+        most: How many trials there may be, at least 1.
+
+    Returns:
+        All trials in the order of time.
+
+    Example:
+        >>> trials = calibrate(lambda c: c / (1 + c), start=1.0, target=0.9)
+        >>> [round(sparsity, 2) for c, sparsity in trials]
+        [0.5, 0.9]
+    """
+    trials: list[Trial] = []
+    c = start
+    while True:
+        # Few digits, so that the value can be read, typed and part of a folder's name.
+        c = float(f"{c:.4g}")
+        trials.append((c, sparsity_at(c)))
+        if abs(trials[-1][1] - target) <= tolerance or len(trials) == most:
+            return trials
+        c = next_strength(trials, target)
+
+
+def closest(trials: Sequence[Trial], target: float) -> Trial:
+    """Return the trial whose sparsity is nearest to the target."""
+    return min(trials, key=lambda trial: abs(trial[1] - target))
+
+
+def next_strength(trials: Sequence[Trial], target: float) -> float:
+    r"""Choose the next strength to try.
+
+    The logarithm of the odds of a zero, :math:`\log s / (1 - s)`, is taken to be linear in
+    :math:`\log c`: between the nearest trials on either side of the target if there are both,
+    through the last two or with slope 1 otherwise. A step inside an interval stays 10 % away from
+    its ends; one outside is between 1.2-fold and 20-fold.
+
+    Args:
+        trials: At least one.
+        target: Wanted sparsity, in (0, 1).
+
+    Returns:
+        A strength that has not been tried.
+
+    Example:
+        >>> round(next_strength([(1.0, 0.5), (100.0, 0.99)], 0.9), 3)
+        9.043
+    """
+    points = [(math.log(c), _log_odds(s)) for c, s in trials]
+    wanted = _log_odds(target)
+    below = max((p for p in points if p[1] < wanted), default=None)
+    above = min((p for p in points if p[1] >= wanted), default=None)
+    if below and above and below[0] < above[0]:
+        share = (wanted - below[1]) / (above[1] - below[1])
+        return math.exp(below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0]))
+    x, y = below or above or points[-1]
+    step = (wanted - y) / _slope(points)
+    step = math.copysign(min(max(abs(step), math.log(1.2)), math.log(20)), wanted - y)
+    return math.exp(x + step)
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> float:
+    if len(points) > 1:
+        (x1, y1), (x2, y2) = points[-2:]
+        if x1 != x2 and (y2 - y1) / (x2 - x1) > 0.1:
+            return (y2 - y1) / (x2 - x1)
+    return 1.0
+
+
+def _log_odds(share: float) -> float:
+    inside = min(max(share, 1e-4), 1 - 1e-4)
+    return math.log(inside / (1 - inside))

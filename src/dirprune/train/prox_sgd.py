@@ -1,0 +1,66 @@
+"""Proximal SGD: every step of SGD is followed by the l1 penalty's proximal operator."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch.optim import SGD
+
+from dirprune.prox import soft_threshold
+
+
+class ProxSGD(SGD):
+    r"""SGD on a loss with an l1 penalty, which is dealt with by its proximal operator.
+
+    .. math:: w_n = S_{\gamma_n \lambda}(w_{n-1} - \gamma_n \nabla f(w_{n-1}))
+
+    Unlike gRDA it forgets: a weight that is zero starts anew at every step, and only a gradient
+    above :math:`\lambda` brings it back.
+
+    Args:
+        params: Parameters, or param groups; each may have a ``c`` of its own, such as 0.
+        lr: Learning rate :math:`\gamma`.
+        c: Weight :math:`\lambda` of the penalty, at least 0.
+        weight_decay: Coefficient of an l2 penalty.
+
+    References:
+        Proximal Algorithms (Parikh & Boyd, 2014), section 4.2,
+        https://web.stanford.edu/~boyd/papers/prox_algs.html
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.25]))
+        >>> optimizer = ProxSGD([w], lr=0.5, c=0.5)
+        >>> w.grad = torch.tensor([1.0, 0.25])
+        >>> optimizer.step()
+        >>> w.detach()
+        tensor([0.2500, 0.0000])
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, c: float, *, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group.setdefault("c", c)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step.
+
+        Args:
+            closure: Evaluates the model anew and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss: float | None = super().step(closure)
+        for group in self.param_groups:
+            if level := float(group["lr"]) * group["c"]:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.copy_(soft_threshold(p, level))
+        return loss

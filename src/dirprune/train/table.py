@@ -1,0 +1,99 @@
+"""The table of a comparison: a row per method, with mean and standard deviation over seeds."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FIGURES = {
+    "test_accuracy": "test accuracy, %",
+    "sparsity": "zeros, % of all trainable parameters",
+    "nonzeros": "nonzeros",
+    "seconds_per_epoch": "s/epoch",
+    "peak_memory_mib": "peak memory, MiB",
+    "weights_zstd_bytes": "weights after zstd, kB",
+}
+"""Names in summary.json, and the heads of their columns."""
+
+_SCALES = {"test_accuracy": 100.0, "sparsity": 100.0, "weights_zstd_bytes": 1e-3}
+_DIGITS = {"test_accuracy": 2, "sparsity": 2, "seconds_per_epoch": 2}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's figures over its finished runs.
+
+    Attributes:
+        method: Its name.
+        finished: Number of runs that count.
+        diverged: Number of runs that do not, because they diverged.
+        mean: Of every figure of `FIGURES`, or None without a finished run.
+        std: Sample standard deviation (n - 1), or None below two runs.
+    """
+
+    method: str
+    finished: int
+    diverged: int
+    mean: Mapping[str, float | None]
+    std: Mapping[str, float | None]
+
+
+def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
+    """Average over the runs of every method.
+
+    Args:
+        summaries: Method to what summary.json of each of its runs holds.
+
+    Returns:
+        A row per method, in the same order.
+
+    Example:
+        >>> run = dict.fromkeys(FIGURES, 1.0) | {"status": "finished"}
+        >>> [row] = rows({"sgd": [run, run | {"sparsity": 0.5}]})
+        >>> row.mean["sparsity"], round(row.std["sparsity"], 4)
+        (0.75, 0.3536)
+    """
+    found = []
+    for method, runs in summaries.items():
+        counted = [run for run in runs if run["status"] == "finished"]
+        diverged = sum(run["status"] == "diverged" for run in runs)
+        values = {name: [run[name] for run in counted] for name in FIGURES}
+        mean = {name: statistics.fmean(v) if v else None for name, v in values.items()}
+        std = {name: statistics.stdev(v) if len(v) > 1 else None for name, v in values.items()}
+        found.append(Row(method, len(counted), diverged, mean, std))
+    return found
+
+
+def csv_text(table: Sequence[Row]) -> str:
+    """Write a table for machines: fractions, bytes and seconds, to the last digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{figure}_{kind}" for figure in FIGURES for kind in ("mean", "std")]
+    writer.writerow(["method", "finished", "diverged", *names])
+    for row in table:
+        cells = [value for name in FIGURES for value in (row.mean[name], row.std[name])]
+        writer.writerow([row.method, row.finished, row.diverged, *cells])
+    return text.getvalue()
+
+
+def markdown_text(table: Sequence[Row]) -> str:
+    """Write a table for people: mean ± standard deviation over the finished runs."""
+    lines = [
+        "| method | runs | " + " | ".join(FIGURES.values()) + " |",
+        "|---|---|" + "---:|" * len(FIGURES),
+    ]
+    for row in table:
+        runs = f"{row.finished}" + (f" (+{row.diverged} diverged)" if row.diverged else "")
+        cells = [_cell(name, row.mean[name], row.std[name]) for name in FIGURES]
+        lines.append(f"| {row.method} | {runs} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(name: str, mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "-"
+    scale, digits = _SCALES.get(name, 1.0), _DIGITS.get(name, 0)
+    spread = "" if std is None else f" ± {std * scale:,.{digits}f}"
+    return f"{mean * scale:,.{digits}f}{spread}"

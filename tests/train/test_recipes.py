@@ -1,0 +1,114 @@
+from dataclasses import replace
+
+import pytest
+
+from dirprune.report.published import published as drawn
+from dirprune.threshold import threshold_path
+from dirprune.train.config import TrainConfig
+from dirprune.train.models import build_model
+from dirprune.train.recipes import (
+    RECIPES,
+    get_recipe,
+    paper_rows,
+    published,
+    resnet50_imagenet,
+    vgg16_cifar10,
+    wrn28x10_cifar10,
+    wrn28x10_cifar100,
+)
+from dirprune.train.schedule import learning_rates
+
+CIFAR, IMAGENET = -(-50_000 // 128), -(-1_281_167 // 256)  # steps per epoch
+
+
+def final_threshold(config: TrainConfig, steps_per_epoch: int) -> float:
+    return float(threshold_path(config.c, config.mu, learning_rates(config, steps_per_epoch))[-1])
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "published_g"),
+    [
+        *((vgg16_cifar10(mu), CIFAR, g) for mu, g in ((0.4, 0.0077), (0.51, 0.0223))),
+        *((vgg16_cifar10(mu), CIFAR, g) for mu, g in ((0.6, 0.0529), (0.7, 0.138))),
+        *((wrn28x10_cifar10(mu), CIFAR, g) for mu, g in ((0.501, 0.0235), (0.55, 0.0357))),
+        *((wrn28x10_cifar100(mu), CIFAR, g) for mu, g in ((0.6, 0.0547), (0.65, 0.0837))),
+        (resnet50_imagenet("140", 0.501), IMAGENET, 0.425),
+        (resnet50_imagenet("140", 0.51), IMAGENET, 0.470),
+        (resnet50_imagenet("140", 0.55), IMAGENET, 0.734),
+        (resnet50_imagenet("140", 0.7), IMAGENET, 3.91),
+        (resnet50_imagenet("30", 0.7), IMAGENET, 1.381),
+        (resnet50_imagenet("30", 0.85), IMAGENET, 5.82),
+    ],
+)
+def test_thresholds_end_where_the_paper_s_did(
+    config: TrainConfig, steps: int, published_g: float
+) -> None:
+    assert final_threshold(config, steps) == pytest.approx(published_g, rel=0.01)
+
+
+def test_rates_fall_in_the_paper_s_epochs() -> None:
+    def rates(schedule: str) -> list[float]:
+        return learning_rates(resnet50_imagenet(schedule), 1)  # type: ignore[arg-type]
+
+    assert set(rates("fixed")) == {0.1}
+    assert rates("140") == pytest.approx([0.1] * 140 + [0.01] * 10)
+    steps = [0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 5
+    assert rates("30") == pytest.approx(steps)
+    vgg = learning_rates(vgg16_cifar10(), 1)
+    assert vgg[:300] == [0.1] * 300
+    assert vgg[539:] == pytest.approx([0.001] * 61)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds(name: str) -> None:
+    config = get_recipe(name)
+    kind = config.data.partition(":")[0]
+    classes, channels, side = {
+        "digits": (10, 1, 8),
+        "fashion-mnist": (10, 1, 28),
+        "cifar10": (10, 3, 32),
+        "cifar100": (100, 3, 32),
+        "imagenet": (1000, 3, 224),
+    }[kind]
+    if name == "wrn28x10_cifar10" or name == "wrn28x10_cifar100":
+        config = replace(config, width=0.1)  # full width is built in test_models
+    build_model(
+        config.model,
+        num_classes=classes,
+        channels=channels,
+        size=(side, side),
+        width=config.width,
+    )
+
+
+def test_unknown_recipes_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are vgg16_cifar10, "):
+        get_recipe("vgg")
+
+
+def test_published_figures_are_found_whatever_does_not_matter() -> None:
+    config = replace(wrn28x10_cifar10(0.55), seed=3, device="cpu", data="cifar10:/data")
+    assert published(config) == {"test_accuracy": 0.94433, "sparsity": 0.94744}
+    assert published(replace(config, method="sgd", c=0.2, mu=0.9)) == {
+        "test_accuracy": 0.94173,
+        "sparsity": 0.0,
+    }
+    others = ({"epochs": 100}, {"mu": 0.56}, {"width": 0.25}, {"data": "digits"}, {"lr": 0.2})
+    for other in others:
+        assert published(replace(config, **other)) is None  # type: ignore[arg-type]
+
+
+def test_figures_agree_with_those_that_the_report_draws() -> None:
+    rows = list(paper_rows())
+    assert len(rows) == 4 + 5 + 4 + 3 + 7 + 11 + 4
+    for config, figures in rows:
+        found = drawn({"model": config.model, "data": config.data, "width": 1.0})
+        assert found is not None
+        points = [p for s in found.series if s.method == config.method for p in s.points]
+        near = [
+            p
+            for p in points
+            if abs(p.test_accuracy - figures.test_accuracy) < 6e-5
+            and abs(p.sparsity - figures.sparsity) < 6e-5
+        ]
+        assert near, config
