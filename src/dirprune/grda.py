@@ -66,7 +66,7 @@ class GRDA(Optimizer):
         https://arxiv.org/abs/2006.09358
 
     Example:
-        >>> w = nn.Parameter(torch.tensor([1.0, 0.05]))
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.05]))
         >>> optimizer = GRDA([w], lr=0.1, c=0.5, mu=0.5)
         >>> for _ in range(4):
         ...     optimizer.zero_grad()
@@ -175,7 +175,7 @@ class GRDA(Optimizer):
         put back after a divergence.
 
         Example:
-            >>> w = nn.Parameter(torch.ones(2))
+            >>> w = torch.nn.Parameter(torch.ones(2))
             >>> optimizer = GRDA([w], lr=1.0, c=0.5, mu=0.5)
             >>> w.grad = torch.zeros(2)
             >>> optimizer.step()

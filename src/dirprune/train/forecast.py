@@ -73,7 +73,7 @@ def forecast_sparsity(
         |v|_{end} = |v| + \tfrac{r}{2} (c + c_0) K, \qquad
         w_{end} = 0 \iff |v|_{end} \leq g + c K
 
-    The half is the method's one constant, found on four networks; results/forecast has the
+    The half is the method's one constant, fitted to small networks; results/forecast has the
     errors. What is zero now is taken to stay so.
 
     Args:
@@ -138,8 +138,8 @@ def c_for_sparsity(
     highest = int(scales.isfinite().sum())
     if not lowest <= needed <= highest or not 0 <= target < 1:
         raise ValueError(
-            f"a sparsity of {target:.2%} cannot be reached from here: what is left of the run can "
-            f"end between {lowest / total:.2%} and {highest / total:.2%}: give a target in this range"
+            f"a sparsity of {target:.2%} cannot be reached: from here on, the run can end between "
+            f"{lowest / total:.2%} and {highest / total:.2%}; give a target in this range"
         )
     if needed == lowest:
         return 0.0

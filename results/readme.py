@@ -1,0 +1,104 @@
+"""Write the tables of the README from the files beside this script.
+
+    python results/readme.py [--check]
+
+With ``--check`` nothing is written, and the exit status is 1 if the README is not up to date.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+STEP_ROWS = {
+    "SGD, fused": "`torch.optim.SGD(fused=True)`",
+    "SGD momentum, fused": "`torch.optim.SGD(momentum=0.9, fused=True)`",
+    "GRDA": "**`GRDA`**",
+    "GRDA compiled": "`GRDA`, `torch.compile(optimizer.step)`",
+    "GRDA momentum": "`GRDA(momentum=0.9)`",
+    "authors' way": "a loop over tensors with temporaries, as in the authors' code",
+}
+
+
+def machine(environment: dict[str, Any]) -> str:
+    hardware, versions = environment["hardware"], environment["versions"]
+    return f"{hardware['cpu']}, {hardware['threads']} threads, torch {versions['torch']}"
+
+
+def step_table() -> str:
+    """Time of a step over that of fused SGD with momentum, a column a network."""
+    parts = []
+    for path in sorted((HERE / "step").glob("*.json")):
+        report = json.loads(path.read_text())
+        nets = report["nets"]
+        parts.append(
+            f"One step in ms, median of {report['rounds']} rounds in turn (in brackets: over SGD "
+            f"with momentum, median; quartiles), {machine(report['environment'])}:\n"
+        )
+        parts.append("| | " + " | ".join(nets) + " |\n|---|" + "---|" * len(nets))
+        for name, words in STEP_ROWS.items():
+            cells = []
+            for figures in nets.values():
+                low, middle, high = figures[name]["ratio"]
+                ms = figures[name]["ms"][1]
+                cells.append(f"{ms:.2f} ({middle:.2f}; {low:.2f}-{high:.2f})")
+            parts.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(parts)
+
+
+def comparisons() -> str:
+    """Every comparison's table, with the command that made it."""
+    parts = []
+    for path in sorted(HERE.glob("*/comparison.csv")):
+        about = json.loads((path.parent / "about.json").read_text())
+        parts.append(f"**{about['title']}** ({machine(about['environment'])}), made by")
+        parts.append(f"`{about['command']}`:\n")
+        parts.append("| method | seeds | test accuracy, % | zeros, % | s/epoch | after zstd, kB |")
+        parts.append("|---|---|---|---|---|---|")
+        parts += [comparison_row(row) for row in csv.DictReader(path.open())]
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def comparison_row(row: dict[str, str]) -> str:
+    def spread(name: str, scale: float, digits: int) -> str:
+        if not row[f"{name}_mean"]:
+            return "diverged"
+        text = f"{scale * float(row[f'{name}_mean']):.{digits}f}"
+        std = row[f"{name}_std"]
+        return text + (f" ± {scale * float(std):.{digits}f}" if std else "")
+
+    cells = [
+        row["method"],
+        row["finished"],
+        spread("test_accuracy", 100, 2),
+        spread("sparsity", 100, 2),
+        spread("seconds_per_epoch", 1, 2),
+        spread("weights_zstd_bytes", 1e-3, 1),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def filled(text: str) -> str:
+    """Replace what stands between the markers."""
+    for name, table in (("results", comparisons()), ("step", step_table())):
+        pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda m, t=table: f"{m[1]}{t}\n{m[2]}" if t else m[0], text)
+    return text
+
+
+def main() -> int:
+    before = README.read_text()
+    after = filled(before)
+    if "--check" in sys.argv:
+        return int(before != after)
+    README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
