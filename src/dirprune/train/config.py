@@ -34,7 +34,7 @@ class TrainConfig:
     width: float = 1.0
     """Factor on every hidden width of dirprune's own models."""
     method: str = "grda"
-    """How the weights are updated; the names are those of dirprune.train.METHODS."""
+    """How the weights are updated; the names are those of dirprune.train.methods.METHODS."""
     epochs: int = 60
     """Passes over the training data."""
     batch_size: int = 32
