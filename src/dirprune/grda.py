@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from dirprune import _native
 from dirprune.threshold import threshold_increment
-from dirprune.update import Batch, state_dtype, update
+from dirprune.update import Batch, local, state_dtype, update
 
 Group = dict[str, Any]
 
@@ -276,7 +276,8 @@ class GRDA(Optimizer):
             key = g, p.dtype, p.device, "v" in state
             if key not in batches:
                 batches[key] = Batch.empty(lr, g)
-            batches[key].add(p, state)
+            row = p, state.get("v"), p.grad, state.get("momentum_buffer")
+            batches[key].rows.append(local(row) if hasattr(p, "to_local") else row)
         return batches.values()
 
 

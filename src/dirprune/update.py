@@ -22,70 +22,62 @@ from dirprune import _native
 Group = dict[str, Any]
 
 # Elements updated at a time on the CPU, so that the second pass finds most of v in cache.
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 # Vectors up to this length cost as much as the calls that update them.
 SHORT = 1 << 14
 
 
 class Batch(NamedTuple):
-    """Parameters that share rate and threshold; ``v`` and ``m`` hold None where there is none.
+    """Parameters of one dtype and device that share rate and threshold.
 
+    A row is w, v, gradient and momentum; v is None for all rows or for none, as is momentum.
     Rate and threshold are 0-dimensional tensors: as numbers they would be constants of a compiled
     step, which would have to be compiled anew whenever they change.
     """
 
     lr: Tensor
     g: Tensor
-    w: list[Tensor]
-    v: list[Any]
-    grad: list[Tensor]
-    m: list[Any]
+    rows: list[tuple[Any, ...]]
 
     @classmethod
     def empty(cls, lr: float, g: float) -> "Batch":
         """Make a batch without parameters."""
         rate, threshold = torch.tensor([lr, g], dtype=torch.float64, device="cpu").unbind()
-        return cls(rate, threshold, [], [], [], [])
+        return cls(rate, threshold, [])
 
-    def add(self, p: Tensor, state: dict[str, Any]) -> None:
-        """Take in a parameter with its gradient and state; of a sharded one, the local shard."""
-        self.w.append(_local(p))
-        self.v.append(_local(state.get("v")))
-        self.grad.append(_local(p.grad))
-        self.m.append(_local(state.get("momentum_buffer")))
+
+def local(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the shards of DTensors, which suffice, since the step is elementwise."""
+    return tuple(None if t is None else t.to_local() for t in tensors)
 
 
 def update(batch: Batch, group: Group) -> None:
     """Step the weights of a batch in place.
 
     Args:
-        batch: Parameters of one dtype and device, all with v or all without.
+        batch: The parameters.
         group: The options of their param group.
     """
     if torch.compiler.is_compiling():
-        for w, v, grad, m in zip(*batch[2:]):
+        for w, v, grad, m in batch.rows:
             _descend_traced(w, v, _direction(w, grad, m, group), batch.lr, batch.g)
         return
     lr, g = float(batch.lr), float(batch.g)
-    if batch.v[0] is None:
-        for w, d in zip(batch.w, _directions(batch, group)):
-            w.add_(d, alpha=-lr)
+    first_w, first_v, _, _ = batch.rows[0]
+    if first_v is None:
+        for w, _, grad, m in batch.rows:
+            w.add_(_direction(w, grad, m, group), alpha=-lr)
     elif (native := _native_step(batch, group)) is not None:
-        native(batch.v, batch.w, list(_directions(batch, group)), lr, g)
-    elif group["foreach"] or (group["foreach"] is None and batch.w[0].is_cuda):
-        _descend_foreach(batch.w, batch.v, list(_directions(batch, group)), lr, g)
+        native(*_columns(batch, group), lr, g)
+    elif group["foreach"] or (group["foreach"] is None and first_w.is_cuda):
+        _descend_foreach(*_columns(batch, group), lr, g)
     else:
-        _descend_each(batch, group, lr, g)
+        _descend_each(batch.rows, group, lr, g)
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
     """float32 for the half precisions, in which lr * d would be lost beside v."""
     return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
-
-
-def _local(t: Any) -> Any:
-    """The shard of a DTensor, since the step is elementwise; any other tensor, or None, itself."""
-    return t.to_local() if hasattr(t, "to_local") else t
 
 
 def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tensor:
@@ -103,19 +95,24 @@ def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tenso
     return d
 
 
-def _directions(batch: Batch, group: Group) -> Iterable[Tensor]:
-    return (_direction(w, grad, m, group) for w, grad, m in zip(batch.w, batch.grad, batch.m))
+def _columns(batch: Batch, group: Group) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """All v, all w and all directions."""
+    w, v, grad, m = zip(*batch.rows)
+    return list(v), list(w), [_direction(*each, group) for each in zip(w, grad, m)]
 
 
-def _descend_each(batch: Batch, group: Group, lr: float, g: float) -> None:
-    joined: list[tuple[Tensor, Tensor, Tensor]] = []
-    for w, v, grad, m in zip(*batch[2:]):
+def _descend_each(rows: list[tuple[Any, ...]], group: Group, lr: float, g: float) -> None:
+    joined = []
+    for w, v, grad, m in rows:
         if w.dim() == 1 and len(w) <= SHORT and w.dtype == v.dtype:
             joined.append((w, v, _direction(w, grad, m, group)))
-            continue
-        for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
-            v_.add_(_direction(w_, grad_, m_, group), alpha=-lr)
-            _threshold(w_, v_, g)
+        elif w.numel() <= CHUNK:
+            v.add_(_direction(w, grad, m, group), alpha=-lr)
+            _threshold(w, v, g)
+        else:
+            for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
+                v_.add_(_direction(w_, grad_, m_, group), alpha=-lr)
+                _threshold(w_, v_, g)
     if joined:
         w_all, v_all, d_all = zip(*joined)
         lengths = [len(w) for w in w_all]
@@ -157,8 +154,6 @@ def _softshrink_is_clean(
 def _chunks(*tensors: Tensor | None) -> Iterable[tuple[Any, ...]]:
     """Cut tensors of one shape alike; None stays None."""
     whole = [t for t in tensors if t is not None]
-    if whole[0].numel() <= CHUNK:
-        return [tensors]
     if all(t.is_contiguous() for t in whole):
         tensors = tuple(None if t is None else t.view(-1) for t in tensors)
         rows = CHUNK
@@ -168,7 +163,9 @@ def _chunks(*tensors: Tensor | None) -> Iterable[tuple[Any, ...]]:
     return zip(*([None] * count if t is None else torch.split(t, rows) for t in tensors))
 
 
-def _descend_foreach(w: list[Tensor], v: list[Any], d: list[Tensor], lr: float, g: float) -> None:
+def _descend_foreach(
+    v: list[Tensor], w: list[Tensor], d: list[Tensor], lr: float, g: float
+) -> None:
     torch._foreach_add_(v, d, alpha=-lr)
     if v[0].dtype != w[0].dtype:
         for w_, v_ in zip(w, v):
@@ -195,8 +192,9 @@ def _native_step(batch: Batch, group: Group) -> _native.FusedStep | None:
     native = None if group["fused"] is False or group["foreach"] else _native.grda_step()
     if native is None:
         return None
-    tensors = (*batch.w, *batch.v, *batch.grad)
     able = all(
-        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
+        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
+        for row in batch.rows
+        for t in row[:3]
     )
     return native if able else None
