@@ -1,5 +1,7 @@
 """Every test starts from the same random state."""
 
+import signal
+
 import pytest
 import torch
 
@@ -7,3 +9,10 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Take back that SIGINT is ignored, as it is in a job that a shell put in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,7 @@ from dirprune import _native
 Group = dict[str, Any]
 
 # Elements updated at a time on the CPU, so that the second pass finds most of v in cache.
-CHUNK = 1 << 20
+CHUNK = 1 << 22
 # Vectors up to this length cost as much as the calls that update them.
 SHORT = 1 << 14
 

@@ -1,4 +1,5 @@
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_a_resumed_run_takes_the_place_of_what_it_repeats(tmp_path: Path) -> Non
         board.stop()
 
     show(0, {10: 1.0, 20: 0.9, 30: 0.8})
+    time.sleep(1.1)  # files are read in the order of the second in their names
     show(20, {30: 0.7})
     events = EventAccumulator(str(tmp_path)).Reload()
     found = [(event.step, round(event.value, 5)) for event in events.Scalars("train_loss")]

@@ -31,6 +31,8 @@ class StopSignals:
         """Start to listen."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # a job in the background: whoever started it wants it to go on
                 # None stands for a handler that was not set from Python.
                 self._before[number] = signal.signal(number, self._receive) or signal.SIG_DFL
         return self
