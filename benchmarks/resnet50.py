@@ -3,15 +3,16 @@
 Time: the three in turn in one process, on the same batches of real images. Peak memory: each in
 a process of its own (``--only`` is how those are started).
 
-    python benchmarks/resnet50.py FOLDER_OF_IMAGES [--rounds 6] [--json results/resnet50/FILE.json]
+    python benchmarks/resnet50.py FOLDER_OF_IMAGES [--rounds 10] [--json FILE.json]
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,8 +31,8 @@ METHODS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 }
 
 
-def batches(folder: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield real images for ever, cropped and flipped as for training."""
+def batches(folder: Path, size: int, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Decode real images, cropped and flipped as for training, before anything is timed."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(224),
@@ -41,18 +42,24 @@ def batches(folder: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         ]
     )
     images = torchvision.datasets.ImageFolder(folder, transform)
-    while True:
-        yield from torch.utils.data.DataLoader(images, size, shuffle=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(images, size, shuffle=True, drop_last=True)
+    return [
+        (x.contiguous(memory_format=torch.channels_last), y)
+        for x, y in itertools.islice(
+            itertools.chain.from_iterable(itertools.repeat(loader)), count
+        )
+    ]
 
 
-def stepper(method: str, stream: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def stepper(method: str, data: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """Make a function that takes the next training step, each on the next batch."""
     torch.manual_seed(0)
     model = torchvision.models.resnet50().to(memory_format=torch.channels_last)
     optimizer = METHODS[method](model)
-    images, labels = next(stream)
-    images = images.contiguous(memory_format=torch.channels_last)
+    stream = itertools.cycle(data)
 
     def step() -> None:
+        images, labels = next(stream)
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
@@ -63,26 +70,27 @@ def stepper(method: str, stream: Iterator[tuple[Tensor, Tensor]]) -> Callable[[]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="FOLDER/CLASS/*.jpg")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=METHODS, help="print this method's peak memory")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    stream = batches(options.folder, options.batch)
+    data = batches(options.folder, options.batch, options.rounds)
     if options.only:
-        step = stepper(options.only, stream)
+        step = stepper(options.only, data)
         for _ in range(3):
             step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    times = interleaved({name: stepper(name, stream) for name in METHODS}, options.rounds)
+    times = interleaved({name: stepper(name, data) for name in METHODS}, options.rounds)
     figures = {}
     for name in METHODS:
         command = [sys.executable, __file__, str(options.folder), "--only", name]
         command += ["--batch", str(options.batch), "--threads", str(options.threads)]
+        command += ["--rounds", "3"]
         peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         figures[name] = {
             "seconds": quartiles(times[name]),

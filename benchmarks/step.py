@@ -49,8 +49,13 @@ def authors_way(
     for w, v, (n, g) in zip(weights, accumulators, counters):
         n.add_(1)
         v.add_(w.grad, alpha=-LR)  # type: ignore[arg-type]
-        g.add_(C * LR ** (0.5 + MU) * (torch.pow(n, MU) - torch.pow(n - 1, MU)))
-        w.data = torch.sign(v) * torch.clamp(torch.abs(v) - g.to(v.device), min=0)
+        g.add_(_threshold(n) - _threshold(n - 1))
+        excess = torch.abs(v) - g.to(v.device)
+        w.data = torch.sign(v) * excess.clamp(min=0)
+
+
+def _threshold(n: Tensor) -> Tensor:
+    return C * torch.pow(torch.tensor(LR), 0.5 + MU) * torch.pow(n, MU)
 
 
 def copies(weights: list[Tensor], gradients: list[Tensor]) -> list[nn.Parameter]:

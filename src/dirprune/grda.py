@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, overload
 
 import torch
@@ -145,9 +146,6 @@ class GRDA(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            _check_options(group)
-            _check_gradients(group)
         for batch, group in self._advance():
             update(batch, group)
         return loss
@@ -249,36 +247,64 @@ class GRDA(Optimizer):
     @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
     def _advance(self) -> list[tuple[Batch, Group]]:
         """Advance n and g and sort the parameters into batches that share one computation."""
-        batches: list[tuple[Batch, Group]] = []
+        checked = []
         for group in self.param_groups:
-            batches += [(batch, group) for batch in self._advance_group(group)]
-        return batches
+            _check_options(group)
+            checked.append((group, _gradients(group)))
+        return [
+            (batch, group)
+            for group, pairs in checked
+            for batch in self._advance_group(group, pairs)
+        ]
 
-    def _advance_group(self, group: Group) -> Iterable[Batch]:
-        lr, c, mu = float(group["lr"]), group["c"], group["mu"]
-        effective = lr / (1 - group["momentum"])
-        grown: dict[tuple[int, float], float] = {}
+    def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
+        lr, c, mu, momentum = float(group["lr"]), group["c"], group["mu"], group["momentum"]
+        grown: dict[tuple[int, float], tuple[int, float]] = {}
         batches: dict[tuple[Any, ...], Batch] = {}
-        for p in group["params"]:
-            if p.grad is None:
-                continue
+        for p, grad in pairs:
             state = self.state[p]
-            n, g = state.get("n", 0), state.get("g", 0.0)
-            if lr > 0:
-                if (n, g) not in grown:
-                    grown[n, g] = g + threshold_increment(n + 1, effective, c, mu) if c else g
-                n, g = n + 1, grown[n, g]
-            state["n"], state["g"] = n, g
-            if "v" not in state and (c > 0 or g > 0):
-                state["v"] = p.detach().to(state_dtype(p), copy=True)
-            if group["momentum"] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(p, dtype=state_dtype(p))
-            key = g, p.dtype, p.device, "v" in state
-            if key not in batches:
-                batches[key] = Batch.empty(lr, g)
-            row = p, state.get("v"), p.grad, state.get("momentum_buffer")
-            batches[key].rows.append(local(row) if hasattr(p, "to_local") else row)
+            before = state.get("n", 0), state.get("g", 0.0)
+            after = grown.get(before)
+            if after is None:
+                after = grown[before] = _grown(*before, lr / (1 - momentum), c, mu)
+            state["n"], state["g"] = after
+            v, m = state.get("v"), state.get("momentum_buffer")
+            if v is None and (c > 0 or after[1] > 0):
+                v = state["v"] = p.detach().to(state_dtype(p), copy=True)
+            if m is None and momentum:
+                m = state["momentum_buffer"] = torch.zeros_like(p, dtype=state_dtype(p))
+            key = after[1], p.dtype, p.device, v is None
+            batch = batches.get(key)
+            if batch is None:
+                batch = batches[key] = Batch.empty(lr, after[1])
+            row = p, v, grad, m
+            batch.rows.append(local(row) if _is_sharded(type(p)) else row)
         return batches.values()
+
+
+def _grown(n: int, g: float, lr: float, c: float, mu: float) -> tuple[int, float]:
+    """The counter and the threshold after one more step at a rate."""
+    if lr == 0:
+        return n, g
+    return n + 1, g + threshold_increment(n + 1, lr, c, mu) if c else g
+
+
+@cache
+def _is_sharded(kind: type) -> bool:
+    """Whether tensors of this class are DTensors, without importing them."""
+    return hasattr(kind, "to_local")
+
+
+def _gradients(group: Group) -> list[tuple[Tensor, Tensor]]:
+    """The parameters that have a gradient, with it."""
+    pairs = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
+    for p, grad in pairs:
+        if grad.layout is not torch.strided:
+            raise TypeError(
+                f"GRDA needs dense gradients, got {grad.layout} for a parameter of shape "
+                f"{tuple(p.shape)}; use sparse=False in the embedding"
+            )
+    return pairs
 
 
 def _check(group: Group) -> None:
@@ -290,15 +316,6 @@ def _check(group: Group) -> None:
             raise TypeError(
                 f"GRDA needs real parameters, got {p.dtype} of shape {tuple(p.shape)}; "
                 "optimise torch.view_as_real of it"
-            )
-
-
-def _check_gradients(group: Group) -> None:
-    for p in group["params"]:
-        if p.grad is not None and p.grad.layout is not torch.strided:
-            raise TypeError(
-                f"GRDA needs dense gradients, got {p.grad.layout} for a parameter of shape "
-                f"{tuple(p.shape)}; use sparse=False in the embedding"
             )
 
 

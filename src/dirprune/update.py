@@ -82,6 +82,8 @@ def state_dtype(p: Tensor) -> torch.dtype:
 
 def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tensor:
     """The direction of descent, rounded as torch.optim.SGD rounds it; m is updated."""
+    if m is None and not (group["weight_decay"] or group["maximize"]):
+        return grad
     d = -grad if group["maximize"] else grad
     if decay := group["weight_decay"]:
         d = d.to(state_dtype(w))
@@ -104,21 +106,25 @@ def _columns(batch: Batch, group: Group) -> tuple[list[Tensor], list[Tensor], li
 def _descend_each(rows: list[tuple[Any, ...]], group: Group, lr: float, g: float) -> None:
     joined = []
     for w, v, grad, m in rows:
-        if w.dim() == 1 and len(w) <= SHORT and w.dtype == v.dtype:
+        numel = w.numel()
+        if numel <= SHORT and w.ndim == 1 and w.dtype == v.dtype:
             joined.append((w, v, _direction(w, grad, m, group)))
-        elif w.numel() <= CHUNK:
-            v.add_(_direction(w, grad, m, group), alpha=-lr)
-            _threshold(w, v, g)
+        elif numel <= CHUNK:
+            _descend_one(w, v, _direction(w, grad, m, group), lr, g)
         else:
             for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
-                v_.add_(_direction(w_, grad_, m_, group), alpha=-lr)
-                _threshold(w_, v_, g)
+                _descend_one(w_, v_, _direction(w_, grad_, m_, group), lr, g)
     if joined:
         w_all, v_all, d_all = zip(*joined)
-        lengths = [len(w) for w in w_all]
+        lengths = [w.numel() for w in w_all]
         v = torch.cat(v_all).add_(torch.cat(d_all), alpha=-lr)
         torch._foreach_copy_(v_all, torch.split(v, lengths))
         torch._foreach_copy_(w_all, torch.split(v.sub_(v.clamp(-g, g)), lengths))
+
+
+def _descend_one(w: Tensor, v: Tensor, d: Tensor, lr: float, g: float) -> None:
+    v.add_(d, alpha=-lr)
+    _threshold(w, v, g)
 
 
 def _threshold(w: Tensor, v: Tensor, g: float) -> None:
@@ -128,9 +134,9 @@ def _threshold(w: Tensor, v: Tensor, g: float) -> None:
         torch.sub(v, shrunk, out=shrunk)
         w.copy_(shrunk).add_(0.0)  # the cast may underflow to -0.0, which the sum makes 0.0
     elif (
-        w.is_contiguous()
+        _softshrink_is_clean(w.numel(), w.dtype, w.device, torch.get_num_threads())
+        and w.is_contiguous()
         and v.is_contiguous()
-        and _softshrink_is_clean(w.numel(), w.dtype, w.device, torch.get_num_threads())
     ):
         F.softshrink(v, g, out=w)  # type: ignore[call-arg]
     else:
