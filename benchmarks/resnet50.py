@@ -67,6 +67,13 @@ def stepper(method: str, data: list[tuple[Tensor, Tensor]]) -> Callable[[], None
     return step
 
 
+def peak_mib(method: str, options: argparse.Namespace) -> float:
+    """Peak memory of three steps in a process of their own."""
+    command = [sys.executable, __file__, str(options.folder), "--only", method]
+    command += ["--batch", str(options.batch), "--threads", str(options.threads)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="FOLDER/CLASS/*.jpg")
@@ -78,25 +85,23 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    data = batches(options.folder, options.batch, options.rounds)
     if options.only:
-        step = stepper(options.only, data)
+        step = stepper(options.only, batches(options.folder, options.batch, 3))
         for _ in range(3):
             step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
+    # Before this process grows: one that is started inherits the peak of the one that starts it.
+    peaks = {name: peak_mib(name, options) for name in METHODS}
+    data = batches(options.folder, options.batch, options.rounds)
     times = interleaved({name: stepper(name, data) for name in METHODS}, options.rounds)
     figures = {}
     for name in METHODS:
-        command = [sys.executable, __file__, str(options.folder), "--only", name]
-        command += ["--batch", str(options.batch), "--threads", str(options.threads)]
-        command += ["--rounds", "3"]
-        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         figures[name] = {
             "seconds": quartiles(times[name]),
             "over_sgd": ratios(times[name], times["SGD"]),
             "over_sgd_momentum": ratios(times[name], times["SGD momentum"]),
-            "peak_mib": peak,
+            "peak_mib": peaks[name],
         }
         print(name, json.dumps(figures[name]))
     write(options.json, {"batch": options.batch, "rounds": options.rounds, "methods": figures})

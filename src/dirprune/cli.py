@@ -1,4 +1,7 @@
-"""The command line: parse, call, print; the only place that combines siblings."""
+"""The command line: parse, call, print; the only place that combines siblings.
+
+What a command needs is imported when it runs: help and mistakes in the words take no torch.
+"""
 
 import inspect
 import io
@@ -8,6 +11,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import partial, wraps
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.report.page import write_report
-from dirprune.train.compare import compare as compare_methods
-from dirprune.train.comparison import COMPARED
 from dirprune.train.config import TrainConfig
-from dirprune.train.loop import Diverged, Interrupted
-from dirprune.train.loop import train as train_run
+from dirprune.train.endings import Diverged, Interrupted
+from dirprune.train.names import COMPARED
 from dirprune.train.recipes import RECIPES, get_recipe, published
-from dirprune.train.table import markdown_text
-from dirprune.train.tune import tune as tune_trials
 
 DEMO = TrainConfig()
 """What the demo trains with each method."""
@@ -41,6 +40,12 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
         resume: Go on with the run in the folder, to the same bits as without the stop.
         overwrite: Replace the run in the folder.
     """
+    from dirprune.report.page import write_report
+    from dirprune.train.loop import train as train_run
+    from dirprune.train.runs import RunFolder
+
+    if resume and (RunFolder(out).read_summary() or {}).get("status") == "finished":
+        print(f"{out} has finished: there is nothing to resume")
     figures = published(config)
     recipe = {"name": config.model, "published": figures} if figures else None
     summary = train_run(config, out, resume=resume, overwrite=overwrite, recipe=recipe)
@@ -67,6 +72,10 @@ def compare(
         seeds: One run of every method each.
         lrs: Learning rates to choose from, on held-out training data, for every method.
     """
+    from dirprune.report.page import write_report
+    from dirprune.train.compare import compare as compare_methods
+    from dirprune.train.table import markdown_text
+
     table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
     page = write_report([out], out / "report.html")
     print(markdown_text(table))
@@ -93,6 +102,8 @@ def tune(
         tune_epochs: Epochs of a trial, 1 to 5.
         tolerance: Accuracy that may be lost against c = 0, as a fraction.
     """
+    from dirprune.train.tune import tune as tune_trials
+
     result = tune_trials(config, out, mus=mus, cs=cs, epochs=tune_epochs, tolerance=tolerance)
     table = Table(caption="accuracy on held-out training data after the early epochs")
     for title in ("mu", "c", "accuracy", "sparsity", ""):
@@ -105,17 +116,22 @@ def tune(
     print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
 
 
-def demo(out: Path = Path("runs/demo"), overwrite: bool = False) -> None:
+def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
     """Train SGD and gRDA on real digits, from the same weights on the same batches.
 
     Args:
         out: Folder of the two run folders and their report.
+        resume: Go on with what is in the folder.
         overwrite: Replace earlier runs in the folder.
     """
+    from dirprune.report.page import write_report
+    from dirprune.train.loop import train as train_run
+
     summaries = {}
     for method in ("sgd", "grda"):
-        config = replace(DEMO, method=method)
-        summaries[method] = train_run(config, out / method, overwrite=overwrite)
+        config, folder = replace(DEMO, method=method), out / method
+        begun = resume and folder.exists()
+        summaries[method] = train_run(config, folder, resume=begun, overwrite=overwrite)
     page = write_report([out / method for method in summaries], out / "report.html")
     _print_runs(summaries)
     print(f"report: {page}")
@@ -128,6 +144,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         runs: Run folders, or one folder of a comparison.
         out: The page; report.html in the first folder by default.
     """
+    from dirprune.report.page import write_report
+
     if not runs:
         raise ValueError("report needs at least one run folder, got none")
     print(f"report: {write_report(runs, out or runs[0] / 'report.html')}")
@@ -154,11 +172,15 @@ def main(arguments: list[str] | None = None) -> int:
         the disk, told in one line; 130 if interrupted.
     """
     complaint = io.StringIO()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words == ["--version"]:
+        print(f"dirprune {version('dirprune')}")
+        return 0
     try:
         with redirect_stderr(complaint):
-            command = _parse(sys.argv[1:] if arguments is None else arguments)
+            command = _parse(words)
     except SystemExit as stop:
-        return _fail(_unboxed(complaint.getvalue()), 2) if stop.code else 0
+        return _fail(_unboxed(complaint.getvalue(), words), 2) if stop.code else 0
     except (ValueError, TypeError) as problem:
         return _fail(problem, 2)
     try:
@@ -167,6 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(problem, 1)
     except Interrupted as problem:
         return _fail(problem, 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted before anything was begun", 130)
     except (ValueError, TypeError, OSError, ImportError) as problem:
         return _fail(problem, 2)
     return 0
@@ -179,7 +203,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         {name: _later(command, start) for name, command in COMMANDS.items()},
         prog="dirprune",
         description="Train sparse with gRDA. --recipe NAME, with train, compare or tune, makes a "
-        f"recipe's values the defaults: {', '.join(RECIPES)}.",
+        f"recipe's values the defaults: {', '.join(RECIPES)}. --version says which this is.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
@@ -215,13 +239,21 @@ def _later(command: Callable[..., None], start: TrainConfig) -> Callable[..., Ca
     return postponed
 
 
-def _unboxed(complaint: str) -> str:
-    """Return what the parser says without its frame, its headings and its own name for things."""
-    lines = [line.strip("╭╮╰╯│─+| ") for line in complaint.splitlines()]
-    _, *told = [line for line in lines if line.strip("-")]
-    text = " ".join(told)
-    text = re.sub(r"Error parsing __tyro-dummy-inner__\S*: ", "", text)
-    return re.sub(r"\.? For full helptext,? (run|see):? dirprune", "; see dirprune", text)
+def _unboxed(complaint: str, words: list[str]) -> str:
+    """Return what the parser says without its frame, its headings and its help texts."""
+    lines = [line.strip("╭╮╰╯│+| ") for line in complaint.splitlines()[1:]]
+    told, *others = re.split(r"\n[─-]+\n", "\n".join(lines))
+    text = re.sub(r"Error parsing __tyro-dummy-inner__\S*: ", "", told.strip().rstrip("."))
+    for other in others:
+        if other.startswith("Perhaps you meant"):
+            options = dict.fromkeys(re.findall(r"^--[\w-]+", other, re.MULTILINE))
+            text += f"; perhaps you meant {' or '.join(options)}"
+        elif other.startswith("Available"):
+            text += f"; {other}"
+    if required := re.match(r"Missing from .*\n(.*)", text):
+        text = f"{required[1]} is missing"
+    command = f"{words[0]} " if words and words[0] in COMMANDS else ""
+    return f"{text}; see dirprune {command}--help"
 
 
 def _fail(problem: BaseException | str, status: int) -> int:
@@ -230,7 +262,7 @@ def _fail(problem: BaseException | str, status: int) -> int:
 
 
 def _print_runs(summaries: dict[str, dict[str, Any]]) -> None:
-    table = Table(caption="sparsity: zeros of all trainable parameters; size: weights after zstd")
+    table = Table(caption="sparsity: share of zeros; size: weights after zstd")
     table.add_column("")
     for title in ("test accuracy", "sparsity", "nonzeros", "s/epoch", "size"):
         table.add_column(title, justify="right")

@@ -23,8 +23,8 @@ from dirprune.train.calibrate import calibrate, closest, next_strength
 from dirprune.train.compare import compare
 from dirprune.train.comparison import COMPARED, Plan, method_config
 from dirprune.train.config import TrainConfig
+from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.isolated import run_isolated
-from dirprune.train.loop import Diverged, Interrupted
 from dirprune.train.methods import METHODS
 from dirprune.train.one_shot import prune_magnitude
 from dirprune.train.schedule import learning_rates

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, TensorBoard, epoch_line
 
-CONFIG = TrainConfig(data="imagefolder:[b]:x:", epochs=600)
+CONFIG = TrainConfig(data="imagefolder:[b]:x:", epochs=600, validation=0.1)
 RECORD = {
     "epoch": 599,
     "step": 100,
@@ -46,6 +46,36 @@ def test_without_a_terminal_there_is_a_line_per_epoch() -> None:
     ]
     assert max(map(len, lines)) <= 60
     assert len(lines[2]) == len(lines[3])
+
+
+def test_without_a_terminal_a_long_epoch_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("dirprune.train.display.time.monotonic", lambda: now)
+    file = io.StringIO()
+    display = ConsoleDisplay(Console(file=file, width=60))
+    display.start(CONFIG, 10, 50, 0)
+    for step in range(1, 60):
+        now += 4.0
+        display.step(step)
+    told = file.getvalue().splitlines()[3:]
+    assert told == [f"{n:>6}/600 step {k} of 50" for n, k in [(1, 15), (1, 30), (1, 45)]]
+    display.epoch(RECORD)
+    now += 4.0
+    display.step(61)
+    assert file.getvalue().splitlines()[-1].startswith("   599/600")
+
+
+def test_a_resumed_run_says_from_where() -> None:
+    file = io.StringIO()
+    ConsoleDisplay(Console(file=file, width=60)).start(CONFIG, 10, 50, 120)
+    assert "goes on after step 120 of 30,000" in file.getvalue()
+
+
+def test_the_column_of_validation_is_there_only_with_validation() -> None:
+    line = epoch_line(RECORD | {"validation_accuracy": None}, 600)
+    assert line == "   599/600 12.3456 100.00%  98.77%  100.00%   59:59"
 
 
 def test_in_a_terminal_there_are_bars_too() -> None:

@@ -16,8 +16,9 @@ from torch import nn
 from dirprune.grda import GRDA
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays, forecast_line
+from dirprune.train.endings import Interrupted
 from dirprune.train.forecast import Magnitudes, c_for_sparsity, forecast_sparsity, magnitudes
-from dirprune.train.loop import Interrupted, train
+from dirprune.train.loop import train
 from dirprune.train.sizes import estimated_size, parse_size, sparsity_for_size
 
 QUIET = Displays()

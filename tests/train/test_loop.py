@@ -18,7 +18,8 @@ from dirprune.train.checkpoint import list_checkpoints, load_checkpoint, save_ch
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import load_data
 from dirprune.train.display import Displays
-from dirprune.train.loop import Diverged, Interrupted, train
+from dirprune.train.endings import Diverged, Interrupted
+from dirprune.train.loop import train
 from dirprune.train.models import build_model
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
@@ -338,6 +339,16 @@ def test_a_network_of_zeros_is_noticed(tmp_path: Path) -> None:
     dense_biases = replace(config, prune="weights")
     with pytest.raises(Diverged, match="every weight is zero"):
         train(dense_biases, tmp_path / "run", overwrite=True, display=QUIET)
+
+
+def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) -> None:
+    config = replace(SHORT, method="sgd", epochs=4)
+    weights = dict(open_session(config).net.state_dict())
+    last = [name for name, tensor in weights.items() if tensor.dim() > 1][-1]
+    blind = {n: torch.zeros_like(t) if n != last else t for n, t in weights.items()}
+    with pytest.raises(Diverged, match=r"every image gets the same scores.*no checkpoint"):
+        train(config, tmp_path / "run", display=QUIET, initial=blind)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
 
 
 def test_resuming_refuses_other_checkpoints(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from torch.optim import SGD, Optimizer
 from dirprune.train.checkpoint import pack, unpack
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
-from dirprune.train.loop import Interrupted, train
+from dirprune.train.endings import Interrupted
+from dirprune.train.loop import train
 from dirprune.train.masked import (
     MaskedSGD,
     cubic_sparsity,
@@ -35,6 +36,13 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 STEPS = 50
 CONFIG = TrainConfig(lr=0.05, c=0.3, mu=0.6, momentum=0.8, weight_decay=0.01, sparsity=0.75)
 MASKED = ("gmp", "gmp_momentum", "magnitude_finetune", "random")
+
+
+def config_of(method: str, base: TrainConfig = CONFIG, **changes: Any) -> TrainConfig:
+    """The config without what the method knows nothing of."""
+    momentum = base.momentum if method.endswith("_momentum") else 0.0
+    sparsity = base.sparsity if method in MASKED else None
+    return replace(base, **{"momentum": momentum, "sparsity": sparsity, **changes}, method=method)
 
 
 def network() -> nn.Module:
@@ -57,7 +65,7 @@ def run(
 ) -> nn.Module:
     """Train on gradients that do not depend on the weights."""
     model = network()
-    optimizer = build_optimizer(replace(CONFIG, method=method), model, STEPS)
+    optimizer = build_optimizer(config_of(method), model, STEPS)
     take(optimizer, model, range(steps), watch)
     return model
 
@@ -220,7 +228,7 @@ def test_masks_grow_and_never_shrink(method: str) -> None:
 
 def test_momentum_is_zero_where_the_weight_is() -> None:
     model = network()
-    optimizer = build_optimizer(replace(CONFIG, method="gmp_momentum"), model, STEPS)
+    optimizer = build_optimizer(config_of("gmp_momentum"), model, STEPS)
     take(optimizer, model, range(STEPS))
     for p in model.parameters():
         buffer = optimizer.state[p]["momentum_buffer"]
@@ -254,7 +262,8 @@ def test_smallest_is_exact_whatever_the_ties(number: int) -> None:
 @pytest.mark.parametrize("method", ["prox_sgd", "rda", *MASKED])
 def test_weights_only_means_weights_only(method: str) -> None:
     model = network()
-    config = replace(CONFIG, method=method, prune="weights", sparsity=0.5)
+    sparsity = 0.5 if method in MASKED else None
+    config = config_of(method, prune="weights", sparsity=sparsity)
     optimizer = build_optimizer(config, model, STEPS)
     take(optimizer, model, range(STEPS))
     zeros = {name: int((p == 0).sum()) for name, p in model.named_parameters()}
@@ -270,7 +279,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     model = network()
     first = next(model.parameters()).requires_grad_(False)
     before = first.clone()
-    optimizer = build_optimizer(replace(CONFIG, method="gmp", sparsity=0.9), model, 4)
+    optimizer = build_optimizer(config_of("gmp", sparsity=0.9), model, 4)
     for _ in range(4):
         for p in model.parameters():
             p.grad = torch.ones_like(p) if p.requires_grad else None
@@ -281,7 +290,7 @@ def test_frozen_parameters_are_left_alone() -> None:
 
 
 def test_too_much_to_prune_is_refused() -> None:
-    config = replace(CONFIG, method="gmp", prune="weights", sparsity=0.9)
+    config = config_of("gmp", prune="weights", sparsity=0.9)
     with pytest.raises(ValueError, match=r"asks for 50 zeros, but only 36 weights") as caught:
         build_optimizer(config, network(), STEPS)
     assert "\n" not in str(caught.value)
@@ -307,7 +316,7 @@ def test_a_closure_is_called() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("at", [3, 20, 45])
 def test_state_dicts_hold_everything(method: str, at: int) -> None:
-    config = replace(CONFIG, method=method)
+    config = config_of(method)
     model = network()
     optimizer = build_optimizer(config, model, STEPS)
     take(optimizer, model, range(at))
@@ -341,9 +350,8 @@ class StopAt(Displays):
 
 @pytest.mark.parametrize("method", ["prox_sgd", "rda", *MASKED])
 def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str) -> None:
-    config = TrainConfig(
-        model="mlp", epochs=3, batch_size=100, method=method, momentum=0.5, c=0.01, sparsity=0.8
-    )
+    base = TrainConfig(model="mlp", epochs=3, batch_size=100, momentum=0.5, c=0.01, sparsity=0.8)
+    config = config_of(method, base)
     whole = train(config, tmp_path / "whole", display=Displays())
     stops = [2, 21, 40]  # before the first mask, between masks, after the last
     for i, stop in enumerate(stops):
@@ -355,3 +363,21 @@ def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str
     if method in MASKED:
         zeros = sum(int((t == 0).sum()) for t in load_file(ours).values())
         assert zeros == whole["zeros"] == round(0.8 * whole["total"])
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "told"),
+    [
+        ("grda", {"momentum": 0.9}, "grda has no momentum, got 0.9: take method grda_momentum"),
+        ("rda", {"momentum": 0.9}, "rda has no momentum, got 0.9: leave it at 0"),
+        ("sgd_momentum", {}, "sgd_momentum needs momentum above 0"),
+        ("grda", {"sparsity": 0.8}, "grda would ignore it: leave it out; target_sparsity finds c"),
+        ("sgd", {"sparsity": 0.8}, "sgd would ignore it: leave it out$"),
+    ],
+)
+def test_options_that_a_method_would_ignore_are_refused(
+    method: str, options: dict[str, float], told: str
+) -> None:
+    config = TrainConfig(method=method, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=told):
+        build_optimizer(config, network(), STEPS)

@@ -15,7 +15,7 @@ COLUMNS = (
     "nonzeros",
     "s / epoch",
     "peak memory, MiB",
-    "compressed, KiB",
+    "compressed, kB",
 )
 
 
@@ -89,6 +89,8 @@ def _sentence(arm: Arm, arms: Sequence[Arm]) -> str:
         )
     so_far = "" if kinds == {"finished"} else f" (so far, {where})"
     text = f"{arm.label}{so_far}: {percent(zeros.mean)} zeros at {_spread(accuracy)} test accuracy"
+    if len(arm.counted) == 1 and kinds == {"finished"}:
+        text += " (one seed)"
     twin = baseline(arm, arms)
     if twin is not None and not so_far:
         text += f", {_difference(accuracy, twin.final('test_accuracy'), twin.label)}"
@@ -150,7 +152,7 @@ def _row(arm: Arm, arms: Sequence[Arm]) -> Row:
             _cell(arm, "nonzeros", lambda x: _fixed(x, 0)),
             _cell(arm, "seconds_per_epoch", _significant),
             _cell(arm, "peak_memory_mib", lambda x: _fixed(x, 0)),
-            _cell(arm, "weights_zstd_bytes", lambda x: _fixed(x / 1024, 1)) + _ratio(arm),
+            _cell(arm, "weights_zstd_bytes", lambda x: _fixed(x / 1000, 1)) + _ratio(arm),
         ),
     )
 

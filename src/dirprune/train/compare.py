@@ -9,22 +9,13 @@ from typing import Any
 
 from dirprune.threshold import threshold_path
 from dirprune.train.calibrate import calibrate, closest
-from dirprune.train.comparison import (
-    CALIBRATED,
-    COMPARED,
-    DENSE,
-    MASKED,
-    REFERENCES,
-    Plan,
-    claim_folder,
-    method_config,
-    rescaled,
-    run_name,
-)
+from dirprune.train.comparison import Plan, claim_folder, method_config, rescaled, run_name
 from dirprune.train.config import TrainConfig
+from dirprune.train.endings import Diverged
 from dirprune.train.files import read_json, write_json, writing
 from dirprune.train.isolated import run_isolated
-from dirprune.train.loop import Diverged, train
+from dirprune.train.loop import train
+from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
 from dirprune.train.one_shot import has_batchnorm, prune_finished
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
@@ -55,7 +46,7 @@ def compare(
     - ``config.c`` belongs to ``config.lr``; see :func:`dirprune.train.comparison.method_config`.
     - All that can be set is set to the mean sparsity of gRDA's runs: ``prox_sgd`` and ``rda`` by
       calibrating their c with the first seed, on whole runs, ``gmp``, ``magnitude`` and
-      ``random`` by what they are told. Without gRDA it is ``config.sparsity``.
+      ``random`` by what they are told. Without gRDA it is ``config.mask_sparsity``.
     - ``magnitude`` prunes the finished runs of ``sgd`` and ``sgd_momentum``, with BatchNorm
       refreshed and without.
 
@@ -93,7 +84,7 @@ class _Comparison:
         self.chosen: dict[str, dict[str, float]] = {}
         self.calibration: dict[str, dict[str, Any]] = {}
         self.finals: dict[str, list[TrainConfig]] = {}
-        self.target = plan.config.sparsity
+        self.target = plan.config.mask_sparsity
 
     def carry_out(self) -> list[Row]:
         """Run what is missing; gRDA comes before those that it sets the sparsity of."""

@@ -8,17 +8,7 @@ from typing import Any
 
 from dirprune.train.config import TrainConfig
 from dirprune.train.files import read_json, write_json
-
-REFERENCES = ("grda", "grda_momentum")
-"""The first of these that is compared sets the sparsity of the others."""
-CALIBRATED = ("prox_sgd", "rda")
-"""Methods whose ``c`` is searched for until they are as sparse."""
-MASKED = ("gmp", "gmp_momentum", "magnitude_finetune", "random")
-"""Methods that are told how sparse to become."""
-DENSE = ("sgd", "sgd_momentum")
-"""Methods whose finished networks ``magnitude`` prunes."""
-COMPARED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED[:2], "magnitude", *MASKED[2:])
-"""Everything that can be compared."""
+from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
     parts = [f"lr{config.lr:g}"]
     parts += [f"c{config.c:g}"] if method in CALIBRATED else []
     told = method in MASKED or method.startswith("magnitude")
-    parts += [f"sparsity{config.sparsity:g}"] if told else []
+    parts += [f"sparsity{config.mask_sparsity:g}"] if told else []
     parts += [f"validation{config.validation:g}"] * (config.validation != plan.config.validation)
     return f"{method}/{'-'.join(parts)}-seed{config.seed}"
 

@@ -34,7 +34,8 @@ class TrainConfig:
     width: float = 1.0
     """Factor on every hidden width of dirprune's own models."""
     method: str = "grda"
-    """How the weights are updated; the names are those of dirprune.train.methods.METHODS."""
+    """sgd, sgd_momentum, grda, grda_momentum, prox_sgd, rda, gmp, gmp_momentum,
+    magnitude_finetune or random; dirprune.train.methods.METHODS explains them."""
     epochs: int = 60
     """Passes over the training data."""
     batch_size: int = 32
@@ -46,15 +47,16 @@ class TrainConfig:
     mu: float = 0.7
     """Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser."""
     momentum: float = 0.0
-    """Heavy-ball momentum in [0, 1)."""
+    """Heavy-ball momentum in [0, 1), for the methods named after it."""
     nesterov: bool = False
     """Nesterov's form of momentum."""
     weight_decay: float = 0.0
     """Coefficient of the l2 penalty."""
     prune: Literal["all", "weights"] = "all"
     """all parameters as in the paper, or weights only (no biases, no normalisation)."""
-    sparsity: float = 0.9
-    """Share of zeros that the mask methods (gmp, magnitude, random) aim at, in [0, 1)."""
+    sparsity: float | None = None
+    """Share of zeros in [0, 1) that the methods gmp, gmp_momentum, magnitude_finetune and random
+    end with; 0.9 if not given. For gRDA see target_sparsity."""
     target_sparsity: float | None = None
     """Share of zeros to end with, in (0, 1): gRDA then finds its c itself, from the initial
     weights and, once, from what a third of the run has shown."""
@@ -74,7 +76,7 @@ class TrainConfig:
     validation: float = 0.0
     """Share of the training data held out for choosing; 0 trains on all of it."""
     augment: bool = True
-    """The data set's own augmentation (none for digits)."""
+    """Augment as is usual for the data set (digits: not at all); --no-augment leaves it out."""
     precision: Precision = "float32"
     """Arithmetic of the forward pass; the half precisions are automatic mixed precision."""
     device: str = "auto"
@@ -103,7 +105,8 @@ class TrainConfig:
         _in_range(
             "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0"
         )
-        _in_range("sparsity", self.sparsity, 0 <= self.sparsity < 1, "in [0, 1)")
+        zeros = self.sparsity
+        _in_range("sparsity", zeros, zeros is None or 0 <= zeros < 1, "in [0, 1)")
         self._check_target()
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
         _in_range("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
@@ -111,6 +114,11 @@ class TrainConfig:
         _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
         _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
+
+    @property
+    def mask_sparsity(self) -> float:
+        """``sparsity``, or what stands for it."""
+        return 0.9 if self.sparsity is None else self.sparsity
 
     def _check_target(self) -> None:
         share, size = self.target_sparsity, self.target_size

@@ -1,5 +1,6 @@
 """What a run shows: a line per epoch, and below it, in a terminal, how far it is."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dirprune.train.config import TrainConfig
 from dirprune.train.files import naming_errors
+
+# Seconds without a line, where there are no bars, after which there is one.
+TELL_EVERY = 60.0
 
 
 class Display(Protocol):
@@ -91,7 +95,7 @@ class TensorBoard:
 
 
 class ConsoleDisplay:
-    """A line per epoch and, in a terminal only, bars with the time that is left.
+    """A line per epoch; in a terminal bars with the time that is left, elsewhere a line a minute.
 
     Nothing is wider than 60 columns.
 
@@ -116,16 +120,23 @@ class ConsoleDisplay:
         self._epochs, self._steps = config.epochs, steps_per_epoch
         self._print(f"{config.model} on {config.data}, {config.method}, seed {config.seed}")
         self._print(f"zeros: share of all {total:,} trainable parameters")
-        self._print("    epoch     loss   train    test   valid    zeros    time")
+        valid = "   valid" if config.validation else ""
+        self._print(f"    epoch     loss   train    test{valid}    zeros    time")
         steps = config.epochs * steps_per_epoch
+        if step:
+            self._print(f"goes on after step {step:,} of {steps:,}")
+        self._told = time.monotonic()
         self._run = self._bars.add_task("run", total=steps, completed=step)
         self._epoch = self._bars.add_task("", total=steps_per_epoch)
         self.step(step)
         self._bars.start()
 
     def step(self, step: int) -> None:
-        """Move the bars."""
+        """Move the bars, or say once a minute where it is."""
         epoch, done = divmod(step, self._steps)
+        if not self.console.is_terminal and time.monotonic() - self._told >= TELL_EVERY:
+            self._print(f"{epoch + 1:>6}/{self._epochs:<3} step {done} of {self._steps}")
+            self._told = time.monotonic()
         self._bars.update(self._run, completed=step)
         if done == 0:
             self._bars.reset(self._epoch, description=f"epoch {min(epoch + 1, self._epochs)}")
@@ -134,6 +145,7 @@ class ConsoleDisplay:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the epoch's figures."""
         self._print(epoch_line(record, self._epochs))
+        self._told = time.monotonic()
         if record.get("forecast"):
             self._print(forecast_line(record["forecast"]))
 
@@ -154,20 +166,22 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
         epochs: Of the whole run.
 
     Returns:
-        Epoch, training loss, accuracies on training, test and validation data, share of zeros
-        and time.
+        Epoch, training loss, accuracies on training, test and (if any) validation data, share of
+        zeros and time.
 
     Example:
         >>> figures = dict(train_loss=0.1234, train_accuracy=0.987, test_accuracy=0.965)
         >>> epoch_line(figures | dict(epoch=3, sparsity=0.912, seconds=75.2), epochs=60)
-        '     3/60   0.1234  98.70%  96.50%       -   91.20%    1:15'
+        '     3/60   0.1234  98.70%  96.50%   91.20%    1:15'
     """
     seconds = record["seconds"]
-    time = f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    spent = f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    validation = record.get("validation_accuracy")
+    valid = "" if validation is None else _percent(validation)
     return (
         f"{record['epoch']:>6}/{epochs:<3}{record['train_loss']:8.4f}"
         f"{_percent(record['train_accuracy'])}{_percent(record['test_accuracy'])}"
-        f"{_percent(record.get('validation_accuracy'))} {_percent(record['sparsity'])}{time:>8}"
+        f"{valid} {_percent(record['sparsity'])}{spent:>8}"
     )
 
 

@@ -1,6 +1,6 @@
 """The figures of an epoch: training as it went, evaluation as the network now stands."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,20 @@ from dirprune.train.sources import Source
 from dirprune.train.summary import largest_threshold
 
 
+class Figures(NamedTuple):
+    """What an evaluation tells.
+
+    Attributes:
+        loss: Mean cross-entropy.
+        accuracy: Share of right answers.
+        varies: Whether the scores depend on the image at all.
+    """
+
+    loss: float
+    accuracy: float
+    varies: bool
+
+
 def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
     """Evaluate, and return the figures of the epoch that has just been trained.
 
@@ -21,12 +35,13 @@ def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
         progress: With the totals of the epoch.
 
     Returns:
-        A line of metrics.jsonl, the same in every process.
+        A line of metrics.jsonl, the same in every process. ``varies`` is false if every test
+        image gets the very same scores, because a whole layer is zero.
     """
     loss, right, images = session.over_processes(progress.totals).tolist()
-    test_loss, test_accuracy = _evaluate(session, session.data.test)
+    test = _evaluate(session, session.data.test)
     held_out = session.data.validation
-    validation = (None, None) if held_out is None else _evaluate(session, held_out)
+    validation = None if held_out is None else _evaluate(session, held_out)
     report = sparsity_report(session.net)
     return {
         "epoch": progress.step // session.steps_per_epoch,
@@ -34,26 +49,28 @@ def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
         "lr": session.lrs[progress.step - 1],
         "train_loss": loss / images,
         "train_accuracy": right / images,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-        "validation_loss": validation[0],
-        "validation_accuracy": validation[1],
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        "validation_loss": validation and validation.loss,
+        "validation_accuracy": validation and validation.accuracy,
         "sparsity": report.sparsity,
         "nonzeros": report.nonzeros,
         "threshold": largest_threshold(session.optimizer),
         "l1": report.l1,
         "l2": report.l2,
         "l2_over_l1": report.l2_over_l1,
+        "varies": test.varies,
         "seconds": progress.seconds,
         "forecast": None,
     }
 
 
 @torch.inference_mode()
-def _evaluate(session: Session, source: Source) -> tuple[float, float]:
-    """Mean loss and accuracy in evaluation mode, exact over all processes."""
+def _evaluate(session: Session, source: Source) -> Figures:
+    """Evaluate in evaluation mode, exactly over all processes."""
     session.net.eval()
     totals = session.zero_totals()
+    varying, first = torch.zeros_like(totals[0]), None
     # No gradients are kept, so this fits wherever training does.
     batch_size = max(100, session.config.batch_size // session.config.accumulation)
     for batch in source.batches(batch_size, rank=session.rank, world=session.world):
@@ -62,8 +79,11 @@ def _evaluate(session: Session, source: Source) -> tuple[float, float]:
             scores = session.net(images)
             loss = F.cross_entropy(scores, labels, reduction="sum")
             totals += count_answers(scores, loss, labels, totals)
+            first = scores[0] if first is None else first
+            varying += (scores != first).any()
     loss_sum, right, count = session.over_processes(totals).tolist()
-    return loss_sum / count, right / count
+    varies = bool(session.over_processes(varying)) or count < 2
+    return Figures(loss_sum / count, right / count, varies)
 
 
 def count_answers(scores: Tensor, loss: Tensor, labels: Tensor, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dirprune.train.loop import Diverged, Interrupted
+from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.stopping import StopSignals
 
 # What a call may raise for good reasons: told to the caller, who knows what to do.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from dirprune.train.checkpoint import (
 )
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
+from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.evaluation import (
     count_answers,
     epoch_record,
@@ -47,25 +48,6 @@ from dirprune.train.summary import (
 
 # Steps between two looks at the loss and at what other processes want: each makes a GPU wait.
 CHECK_EVERY = 10
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer finite, or the network is gone entirely to zero."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came; the run was saved after the step it was in.
-
-    Attributes:
-        out: The run's folder.
-    """
-
-    def __init__(self, out: Path, step: int) -> None:
-        super().__init__(
-            f"interrupted after step {step}, saved in {out}: give the same command with --resume "
-            "(resume=True) to go on"
-        )
-        self.out = out
 
 
 def train(
@@ -99,7 +81,7 @@ def train(
         ValueError: If the folder holds another run, the config cannot be followed, or a
             checkpoint is damaged or of another run.
         OSError: If the folder cannot be written, or data or run are not there.
-        Diverged: If the loss is not finite or the network gone to zero.
+        Diverged: If the loss is not finite, or the network or a whole layer gone to zero.
         Interrupted: If SIGINT or SIGTERM came.
 
     Example:
@@ -147,7 +129,7 @@ def _check_folder(
 ) -> Summary | None:
     """Refuse a folder that does not fit, before anything else; or find the run finished."""
     if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: give one of them")
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
     if not resume:
         folder.check_free(overwrite=overwrite)
         return None
@@ -219,7 +201,10 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
     share_buffers(session)
     if progress.step == len(session.lrs) and session.config.refresh_batchnorm:
         refresh_statistics(session)
-    record = epoch_record(session, progress) | {"forecast": steer(session, progress)}
+    record = epoch_record(session, progress)
+    if not record["varies"]:
+        _diverge(session, progress, folder, "every image gets the same scores")
+    record |= {"forecast": steer(session, progress)}
     if record["validation_accuracy"] is not None:
         best = progress.best or {"validation_accuracy": -math.inf}
         if record["validation_accuracy"] > best["validation_accuracy"]:
@@ -245,6 +230,10 @@ def _check_alive(session: Session, progress: Progress, folder: RunFolder) -> Non
         reason = "every weight is zero"
     else:
         return
+    _diverge(session, progress, folder, reason)
+
+
+def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: str) -> NoReturn:
     last = list_checkpoints(folder.checkpoints)
     kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
     if session.accelerator.is_main_process:

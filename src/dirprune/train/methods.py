@@ -18,6 +18,7 @@ from dirprune.train.masked import (
     one_shot_plan,
     random_scores,
 )
+from dirprune.train.names import MASKED
 from dirprune.train.prox_sgd import ProxSGD
 
 Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
@@ -88,7 +89,7 @@ def _masked(
     for group in groups:
         group["prunable"] = group.pop("c", None) is None  # c=0 marks what gRDA would leave dense
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    zeros = plan(total_steps, config.sparsity, trained)
+    zeros = plan(total_steps, config.mask_sparsity, trained)
     decay = config.weight_decay
     return MaskedSGD(groups, config.lr, zeros, scores, weight_decay=decay, **momentum)
 
@@ -139,8 +140,27 @@ def build_optimizer(config: TrainConfig, model: nn.Module, total_steps: int) -> 
         An optimizer whose ``state_dict`` holds all that the method remembers.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or it would ignore an option that is set.
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}: there are {', '.join(METHODS)}")
+    _check_heard(config)
     return METHODS[config.method](config, model, total_steps)
+
+
+def _check_heard(config: TrainConfig) -> None:
+    """Refuse options that the method knows nothing of, instead of ignoring them."""
+    method = config.method
+    heavy, masked = method.endswith("_momentum"), method in MASKED
+    if heavy and not config.momentum:
+        raise ValueError(f"{method} needs momentum above 0, such as 0.9")
+    if config.momentum and not heavy:
+        other = f"{method}_momentum"
+        hint = f"take method {other}, or " if other in METHODS else ""
+        raise ValueError(f"{method} has no momentum, got {config.momentum}: {hint}leave it at 0")
+    if config.sparsity is not None and not masked:
+        hint = "; target_sparsity finds c" if method.startswith("grda") else ""
+        raise ValueError(
+            f"sparsity is for {', '.join(MASKED)}, and {method} would ignore it: leave it out"
+            f"{hint}"
+        )

@@ -40,7 +40,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
     trained = RunFolder(dense)
     session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
     load_weights(session.net, load_file(trained.weights), str(trained.weights))
-    prune_magnitude(session.net, config.sparsity, config.prune)
+    prune_magnitude(session.net, config.mask_sparsity, config.prune)
     if config.refresh_batchnorm:
         refresh_statistics(session)
     unmeasured = torch.ones(3, dtype=torch.float64, device=session.device)

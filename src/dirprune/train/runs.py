@@ -81,8 +81,8 @@ class RunFolder:
             )
         if taken and not overwrite:
             raise ValueError(
-                f"{self.path} holds another run: continue it with resume, replace it with "
-                "overwrite, or choose another folder"
+                f"{self.path} holds another run: continue it with --resume (resume=True), "
+                "replace it with --overwrite (overwrite=True), or choose another folder"
             )
 
     def check_resumable(self, config: TrainConfig) -> None:
@@ -97,13 +97,14 @@ class RunFolder:
         """
         if not self._holds_run():
             raise FileNotFoundError(
-                f"{self.path} holds no run that could be resumed: leave resume out to start one"
+                f"{self.path} holds no run that could be resumed: leave out --resume "
+                "(resume=True) to start one"
             )
         check_same_config(read_json(self.config)["config"], config, str(self.path))
         if (self.read_summary() or {}).get("status") == "diverged":
             raise ValueError(
-                f"{self.path} diverged and would do so again: start anew with overwrite and a "
-                "smaller lr, c or mu"
+                f"{self.path} diverged and would do so again: start anew with --overwrite "
+                "(overwrite=True) and a smaller lr, c or mu"
             )
 
     def begin(self, config: TrainConfig, recipe: Mapping[str, Any] | None, device: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Display
+from dirprune.train.endings import Diverged
 from dirprune.train.files import write_json
-from dirprune.train.loop import Diverged, train
+from dirprune.train.loop import train
 from dirprune.train.runs import RunFolder
 from dirprune.train.summary import Summary
 
