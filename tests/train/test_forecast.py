@@ -19,7 +19,9 @@ from dirprune.train.display import Displays, forecast_line
 from dirprune.train.endings import Interrupted
 from dirprune.train.forecast import Magnitudes, c_for_sparsity, forecast_sparsity, magnitudes
 from dirprune.train.loop import train
+from dirprune.train.session import Progress, open_session
 from dirprune.train.sizes import estimated_size, parse_size, sparsity_for_size
+from dirprune.train.steering import start_steering, steer
 
 QUIET = Displays()
 AIMED = TrainConfig(model="mlp", epochs=6, batch_size=100, target_sparsity=0.7)
@@ -217,16 +219,38 @@ def foretold(out: Path) -> list[dict[str, Any] | None]:
     return [json.loads(line)["forecast"] for line in lines]
 
 
-def test_a_run_meets_its_target_with_one_correction(tmp_path: Path) -> None:
-    config = replace(AIMED, epochs=30, target_sparsity=0.9)
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.97])
+def test_a_run_meets_its_target(target: float, tmp_path: Path) -> None:
+    config = replace(AIMED, epochs=30, target_sparsity=target)
     summary = train(config, tmp_path / "run", display=QUIET)
-    assert abs(summary["sparsity"] - 0.9) < 0.02
+    assert abs(summary["sparsity"] - target) < 0.01
     told = foretold(tmp_path / "run")
-    assert [bool(t) for t in told] == [True] * 10 + [False] * 20
-    assert summary["correction"]["c"] == told[9]["c"]  # type: ignore[index]
-    assert summary["correction"]["step"] == 150
+    assert [bool(t) for t in told] == [True] * 22 + [False] * 8
+    # 15 steps an epoch; c is set at first, and after epochs 5 to 22.
+    assert [scale["step"] for scale in summary["scales"]] == [0, *range(75, 331, 15)]
+    assert [scale["c"] for scale in summary["scales"][1:]] == [t["c"] for t in told[4:22] if t]
     # The path that the report draws is the one that was walked.
     assert summary["threshold_path"]["g"][-1] == pytest.approx(summary["threshold"], rel=1e-9)
+
+
+def test_a_run_with_too_many_zeros_slows_down_and_goes_on() -> None:
+    session = open_session(replace(AIMED, target_sparsity=0.05))
+    progress = Progress(session.zero_totals())
+    start_steering(session, progress)
+    for p in session.net.parameters():
+        p.grad = torch.zeros_like(p)
+    session.optimizer.step()
+    for p, state in session.optimizer.state.items():
+        state["v"].view(-1)[::2] = 0.0
+        p.data.view(-1)[::2] = 0.0
+    progress.step = session.steps_per_epoch
+    before = session.optimizer.param_groups[0]["c"]
+    told = steer(session, progress)
+    assert told is not None
+    assert told["c"] is None
+    assert 0.5 <= told["sparsity"] < 0.6
+    assert session.optimizer.param_groups[0]["c"] == pytest.approx(before / 1000)
+    assert progress.scales[-1]["c"] == session.optimizer.param_groups[0]["c"]
 
 
 def test_a_size_is_met(tmp_path: Path) -> None:
@@ -252,7 +276,7 @@ def test_forecasting_alone_changes_nothing(tmp_path: Path) -> None:
     train(replace(told, target_sparsity=0.7), tmp_path / "aimed", display=QUIET)
     weights = [load_file(tmp_path / n / "model.safetensors") for n in ("plain", "told", "aimed")]
     assert foretold(tmp_path / "plain") == [None] * 6
-    assert [t and t["target"] for t in foretold(tmp_path / "aimed")][:3] == [0.7, 0.7, None]
+    assert [t and t["target"] for t in foretold(tmp_path / "aimed")] == 4 * [0.7] + 2 * [None]
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name])
         assert torch.equal(tensor, weights[2][name])
@@ -265,7 +289,7 @@ def test_a_steered_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             train(AIMED, tmp_path / "parts", resume=again, display=Stopping(step))
     parts = train(AIMED, tmp_path / "parts", resume=True, display=QUIET)
-    assert parts["correction"] == whole["correction"] is not None
+    assert parts["scales"] == whole["scales"] is not None
     assert foretold(tmp_path / "parts") == foretold(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("parts", "whole"))
     for name, tensor in ours.items():

@@ -98,7 +98,7 @@ def method_config(
         method: The method.
         lr: From the grid.
         seed: Of the run.
-        c: Of a calibrated method.
+        c: Of a calibrated method; those without a threshold have 0.
         sparsity: Of a method that is told how sparse to become.
 
     Returns:
@@ -112,6 +112,8 @@ def method_config(
         config = replace(config, momentum=0.0, nesterov=False, weight_decay=0.0)
     if method in REFERENCES:
         c = rescaled(config.c, config.mu + 0.5, config.lr, lr / (1 - config.momentum))
+    elif method not in CALIBRATED:
+        c = 0.0
     return replace(
         config,
         method=method,

@@ -58,12 +58,12 @@ class TrainConfig:
     """Share of zeros in [0, 1) that the methods gmp, gmp_momentum, magnitude_finetune and random
     end with; 0.9 if not given. For gRDA see target_sparsity."""
     target_sparsity: float | None = None
-    """Share of zeros to end with, in (0, 1): gRDA then finds its c itself, from the initial
-    weights and, once, from what a third of the run has shown."""
+    """Share of zeros to end with, in (0, 1): gRDA then finds its c itself, at first from the
+    initial weights, then after every epoch from a sixth to three quarters of the run."""
     target_size: str | None = None
     """Size of the compressed weights to end with, such as 2MB or 500kB, instead."""
     forecast: bool = False
-    """Foretell the final sparsity after every early epoch, and leave c alone."""
+    """Foretell the final sparsity after every epoch up to three quarters; leave c alone."""
     schedule: Schedule = "piecewise"
     """constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %); steps, a tenth
     at each of lr_steps; cosine to zero."""

@@ -286,7 +286,7 @@ def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:
         session.lrs,
         folder.read_metrics(),
         best=progress.best,
-        correction=progress.correction,
+        scales=progress.scales,
         peak_memory_mib=progress.peak_memory_mib,
         weights=folder.weights,
     )

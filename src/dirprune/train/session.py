@@ -108,7 +108,7 @@ class Progress:
         best: Epoch, step and validation accuracy of the best epoch so far.
         peak_memory_mib: So far, over all starts of the run.
         past: Where the accumulators stood at the start and after every epoch with a forecast.
-        correction: Step, c before and c after, once a target has changed it.
+        scales: The step from which on each c holds, where a target sets it.
     """
 
     totals: Tensor
@@ -117,7 +117,7 @@ class Progress:
     best: dict[str, Any] | None = None
     peak_memory_mib: float = 0.0
     past: list[Magnitudes] = field(default_factory=list)
-    correction: dict[str, Any] | None = None
+    scales: list[dict[str, Any]] = field(default_factory=list)
 
 
 def open_session(config: TrainConfig, initial: Mapping[str, Tensor] | None = None) -> Session:
@@ -177,7 +177,7 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
         "best": progress.best,
         "peak_memory_mib": progress.peak_memory_mib,
         "past": past,
-        "correction": progress.correction,
+        "scales": progress.scales,
         "optimizer": optimizer,
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -222,7 +222,7 @@ def restore(
         meta["best"],
         meta["peak_memory_mib"],
         [Magnitudes(**moment) for moment in unpack(meta["past"], tensors)],
-        meta["correction"],
+        meta["scales"],
     )
 
 

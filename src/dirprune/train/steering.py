@@ -1,4 +1,4 @@
-"""Forecasts inside a run, and the one correction of c by which it meets its target."""
+"""Forecasts inside a run, and the corrections of c by which it meets its target."""
 
 import math
 from typing import Any
@@ -9,9 +9,12 @@ from dirprune.train.forecast import c_for_sparsity, forecast_sparsity, magnitude
 from dirprune.train.session import Progress, Session
 from dirprune.train.sizes import parse_size, sparsity_for_size
 
-CORRECT_AT = 1 / 3
-"""Share of the epochs after which c is corrected: earlier it is not yet foreseeable how far the
-accumulators will move, later less of the threshold's path is left. See results/forecast."""
+STEER_FROM, STEER_UNTIL = 1 / 6, 3 / 4
+"""Shares of the epochs between which c is set anew after each: earlier it is not foreseeable how
+far the accumulators will move, later there is little left to set. See results/forecast."""
+
+SLOWEST = 1e-3
+"""Least factor on c: at 0 a group would count as one that is never thresholded."""
 
 FIRST_PACE = 1 / 3
 """Movement of accumulators per unit of g that the start counts on, with nothing measured yet."""
@@ -42,8 +45,8 @@ def start_steering(session: Session, progress: Progress) -> None:
     Args:
         session: Of a run that has not begun; given a target, and unless ``config.forecast`` is
             on, its optimizer begins with the c that :data:`FIRST_PACE` and the initial weights
-            suggest, so that the correction is small.
-        progress: Is given the first of its past moments.
+            suggest, so that the corrections are small.
+        progress: Is given the first of its past moments, and the first c.
 
     Raises:
         ValueError: If the method has no threshold, or the target cannot be reached with any c.
@@ -61,28 +64,25 @@ def start_steering(session: Session, progress: Progress) -> None:
         c = c_for_sparsity(optimizer, session.lrs, target) / (1 - FIRST_PACE)
         if not config.forecast and c > 0:
             _set_c(optimizer, c)
+            progress.scales.append({"step": 0, "c": c})
     progress.past.append(magnitudes(optimizer))
 
 
 def steer(session: Session, progress: Progress) -> dict[str, Any] | None:
-    """At the end of an early epoch forecast the run's end and, at the last of them, correct c.
+    """At the end of an epoch forecast the run's end and, if there is a target, set c.
 
     Args:
-        session: Its optimizer's c is set, once in a run, if there is a target and
-            ``config.forecast`` is off.
-        progress: Remembers what the next forecasts need, and the correction.
+        session: Its optimizer's c is set if there is a target and ``config.forecast`` is off.
+        progress: Remembers what the next forecasts need, and every c.
 
     Returns:
         ``sparsity``, that is foretold with the c that was in force; ``target``; and ``c``, that
         the target needs for the rest of the run (None if none does; without a target that in
-        force). None in all other epochs.
-
-    Raises:
-        ValueError: If c is to be corrected and the target can no longer be reached.
+        force). None once it is too late to set anything.
     """
     config, optimizer = session.config, session.optimizer
     epoch = progress.step // session.steps_per_epoch
-    last = math.ceil(config.epochs * CORRECT_AT)
+    last = int(config.epochs * STEER_UNTIL)
     if not progress.past or epoch > last or not isinstance(optimizer, GRDA):
         return None
     # The pace of the last quarter so far: younger is noisier, older is no longer true.
@@ -90,23 +90,25 @@ def steer(session: Session, progress: Progress) -> dict[str, Any] | None:
     progress.past.append(magnitudes(optimizer))
     future, target = session.lrs[progress.step :], target_of(config, _total(session))
     foretold = forecast_sparsity(optimizer, future, past)
-    c: float | None = _thresholded(optimizer)[0]["c"]
-    if target is not None:
-        steering = epoch == last and not config.forecast
-        try:
-            c = c_for_sparsity(optimizer, future, target, past)
-        except ValueError:
-            if steering:
-                raise
-            c = None
-        if steering:
-            before = _thresholded(optimizer)[0]["c"]
-            progress.correction = {"step": progress.step, "before": before, "c": c}
-            _set_c(optimizer, c)
-    return {"sparsity": foretold, "c": c, "target": target}
+    before: float = _thresholded(optimizer)[0]["c"]
+    if target is None:
+        return {"sparsity": foretold, "c": before, "target": None}
+    needed: float | None
+    try:
+        needed = c_for_sparsity(optimizer, future, target, past)
+    except ValueError:
+        needed = None
+    if epoch >= math.ceil(config.epochs * STEER_FROM) and not config.forecast:
+        c = needed
+        if c is None:  # more zeros than wanted, or fewer than any c can bring
+            c = 0.0 if foretold > target else before
+        c = max(c, SLOWEST * before)
+        progress.scales.append({"step": progress.step, "c": c})
+        _set_c(optimizer, c)
+    return {"sparsity": foretold, "c": needed, "target": target}
 
 
-def _set_c(optimizer: GRDA, c: float | None) -> None:
+def _set_c(optimizer: GRDA, c: float) -> None:
     for group in _thresholded(optimizer):
         group["c"] = c
 

@@ -45,7 +45,7 @@ def unfinished_summary(
         **{name: last.get(name) for name in _EPOCH_FIGURES},
         "seconds_per_epoch": statistics.median(e["seconds"] for e in epochs) if epochs else None,
         "best": dict(best) if best else None,
-        **dict.fromkeys((*later, "correction", "layers", "threshold_path", "histograms")),
+        **dict.fromkeys((*later, "scales", "layers", "threshold_path", "histograms")),
     }
 
 
@@ -58,7 +58,7 @@ def finished_summary(
     best: Mapping[str, Any] | None,
     peak_memory_mib: float,
     weights: Path,
-    correction: Mapping[str, Any] | None = None,
+    scales: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
     """Figures of a run that has finished.
 
@@ -70,7 +70,7 @@ def finished_summary(
         best: The epoch of highest validation accuracy, or None.
         peak_memory_mib: Of the run.
         weights: The file of the final weights.
-        correction: Step, c before and c after, if a target has changed it.
+        scales: ``step`` from which on each ``c`` holds, where a target sets it.
 
     Returns:
         Every key of summary.json. ``weights_zstd_bytes`` is the size at zstandard's level 9, which
@@ -85,8 +85,8 @@ def finished_summary(
         "weights_bytes": len(payload),
         "weights_zstd_bytes": len(zstandard.ZstdCompressor(level=9).compress(payload)),
         "layers": _layers(report),
-        "correction": dict(correction) if correction else None,
-        "threshold_path": _threshold_path(optimizer, lrs, correction),
+        "scales": [dict(scale) for scale in scales] or None,
+        "threshold_path": _threshold_path(optimizer, lrs, scales),
         "histograms": {
             "weights": histogram([p for p in model.parameters() if p.requires_grad]),
             "accumulators": histogram([s["v"] for s in optimizer.state.values() if "v" in s]),
@@ -132,17 +132,17 @@ def _layers(report: SparsityReport) -> list[dict[str, Any]]:
 def _threshold_path(
     optimizer: Optimizer,
     lrs: Sequence[float],
-    correction: Mapping[str, Any] | None,
+    scales: Sequence[Mapping[str, Any]],
     points: int = 200,
 ) -> dict[str, list[float]] | None:
     if not isinstance(optimizer, GRDA):
         return None
     group = max(optimizer.param_groups, key=lambda g: float(g["c"]))
     rates = [lr / (1 - group["momentum"]) for lr in lrs]
-    path = threshold_path(group["c"], group["mu"], rates)
-    if correction:
-        early = threshold_path(correction["before"], group["mu"], rates)
-        step = correction["step"]
-        path = torch.cat([early[:step], early[step - 1] + path[step:] - path[step - 1]])
+    c = torch.full((len(lrs),), group["c"], dtype=torch.float64)
+    for scale in scales:
+        c[scale["step"] :] = scale["c"]
+    unit = threshold_path(1.0, group["mu"], rates)
+    path = (c * torch.diff(unit, prepend=torch.zeros(1, dtype=unit.dtype))).cumsum(0)
     steps = torch.linspace(1, len(lrs), min(points, len(lrs))).round().long()
     return {"step": steps.tolist(), "g": path[steps - 1].tolist()}
