@@ -272,6 +272,12 @@ def test_spoilt_files_are_refused_in_one_line(tmp_path: Path, spoil: Any, messag
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run"]
 
 
+def test_comparison_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "comparison.json", {"runs": [], "lr_grid": {}})
+    with pytest.raises(ValueError, match="has finished yet"):
+        read_results([tmp_path])
+
+
 def test_missing_folders_are_named(tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):

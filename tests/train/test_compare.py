@@ -21,11 +21,12 @@ from dirprune.threshold import threshold_path
 from dirprune.train import compare as module
 from dirprune.train.calibrate import calibrate, closest, next_strength
 from dirprune.train.compare import compare
-from dirprune.train.comparison import COMPARED, Plan, method_config
+from dirprune.train.comparison import Plan, method_config
 from dirprune.train.config import TrainConfig
 from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.isolated import run_isolated
-from dirprune.train.methods import METHODS
+from dirprune.train.methods import METHODS, build_optimizer
+from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES
 from dirprune.train.one_shot import prune_magnitude
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import peak_memory_mib
@@ -292,6 +293,33 @@ def test_grda_follows_one_threshold_path_at_all_rates() -> None:
     for path in paths[1:]:
         torch.testing.assert_close(path, paths[0], rtol=1e-3, atol=0)
     assert method_config(SHORT, "grda", 0.1, seed=1).c == SHORT.c
+
+
+def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="without torchrun"):
+        compare(SHORT, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_config_holds_nothing_that_its_method_would_ignore() -> None:
+    shared = replace(SHORT, target_sparsity=0.8, sparsity=0.7, momentum=0.9)
+    for method in METHODS:
+        told = 0.6 if method in MASKED else None
+        config = method_config(shared, method, 0.1, seed=1, sparsity=told)
+        assert config.target_sparsity == (0.8 if "grda" in method else None)
+        assert config.sparsity == told
+        assert (config.c > 0) == (method in (*REFERENCES, *CALIBRATED))
+        build_optimizer(config, torch.nn.Linear(4, 3), 50)  # refuses what it would ignore
+
+
+def test_a_comparison_at_a_target(tmp_path: Path) -> None:
+    config = replace(SHORT, target_sparsity=0.8, epochs=6)
+    table = compare(config, tmp_path / "all", methods=("sgd", "grda", "gmp"), seeds=(1,))
+    zeros = {row.method: row.mean["sparsity"] for row in table}
+    assert zeros["sgd"] == 0
+    assert zeros["grda"] == pytest.approx(0.8, abs=0.02)
+    assert zeros["gmp"] == pytest.approx(zeros["grda"], abs=1e-4)
 
 
 @pytest.mark.parametrize("target", [0.3, 0.9, 0.97])

@@ -240,7 +240,11 @@ def _read_comparison(folder: Path) -> tuple[list[Path], Mapping[str, Any]]:
     path = folder / "comparison.json"
     record = _load(path)
     runs = record.get("runs") if isinstance(record, dict) else None
-    if not isinstance(runs, list) or not runs or not all(isinstance(r, str) for r in runs):
+    if runs == []:
+        raise ValueError(
+            f"no run of {folder} has finished yet: wait for the first, or go on with it"
+        )
+    if not isinstance(runs, list) or not all(isinstance(r, str) for r in runs):
         raise ValueError(f"{path} has no list 'runs' of folder names: it is not of dirprune")
     for run in runs:
         if Path(run).is_absolute() or ".." in Path(run).parts:

@@ -1,6 +1,7 @@
 """Comparing methods: equal epochs, weights, batches and choices, at gRDA's sparsity."""
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -65,11 +66,17 @@ def compare(
         The table.
 
     Raises:
-        ValueError: If the folder holds something else, or the plan cannot be followed.
+        ValueError: If the folder holds something else, the plan cannot be followed, or torchrun
+            started this process.
         OSError: If the folder cannot be written, or data are not there.
         Diverged: If all of gRDA's runs diverge.
         Interrupted: If SIGINT or SIGTERM came.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "compare gives every run a process of its own: start it without torchrun, and train "
+            "single runs with it"
+        )
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs))
     claim_folder(Path(out), plan)
     return _Comparison(plan, Path(out)).carry_out()

@@ -85,8 +85,9 @@ def method_config(
     r"""Make the config of one run.
 
     Momentum, weight decay and Nesterov's form go to the methods that are named after momentum,
-    the others have none of them. gRDA's threshold shall not depend on the grid: at the effective
-    rate :math:`\gamma' = \gamma / (1 - \beta)` its scale is
+    the others have none of them; a target is for gRDA, to which the others are brought. gRDA's
+    threshold shall not depend on the grid: at the effective rate
+    :math:`\gamma' = \gamma / (1 - \beta)` its scale is
 
     .. math:: c' = c\,(\gamma_0 / \gamma')^{\mu + 1/2}
 
@@ -112,16 +113,17 @@ def method_config(
         config = replace(config, momentum=0.0, nesterov=False, weight_decay=0.0)
     if method in REFERENCES:
         c = rescaled(config.c, config.mu + 0.5, config.lr, lr / (1 - config.momentum))
-    elif method not in CALIBRATED:
-        c = 0.0
+    else:
+        config = replace(config, target_sparsity=None, target_size=None, forecast=False)
+        c = config.c if method in CALIBRATED and c is None else c or 0.0
     return replace(
         config,
         method=method,
         lr=lr,
         seed=seed,
-        c=config.c if c is None else c,
+        c=c,
         mu=1.0 if method == "rda" else config.mu,
-        sparsity=config.sparsity if sparsity is None else sparsity,
+        sparsity=sparsity,
     )
 
 
