@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm
+    from dirprune.directional import DirectionalPath as DirectionalPath
+    from dirprune.directional import FlatProjector as FlatProjector
+    from dirprune.directional import directional_prune as directional_prune
+    from dirprune.directional import directional_scores as directional_scores
     from dirprune.grda import GRDA as GRDA
     from dirprune.groups import param_groups as param_groups
     from dirprune.prox import soft_threshold as soft_threshold
@@ -23,6 +27,11 @@ _HOME = {
     "param_groups": "dirprune.groups",
     "threshold_path": "dirprune.threshold",
     "soft_threshold": "dirprune.prox",
+    # directional pruning itself
+    "directional_scores": "dirprune.directional",
+    "directional_prune": "dirprune.directional",
+    "DirectionalPath": "dirprune.directional",
+    "FlatProjector": "dirprune.directional",
     # accounting
     "sparsity_report": "dirprune.sparsity",
     "SparsityReport": "dirprune.sparsity",

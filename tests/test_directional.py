@@ -1,0 +1,249 @@
+"""Directional pruning against its definition, its laws, and the theorem about gRDA."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dirprune import (
+    GRDA,
+    DirectionalPath,
+    FlatProjector,
+    directional_prune,
+    directional_scores,
+    soft_threshold,
+)
+
+DOUBLE = torch.float64
+
+
+def problem(seed: int, d: int, k: int) -> tuple[Tensor, FlatProjector]:
+    """Weights, some of them zero, and a projector on all but k random directions."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(d, generator=generator, dtype=DOUBLE)
+    w[torch.rand(d, generator=generator) < 0.1] = 0.0
+    q = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=DOUBLE)).Q
+    return w, FlatProjector(q.mT.contiguous())
+
+
+PROBLEMS = st.tuples(st.integers(0, 10**6), st.integers(1, 40)).flatmap(
+    lambda t: st.integers(0, t[1]).map(lambda k: problem(t[0], t[1], k))
+)
+
+
+@settings(deadline=None)
+@given(PROBLEMS, st.floats(0, 30))
+def test_it_minimises_the_definitions_objective(
+    drawn: tuple[Tensor, FlatProjector], lam: float
+) -> None:
+    w, flat = drawn
+    dense = torch.eye(len(w), dtype=DOUBLE) - flat.basis.mT @ flat.basis
+    s = [math.copysign(1, w_j) * p_j if w_j else 0.0 for w_j, p_j in zip(w, dense @ w.sign())]
+
+    def objective(x: float, j: int) -> float:
+        return 0.5 * (float(w[j]) - x) ** 2 + lam * float(s[j]) * abs(x)
+
+    pruned = directional_prune(w, lam, flat)
+    for j, x in enumerate(pruned.tolist()):
+        # On either side of zero the objective is a parabola: its vertex, or zero.
+        vertices = [float(w[j]) - lam * float(s[j]), float(w[j]) + lam * float(s[j])]
+        candidates = [0.0, max(vertices[0], 0.0), min(vertices[1], 0.0)]
+        best = min(objective(c, j) for c in candidates)
+        assert objective(x, j) <= best + 1e-9 * (1 + abs(best))
+
+
+@settings(deadline=None)
+@given(PROBLEMS)
+def test_scores_add_up_to_the_flat_part_of_the_signs(
+    drawn: tuple[Tensor, FlatProjector],
+) -> None:
+    w, flat = drawn
+    total = float(directional_scores(w, flat).sum())
+    assert total == pytest.approx(float(flat(w.sign()).square().sum()), abs=1e-9)
+    assert -1e-9 <= total <= len(w) + 1e-9
+
+
+@settings(deadline=None)
+@given(PROBLEMS, st.floats(0, 3))
+def test_all_flat_is_the_soft_threshold_and_none_is_nothing(
+    drawn: tuple[Tensor, FlatProjector], lam: float
+) -> None:
+    w, _ = drawn
+    everything = directional_prune(w, lam, lambda x: x)
+    torch.testing.assert_close(everything, soft_threshold(w, lam))
+    assert torch.equal(directional_prune(w, lam, torch.zeros_like), w)
+
+
+@settings(deadline=None)
+@given(PROBLEMS, st.floats(0, 1))
+def test_until_a_weight_is_gone_the_step_is_flat(
+    drawn: tuple[Tensor, FlatProjector], share: float
+) -> None:
+    w, flat = drawn
+    path = DirectionalPath(w, flat)
+    ahead = path.breakpoints[path.breakpoints > 0]
+    lam = share * min(float(ahead.min()) if len(ahead) else 1.0, 1e3)
+    step = path.weights(lam) - w
+    if share < 1:
+        # A zero stays where it is; the others make the whole step.
+        flat_step = torch.where(w == 0, 0.0, -lam * flat(w.sign()))
+        torch.testing.assert_close(step, flat_step, atol=1e-9, rtol=1e-9)
+    if share < 1 and not bool((w == 0).any()):
+        torch.testing.assert_close(flat(step), step, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None)
+@given(PROBLEMS, st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_the_path_gives_the_sparsity_that_it_names(
+    drawn: tuple[Tensor, FlatProjector], shares: list[float]
+) -> None:
+    w, flat = drawn
+    path = DirectionalPath(w, flat)
+    for share in [*shares, 1.0]:
+        target = share * path.largest_sparsity
+        lam = path.lam_for(target)
+        zeros = int((path.weights(lam) == 0).sum())
+        assert zeros / len(w) == path.sparsity(lam) >= target - 1e-6 / len(w)
+        below = math.nextafter(lam, 0)
+        assert lam == 0 or path.sparsity(below) < target
+    assert not bool(path.weights(lam).signbit()[path.weights(lam) == 0].any())
+
+
+@settings(deadline=None)
+@given(PROBLEMS, st.floats(0.01, 20), st.floats(0.01, 0.99))
+def test_the_path_is_straight_between_breakpoints(
+    drawn: tuple[Tensor, FlatProjector], lam: float, share: float
+) -> None:
+    w, flat = drawn
+    path = DirectionalPath(w, flat)
+    inside = path.breakpoints[path.breakpoints.isfinite()].tolist()
+    ends = sorted({0.0, *inside, 25.0})
+    low, high = next((a, b) for a, b in itertools.pairwise(ends) if a <= lam <= b or b == ends[-1])
+    between = path.weights(low + share * (high - low))
+    straight = (1 - share) * path.weights(low) + share * path.weights(high)
+    torch.testing.assert_close(between, straight, atol=1e-9, rtol=1e-7)
+
+
+def test_float32_and_large_thresholds_leave_exact_zeros() -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(10_007, generator=generator)
+    path = DirectionalPath(w, lambda x: x)
+    for lam in (0.5, path.lam_for(0.9), path.lam_for(1.0)):
+        pruned = path.weights(lam)
+        assert int((pruned == 0).sum()) == round(path.sparsity(lam) * len(w))
+        assert torch.equal(pruned.sign() * w.sign(), pruned.abs().sign())
+
+
+# --- the projector
+
+
+def test_a_projector_from_eigenpairs_protects_the_sharp() -> None:
+    hessian = torch.diag(torch.tensor([3.0, 1e-6, -2.0, 0.0], dtype=DOUBLE))
+    values, vectors = torch.linalg.eigh(hessian)
+    ones = torch.ones(4, dtype=DOUBLE)
+    for chosen in ({"threshold": 1e-3}, {"rank": 2}):
+        flat = FlatProjector.from_eigenpairs(values, vectors.mT, **chosen)  # type: ignore[arg-type]
+        assert flat(ones).tolist() == [0, 1, 0, 1]
+    everything = FlatProjector.from_eigenpairs(values, vectors.mT, rank=0)
+    assert torch.equal(everything(ones), ones)
+
+
+def test_a_projector_from_its_matrix_is_the_matrix() -> None:
+    _, flat = problem(3, 20, 7)
+    matrix = torch.eye(20, dtype=DOUBLE) - flat.basis.mT @ flat.basis
+    again = FlatProjector.from_matrix(matrix)
+    assert again.basis.shape == (7, 20)
+    x = torch.randn(20, dtype=DOUBLE)
+    torch.testing.assert_close(again(x), matrix @ x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FlatProjector(torch.ones(2, 3)), r"orthonormal.*linalg\.qr"),
+        (lambda: FlatProjector(torch.ones(3)), "shape"),
+        (lambda: FlatProjector(torch.eye(3, dtype=torch.int64)), "floating-point"),
+        (lambda: FlatProjector.from_matrix(torch.ones(2, 3)), r"\(d, d\)"),
+        (lambda: FlatProjector.from_matrix(torch.ones(2, 2)), "no orthogonal projector"),
+        (lambda: FlatProjector.from_matrix(torch.tensor([[1.0, 1], [0, 0]])), "no orthogonal"),
+        (lambda: FlatProjector.from_eigenpairs(torch.ones(2), torch.eye(2)), "either"),
+        (lambda: FlatProjector.from_eigenpairs(torch.ones(2), torch.eye(2), rank=3), "0 to 2"),
+        (lambda: FlatProjector.from_eigenpairs(torch.ones(3), torch.eye(2), rank=1), "fit"),
+        (lambda: FlatProjector(torch.eye(3)[:1])(torch.ones(2)), "3 dimensions"),
+        (lambda: directional_scores(torch.ones(2, 2), lambda x: x), "parameters_to_vector"),
+        (lambda: directional_scores(torch.ones(2).long(), lambda x: x), "floating-point"),
+        (lambda: directional_scores(torch.ones(2), lambda x: x[:1]), "keep the shape"),
+        (lambda: directional_prune(torch.ones(2), -1.0, lambda x: x), "at least 0"),
+        (lambda: directional_prune(torch.ones(2), math.nan, lambda x: x), "at least 0"),
+        (lambda: DirectionalPath(torch.ones(0), lambda x: x), "empty"),
+        (lambda: DirectionalPath(torch.ones(4), torch.zeros_like).lam_for(0.5), "0.00% of"),
+    ],
+)
+def test_mistakes(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- the theorem: gRDA comes to what directional pruning makes of SGD's solution
+
+
+def least_squares(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return x.mT @ (x @ w - y) / len(x)
+
+
+def logistic(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return x.mT @ ((x @ w).sigmoid() - y) / len(x)
+
+
+def distances(
+    gradient: Callable[[Tensor, Tensor, Tensor], Tensor], rate: float, seed: int = 0
+) -> tuple[float, float, float]:
+    """How far gRDA ends from directional pruning, and the soft threshold, of SGD's solution.
+
+    Both optimizers see the same batches; distances are in units of what pruning moves. Last, the
+    flat part of the way from SGD's solution to gRDA's, of its length.
+    """
+    n, d, mu, time = 60, 120, 0.55, 60.0
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=DOUBLE)
+    truth = torch.randn(d, generator=generator, dtype=DOUBLE)
+    # Labels inside (0, 1) are met by finite weights, so the valley has a floor.
+    y = x @ truth if gradient is least_squares else (x @ truth / math.sqrt(d)).sigmoid()
+    start = torch.randn(d, generator=generator, dtype=DOUBLE)
+    c = 0.02 / (math.sqrt(1e-3) * time**mu)
+    ours, dense = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [GRDA([ours], rate, c, mu), torch.optim.SGD([dense], rate)]
+    with torch.no_grad():
+        for _ in range(round(time / rate)):
+            rows = torch.randint(n, (10,), generator=generator)
+            for w, optimizer in zip((ours, dense), optimizers):
+                w.grad = gradient(w, x[rows], y[rows])
+                optimizer.step()
+    flat = FlatProjector.from_matrix(torch.eye(d, dtype=DOUBLE) - torch.linalg.pinv(x) @ x)
+    lam = c * math.sqrt(rate) * time**mu
+    end, w = ours.detach(), dense.detach()
+    pruned, plain = directional_prune(w, lam, flat), soft_threshold(w, lam)
+    moved = (pruned - w).norm()
+    step = end - w
+    ratios = (end - pruned).norm() / moved, (end - plain).norm() / moved
+    return *map(float, ratios), float(flat(step).norm() / step.norm())
+
+
+def test_grda_comes_to_the_directional_pruning_of_sgds_solution() -> None:
+    coarse, fine = (distances(least_squares, rate) for rate in (1e-2, 2.5e-3))
+    # What is left at small rates comes from signs that differed early in the finite time.
+    assert fine[0] < coarse[0] < 0.15
+    assert min(coarse[1], fine[1]) > 0.9  # plain shrinking is another point
+    assert min(coarse[2], fine[2]) > 0.999
+
+
+def test_so_it_does_in_logistic_regression() -> None:
+    to_pruned, to_shrunk, flatness = distances(logistic, 1e-2)
+    assert to_pruned < 0.15
+    assert to_shrunk > 0.4
+    assert flatness > 0.99
