@@ -50,6 +50,27 @@ def step_table() -> str:
     return "\n".join(parts)
 
 
+def training_table() -> str:
+    """A whole training step of ResNet-50, time and peak memory."""
+    parts = []
+    for path in sorted((HERE / "resnet50").glob("*.json")):
+        report = json.loads(path.read_text())
+        parts.append(
+            f"A whole training step of ResNet-50 on {report['batch']} photographs of 224 x 224, "
+            f"median of {report['rounds']} in turn (quartiles), "
+            f"{machine(report['environment'])}:\n"
+        )
+        parts.append("| | s | over SGD | over SGD with momentum | peak memory, MiB |")
+        parts.append("|---|---|---|---|---|")
+        for name, figures in report["methods"].items():
+            cells = [
+                "{1:.2f} ({0:.2f}-{2:.2f})".format(*figures[key])
+                for key in ("seconds", "over_sgd", "over_sgd_momentum")
+            ]
+            parts.append(f"| {name} | {' | '.join(cells)} | {figures['peak_mib']:,.0f} |")
+    return "\n".join(parts)
+
+
 def comparisons() -> str:
     """Every comparison's table, with the command that made it."""
     parts = []
@@ -85,7 +106,8 @@ def comparison_row(row: dict[str, str]) -> str:
 
 def filled(text: str) -> str:
     """Replace what stands between the markers."""
-    for name, table in (("results", comparisons()), ("step", step_table())):
+    tables = {"results": comparisons(), "step": step_table(), "training": training_table()}
+    for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text = pattern.sub(lambda m, t=table: f"{m[1]}{t}\n{m[2]}" if t else m[0], text)
     return text
