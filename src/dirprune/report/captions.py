@@ -108,7 +108,7 @@ def _thresholding(arms: Sequence[Arm]) -> list[Panel]:
             "threshold",
             "Threshold",
             "The largest threshold g; an accumulator below it in magnitude gives a weight of"
-            " exactly zero. Its path is decided by c, mu and the learning rate alone.",
+            " exactly zero. Its path follows from c, mu and the learning rate alone.",
             figures.threshold(arms),
         ),
         Panel(

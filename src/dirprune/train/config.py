@@ -14,6 +14,49 @@ Precision = Literal["float64", "float32", "bfloat16", "float16"]
 class TrainConfig:
     """Everything that decides the weights of a run, with the meaning and range of each value.
 
+    Attributes:
+        data: digits, fashion-mnist[:FOLDER], cifar10[:FOLDER], cifar100[:FOLDER],
+            imagefolder:FOLDER or imagenet:FOLDER.
+        model: mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
+            resnet50, timm:NAME, or module.path:callable of your own.
+        width: Factor on every hidden width of dirprune's own models.
+        method: sgd, sgd_momentum, grda, grda_momentum, prox_sgd, rda, gmp, gmp_momentum,
+            magnitude_finetune or random; dirprune.train.methods.METHODS explains them.
+        epochs: Passes over the training data.
+        batch_size: Images per optimizer step, over all processes together.
+        lr: Initial learning rate, the paper's gamma.
+        c: Scale of gRDA's and rda's threshold, prox_sgd's l1 weight; larger is sparser; 0 is SGD.
+        mu: Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser.
+        momentum: Heavy-ball momentum in [0, 1), for the methods named after it.
+        nesterov: Nesterov's form of momentum.
+        weight_decay: Coefficient of the l2 penalty.
+        prune: all parameters as in the paper, or weights only (no biases, no normalisation).
+        sparsity: Share of zeros in [0, 1) that the methods gmp, gmp_momentum, magnitude_finetune
+            and random end with; 0.9 if not given. For gRDA see target_sparsity.
+        target_sparsity: Share of zeros to end with, in (0, 1): gRDA then finds its c itself, at
+            first from the initial weights, then after every epoch from a sixth to three quarters
+            of the run.
+        target_size: Size of the compressed weights to end with, such as 2MB or 500kB, instead.
+        forecast: Foretell the final sparsity after every epoch up to three quarters; leave c
+            alone.
+        schedule: constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %);
+            steps, a tenth at each of lr_steps; cosine to zero.
+        lr_steps: Where the schedule steps divides the rate by ten, as shares of all epochs.
+        warmup_epochs: Epochs of linear warm-up before the schedule's own rate.
+        seed: Decides initial weights, batches, augmentation and dropout.
+        validation: Share of the training data held out for choosing; 0 trains on all of it.
+        augment: Augment as is usual for the data set (digits: not at all); --no-augment leaves it
+            out.
+        precision: Arithmetic of the forward pass; the half precisions are automatic mixed
+            precision.
+        device: auto, cpu, cuda or mps.
+        channels_last: Memory format of convolutions; by default channels last on CPU and CUDA.
+        compile: Compile the model with torch.compile.
+        accumulation: Micro-batches into which a batch is split, to save memory.
+        refresh_batchnorm: Re-estimate BatchNorm statistics before the final evaluation; off in the
+            paper.
+        keep_checkpoints: How many of the latest checkpoints stay on disk, at least 1.
+
     Raises:
         ValueError: If a value is out of its range; the message names the field and the range.
 
@@ -26,71 +69,35 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """digits, fashion-mnist[:FOLDER], cifar10[:FOLDER], cifar100[:FOLDER], imagefolder:FOLDER
-    or imagenet:FOLDER."""
     model: str = "convnet"
-    """mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
-    resnet50, timm:NAME, or module.path:callable of your own."""
     width: float = 1.0
-    """Factor on every hidden width of dirprune's own models."""
     method: str = "grda"
-    """sgd, sgd_momentum, grda, grda_momentum, prox_sgd, rda, gmp, gmp_momentum,
-    magnitude_finetune or random; dirprune.train.methods.METHODS explains them."""
     epochs: int = 60
-    """Passes over the training data."""
     batch_size: int = 32
-    """Images per optimizer step, over all processes together."""
     lr: float = 0.1
-    """Initial learning rate, the paper's gamma."""
     c: float = 0.005
-    """Scale of gRDA's and rda's threshold, prox_sgd's l1 weight; larger is sparser; 0 is SGD."""
     mu: float = 0.7
-    """Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser."""
     momentum: float = 0.0
-    """Heavy-ball momentum in [0, 1), for the methods named after it."""
     nesterov: bool = False
-    """Nesterov's form of momentum."""
     weight_decay: float = 0.0
-    """Coefficient of the l2 penalty."""
     prune: Literal["all", "weights"] = "all"
-    """all parameters as in the paper, or weights only (no biases, no normalisation)."""
     sparsity: float | None = None
-    """Share of zeros in [0, 1) that the methods gmp, gmp_momentum, magnitude_finetune and random
-    end with; 0.9 if not given. For gRDA see target_sparsity."""
     target_sparsity: float | None = None
-    """Share of zeros to end with, in (0, 1): gRDA then finds its c itself, at first from the
-    initial weights, then after every epoch from a sixth to three quarters of the run."""
     target_size: str | None = None
-    """Size of the compressed weights to end with, such as 2MB or 500kB, instead."""
     forecast: bool = False
-    """Foretell the final sparsity after every epoch up to three quarters; leave c alone."""
     schedule: Schedule = "piecewise"
-    """constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %); steps, a tenth
-    at each of lr_steps; cosine to zero."""
     lr_steps: tuple[float, ...] = (1 / 3, 2 / 3)
-    """Where the schedule steps divides the rate by ten, as shares of all epochs."""
     warmup_epochs: float = 0.0
-    """Epochs of linear warm-up before the schedule's own rate."""
     seed: int = 1
-    """Decides initial weights, batches, augmentation and dropout."""
     validation: float = 0.0
-    """Share of the training data held out for choosing; 0 trains on all of it."""
     augment: bool = True
-    """Augment as is usual for the data set (digits: not at all); --no-augment leaves it out."""
     precision: Precision = "float32"
-    """Arithmetic of the forward pass; the half precisions are automatic mixed precision."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
     channels_last: bool | None = None
-    """Memory format of convolutions; by default channels last on CPU and CUDA."""
     compile: bool = False
-    """Compile the model with torch.compile."""
     accumulation: int = 1
-    """Micro-batches into which a batch is split, to save memory."""
     refresh_batchnorm: bool = False
-    """Re-estimate BatchNorm statistics before the final evaluation; off in the paper."""
     keep_checkpoints: int = 2
-    """How many of the latest checkpoints stay on disk, at least 1."""
 
     def __post_init__(self) -> None:
         """Check every range once, so that nothing later has to."""
