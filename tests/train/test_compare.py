@@ -254,7 +254,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
     refused("unknown model", replace(config, model="mpl"), out, (1,))
     compare(config, out, methods=("sgd",), seeds=(1,), lrs=(0.1,))  # nothing was there to mix with
     before = snapshot(out)
-    refused("seeds was", config, out, (1, 2))
+    refused("seeds was", config, out, (2,))
     refused("epochs was 1, now 2", replace(config, epochs=2), out, (1,))
     refused("holds a run", config, out / "sgd" / "lr0.1-seed1", (1,))
     (out / "comparison.json").unlink()
@@ -293,6 +293,18 @@ def test_grda_follows_one_threshold_path_at_all_rates() -> None:
     for path in paths[1:]:
         torch.testing.assert_close(path, paths[0], rtol=1e-3, atol=0)
     assert method_config(SHORT, "grda", 0.1, seed=1).c == SHORT.c
+
+
+@pytest.mark.usefixtures("in_process")
+def test_methods_and_seeds_may_be_added_later(tmp_path: Path) -> None:
+    config, out = replace(SHORT, epochs=1), tmp_path / "all"
+    compare(config, out, methods=("sgd",), seeds=(1,), lrs=(0.1,))
+    first = (out / "sgd" / "lr0.1-seed1" / "model.safetensors").stat()
+    table = compare(config, out, methods=("sgd", "grda"), seeds=(1, 2), lrs=(0.1,))
+    assert [(row.method, row.finished) for row in table] == [("sgd", 2), ("grda", 2)]
+    assert (out / "sgd" / "lr0.1-seed1" / "model.safetensors").stat() == first
+    with pytest.raises(ValueError, match="methods was"):
+        compare(config, out, methods=("grda",), seeds=(1, 2), lrs=(0.1,))
 
 
 def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,9 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
 
 
 def claim_folder(out: Path, plan: Plan) -> None:
-    """Make sure that a folder holds this comparison, or nothing that it would mix with.
+    """Make sure that a folder holds this comparison, a part of it, or nothing.
+
+    Methods and seeds may be added to a comparison later: its runs stay what they are.
 
     Args:
         out: The folder; its comparison.json is written if there is none yet.
@@ -177,6 +179,9 @@ def claim_folder(out: Path, plan: Plan) -> None:
         saved = read_json(path).get("plan")
         if saved == plan.as_json():
             return
+        if _is_part(saved, plan.as_json()):
+            write_json(path, read_json(path) | {"plan": plan.as_json()})
+            return
         if runs or not isinstance(saved, dict):
             differing = _differing(saved, plan.as_json()) if isinstance(saved, dict) else ""
             raise ValueError(
@@ -186,6 +191,17 @@ def claim_folder(out: Path, plan: Plan) -> None:
     elif runs:
         raise ValueError(f"{out} holds runs of no comparison: choose another folder")
     write_json(path, {"plan": plan.as_json(), "runs": []})
+
+
+def _is_part(saved: Any, now: Mapping[str, Any]) -> bool:
+    """Whether a plan lacks nothing but methods and seeds of another."""
+    grows = ("methods", "seeds")
+    return (
+        isinstance(saved, dict)
+        and saved.keys() == now.keys()
+        and all(saved[key] == now[key] for key in now if key not in grows)
+        and all(isinstance(saved[key], list) and set(saved[key]) <= set(now[key]) for key in grows)
+    )
 
 
 def _differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:

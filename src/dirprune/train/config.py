@@ -16,7 +16,8 @@ class TrainConfig:
 
     Attributes:
         data: digits, fashion-mnist[:FOLDER], cifar10[:FOLDER], cifar100[:FOLDER],
-            imagefolder:FOLDER or imagenet:FOLDER.
+            imagefolder:FOLDER or imagenet:FOLDER; the FOLDER that may be left out is
+            ~/.cache/dirprune.
         model: mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
             resnet50, timm:NAME, or module.path:callable of your own.
         width: Factor on every hidden width of dirprune's own models.
