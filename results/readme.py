@@ -26,7 +26,9 @@ STEP_ROWS = {
 
 def machine(environment: dict[str, Any]) -> str:
     hardware, versions = environment["hardware"], environment["versions"]
-    return f"{hardware['cpu']}, {hardware['threads']} threads, torch {versions['torch']}"
+    threads = hardware["threads"]
+    plural = "s" * (threads > 1)
+    return f"{hardware['cpu']}, {threads} thread{plural}, torch {versions['torch']}"
 
 
 def step_table() -> str:

@@ -139,6 +139,16 @@ def test_float32_and_large_thresholds_leave_exact_zeros() -> None:
         assert torch.equal(pruned.sign() * w.sign(), pruned.abs().sign())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_where_nothing_is_flat_nothing_can_be_pruned(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(60, 60, generator=generator, dtype=dtype)).Q
+    path = DirectionalPath(torch.randn(60, generator=generator).to(dtype), FlatProjector(q))
+    assert path.largest_sparsity == 0
+    with pytest.raises(ValueError, match=r"0\.00% of"):
+        path.lam_for(0.1)
+
+
 # --- the projector
 
 
@@ -175,6 +185,10 @@ def test_a_projector_from_its_matrix_is_the_matrix() -> None:
         (lambda: FlatProjector.from_eigenpairs(torch.ones(2), torch.eye(2), rank=3), "0 to 2"),
         (lambda: FlatProjector.from_eigenpairs(torch.ones(3), torch.eye(2), rank=1), "fit"),
         (lambda: FlatProjector(torch.eye(3)[:1])(torch.ones(2)), "3 dimensions"),
+        (lambda: FlatProjector(torch.eye(3)[:1])(torch.ones(3, dtype=DOUBLE)), "convert one"),
+        (lambda: FlatProjector.from_matrix(torch.ones(0, 0)), r"\(d, d\)"),
+        (lambda: FlatProjector.from_matrix(torch.eye(2).long()), "floating-point"),
+        (lambda: directional_prune(torch.ones(2), 1e39, lambda x: x), "at least 0"),
         (lambda: directional_scores(torch.ones(2, 2), lambda x: x), "parameters_to_vector"),
         (lambda: directional_scores(torch.ones(2).long(), lambda x: x), "floating-point"),
         (lambda: directional_scores(torch.ones(2), lambda x: x[:1]), "keep the shape"),

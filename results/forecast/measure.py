@@ -45,7 +45,8 @@ def measure(runs: Path, name: str, target: float | None) -> list[dict[str, Any]]
     summary = train(config, out, resume=(out / "config.json").exists(), display=Displays())
     epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     told = [epoch for epoch in epochs if epoch["forecast"]]
-    shown = [t for t in told if t["epoch"] in EARLY or t is told[-1]] if target is None else []
+    wanted = (*EARLY, config.epochs // 3, told[-1]["epoch"])
+    shown = [t for t in told if t["epoch"] in wanted] if target is None else []
     scales = summary["scales"] or [{"c": config.c}]
     rows = []
     for epoch in shown or told[-1:]:

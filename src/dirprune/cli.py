@@ -44,11 +44,12 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
-    if resume and (RunFolder(out).read_summary() or {}).get("status") == "finished":
-        print(f"{out} has finished: there is nothing to resume")
+    over = resume and (RunFolder(out).read_summary() or {}).get("status") == "finished"
     figures = published(config)
     recipe = {"name": config.model, "published": figures} if figures else None
     summary = train_run(config, out, resume=resume, overwrite=overwrite, recipe=recipe)
+    if over:
+        print(f"{out} had finished: there was nothing left to do")
     page = write_report([out], out / "report.html")
     _print_runs({config.method: summary})
     print(f"report: {page}")
@@ -126,11 +127,12 @@ def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = 
     """
     from dirprune.report.page import write_report
     from dirprune.train.loop import train as train_run
+    from dirprune.train.runs import RunFolder
 
     summaries = {}
     for method in ("sgd", "grda"):
         config, folder = replace(DEMO, method=method), out / method
-        begun = resume and folder.exists()
+        begun = resume and RunFolder(folder).config.exists()
         summaries[method] = train_run(config, folder, resume=begun, overwrite=overwrite)
     page = write_report([out / method for method in summaries], out / "report.html")
     _print_runs(summaries)
@@ -190,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as problem:
         return _fail(problem, 130)
     except KeyboardInterrupt:
-        return _fail("interrupted before anything was begun", 130)
+        return _fail("interrupted; what was saved is kept", 130)
     except (ValueError, TypeError, OSError, ImportError) as problem:
         return _fail(problem, 2)
     return 0

@@ -106,8 +106,12 @@ class FlatProjector:
             >>> FlatProjector.from_matrix(torch.diag(torch.tensor([1.0, 0.0])))(torch.ones(2))
             tensor([1., 0.])
         """
-        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"a projector needs shape (d, d), got {tuple(matrix.shape)}")
+        square = matrix.dim() == 2 and matrix.shape[0] == matrix.shape[1] > 0
+        if not square or not matrix.is_floating_point():
+            raise ValueError(
+                f"a projector needs shape (d, d) and a floating-point dtype, got "
+                f"{tuple(matrix.shape)} and {matrix.dtype}"
+            )
         error = max(
             float((matrix - matrix.mT).abs().max()), float((matrix @ matrix - matrix).abs().max())
         )
@@ -121,6 +125,8 @@ class FlatProjector:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Project a vector with shape (d,)."""
+        if x.dtype != self.basis.dtype:
+            raise ValueError(f"the basis is {self.basis.dtype}, the vector {x.dtype}: convert one")
         if x.shape != self.basis.shape[1:]:
             raise ValueError(
                 f"the basis lives in {self.basis.shape[1]} dimensions, the vector has shape "
@@ -189,8 +195,7 @@ def directional_prune(w: Tensor, lam: float, flat: Flat) -> Tensor:
         ValueError: If lam is negative or not finite, or w no vector.
 
     References:
-        Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1; where
-        :math:`w_j = 0` and :math:`s_j < 0` there are two solutions, and this keeps 0
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
 
     Example:
         >>> flat = FlatProjector(torch.tensor([[0.6, 0.8]]))
@@ -217,7 +222,7 @@ class DirectionalPath:
     Attributes:
         scores: s, with shape (d,).
         breakpoints: The :math:`\lambda` at which each weight becomes zero, with shape (d,); 0 for
-            those that are.
+            those that are, infinite where s is not above its rounding.
 
     Example:
         >>> path = DirectionalPath(torch.tensor([2.0, 1.0, 0.5]), lambda x: x)
@@ -230,7 +235,9 @@ class DirectionalPath:
         if not len(w):
             raise ValueError("w is empty: there is nothing to prune")
         self._w = w
-        reach = torch.where(self.scores > 0, w.abs() / self.scores, torch.inf)
+        # What a projection leaves of signs that are not flat at all is rounding.
+        noise = len(w) ** 0.5 * torch.finfo(w.dtype).eps
+        reach = torch.where(self.scores > noise, w.abs() / self.scores, torch.inf)
         self.breakpoints = torch.where(w == 0, 0.0, reach)
 
     @property
@@ -244,7 +251,7 @@ class DirectionalPath:
         Raises:
             ValueError: If lam is negative or not finite.
         """
-        if not 0 <= lam < torch.inf:
+        if not 0 <= lam <= torch.finfo(self._w.dtype).max:
             raise ValueError(f"lam must be at least 0 and finite, got {lam}")
         left = self._w.abs() - lam * self.scores
         # The breakpoints decide what is zero, so that rounding cannot contradict sparsity().

@@ -273,6 +273,10 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
         ({"seeds": (-1,)}, "seed must be"),
         ({"lrs": (0.1, -1.0)}, "lr must be"),
         ({"methods": ("grda", "magnitude")}, "add sgd or sgd_momentum"),
+        (
+            {"methods": ("sgd", "gmp"), "config": replace(SHORT, target_sparsity=0.8, epochs=6)},
+            "add grda",
+        ),
         ({"config": replace(SHORT, momentum=0.0)}, "needs momentum above 0"),
         ({"config": replace(SHORT, c=0.0)}, "needs c above 0"),
     ],
@@ -305,6 +309,8 @@ def test_methods_and_seeds_may_be_added_later(tmp_path: Path) -> None:
     assert (out / "sgd" / "lr0.1-seed1" / "model.safetensors").stat() == first
     with pytest.raises(ValueError, match="methods was"):
         compare(config, out, methods=("grda",), seeds=(1, 2), lrs=(0.1,))
+    with pytest.raises(ValueError, match="seeds was"):  # the first seed chose rates
+        compare(config, out, methods=("sgd", "grda"), seeds=(2, 1), lrs=(0.1,))
 
 
 def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +321,7 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_config_holds_nothing_that_its_method_would_ignore() -> None:
-    shared = replace(SHORT, target_sparsity=0.8, sparsity=0.7, momentum=0.9)
+    shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
         told = 0.6 if method in MASKED else None
         config = method_config(shared, method, 0.1, seed=1, sparsity=told)

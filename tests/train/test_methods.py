@@ -370,6 +370,7 @@ def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str
     [
         ("grda", {"momentum": 0.9}, "grda has no momentum, got 0.9: take method grda_momentum"),
         ("rda", {"momentum": 0.9}, "rda has no momentum, got 0.9: leave it at 0"),
+        ("gmp", {"nesterov": True}, "gmp has no momentum, so nesterov"),
         ("sgd_momentum", {}, "sgd_momentum needs momentum above 0"),
         ("grda", {"sparsity": 0.8}, "grda would ignore it: leave it out; target_sparsity finds c"),
         ("sgd", {"sparsity": 0.8}, "sgd would ignore it: leave it out$"),

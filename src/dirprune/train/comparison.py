@@ -47,6 +47,12 @@ class Plan:
                 f"{heavy[0]} needs momentum above 0, such as 0.9 (and weight_decay, such as 5e-4):"
                 " methods without momentum in their name ignore both"
             )
+        aimed = self.config.target_sparsity or self.config.target_size or self.config.forecast
+        if aimed and not self.reference:
+            raise ValueError(
+                "target_sparsity, target_size and forecast are for gRDA, to which the others are "
+                "brought: add grda or grda_momentum"
+            )
         needing_c = [m for m in self.methods if m in (*REFERENCES, *CALIBRATED)]
         if needing_c and not self.config.c:
             raise ValueError(f"{needing_c[0]} needs c above 0, got 0: it would be SGD")
@@ -159,7 +165,8 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
 def claim_folder(out: Path, plan: Plan) -> None:
     """Make sure that a folder holds this comparison, a part of it, or nothing.
 
-    Methods and seeds may be added to a comparison later: its runs stay what they are.
+    Methods and seeds may be added to a comparison later, after its first seed. What has run is
+    kept; methods that were brought to a sparsity are run anew if it is no longer gRDA's mean.
 
     Args:
         out: The folder; its comparison.json is written if there is none yet.
@@ -201,6 +208,7 @@ def _is_part(saved: Any, now: Mapping[str, Any]) -> bool:
         and saved.keys() == now.keys()
         and all(saved[key] == now[key] for key in now if key not in grows)
         and all(isinstance(saved[key], list) and set(saved[key]) <= set(now[key]) for key in grows)
+        and saved["seeds"][:1] == now["seeds"][:1]
     )
 
 

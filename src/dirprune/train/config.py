@@ -139,8 +139,8 @@ class TrainConfig:
             raise ValueError(
                 "a target or forecast needs c above 0, got 0: leave c out or raise it"
             )
-        if (share is not None or size is not None) and self.epochs < 3:
-            raise ValueError(f"a target needs at least 3 epochs to steer by, got {self.epochs}")
+        if (share is not None or size is not None) and self.epochs < 6:
+            raise ValueError(f"a target needs at least 6 epochs to steer by, got {self.epochs}")
 
 
 def _in_range(name: str, value: object, holds: bool, needed: str) -> None:

@@ -134,7 +134,8 @@ class ConsoleDisplay:
     def step(self, step: int) -> None:
         """Move the bars, or say once a minute where it is."""
         epoch, done = divmod(step, self._steps)
-        if not self.console.is_terminal and time.monotonic() - self._told >= TELL_EVERY:
+        late = time.monotonic() - self._told >= TELL_EVERY
+        if late and done and not self.console.is_terminal:
             self._print(f"{epoch + 1:>6}/{self._epochs:<3} step {done} of {self._steps}")
             self._told = time.monotonic()
         self._bars.update(self._run, completed=step)

@@ -239,8 +239,8 @@ def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: st
     if session.accelerator.is_main_process:
         _write_unfinished("diverged", progress, folder)
     raise Diverged(
-        f"diverged at step {progress.step}: {reason}; start again with a smaller lr, c or mu, or "
-        f"with warmup_epochs ({kept})"
+        f"diverged at step {progress.step}: {reason}; start again with a smaller lr, c, mu or "
+        f"sparsity, or with warmup_epochs ({kept})"
     )
 
 

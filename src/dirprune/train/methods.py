@@ -158,6 +158,10 @@ def _check_heard(config: TrainConfig) -> None:
         other = f"{method}_momentum"
         hint = f"take method {other}, or " if other in METHODS else ""
         raise ValueError(f"{method} has no momentum, got {config.momentum}: {hint}leave it at 0")
+    if config.nesterov and not heavy:
+        raise ValueError(
+            f"{method} has no momentum, so nesterov means nothing to it: leave it out"
+        )
     if config.sparsity is not None and not masked:
         hint = "; target_sparsity finds c" if method.startswith("grda") else ""
         raise ValueError(

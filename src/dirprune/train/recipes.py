@@ -178,7 +178,7 @@ def resnet50_imagenet(
 def vgg16_cifar10_small() -> TrainConfig:
     """A quarter-width VGG16 with BatchNorm on CIFAR-10: 15 epochs, minutes on a laptop."""
     paper = vgg16_cifar10(mu=0.6)
-    return replace(paper, model="vgg16_bn", width=0.25, epochs=15, c=0.006)
+    return replace(paper, model="vgg16_bn", width=0.25, epochs=15, c=0.012)
 
 
 def wrn28x10_cifar10_small() -> TrainConfig:

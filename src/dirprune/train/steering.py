@@ -14,7 +14,7 @@ STEER_FROM, STEER_UNTIL = 1 / 6, 3 / 4
 far the accumulators will move, later there is little left to set. See results/forecast."""
 
 SLOWEST = 1e-3
-"""Least factor on c: at 0 a group would count as one that is never thresholded."""
+"""Least c, over the first: at 0 a group would count as one that is never thresholded."""
 
 FIRST_PACE = 1 / 3
 """Movement of accumulators per unit of g that the start counts on, with nothing measured yet."""
@@ -62,7 +62,8 @@ def start_steering(session: Session, progress: Progress) -> None:
         )
     if target is not None:
         c = c_for_sparsity(optimizer, session.lrs, target) / (1 - FIRST_PACE)
-        if not config.forecast and c > 0:
+        if not config.forecast:
+            c = c or config.c
             _set_c(optimizer, c)
             progress.scales.append({"step": 0, "c": c})
     progress.past.append(magnitudes(optimizer))
@@ -102,7 +103,7 @@ def steer(session: Session, progress: Progress) -> dict[str, Any] | None:
         c = needed
         if c is None:  # more zeros than wanted, or fewer than any c can bring
             c = 0.0 if foretold > target else before
-        c = max(c, SLOWEST * before)
+        c = max(c, SLOWEST * progress.scales[0]["c"])
         progress.scales.append({"step": progress.step, "c": c})
         _set_c(optimizer, c)
     return {"sparsity": foretold, "c": needed, "target": target}
