@@ -1,6 +1,5 @@
 import json
 import random
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
+from stop_at import StopAt
 from torch import nn
 
 from dirprune.grda import GRDA
@@ -290,23 +290,13 @@ def test_a_steered_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     for step in sorted(random.Random(3).sample(range(1, 80), 3)):
         again = (tmp_path / "parts").exists()
         with pytest.raises(Interrupted):
-            train(AIMED, tmp_path / "parts", resume=again, display=Stopping(step))
+            train(AIMED, tmp_path / "parts", resume=again, display=StopAt(step))
     parts = train(AIMED, tmp_path / "parts", resume=True, display=QUIET)
     assert parts["scales"] == whole["scales"] is not None
     assert foretold(tmp_path / "parts") == foretold(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("parts", "whole"))
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name])
-
-
-class Stopping(Displays):
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def step(self, step: int) -> None:
-        if step == self.at:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_forecasts_fit_a_narrow_terminal() -> None:

@@ -1,6 +1,5 @@
 """Every method against a slow reference that is written from its definition."""
 
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stop_at import StopAt
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -336,16 +336,6 @@ def test_state_dicts_hold_everything(method: str, at: int) -> None:
             same = torch.equal(value, theirs[key]) if isinstance(value, Tensor) else None
             assert same if same is not None else value == theirs[key]
             assert getattr(value, "dtype", None) == getattr(theirs[key], "dtype", None)
-
-
-class StopAt(Displays):
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def step(self, step: int) -> None:
-        if step == self.at:
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("method", ["prox_sgd", "rda", *MASKED])

@@ -1,7 +1,7 @@
 """Pruning by masks: SGD whose weights are set to zero in the course of the run and stay there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,12 +67,8 @@ class MaskedSGD(SGD):
                 "may be pruned: give a smaller sparsity, or prune all"
             )
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Take one step, prune if its time has come, and put pruned weights back to zero.
 
         Args:
@@ -81,7 +77,7 @@ class MaskedSGD(SGD):
         Returns:
             The closure's loss, or None.
         """
-        loss: float | None = super().step(closure)
+        loss = super().step(closure)
         for group in self.param_groups:
             group["step"] += 1
         number = self._plan.get(self.param_groups[0]["step"])

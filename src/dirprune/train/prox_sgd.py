@@ -1,7 +1,7 @@
 """Proximal SGD: every step of SGD is followed by the l1 penalty's proximal operator."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.optim import SGD
@@ -43,12 +43,8 @@ class ProxSGD(SGD):
         for group in self.param_groups:
             group.setdefault("c", c)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Take one step.
 
         Args:
@@ -57,7 +53,7 @@ class ProxSGD(SGD):
         Returns:
             The closure's loss, or None.
         """
-        loss: float | None = super().step(closure)
+        loss = super().step(closure)
         for group in self.param_groups:
             if level := float(group["lr"]) * group["c"]:
                 for p in group["params"]:
