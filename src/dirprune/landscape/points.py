@@ -1,0 +1,146 @@
+"""Points of a landscape: a network's trainable weights as one vector, and what goes with them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+"""A state_dict."""
+
+
+class Point(NamedTuple):
+    """A network as a point of its landscape.
+
+    Attributes:
+        w: All trainable weights, with shape (d,), in the order of ``model.parameters()``.
+        rest: What else its state_dict holds, by name: buffers and frozen parameters.
+    """
+
+    w: Tensor
+    rest: dict[str, Tensor]
+
+
+class Layout:
+    """Where each trainable parameter of a model lies in the vector of all of them.
+
+    Args:
+        model: Any module; only names, shapes and dtypes are read.
+
+    Raises:
+        ValueError: If no parameter is trainable.
+
+    Attributes:
+        shapes: Of the trainable parameters by name, in the order of ``model.parameters()``.
+        slices: Where each lies in the vector.
+        size: Number of trainable weights, d.
+        dtype: Of the vector: that of the first parameter.
+
+    Example:
+        >>> layout = Layout(nn.Linear(3, 2))
+        >>> layout.size, layout.slices["bias"]
+        (8, slice(6, 8, None))
+        >>> layout.tensors(torch.arange(8.0))["weight"]
+        tensor([[0., 1., 2.],
+                [3., 4., 5.]])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        trainable = {n: p for n, p in parameters.items() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                "the model has no trainable parameter: call requires_grad_(True) on those that "
+                "span the landscape"
+            )
+        first = {p: n for n, p in parameters.items()}
+        self._frozen = parameters.keys() - trainable.keys()
+        # A shared parameter has several names in a state_dict, and one among the parameters.
+        self._names = {n: first.get(t, n) for n, t in model.state_dict(keep_vars=True).items()}
+        self._needed = {n: t.shape for n, t in model.state_dict().items()}
+        self.shapes = {n: p.shape for n, p in trainable.items()}
+        self.slices: dict[str, slice] = {}
+        self.size = 0
+        for name, p in trainable.items():
+            self.slices[name] = slice(self.size, self.size + p.numel())
+            self.size += p.numel()
+        self.dtype = next(iter(trainable.values())).dtype
+
+    def point(self, state: State, origin: str = "the state dict") -> Point:
+        """Take a state_dict apart.
+
+        Args:
+            state: Of the model.
+            origin: What it is, for messages.
+
+        Returns:
+            Copies of its tensors, the weights in this layout's dtype.
+
+        Raises:
+            TypeError: If it is no mapping of tensors.
+            ValueError: If a tensor is missing, too many, of another shape or not finite.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"{origin} is a {type(state).__name__}: give a state dict, model.state_dict()"
+            )
+        found = {n: getattr(t, "shape", None) for n, t in state.items()}
+        for name in self._needed | found:
+            if self._needed.get(name) != found.get(name):
+                raise ValueError(
+                    f"{origin} is of another model: {name} has shape "
+                    f"{_told(found.get(name))}, the model's {_told(self._needed.get(name))}; "
+                    "give the model that it belongs to"
+                )
+        for name in self.shapes:
+            if wrong := int((~state[name].isfinite()).sum()):
+                raise ValueError(
+                    f"{origin} is not finite, {wrong:,} weights of {name} are NaN or infinite: "
+                    "give a checkpoint from before training diverged"
+                )
+        w = torch.cat([state[name].detach().reshape(-1).to(self.dtype) for name in self.shapes])
+        beside = {n for n, own in self._names.items() if n == own} - self.shapes.keys()
+        return Point(w, {n: state[n].detach().clone() for n in state if n in beside})
+
+    def state(self, point: Point) -> dict[str, Tensor]:
+        """Undo :meth:`point`; the state_dict shares memory with the point."""
+        tensors = self.tensors(point.w) | point.rest
+        return {name: tensors[own] for name, own in self._names.items()}
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """Cut a vector with shape (d,) into views in the parameters' shapes, by name."""
+        if w.shape != (self.size,):
+            raise ValueError(
+                f"the model has {self.size:,} trainable weights, the vector has shape "
+                f"{tuple(w.shape)}: give all of them as one vector"
+            )
+        return {name: w[self.slices[name]].view(shape) for name, shape in self.shapes.items()}
+
+    def check_distinct(self, points: Mapping[str, Point]) -> None:
+        """Refuse points between which there is nothing to see.
+
+        Args:
+            points: By what they are called in messages.
+
+        Raises:
+            ValueError: If two are identical, or a frozen parameter differs.
+        """
+        named = list(points.items())
+        for i, (one, p) in enumerate(named):
+            for other, q in named[:i]:
+                if torch.equal(p.w, q.w):
+                    raise ValueError(
+                        f"{other} and {one} are the same point, no weight differs: give "
+                        "different networks"
+                    )
+                for name in sorted(self._frozen):
+                    if not torch.equal(p.rest[name], q.rest[name]):
+                        raise ValueError(
+                            f"{name} is not trainable but differs between {other} and {one}: "
+                            "call requires_grad_(True) on it, or give networks that share it"
+                        )
+
+
+def _told(shape: torch.Size | None) -> str:
+    return "none (missing)" if shape is None else str(tuple(shape))
