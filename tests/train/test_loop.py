@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from dirprune.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from dirprune.train import loop
-from dirprune.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import load_data
 from dirprune.train.display import Displays

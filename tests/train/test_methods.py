@@ -14,7 +14,7 @@ from stop_at import StopAt
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from dirprune.train.checkpoint import pack, unpack
+from dirprune.checkpoint import pack, unpack
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.endings import Interrupted

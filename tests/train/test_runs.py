@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dirprune.files import write_json, writing
 from dirprune.train.config import TrainConfig
-from dirprune.train.files import write_json, writing
 from dirprune.train.runs import RunFolder, environment
 from dirprune.train.summary import histogram
 

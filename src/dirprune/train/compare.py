@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dirprune.files import read_json, write_json, writing
 from dirprune.threshold import threshold_path
 from dirprune.train.calibrate import calibrate, closest
 from dirprune.train.comparison import Plan, claim_folder, method_config, rescaled, run_name
 from dirprune.train.config import TrainConfig
 from dirprune.train.endings import Diverged
-from dirprune.train.files import read_json, write_json, writing
 from dirprune.train.isolated import run_isolated
 from dirprune.train.loop import train
 from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dirprune.files import read_json, write_json
 from dirprune.train.config import TrainConfig
-from dirprune.train.files import read_json, write_json
 from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from dirprune.files import naming_errors
 from dirprune.train.config import TrainConfig
-from dirprune.train.files import naming_errors
 
 # Seconds without a line, where there are no bars, after which there is one.
 TELL_EVERY = 60.0

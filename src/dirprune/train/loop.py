@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor
 
-from dirprune.train.checkpoint import (
+from dirprune.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_checkpoint,
     remove_old_checkpoints,
     save_checkpoint,
 )
+from dirprune.files import write_json, write_tensors
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
 from dirprune.train.endings import Diverged, Interrupted
@@ -28,7 +29,6 @@ from dirprune.train.evaluation import (
     refresh_statistics,
     share_buffers,
 )
-from dirprune.train.files import write_json, write_tensors
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import (
     Progress,

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from dirprune.files import write_json, write_tensors
 from dirprune.groups import param_groups
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
-from dirprune.train.files import write_json, write_tensors
 from dirprune.train.masked import magnitudes, smallest
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import Progress, load_weights, open_session

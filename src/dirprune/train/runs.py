@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from dirprune.files import naming_errors, read_json, write_json, writing
 from dirprune.train.config import TrainConfig
-from dirprune.train.files import naming_errors, read_json, write_json, writing
 
 _PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")
 

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dirprune.train.checkpoint import pack, unpack
+from dirprune.checkpoint import pack, unpack
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import Dataset, load_data
 from dirprune.train.forecast import Magnitudes

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from dirprune.files import write_json
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Display
 from dirprune.train.endings import Diverged
-from dirprune.train.files import write_json
 from dirprune.train.loop import train
 from dirprune.train.runs import RunFolder
 from dirprune.train.summary import Summary

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dirprune import GRDA
-from dirprune.train.checkpoint import (
+from dirprune.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_checkpoint,

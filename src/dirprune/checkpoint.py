@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dirprune.train.files import write_tensors
+from dirprune.files import write_tensors
 
 _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
 
@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: If the file is not there.
         ValueError: If the file is cut off, was changed, or is of something else.
     """
-    advice = "delete it to resume from the one before it"
+    advice = "delete it to go on without it"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
