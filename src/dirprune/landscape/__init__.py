@@ -7,7 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dirprune.directional import FlatProjector as FlatProjector
     from dirprune.landscape.data import FrozenData as FrozenData
+    from dirprune.landscape.density import DirectionalDensity as DirectionalDensity
+    from dirprune.landscape.density import SpectralDensity as SpectralDensity
+    from dirprune.landscape.density import directional_density as directional_density
+    from dirprune.landscape.density import rayleigh_quotient as rayleigh_quotient
+    from dirprune.landscape.density import spectral_density as spectral_density
+    from dirprune.landscape.krylov import MatrixOperator as MatrixOperator
+    from dirprune.landscape.krylov import Operator as Operator
+    from dirprune.landscape.lanczos import Eigenpairs as Eigenpairs
+    from dirprune.landscape.lanczos import LanczosProgress as LanczosProgress
+    from dirprune.landscape.lanczos import top_eigenpairs as top_eigenpairs
     from dirprune.landscape.objective import Measured as Measured
     from dirprune.landscape.objective import Objective as Objective
     from dirprune.landscape.points import Layout as Layout
@@ -20,6 +31,18 @@ _HOME = {
     "FrozenData": "dirprune.landscape.data",
     "Objective": "dirprune.landscape.objective",
     "Measured": "dirprune.landscape.objective",
+    # spectra
+    "Operator": "dirprune.landscape.krylov",
+    "MatrixOperator": "dirprune.landscape.krylov",
+    "top_eigenpairs": "dirprune.landscape.lanczos",
+    "Eigenpairs": "dirprune.landscape.lanczos",
+    "LanczosProgress": "dirprune.landscape.lanczos",
+    "spectral_density": "dirprune.landscape.density",
+    "SpectralDensity": "dirprune.landscape.density",
+    "directional_density": "dirprune.landscape.density",
+    "DirectionalDensity": "dirprune.landscape.density",
+    "rayleigh_quotient": "dirprune.landscape.density",
+    "FlatProjector": "dirprune.directional",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

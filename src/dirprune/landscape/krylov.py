@@ -1,0 +1,218 @@
+r"""Krylov spaces of symmetric operators, with full reorthogonalisation.
+
+From a start vector the Lanczos process builds orthonormal rows :math:`V` and the small matrix
+:math:`T = V A V^\top` such that
+
+.. math:: A V_m^\top = V_m^\top T_m + \beta_m v_{m+1} e_m^\top
+
+References:
+    Matrix Computations (Golub and Van Loan, 2013), chapter 10
+"""
+
+from typing import Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A symmetric linear map that is known by its products only.
+
+    Attributes:
+        dimension: The length d of its vectors.
+        dtype: Of the vectors.
+        device: Of the vectors.
+    """
+
+    dimension: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector with shape (d,)."""
+
+
+class MatrixOperator:
+    """A symmetric matrix as an operator.
+
+    Args:
+        matrix: With shape (d, d).
+
+    Raises:
+        ValueError: If it is not symmetric.
+
+    Example:
+        >>> MatrixOperator(torch.tensor([[2.0, 1.0], [1.0, 0.0]]))(torch.ones(2))
+        tensor([3., 1.])
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"a symmetric matrix has shape (d, d), got {tuple(matrix.shape)}")
+        if not torch.allclose(matrix, matrix.mT):
+            error = float((matrix - matrix.mT).abs().max())
+            raise ValueError(f"the matrix is not symmetric: A - A' is {error:.1e} somewhere")
+        self.matrix = matrix
+        self.dimension, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector with shape (d,)."""
+        return self.matrix @ v
+
+
+class Krylov:
+    """An orthonormal basis that grows by one product at a time.
+
+    Args:
+        op: The operator A.
+        start: The first direction, not zero, with shape (d,).
+        size: The largest number m of products before a restart; at most d are of use.
+
+    Attributes:
+        basis: The rows v, with shape (m + 1, d), of which ``used + 1`` are filled.
+        projected: T in float64, with shape (m + 1, m + 1).
+        used: The number of products in the basis.
+        beta: Length of what the last product added; 0 if the space is invariant.
+        noise: The largest part of a product that symmetry says is zero: its rounding.
+        scale: Length of the longest product so far.
+
+    Raises:
+        ValueError: If the start is zero, not finite or does not fit.
+    """
+
+    def __init__(self, op: Operator, start: Tensor, size: int) -> None:
+        self.op = op
+        self.size = min(size, op.dimension)
+        self.basis = torch.zeros(self.size + 1, op.dimension, dtype=op.dtype, device=op.device)
+        self.projected = torch.zeros(self.size + 1, self.size + 1, dtype=torch.float64)
+        self.used, self.beta, self.noise, self.scale = 0, 0.0, 0.0, 0.0
+        length = float(_checked(op, start).norm())
+        if not 0 < length < float("inf"):
+            raise ValueError(f"the start vector has length {length}: give one with direction")
+        self.basis[0] = start / length
+
+    @property
+    def triangle(self) -> Tensor:
+        """T as far as it is known, with shape (used, used)."""
+        return self.projected[: self.used, : self.used]
+
+    def step(self) -> None:
+        """Multiply the newest vector and orthogonalise the product against all others.
+
+        Raises:
+            ValueError: If the product is not finite or has another shape.
+        """
+        j = self.used
+        product = _checked(self.op, self.op(self.basis[j]))
+        if not bool(product.isfinite().all()):
+            raise ValueError(
+                "a product with the operator is not finite: are the weights or the loss infinite?"
+            )
+        rows = self.basis[: j + 1]
+        column = torch.zeros(j + 1, dtype=product.dtype, device=product.device)
+        # What is left after cancellation to the last digits has no direction of its own.
+        before = float(product.norm())
+        self.scale = max(self.scale, before)
+        smallest = 16 * torch.finfo(product.dtype).eps * self.scale
+        for _ in range(4):
+            parts = rows @ product
+            product = product - parts @ rows
+            column += parts
+            self.beta = float(product.norm())
+            if self.beta > 0.5 * before or self.beta <= smallest:
+                break
+            before = self.beta
+        if self.beta <= smallest or j + 1 == self.op.dimension:
+            self.beta = 0.0
+            self.basis[j + 1] = 0
+        else:
+            self.basis[j + 1] = product / self.beta
+        exact = column.double().cpu()
+        self.noise = max(self.noise, float((exact[:j] - self.projected[:j, j]).norm()))
+        self.projected[j, j] = exact[j]
+        self.projected[j, j + 1] = self.projected[j + 1, j] = self.beta
+        self.used = j + 1
+
+    def turn(self, direction: Tensor) -> None:
+        """Go on from an invariant space in another direction, with shape (d,)."""
+        rows = self.basis[: self.used]
+        for _ in range(2):
+            direction = direction - (rows @ direction) @ rows
+        self.basis[self.used] = direction / direction.norm()
+
+    def restart(self, values: Tensor, vectors: Tensor) -> None:
+        """Keep some eigenpairs of T and the newest vector, and make room.
+
+        Args:
+            values: Of T, with shape (keep,).
+            vectors: As columns, with shape (used, keep).
+
+        References:
+            Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems (Wu and Simon,
+            2000), section 3
+        """
+        keep = len(values)
+        newest = self.basis[self.used].clone()
+        self.combine(vectors)
+        self.basis[keep] = newest
+        couplings = self.beta * vectors[self.used - 1]
+        self.projected.zero_()
+        self.projected[:keep, :keep] = values.diag()
+        self.projected[:keep, keep] = self.projected[keep, :keep] = couplings
+        self.used = keep
+
+    def combine(self, vectors: Tensor) -> Tensor:
+        """Replace the first rows by combinations, in place and without room for a second basis.
+
+        Args:
+            vectors: Coefficients as columns, with shape (used, keep).
+
+        Returns:
+            The combinations, a view with shape (keep, d).
+        """
+        weights = vectors.mT.to(self.basis)
+        for columns in torch.split(self.basis, 2**16, dim=1):
+            columns[: len(weights)] = weights @ columns[: self.used]
+        return self.basis[: len(weights)]
+
+
+def memory_of(op: Operator, vectors: int) -> int:
+    """Return the bytes that so many vectors of an operator need."""
+    return vectors * op.dimension * op.dtype.itemsize
+
+
+def check_memory(op: Operator, vectors: int) -> int:
+    """Refuse before the start what would not fit.
+
+    Args:
+        op: The operator.
+        vectors: How many vectors of its length will be held at once.
+
+    Returns:
+        The bytes they need.
+
+    Raises:
+        ValueError: If less memory is available.
+    """
+    needed = memory_of(op, vectors)
+    if op.device.type == "cuda":
+        available = torch.cuda.mem_get_info(op.device)[0]
+    else:
+        available = psutil.virtual_memory().available  # type: ignore[no-untyped-call]
+    if needed > available:
+        raise ValueError(
+            f"{vectors} vectors of {op.dimension:,} numbers need {needed / 2**30:.1f} GiB, "
+            f"{available / 2**30:.1f} GiB are available: ask for fewer eigenpairs, steps or a "
+            "smaller basis"
+        )
+    return needed
+
+
+def _checked(op: Operator, v: Tensor) -> Tensor:
+    if v.shape != (op.dimension,) or v.dtype != op.dtype:
+        raise ValueError(
+            f"the operator has vectors with shape ({op.dimension},) in {op.dtype}, got "
+            f"{tuple(v.shape)} in {v.dtype}"
+        )
+    return v

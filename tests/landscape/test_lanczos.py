@@ -1,0 +1,187 @@
+"""Eigenpairs against matrices of which every eigenpair is known."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dirprune.landscape import Eigenpairs, LanczosProgress, MatrixOperator, top_eigenpairs
+
+
+def matrix_with(values: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    vectors = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64)).Q
+    matrix = (vectors * values.double()) @ vectors.mT
+    return ((matrix + matrix.mT) / 2).to(dtype)
+
+
+def network_like(n: int) -> Tensor:
+    """A bulk around zero and a few eigenvalues far above it, as a trained network has."""
+    bulk = 0.05 * torch.randn(n - 12)
+    return torch.cat([bulk, torch.logspace(-0.5, 1.5, 12)]).double()
+
+
+def true_residuals(matrix: Tensor, pairs: Eigenpairs) -> Tensor:
+    wide = matrix.double()
+    vectors = pairs.vectors.double()
+    return (vectors @ wide - pairs.values[:, None] * vectors).norm(dim=1)
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+@pytest.mark.parametrize("basis", [None, 14])
+def test_eigenpairs_of_a_known_spectrum(which: str, basis: int | None) -> None:
+    values = network_like(300)
+    values[:6] = -torch.logspace(0, 1, 6)
+    matrix = matrix_with(values)
+    pairs = top_eigenpairs(MatrixOperator(matrix), 5, which=which, basis=basis, tol=1e-8)  # type: ignore[arg-type]
+    order = {"largest": -values, "smallest": values, "magnitude": -values.abs()}[which].argsort()
+    torch.testing.assert_close(pairs.values, values[order[:5]], rtol=1e-8, atol=1e-8)
+    gram = pairs.vectors @ pairs.vectors.mT
+    torch.testing.assert_close(gram, torch.eye(5).double(), atol=1e-10, rtol=0)
+    assert pairs.converged
+    assert bool((true_residuals(matrix, pairs) <= pairs.residuals * (1 + 1e-6) + 1e-13).all())
+    assert bool((pairs.residuals <= 1e-8 * pairs.values.abs().clamp(min=1e-3 * 31.7)).all())
+
+
+def test_scipy_agrees() -> None:
+    matrix = matrix_with(network_like(200))
+    expected = scipy.sparse.linalg.eigsh(matrix.numpy(), 10, which="LA")[0][::-1].copy()
+    found = top_eigenpairs(MatrixOperator(matrix), 10, tol=1e-9).values
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-9, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
+def test_any_k_of_any_dimension(k: int, n: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    values = torch.randn(n, dtype=torch.float64)
+    matrix = matrix_with(values)
+    if k > n:
+        with pytest.raises(ValueError, match=f"k must be 1 to {n}"):
+            top_eigenpairs(MatrixOperator(matrix), k)
+        return
+    pairs = top_eigenpairs(MatrixOperator(matrix), k, tol=1e-6)
+    torch.testing.assert_close(
+        pairs.values, values.sort(descending=True).values[:k], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_repeated_eigenvalues_and_a_space_that_is_exhausted() -> None:
+    matrix = matrix_with(torch.tensor([5.0, 5.0, 5.0] + [1.0] * 20))
+    pairs = top_eigenpairs(MatrixOperator(matrix), 4)
+    torch.testing.assert_close(pairs.values, torch.tensor([5.0, 5, 5, 1]).double())
+    low_rank = matrix_with(torch.tensor([3.0, 2.0] + [0.0] * 60))
+    pairs = top_eigenpairs(MatrixOperator(low_rank), 4)
+    torch.testing.assert_close(
+        pairs.values, torch.tensor([3.0, 2, 0, 0]).double(), atol=1e-12, rtol=0
+    )
+    nothing = top_eigenpairs(MatrixOperator(torch.zeros(9, 9)), 2)
+    assert nothing.values.tolist() == [0, 0]
+    assert nothing.converged
+
+
+def test_float32_reaches_its_floor_and_stops_there() -> None:
+    values = network_like(300)
+    matrix = matrix_with(values, torch.float32)
+    op = MatrixOperator(matrix)
+    pairs = top_eigenpairs(op, 5, tol=1e-4)
+    assert pairs.converged
+    assert bool((true_residuals(matrix, pairs) <= 1.01 * pairs.residuals).all())
+    with pytest.warns(UserWarning, match=r"own rounding, about .* a tolerance of .* float64"):
+        floor = top_eigenpairs(op, 5, tol=1e-9)
+    assert floor.products < 100
+    assert not floor.converged
+    exact = values.sort(descending=True).values[:5]
+    torch.testing.assert_close(floor.values, exact, rtol=1e-5, atol=1e-5)
+    # The floor that was stated can be reached, and little less.
+    assert 1e-8 * 31.6 < floor.noise < 1e-5 * 31.6
+    reachable = float((floor.residuals / floor.targets).max()) * 1e-9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert top_eigenpairs(op, 5, tol=2 * reachable).converged
+
+
+def test_too_few_products_are_said() -> None:
+    op = MatrixOperator(matrix_with(torch.linspace(0, 1, 400)))
+    with pytest.warns(UserWarning, match="stopped after 39 products"):
+        pairs = top_eigenpairs(op, 4, tol=1e-10, max_products=34)
+    assert len(pairs.values) == 4
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Counting(MatrixOperator):
+    """Raises at a certain product."""
+
+    def __init__(self, matrix: Tensor, stop: int = -1) -> None:
+        super().__init__(matrix)
+        self.products, self.stop = 0, stop
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.products += 1
+        if self.products == self.stop:
+            raise Interrupted
+        return super().__call__(v)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 13, 14, 17])
+def test_a_search_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    matrix = matrix_with(network_like(100))
+    whole = top_eigenpairs(MatrixOperator(matrix), 5, basis=13, tol=1e-10)
+    state = tmp_path / "search.safetensors"
+    with pytest.raises(Interrupted):
+        top_eigenpairs(Counting(matrix, stop), 5, basis=13, tol=1e-10, state=state)
+    op = Counting(matrix)
+    resumed = top_eigenpairs(op, 5, basis=13, tol=1e-10, state=state)
+    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.vectors, whole.vectors)
+    assert resumed.products == whole.products == stop - 1 + op.products
+    assert not state.exists()
+
+
+def test_a_state_of_another_search_is_refused(tmp_path: Path) -> None:
+    matrix = matrix_with(network_like(60))
+    state = tmp_path / "search.safetensors"
+    with pytest.raises(Interrupted):
+        top_eigenpairs(Counting(matrix, 9), 3, state=state)
+    with pytest.raises(ValueError, match="of another search"):
+        top_eigenpairs(MatrixOperator(matrix), 4, state=state)
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is cut off"):
+        top_eigenpairs(MatrixOperator(matrix), 3, state=state)
+
+
+def test_progress_begins_with_the_memory() -> None:
+    op, told = MatrixOperator(matrix_with(network_like(100))), list[LanczosProgress]()
+    pairs = top_eigenpairs(op, 3, basis=20, progress=told.append)
+    assert told[0].memory == (20 + 3 + 5) * 100 * 8
+    assert [state.products for state in told] == list(range(pairs.products))
+    assert told[-1].converged == 3
+    assert told[-1].worst <= 1 < told[3].worst
+    assert float(told[-1].values[0]) == float(pairs.values[0])
+
+
+def test_wrong_input() -> None:
+    op = MatrixOperator(torch.eye(8))
+    with pytest.raises(ValueError, match="which must be"):
+        top_eigenpairs(op, 2, which="both")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tol must lie"):
+        top_eigenpairs(op, 2, tol=0.0)
+    with pytest.raises(ValueError, match="basis of 3 is too small"):
+        top_eigenpairs(op, 3, basis=3)
+    with pytest.raises(ValueError, match="not symmetric"):
+        MatrixOperator(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="has shape"):
+        MatrixOperator(torch.ones(3))
+    op.matrix = torch.full((8, 8), torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        top_eigenpairs(op, 2)
+    op.dimension = 10**13
+    with pytest.raises(ValueError, match=r"numbers need .* GiB are available"):
+        top_eigenpairs(op, 2)
