@@ -1,4 +1,4 @@
-"""Directional pruning against its definition, its laws, and the theorem about gRDA."""
+"""Directional pruning against its definition and its laws."""
 
 import itertools
 import math
@@ -8,10 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from dirprune import (
-    GRDA,
     DirectionalPath,
     FlatProjector,
     directional_prune,
@@ -201,63 +200,3 @@ def test_a_projector_from_its_matrix_is_the_matrix() -> None:
 def test_mistakes(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# --- the theorem: gRDA comes to what directional pruning makes of SGD's solution
-
-
-def least_squares(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return x.mT @ (x @ w - y) / len(x)
-
-
-def logistic(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return x.mT @ ((x @ w).sigmoid() - y) / len(x)
-
-
-def distances(
-    gradient: Callable[[Tensor, Tensor, Tensor], Tensor], rate: float, seed: int = 0
-) -> tuple[float, float, float]:
-    """How far gRDA ends from directional pruning, and the soft threshold, of SGD's solution.
-
-    Both optimizers see the same batches; distances are in units of what pruning moves. Last, the
-    flat part of the way from SGD's solution to gRDA's, of its length.
-    """
-    n, d, mu, time = 60, 120, 0.55, 60.0
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator, dtype=DOUBLE)
-    truth = torch.randn(d, generator=generator, dtype=DOUBLE)
-    # Labels inside (0, 1) are met by finite weights, so the valley has a floor.
-    y = x @ truth if gradient is least_squares else (x @ truth / math.sqrt(d)).sigmoid()
-    start = torch.randn(d, generator=generator, dtype=DOUBLE)
-    c = 0.02 / (math.sqrt(1e-3) * time**mu)
-    ours, dense = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizers = [GRDA([ours], rate, c, mu), torch.optim.SGD([dense], rate)]
-    with torch.no_grad():
-        for _ in range(round(time / rate)):
-            rows = torch.randint(n, (10,), generator=generator)
-            for w, optimizer in zip((ours, dense), optimizers):
-                w.grad = gradient(w, x[rows], y[rows])
-                optimizer.step()
-    flat = FlatProjector.from_matrix(torch.eye(d, dtype=DOUBLE) - torch.linalg.pinv(x) @ x)
-    lam = c * math.sqrt(rate) * time**mu
-    end, w = ours.detach(), dense.detach()
-    pruned, plain = directional_prune(w, lam, flat), soft_threshold(w, lam)
-    moved = (pruned - w).norm()
-    step = end - w
-    ratios = (end - pruned).norm() / moved, (end - plain).norm() / moved
-    return *map(float, ratios), float(flat(step).norm() / step.norm())
-
-
-def test_grda_comes_to_the_directional_pruning_of_sgds_solution() -> None:
-    coarse, fine = (distances(least_squares, rate) for rate in (1e-2, 2.5e-3))
-    # What is left at small rates comes from signs that differed early in the finite time.
-    assert fine[0] < coarse[0] < 0.15
-    assert min(coarse[1], fine[1]) > 0.9  # plain shrinking is another point
-    assert min(coarse[2], fine[2]) > 0.999
-
-
-def test_so_it_does_in_logistic_regression() -> None:
-    to_pruned, to_shrunk, flatness = distances(logistic, 1e-2)
-    assert to_pruned < 0.15
-    assert to_shrunk > 0.4
-    assert flatness > 0.99
