@@ -279,6 +279,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
         ),
         ({"config": replace(SHORT, momentum=0.0)}, "needs momentum above 0"),
         ({"config": replace(SHORT, c=0.0)}, "needs c above 0"),
+        ({"config": replace(SHORT, batch_seed=3)}, "every seed decides its own batches"),
     ],
 )
 def test_a_plan_that_cannot_be_followed(changes: dict[str, Any], message: str) -> None:

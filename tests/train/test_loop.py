@@ -282,6 +282,26 @@ def test_the_folder_holds_what_the_report_reads(tmp_path: Path) -> None:
     assert len(list(out.glob("events.out.tfevents.*"))) == 1
 
 
+def test_the_same_start_with_other_batches(tmp_path: Path) -> None:
+    at_rest = replace(SHORT, epochs=1, lr=1e-30)
+    moving = replace(SHORT, model="loop_models:noisy", epochs=1)
+    for name, config in (
+        ("start", at_rest),
+        ("same start", replace(at_rest, batch_seed=7)),
+        ("end", moving),
+        ("same end", replace(moving, batch_seed=1)),
+        ("other end", replace(moving, batch_seed=7)),
+    ):
+        train(config, tmp_path / name, display=QUIET)
+    for pair, equal in (
+        (("start", "same start"), True),
+        (("end", "same end"), True),
+        (("end", "other end"), False),
+    ):
+        a, b = (weights(tmp_path / name) for name in pair)
+        assert all(torch.equal(a[name], b[name]) for name in a) is equal
+
+
 def test_weights_to_start_from(tmp_path: Path) -> None:
     first = train(replace(SHORT, epochs=1), tmp_path / "a", display=QUIET)
     config = replace(SHORT, epochs=1, lr=1e-30, seed=9)

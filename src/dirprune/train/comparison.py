@@ -41,6 +41,8 @@ class Plan:
             raise ValueError(f"unknown method {unknown[0]!r}: there are {', '.join(COMPARED)}")
         if "magnitude" in self.methods and not set(DENSE) & set(self.methods):
             raise ValueError("magnitude prunes finished dense runs: add sgd or sgd_momentum")
+        if self.config.batch_seed is not None:
+            raise ValueError("in a comparison every seed decides its own batches: no batch_seed")
         heavy = [m for m in self.methods if m.endswith("_momentum")]
         if heavy and not self.config.momentum:
             raise ValueError(

@@ -45,6 +45,8 @@ class TrainConfig:
         lr_steps: Where the schedule steps divides the rate by ten, as shares of all epochs.
         warmup_epochs: Epochs of linear warm-up before the schedule's own rate.
         seed: Decides initial weights, batches, augmentation and dropout.
+        batch_seed: Decides the last three if given: another one is a second run from the same
+            start, a control for whatever two runs are compared by.
         validation: Share of the training data held out for choosing; 0 trains on all of it.
         augment: Augment as is usual for the data set (digits: not at all); --no-augment leaves it
             out.
@@ -90,6 +92,7 @@ class TrainConfig:
     lr_steps: tuple[float, ...] = (1 / 3, 2 / 3)
     warmup_epochs: float = 0.0
     seed: int = 1
+    batch_seed: int | None = None
     validation: float = 0.0
     augment: bool = True
     precision: Precision = "float32"
@@ -119,9 +122,16 @@ class TrainConfig:
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
         _in_range("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
+        batches = self.batch_seed
+        _in_range("batch_seed", batches, batches is None or 0 <= batches < 2**32, "in [0, 2**32)")
         _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
         _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
+
+    @property
+    def seed_of_batches(self) -> int:
+        """``batch_seed``, or what stands for it."""
+        return self.seed if self.batch_seed is None else self.batch_seed
 
     @property
     def mask_sparsity(self) -> float:

@@ -148,7 +148,7 @@ def _train_epoch(
     session.model.train()
     for images, labels in data.train.batches(
         config.batch_size,
-        seed=config.seed,
+        seed=config.seed_of_batches,
         epoch=epoch,
         start=start,
         shuffle=True,

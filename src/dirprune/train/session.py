@@ -84,7 +84,7 @@ class Session:
 
     def seed_step(self, step: int) -> None:
         """Make dropout a function of seed, step and process, with no state to be saved."""
-        stream = np.random.SeedSequence((self.config.seed, step, self.rank))
+        stream = np.random.SeedSequence((self.config.seed_of_batches, step, self.rank))
         seed = int(stream.generate_state(1)[0])
         # torch.manual_seed would queue a call for every device there might be one day.
         torch.default_generator.manual_seed(seed)
