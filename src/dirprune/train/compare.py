@@ -172,14 +172,17 @@ class _Comparison:
             print(f"{method}: {sum(misses)} of {len(misses)} runs miss the sparsity by > 1 point")
 
     def _start(self, method: str, lr: float) -> float:
-        """A first guess: shrink by as much, over the whole run, as gRDA does."""
+        """A first guess: shrink by as much over the whole run as gRDA does, or by twice as much.
+
+        Proximal SGD forgets what it has taken from a weight that is zero, and needs the more.
+        """
         plan = self.plan
         if not plan.reference:
             return plan.config.c
         run = self._finished(plan.reference)[0]
         steps_per_epoch = self._folder(run).read_metrics()[-1]["step"] // run.epochs
         lrs = learning_rates(self._config(method, lr), steps_per_epoch)
-        shrinkage = float(threshold_path(1.0, 1.0, lrs)[-1]) if method == "rda" else sum(lrs)
+        shrinkage = float(threshold_path(1.0, 1.0, lrs)[-1]) if method == "rda" else sum(lrs) / 2
         return float(self._summary(run)["threshold"]) / shrinkage
 
     def _calibrate(self, method: str, lr: float, start: float) -> float:
