@@ -1,4 +1,3 @@
-"""The loss around trained networks: points, curves, planes and curvature, of any module.
 
 Importing this loads nothing; each public name loads its own module on first use.
 """
@@ -8,6 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dirprune.directional import FlatProjector as FlatProjector
+    from dirprune.landscape.bezier import Fit as Fit
+    from dirprune.landscape.bezier import fit_bezier as fit_bezier
+    from dirprune.landscape.curve import Curve as Curve
+    from dirprune.landscape.curve import straight_line as straight_line
     from dirprune.landscape.data import FrozenData as FrozenData
     from dirprune.landscape.density import DirectionalDensity as DirectionalDensity
     from dirprune.landscape.density import SpectralDensity as SpectralDensity
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from dirprune.landscape.lanczos import top_eigenpairs as top_eigenpairs
     from dirprune.landscape.objective import Measured as Measured
     from dirprune.landscape.objective import Objective as Objective
+    from dirprune.landscape.path import PathFigures as PathFigures
+    from dirprune.landscape.path import path as path
     from dirprune.landscape.points import Layout as Layout
     from dirprune.landscape.points import Point as Point
 
@@ -31,6 +36,13 @@ _HOME = {
     "FrozenData": "dirprune.landscape.data",
     "Objective": "dirprune.landscape.objective",
     "Measured": "dirprune.landscape.objective",
+    # connectivity
+    "Curve": "dirprune.landscape.curve",
+    "straight_line": "dirprune.landscape.curve",
+    "Fit": "dirprune.landscape.bezier",
+    "fit_bezier": "dirprune.landscape.bezier",
+    "PathFigures": "dirprune.landscape.path",
+    "path": "dirprune.landscape.path",
     # spectra
     "Operator": "dirprune.landscape.krylov",
     "MatrixOperator": "dirprune.landscape.krylov",

@@ -125,11 +125,10 @@ class Objective:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets on the model's device, floating-point ones in its dtype."""
-        like = next(self.model.parameters())
 
         def placed(tensor: Tensor) -> Tensor:
             dtype = self.layout.dtype if tensor.is_floating_point() else tensor.dtype
-            return tensor.to(like.device, dtype, non_blocking=True)
+            return tensor.to(self.layout.device, dtype, non_blocking=True)
 
         for inputs, targets in self.data:
             if len(targets):

@@ -36,6 +36,7 @@ class Layout:
         slices: Where each lies in the vector.
         size: Number of trainable weights, d.
         dtype: Of the vector: that of the first parameter.
+        device: Of the vector, likewise.
 
     Example:
         >>> layout = Layout(nn.Linear(3, 2))
@@ -65,7 +66,8 @@ class Layout:
         for name, p in trainable.items():
             self.slices[name] = slice(self.size, self.size + p.numel())
             self.size += p.numel()
-        self.dtype = next(iter(trainable.values())).dtype
+        like = next(iter(trainable.values()))
+        self.dtype, self.device = like.dtype, like.device
 
     def point(self, state: State, origin: str = "the state dict") -> Point:
         """Take a state_dict apart.
@@ -75,7 +77,7 @@ class Layout:
             origin: What it is, for messages.
 
         Returns:
-            Copies of its tensors, the weights in this layout's dtype.
+            Copies of its tensors, the weights in this layout's dtype and on its device.
 
         Raises:
             TypeError: If it is no mapping of tensors.
@@ -99,7 +101,8 @@ class Layout:
                     f"{origin} is not finite, {wrong:,} weights of {name} are NaN or infinite: "
                     "give a checkpoint from before training diverged"
                 )
-        w = torch.cat([state[name].detach().reshape(-1).to(self.dtype) for name in self.shapes])
+        pieces = [state[name].detach().reshape(-1) for name in self.shapes]
+        w = torch.cat([piece.to(self.device, self.dtype) for piece in pieces])
         beside = {n for n, own in self._names.items() if n == own} - self.shapes.keys()
         return Point(w, {n: state[n].detach().clone() for n in state if n in beside})
 
