@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dirprune.landscape.bezier import fit_bezier as fit_bezier
     from dirprune.landscape.curve import Curve as Curve
     from dirprune.landscape.curve import straight_line as straight_line
+    from dirprune.directional import FlatProjector as FlatProjector
     from dirprune.landscape.data import FrozenData as FrozenData
     from dirprune.landscape.density import DirectionalDensity as DirectionalDensity
     from dirprune.landscape.density import SpectralDensity as SpectralDensity
