@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from dirprune.landscape.bezier import fit_bezier as fit_bezier
     from dirprune.landscape.curve import Curve as Curve
     from dirprune.landscape.curve import straight_line as straight_line
-    from dirprune.directional import FlatProjector as FlatProjector
     from dirprune.landscape.data import FrozenData as FrozenData
     from dirprune.landscape.density import DirectionalDensity as DirectionalDensity
     from dirprune.landscape.density import SpectralDensity as SpectralDensity
     from dirprune.landscape.density import directional_density as directional_density
     from dirprune.landscape.density import rayleigh_quotient as rayleigh_quotient
     from dirprune.landscape.density import spectral_density as spectral_density
+    from dirprune.landscape.frame import Frame as Frame
+    from dirprune.landscape.frame import filter_normalised as filter_normalised
     from dirprune.landscape.krylov import MatrixOperator as MatrixOperator
     from dirprune.landscape.krylov import Operator as Operator
     from dirprune.landscape.lanczos import Eigenpairs as Eigenpairs
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from dirprune.landscape.lanczos import top_eigenpairs as top_eigenpairs
     from dirprune.landscape.objective import Measured as Measured
     from dirprune.landscape.objective import Objective as Objective
-    from dirprune.landscape.path import PathFigures as PathFigures
-    from dirprune.landscape.path import path as path
+    from dirprune.landscape.paths import PathFigures as PathFigures
+    from dirprune.landscape.paths import path as path
+    from dirprune.landscape.planes import PlaneFigures as PlaneFigures
+    from dirprune.landscape.planes import plane as plane
+    from dirprune.landscape.planes import plane_along as plane_along
     from dirprune.landscape.points import Layout as Layout
     from dirprune.landscape.points import Point as Point
 
@@ -42,8 +46,8 @@ _HOME = {
     "straight_line": "dirprune.landscape.curve",
     "Fit": "dirprune.landscape.bezier",
     "fit_bezier": "dirprune.landscape.bezier",
-    "PathFigures": "dirprune.landscape.path",
-    "path": "dirprune.landscape.path",
+    "PathFigures": "dirprune.landscape.paths",
+    "path": "dirprune.landscape.paths",
     # spectra
     "Operator": "dirprune.landscape.krylov",
     "MatrixOperator": "dirprune.landscape.krylov",
@@ -56,6 +60,12 @@ _HOME = {
     "DirectionalDensity": "dirprune.landscape.density",
     "rayleigh_quotient": "dirprune.landscape.density",
     "FlatProjector": "dirprune.directional",
+    # planes
+    "Frame": "dirprune.landscape.frame",
+    "filter_normalised": "dirprune.landscape.frame",
+    "PlaneFigures": "dirprune.landscape.planes",
+    "plane": "dirprune.landscape.planes",
+    "plane_along": "dirprune.landscape.planes",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
