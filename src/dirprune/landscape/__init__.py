@@ -1,3 +1,4 @@
+"""The loss around trained networks: points, curves, planes and curvature, of any module.
 
 Importing this loads nothing; each public name loads its own module on first use.
 """
