@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
 from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.names import COMPARED
@@ -139,6 +140,27 @@ def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = 
     print(f"report: {page}")
 
 
+def landscape(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path,
+    options: SurveyConfig = SurveyConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Measure the loss landscape around finished runs: do they lie in one valley?
+
+    Give the same command again to go on after a stop. Controls are made of the first run:
+    magnitude pruning, soft-thresholding, a random direction.
+
+    Args:
+        runs: Run folders, or .safetensors files with --model: first the dense reference (SGD),
+            then the sparse one (gRDA), then others to compare with.
+        out: Folder of landscape.json.
+        options: What is measured, and how finely.
+    """
+    from dirprune.survey.survey import survey
+
+    survey(runs, options, out)
+
+
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
     """Draw the report of one run, of several, or of a comparison.
 
@@ -157,6 +179,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "compare": compare,
     "tune": tune,
+    "landscape": landscape,
     "report": report,
     "demo": demo,
 }

@@ -1,0 +1,1 @@
+"""The loss landscape around finished runs: what `dirprune landscape` does."""

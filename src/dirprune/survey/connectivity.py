@@ -1,0 +1,231 @@
+"""Lines, curves and planes between the networks of a survey."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from dirprune.directional import DirectionalPath, FlatProjector
+from dirprune.files import write_tensors
+from dirprune.landscape import (
+    Curve,
+    Frame,
+    Layout,
+    Objective,
+    PathFigures,
+    Point,
+    filter_normalised,
+    fit_bezier,
+    path,
+    plane,
+    plane_along,
+    straight_line,
+)
+from dirprune.landscape.paths import over_all
+from dirprune.landscape.policy import Statistics
+from dirprune.survey.config import SurveyConfig
+from dirprune.survey.display import Display
+from dirprune.survey.networks import Network, Subject, describe
+from dirprune.survey.record import Record
+
+LAMBDAS = 41
+"""Points on the line of directional pruning."""
+
+
+def survey_networks(
+    subject: Subject,
+    networks: list[Network],
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+) -> None:
+    """Say what every network is, and measure it with stored statistics and by the policy."""
+
+    def measure() -> list[dict[str, Any]]:
+        progress = display.piece("networks")
+        objectives = over_all(subject.model, subject.loss, subject.data)
+        found = []
+        for done, network in enumerate(networks, 1):
+            base: Objective = objectives["train"]
+            stored = {n: f(network.point, network.name) for n, f in objectives.items()}
+            statistics = Statistics(base, config.policy, [network.point])
+            shift = statistics.shift(0)
+            statistics.load(network.point.w, [1.0])
+            measured = {n: f.measure() for n, f in objectives.items()}
+            figures = {"stored": stored, "measured": measured, "shift": shift}
+            found.append(describe(network, networks[0]) | figures)
+            progress(done, len(networks))
+        return found
+
+    record.piece("networks", call=measure)
+
+
+def survey_curve(
+    subject: Subject,
+    networks: list[Network],
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+) -> None:
+    """Join every network to the dense one, by a line and by a curve."""
+    dense, others = networks[0], networks[1:]
+    measured = partial(_path, subject, config, record, display)
+    for other in others:
+        name = other.name
+        line = straight_line(other.point, dense.point)
+        record.piece("curve", name, "line", call=partial(measured, line, f"line to {name}"))
+
+        def fit(other: Network = other) -> dict[str, Any]:
+            found = fit_bezier(
+                subject.layout.state(other.point),
+                subject.layout.state(dense.point),
+                subject.model,
+                subject.loss,
+                subject.training,
+                epochs=config.curve_epochs,
+                bends=config.bends,
+                lr=config.curve_lr,
+                momentum=config.curve_momentum,
+                seed=config.seed,
+                save=record.work / f"fit-{other.name}.safetensors",
+                progress=display.piece(f"fitting the curve to {other.name}"),
+            )
+            write_tensors(_bends(record, other), {"bends": found.curve.bends})
+            return {"epochs": config.curve_epochs, "losses": found.losses}
+
+        record.piece("curve", name, "fit", call=fit)
+        curve = fitted(record, subject.layout, other, dense)
+        record.piece("curve", name, "bezier", call=partial(measured, curve, f"curve to {name}"))
+
+
+def fitted(record: Record, layout: Layout, other: Network, dense: Network) -> Curve:
+    """Read a fitted curve back."""
+    bends = load_file(_bends(record, other))["bends"]
+    return Curve(other.point, dense.point, bends.to(layout.device, layout.dtype))
+
+
+def survey_plane(
+    subject: Subject,
+    networks: list[Network],
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+) -> None:
+    """Measure the plane through the dense network, the sparse one and the bend between them."""
+    dense, sparse = networks[:2]
+    third, corner = _third(subject, networks, record)
+    layout = subject.layout
+
+    def measure() -> dict[str, Any]:
+        found = plane(
+            layout.state(dense.point),
+            layout.state(sparse.point),
+            layout.state(corner),
+            subject.model,
+            subject.loss,
+            {name: subject.data[name] for name in ("train", "test")},
+            points=config.grid,
+            margin=config.margin,
+            policy=config.policy,
+            save=record.work / "plane.safetensors",
+            progress=display.piece("plane"),
+        )
+        return {"third": third, "figures": found}
+
+    record.piece("plane", "measured", call=measure)
+    frame = Frame.through(dense.point, sparse.point, corner)
+    on_it = {n.name: frame.project(n.point.w) for n in networks}
+    record.piece("plane", "networks", call=lambda: on_it)
+    line = straight_line(sparse.point, dense.point)
+    curves = {"line": line}
+    if record.has("curve", sparse.name, "fit"):
+        curves["curve"] = fitted(record, layout, sparse, dense)
+
+    def along(curve: Curve) -> dict[str, Any]:
+        ts = [k / (config.points - 1) for k in range(config.points)]
+        return {"t": ts, "at": [frame.project(curve.at(t)) for t in ts]}
+
+    def trajectory(network: Network) -> dict[str, Any]:
+        moments = subject.moments(network)
+        return {
+            "step": [m.step for m in moments],
+            "epoch": [m.epoch for m in moments],
+            "at": [frame.project(m.point.w) for m in moments],
+        }
+
+    for name, curve in curves.items():
+        record.piece("plane", name, call=partial(along, curve))
+    for network in subject.networks:
+        call = partial(trajectory, network)
+        record.piece("plane", "trajectories", network.name, call=call)
+    if record.has("hessian", "top"):
+        record.piece("plane", "directional", call=partial(_directional, record, dense, frame))
+
+
+def survey_along(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
+    """Measure the plane through the dense network along two random directions."""
+    layout, w = subject.layout, subject.dense.point.w
+    u, v = (filter_normalised(layout, w, 2 * config.seed + k) for k in (1, 2))
+
+    def measure() -> Any:
+        return plane_along(
+            layout.state(subject.dense.point),
+            u,
+            v,
+            subject.model,
+            subject.loss,
+            {name: subject.data[name] for name in ("train", "test")},
+            points=config.grid,
+            policy=config.policy,
+            save=record.work / "along.safetensors",
+            progress=display.piece("two random directions"),
+        )
+
+    record.piece("along", "measured", call=measure)
+
+
+def _path(
+    subject: Subject,
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+    curve: Curve,
+    title: str,
+) -> PathFigures:
+    return path(
+        curve,
+        subject.model,
+        subject.loss,
+        subject.data,
+        points=config.points,
+        policy=config.policy,
+        save=record.work / f"{title.replace(' ', '-')}.safetensors",
+        progress=display.piece(title),
+    )
+
+
+def _bends(record: Record, network: Network) -> Any:
+    return record.out / f"curve-{network.name}.safetensors"
+
+
+def _third(subject: Subject, networks: list[Network], record: Record) -> tuple[str, Point]:
+    """What spans the plane besides the dense and the sparse network."""
+    dense, sparse, *others = networks
+    if record.has("curve", sparse.name, "fit"):
+        bends = fitted(record, subject.layout, sparse, dense).bends
+        return "bend", Point(bends[len(bends) // 2], dense.point.rest)
+    return others[0].name, others[0].point
+
+
+def _directional(record: Record, dense: Network, frame: Frame) -> dict[str, Any]:
+    """Where directional pruning of the dense network leads, seen from the plane."""
+    vectors = load_file(record.out / "eigenvectors.safetensors")["vectors"].to(dense.point.w)
+    way = DirectionalPath(dense.point.w, FlatProjector(vectors))
+    most = way.lam_for(min(0.99, way.largest_sparsity))
+    lams = torch.linspace(0, most, LAMBDAS, dtype=torch.float64).tolist()
+    return {
+        "lam": lams,
+        "sparsity": [way.sparsity(lam) for lam in lams],
+        "at": [frame.project(way.weights(lam)) for lam in lams],
+    }

@@ -1,0 +1,54 @@
+"""Networks that a claim about sparse training has to be held against."""
+
+import torch
+from torch import Tensor
+
+from dirprune.directional import DirectionalPath
+from dirprune.landscape import Point
+from dirprune.survey.networks import Network
+
+
+def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
+    """Make the controls of a sparse network out of the dense one.
+
+    Args:
+        dense: Where they start.
+        sparse: Says how many zeros, and how far.
+        seed: Of the random direction.
+
+    Returns:
+        ``magnitude`` and ``soft_threshold`` with as many zeros as the sparse network, if it has
+        any, and ``random`` as far away as it is; all with the dense network's buffers.
+    """
+    w, rest = dense.point
+    made = {"random": w + random_direction(w, float((sparse.point.w - w).norm()), seed)}
+    if sparse.zeros > dense.zeros:
+        made = shrunk(w, sparse.zeros) | made
+    return [Network(name, "control", Point(x, rest)) for name, x in made.items()]
+
+
+def shrunk(w: Tensor, sparsity: float) -> dict[str, Tensor]:
+    """Set the smallest weights to zero, and leave or shrink the others.
+
+    Args:
+        w: Weights with shape (d,).
+        sparsity: Share of zeros.
+
+    Returns:
+        ``magnitude`` and ``soft_threshold``, with the same zeros.
+
+    Example:
+        >>> shrunk(torch.tensor([1.0, -3.0]), 0.5)
+        {'magnitude': tensor([ 0., -3.]), 'soft_threshold': tensor([ 0., -2.])}
+    """
+    path = DirectionalPath(w, lambda x: x)  # with everything flat it is the soft threshold
+    lam = path.lam_for(sparsity)
+    soft = path.weights(lam)
+    return {"magnitude": torch.where(soft == 0, 0.0, w), "soft_threshold": soft}
+
+
+def random_direction(w: Tensor, length: float, seed: int) -> Tensor:
+    """Draw a Gaussian direction of a length, like w."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
+    return drawn.mul_(length / drawn.norm())

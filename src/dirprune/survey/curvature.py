@@ -1,0 +1,213 @@
+"""Where the differences between networks lie in the Hessian's spectrum."""
+
+import warnings
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dirprune.files import write_tensors
+from dirprune.landscape import (
+    DirectionalDensity,
+    Point,
+    SpectralDensity,
+    directional_density,
+    spectral_density,
+    top_eigenpairs,
+)
+from dirprune.landscape.hessian import Hessian
+from dirprune.landscape.lanczos import Eigenpairs, LanczosProgress
+from dirprune.survey.config import SurveyConfig
+from dirprune.survey.controls import controls
+from dirprune.survey.display import Display
+from dirprune.survey.networks import Moment, Network, Subject
+from dirprune.survey.record import Record
+
+TOP_ELSEWHERE = 5
+"""How many of the largest eigenvalues are found at the other networks' own ends."""
+TOLERANCE = 1e-3
+"""Of an eigenpair's residual over its eigenvalue: more than a picture shows."""
+
+
+def projection_ratios(vectors: Tensor, direction: Tensor) -> Tensor:
+    r"""Say how much of a direction lies in the first i of some orthonormal directions.
+
+    .. math:: \lVert P_i d \rVert / \lVert d \rVert, \qquad i = 1 \dots k
+
+    Args:
+        vectors: Orthonormal rows, with shape (k, d).
+        direction: With shape (d,), not zero.
+
+    Returns:
+        float64 with shape (k,), ascending.
+
+    Example:
+        >>> projection_ratios(torch.eye(3)[:2], torch.tensor([3.0, 4.0, 12.0]))
+        tensor([0.2308, 0.3846], dtype=torch.float64)
+    """
+    d = direction.double()
+    # A row after the other: all of them in float64 may not fit.
+    parts = torch.stack([row.double() @ d for row in vectors])
+    return parts.square().cumsum(0).sqrt().div_(d.norm())
+
+
+def survey_hessian(
+    subject: Subject,
+    networks: list[Network],
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+) -> None:
+    """Find the sharp directions at the dense network, and where the others lie in them."""
+    dense, others = networks[0], networks[1:]
+    op = hessian_at(subject, dense.point)
+    pairs = sharp_directions(subject, op, config, record, display)
+    vectors = pairs["vectors"]
+    k, d = vectors.shape
+
+    def density() -> dict[str, Any]:
+        progress = display.piece("spectrum's density")
+        found = spectral_density(
+            op, probes=config.probes, steps=config.steps, seed=config.seed, progress=progress
+        )
+        trace, spread = found.mean(lambda nodes: nodes)
+        return {"trace": [d * trace, d * spread], **_drawn(found)}
+
+    record.piece("hessian", "density", call=density)
+    record.piece("hessian", "chance", call=lambda: [((i + 1) / d) ** 0.5 for i in range(k)])
+    top = float(pairs["values"][0])
+
+    def difference(other: Network) -> dict[str, Any]:
+        way, progress = other.point.w - dense.point.w, display.piece(f"density of {other.name}")
+        found = directional_density(op, way, config.steps, progress=progress)
+        return {"ratios": projection_ratios(vectors, way)} | _bounds(found, top)
+
+    def elsewhere(other: Network) -> Tensor:
+        there, title = hessian_at(subject, other.point), f"eigenvalues at {other.name}"
+        return _eigenpairs(there, min(TOP_ELSEWHERE, k), record, display, title).values
+
+    for other in others:
+        record.piece("hessian", "of", other.name, call=partial(difference, other))
+    for network in networks:
+        ratios = partial(projection_ratios, vectors, network.point.w)
+        record.piece("hessian", "weights_ratios", network.name, call=ratios)
+    for other in others:
+        if other.role != "control":
+            record.piece("hessian", "top_of", other.name, call=partial(elsewhere, other))
+
+
+def hessian_at(subject: Subject, point: Point) -> Hessian:
+    """Return the Hessian on the training images at a point, by its stored statistics."""
+    return Hessian(subject.model_at(point), subject.loss, subject.data["train"])
+
+
+def sharp_directions(
+    subject: Subject, op: Hessian, config: SurveyConfig, record: Record, display: Display
+) -> dict[str, Tensor]:
+    """Return the top eigenpairs at the dense network, found now or read back.
+
+    Returns:
+        ``values`` with shape (k,) and ``vectors`` with shape (k, d).
+    """
+    file = record.out / "eigenvectors.safetensors"
+
+    def find() -> dict[str, Any]:
+        k = min(config.eigenvectors, op.dimension)
+        pairs = _eigenpairs(op, k, record, display, "sharp directions")
+        write_tensors(file, {"values": pairs.values, "vectors": pairs.vectors})
+        return {
+            "samples": subject.data["train"].samples,
+            "k": len(pairs.values),
+            "values": pairs.values,
+            "residuals": pairs.residuals,
+            "noise": pairs.noise,
+            "products": pairs.products,
+            "converged": pairs.converged,
+        }
+
+    record.piece("hessian", "top", call=find)
+    found = load_file(file)
+    return {"values": found["values"], "vectors": found["vectors"].to(op.device)}
+
+
+def survey_training(
+    subject: Subject, config: SurveyConfig, record: Record, display: Display
+) -> None:
+    """Follow the projection ratios over the checkpoints that the dense run shares with others."""
+    dense = {m.step: m for m in subject.moments(subject.dense)}
+    others = {n.name: {m.step: m for m in subject.moments(n)} for n in subject.networks[1:]}
+    steps = sorted(dense.keys() & others[subject.sparse.name].keys())
+    if not steps:
+        raise ValueError(
+            f"{subject.dense.path} and {subject.sparse.path} share no checkpoint: train both with "
+            "--keep-checkpoints 1000 and a seed, or leave training out of --what"
+        )
+    for step in steps:
+        here = {name: moments[step] for name, moments in others.items() if step in moments}
+        call = partial(_moment, subject, dense[step], here, config, record, display)
+        record.piece("training", str(step), call=call)
+
+
+def _moment(
+    subject: Subject,
+    dense: Moment,
+    others: dict[str, Moment],
+    config: SurveyConfig,
+    record: Record,
+    display: Display,
+) -> dict[str, Any]:
+    op = hessian_at(subject, dense.point)
+    k = min(config.eigenvectors, op.dimension)
+    pairs = _eigenpairs(op, k, record, display, f"sharp directions after step {dense.step}")
+    at = {name: moment.point for name, moment in others.items()}
+    start = Network("dense", "dense", dense.point)
+    goal = Network("sparse", "sparse", at[subject.sparse.name])
+    at |= {n.name: n.point for n in controls(start, goal, config.seed)}
+    ways = {name: point.w - dense.point.w for name, point in at.items()}
+    return {
+        "epoch": dense.epoch,
+        "values": pairs.values,
+        "ratios": {
+            name: float(projection_ratios(pairs.vectors, way)[-1])
+            for name, way in ways.items()
+            if bool(way.any())
+        },
+    }
+
+
+def _eigenpairs(op: Hessian, k: int, record: Record, display: Display, title: str) -> Eigenpairs:
+    progress = display.piece(title)
+
+    def tell(now: LanczosProgress) -> None:
+        progress(now.converged, now.wanted)
+
+    with warnings.catch_warnings():
+        # What does not converge is in the figures: residuals, noise, converged.
+        warnings.simplefilter("ignore", UserWarning)
+        state = record.work / f"{title.replace(' ', '-')}.safetensors"
+        return top_eigenpairs(op, k, tol=TOLERANCE, state=state, progress=tell)
+
+
+def _bounds(density: DirectionalDensity, top: float) -> dict[str, Any]:
+    decades = [top * 10 ** (power / 4) for power in range(-24, 1)]
+    thresholds = [*(-t for t in reversed(decades[8::4])), 0.0, *decades]
+    return {
+        "rayleigh": density.rayleigh,
+        "noise": density.noise,
+        "nodes": density.nodes,
+        "weights": density.weights,
+        "t": thresholds,
+        "below": [density.cumulative(t) for t in thresholds],
+    }
+
+
+def _drawn(density: SpectralDensity) -> dict[str, Any]:
+    """Nodes and weights, and a curve for the eye on a grid that is fine around 0."""
+    low, high = float(density.nodes.min()), float(density.nodes.max())
+    fine = max(high, -low) / 1e4
+    ends = torch.tensor([low, high], dtype=torch.float64).div(fine).asinh()
+    grid = torch.linspace(float(ends[0]), float(ends[1]), 201, dtype=torch.float64).sinh() * fine
+    phi = density.smooth(grid, max(high - low, 1e-12) / 200)
+    return {"nodes": density.nodes, "weights": density.weights, "t": grid, "phi": phi}

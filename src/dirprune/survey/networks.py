@@ -1,0 +1,314 @@
+"""What a survey is about: networks from run folders or checkpoints, and frozen data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dirprune.checkpoint import list_checkpoints, load_checkpoint
+from dirprune.files import read_json
+from dirprune.landscape import FrozenData, Layout, Point
+from dirprune.landscape.objective import Loss
+from dirprune.survey.config import SurveyConfig
+from dirprune.train.config import TrainConfig
+from dirprune.train.data import Dataset, load_data
+from dirprune.train.models import build_model
+from dirprune.train.runs import RunFolder
+from dirprune.train.sources import Source, num_batches
+
+EVALUATION_BATCH = 500
+"""Most images in a batch of frozen data."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that the survey looks at.
+
+    Attributes:
+        name: Unlike all others.
+        role: dense (the first), sparse (the second), run, or control (made by the survey).
+        point: Its weights and buffers.
+        path: Run folder or checkpoint, None for a control.
+        config: Of its run, if it is one.
+    """
+
+    name: str
+    role: str
+    point: Point
+    path: Path | None = None
+    config: TrainConfig | None = None
+
+    @property
+    def zeros(self) -> float:
+        """Share of weights that are zero."""
+        return int((self.point.w == 0).sum()) / len(self.point.w)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A checkpoint on a network's way.
+
+    Attributes:
+        step: Optimizer steps taken.
+        epoch: The same in epochs.
+        point: Weights and buffers.
+    """
+
+    step: int
+    epoch: float
+    point: Point
+
+
+class TrainingBatches:
+    """Training batches as a run has them, in an order that torch's random numbers decide.
+
+    Args:
+        source: Training images.
+        batch_size: Images per batch.
+        augment: Whether they are augmented.
+    """
+
+    def __init__(self, source: Source, batch_size: int, *, augment: bool) -> None:
+        self._source, self._batch_size, self._augment = source, batch_size, augment
+        # The last batch may be one image, of which BatchNorm can take no variance.
+        self._drop_last = len(source) >= batch_size
+
+    def __len__(self) -> int:
+        return num_batches(len(self._source), self._batch_size, drop_last=self._drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        seed = int(torch.randint(2**31, ()))
+        for x, y in self._source.batches(
+            self._batch_size,
+            seed=seed,
+            shuffle=True,
+            augment=self._augment,
+            drop_last=self._drop_last,
+        ):
+            yield _last(x), y
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that a survey works with.
+
+    Attributes:
+        model: The module of all networks, on the device; its weights do not matter.
+        layout: Of its weights.
+        loss: Cross-entropy.
+        networks: The runs, dense and sparse first.
+        source: The data set.
+        training: What curves are fitted on.
+        data: Frozen data by name: train, test, and augmented if training augments.
+    """
+
+    model: nn.Module
+    layout: Layout
+    loss: Loss
+    networks: list[Network]
+    source: Dataset
+    training: TrainingBatches
+    data: dict[str, FrozenData]
+
+    @property
+    def dense(self) -> Network:
+        """The first network."""
+        return self.networks[0]
+
+    @property
+    def sparse(self) -> Network:
+        """The second network."""
+        return self.networks[1]
+
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether any network has running statistics."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
+
+    def model_at(self, point: Point) -> nn.Module:
+        """Put a point into the module."""
+        self.model.load_state_dict(self.layout.state(point))
+        return self.model
+
+    def moments(self, network: Network) -> list[Moment]:
+        """Return a run's saved checkpoints, the oldest first."""
+        if network.path is None or network.config is None:
+            return []
+        found = []
+        for file in list_checkpoints(RunFolder(network.path).checkpoints):
+            tensors, meta = load_checkpoint(file)
+            weights = {
+                name.removeprefix("model."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("model.")
+            }
+            per_epoch = num_batches(len(self.source.train), network.config.batch_size)
+            point = self.layout.point(weights, str(file))
+            found.append(Moment(meta["step"], meta["step"] / per_epoch, point))
+        return found
+
+
+def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
+    """Read runs, or plain checkpoints, and freeze data.
+
+    Args:
+        paths: At least two; the first is the dense reference, the second the sparse network.
+        config: How much data; and which model and data, for plain checkpoints.
+
+    Raises:
+        FileNotFoundError: If a path is not there or holds no weights.
+        ValueError: If they are too few, of different models or data, or identical.
+    """
+    if len(paths) < 2:
+        raise ValueError(
+            f"a landscape needs at least two runs, the dense one first, got {len(paths)}"
+        )
+    configs = [_run_config(path) for path in paths]
+    main = _shared(paths, configs, config)
+    source = load_data(main)
+    model = build_model(
+        main.model,
+        num_classes=source.num_classes,
+        channels=source.channels,
+        size=source.size,
+        width=main.width,
+    )
+    dtype = torch.float64 if main.precision == "float64" else torch.float32
+    model = model.to(_device(config), dtype).to(memory_format=torch.channels_last)
+    layout = Layout(model)
+    names = _names(paths)
+    points = [layout.point(_weights(path), str(path)) for path in paths]
+    layout.check_distinct(dict(zip(names, points)))
+    roles = ["dense", "sparse"] + ["run"] * (len(paths) - 2)
+    networks = [Network(*row) for row in zip(names, roles, points, paths, configs)]
+    batches = TrainingBatches(source.train, main.batch_size, augment=source.augment)
+    data = frozen_data(source, config)
+    return Subject(model, layout, F.cross_entropy, networks, source, batches, data)
+
+
+def frozen_data(source: Dataset, config: SurveyConfig) -> dict[str, FrozenData]:
+    """Take a part of training and test images, the same ones for the same seed.
+
+    Args:
+        source: The data set.
+        config: Its ``samples``, ``test_samples`` and ``seed`` are read.
+    """
+    train = _part(source.train, config.samples, config.seed)
+    frozen = {"train": train, "test": _part(source.test, config.test_samples, config.seed)}
+    data = {name: _freeze(part, None) for name, part in frozen.items()}
+    if source.augment:
+        data["augmented"] = _freeze(train, config.seed)
+    return data
+
+
+def _part(source: Source, count: int, seed: int) -> Source:
+    if not 0 < count < len(source):
+        return source
+    order = np.random.default_rng(seed).permutation(len(source))
+    return source.take(torch.from_numpy(np.sort(order[:count])))
+
+
+def _freeze(source: Source, augmentation: int | None) -> FrozenData:
+    # Batches of nearly one size: each counts the same where statistics are re-estimated.
+    count = num_batches(len(source), EVALUATION_BATCH)
+    size = num_batches(len(source), count)
+    drawn = source.batches(size, seed=augmentation, augment=augmentation is not None)
+    return FrozenData([(_last(x), y) for x, y in drawn])
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _run_config(path: Path) -> TrainConfig | None:
+    """The config of a run folder, None for a plain checkpoint."""
+    if not path.exists():
+        raise FileNotFoundError(f"no run or checkpoint {path}: give a run folder or .safetensors")
+    if path.is_file():
+        return None
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise FileNotFoundError(f"{path} holds no run (no config.json): give a run folder")
+    saved = read_json(folder.config)["config"]
+    known = {f.name for f in fields(TrainConfig)}
+    values: dict[str, Any] = {
+        n: tuple(v) if isinstance(v, list) else v for n, v in saved.items() if n in known
+    }
+    return TrainConfig(**values)
+
+
+def _shared(
+    paths: Sequence[Path], configs: Sequence[TrainConfig | None], config: SurveyConfig
+) -> TrainConfig:
+    """The config whose model and data all networks share."""
+    runs = [(path, c) for path, c in zip(paths, configs) if c is not None]
+    if not runs:
+        if config.model is None:
+            raise ValueError("plain checkpoints need --model, and --data: give their model")
+        options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
+        return TrainConfig(model=config.model, width=config.width, data=config.data, **options)
+    if config.model is not None:
+        raise ValueError("--model is for plain checkpoints, these runs say it: leave it out")
+    (first, main), *others = runs
+    for path, other in others:
+        for name in ("model", "width", "data", "validation"):
+            if getattr(main, name) != getattr(other, name):
+                raise ValueError(
+                    f"{first} and {path} differ in {name}, {getattr(main, name)!r} and "
+                    f"{getattr(other, name)!r}: give runs of one model on the same data"
+                )
+    return replace(main, device="auto")
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    file = path if path.is_file() else RunFolder(path).weights
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} has no weights yet (no {file.name}): let the run finish")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file ({error}): give one") from error
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names of folders, made unlike each other and the controls."""
+    taken = {"magnitude", "soft_threshold", "random"}
+    names = []
+    for path in paths:
+        stem = path.stem if path.is_file() else path.resolve().name
+        name, count = stem, 2
+        while name in taken:
+            name, count = f"{stem}-{count}", count + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _device(config: SurveyConfig) -> str:
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and here == "cpu":
+        raise ValueError("device 'cuda' is not there: take auto or cpu")
+    return here if config.device == "auto" else config.device
+
+
+def describe(network: Network, dense: Network) -> dict[str, Any]:
+    """Say what a network is, as landscape.json has it."""
+    config = network.config
+    return {
+        "name": network.name,
+        "role": network.role,
+        "path": None if network.path is None else str(network.path),
+        "method": None if config is None else config.method,
+        "seed": None if config is None else config.seed,
+        "batch_seed": None if config is None else config.seed_of_batches,
+        "zeros": network.zeros,
+        "norm": float(network.point.w.double().norm()),
+        "distance": float((network.point.w.double() - dense.point.w.double()).norm()),
+    }

@@ -1,0 +1,144 @@
+"""The survey: what lies around finished runs, measured part by part into one folder."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dirprune.landscape.sweep import digest
+from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
+from dirprune.survey.connectivity import (
+    survey_along,
+    survey_curve,
+    survey_networks,
+    survey_plane,
+)
+from dirprune.survey.controls import controls
+from dirprune.survey.curvature import survey_hessian, survey_training
+from dirprune.survey.display import Display
+from dirprune.survey.estimate import Size, estimate, measure_units, within
+from dirprune.survey.networks import Subject, frozen_data, open_subject
+from dirprune.survey.pruning import survey_directional
+from dirprune.survey.record import Record
+
+
+def survey(
+    paths: Sequence[Path], config: SurveyConfig, out: Path, display: Display | None = None
+) -> dict[str, Any]:
+    """Measure the landscape around finished runs.
+
+    The same call goes on after a stop, with what has been measured left as it is.
+
+    Args:
+        paths: Run folders or .safetensors files: first the dense reference (SGD), then the sparse
+            network (gRDA), then others to compare with.
+        config: What is measured, and how finely.
+        out: Folder of landscape.json, described in docs/landscape.md.
+        display: Shows progress; by default on the standard output.
+
+    Returns:
+        The figures, as in landscape.json.
+
+    Raises:
+        ValueError: If the networks do not belong together, or the folder holds other figures.
+        FileNotFoundError: If a run or its data is not there.
+    """
+    record = Record(out)
+    with display or Display(out) as shown:
+        subject = open_subject(paths, config)
+        record.begin(config, _identity(subject), str(subject.layout.device))
+        if record.finished:
+            shown.say(f"{out} was finished: there is nothing left to do")
+            return record.figures
+        chosen = _plan(subject, config, record, shown)
+        subject = replace(subject, data=frozen_data(subject.source, chosen))
+        _run(subject, chosen, record, shown)
+        shutil.rmtree(record.work, ignore_errors=True)
+        record.finish()
+        spent = sum(record.figures["seconds"].values())
+        shown.say(f"measured in {show_duration(spent)}: {record.path}")
+    return record.figures
+
+
+def _run(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
+    networks = subject.networks + controls(subject.dense, subject.sparse, config.seed)
+    record.piece("dimension", call=lambda: subject.layout.size)
+    sizes = {n: {"samples": d.samples, "batches": d.batches} for n, d in subject.data.items()}
+    record.piece("data", call=lambda: sizes)
+    survey_networks(subject, networks, config, record, display)
+    for part in config.parts:
+        if part == "hessian":
+            survey_hessian(subject, networks, config, record, display)
+        elif part == "directional":
+            survey_directional(subject, config, record, display)
+        elif part == "curve":
+            survey_curve(subject, networks, config, record, display)
+        elif part == "plane":
+            survey_plane(subject, networks, config, record, display)
+        elif part == "along":
+            survey_along(subject, config, record, display)
+        else:
+            survey_training(subject, config, record, display)
+        spent = record.figures["seconds"].get(part, 0.0)
+        display.say(f"{part}: {show_duration(spent)}")
+
+
+def _plan(
+    subject: Subject, config: SurveyConfig, record: Record, display: Display
+) -> SurveyConfig:
+    """Estimate the time, and fit the survey into its budget; once, so that it goes on the same."""
+
+    def plan() -> dict[str, Any]:
+        display.say("estimating the time: one evaluation, one product, one step of each kind")
+        size = _size(subject, config)
+        units = measure_units(subject, config)
+        samples = {name: data.samples for name, data in subject.data.items()}
+        # 0 stands for all, which a budget has to know as a number.
+        full = replace(config, samples=samples["train"], test_samples=samples["test"])
+
+        def parts(smaller: SurveyConfig) -> dict[str, float]:
+            data = (smaller.samples + smaller.test_samples) / (full.samples + full.test_samples)
+            products = smaller.samples / full.samples
+            scaled = units._replace(
+                evaluation=units.evaluation * data, product=units.product * products
+            )
+            return estimate(smaller, size, scaled)
+
+        chosen = full
+        if config.budget is not None:
+            seconds = parse_duration(config.budget)
+            chosen = within(full, seconds, lambda smaller: sum(parts(smaller).values()))
+        needed = parts(chosen)
+        sections = ", ".join(f"{part} {show_duration(s)}" for part, s in needed.items())
+        display.say(f"about {show_duration(sum(needed.values()))}: {sections}")
+        return {
+            "chosen": asdict(chosen),
+            "seconds": units._asdict(),
+            "sections": needed,
+            "total": sum(needed.values()),
+        }
+
+    found = record.piece("plan", call=plan)
+    return SurveyConfig(**found["chosen"])
+
+
+def _size(subject: Subject, config: SurveyConfig) -> Size:
+    made = controls(subject.dense, subject.sparse, config.seed)
+    moments = 0
+    if "training" in config.parts:
+        steps = [{m.step for m in subject.moments(n)} for n in subject.networks[:2]]
+        moments = len(steps[0] & steps[1])
+    return Size(
+        others=len(subject.networks) - 1 + len(made),
+        runs=len(subject.networks) - 1,
+        batches=len(subject.training),
+        moments=moments,
+        batchnorm=subject.has_batchnorm,
+    )
+
+
+def _identity(subject: Subject) -> str:
+    """Tell networks and data from others."""
+    points = (network.point for network in subject.networks)
+    return digest(*points, *(data.digest for data in subject.data.values()))
