@@ -57,9 +57,7 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line."""
         # A path may hold what rich would take for markup or the name of a picture.
-        self._console.print(
-            line, markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def piece(self, title: str) -> Callable[[int, int], None]:
         """Begin a piece of work.

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.files import write_tensors
 from dirprune.landscape import Objective, Point
-from dirprune.landscape.hessian import Hessian
 from dirprune.landscape.paths import over_all
 from dirprune.landscape.policy import Statistics
 from dirprune.survey.config import SurveyConfig
@@ -61,10 +61,12 @@ def survey_directional(
     file = record.out / "diagonal.safetensors"
 
     def diagonal() -> dict[str, Any]:
-        progress = display.piece("the Hessian's diagonal")
-        found = estimate_diagonal(op, config.steps, config.seed, progress)
-        write_tensors(file, {"diagonal": found})
-        return {"probes": config.steps, "negative": float((found < 0).double().mean())}
+        objective = Objective(subject.model, subject.loss, subject.data["train"])
+        objective.load(subject.dense.point)
+        progress = display.piece("the Gauss-Newton matrix's diagonal")
+        found = gauss_newton_diagonal(objective, config.steps, config.seed, progress)
+        write_tensors(file, {"diagonal": found.to(w)})
+        return {"probes": config.steps}
 
     record.piece("directional", "diagonal", call=diagonal)
     importance = load_file(file)["diagonal"].to(w) * w.square() / 2
@@ -96,7 +98,7 @@ def one_shot(
         vectors: The sharp directions, sharpest first, as orthonormal rows with shape (k, d).
         ranks: How many of them directional pruning protects.
         sparsity: Share of zeros.
-        importance: What the diagonal of the Hessian says a weight is worth, with shape (d,).
+        importance: What the diagonal of the curvature says a weight is worth, with shape (d,).
 
     Yields:
         What is left; directional pruning only where it can be so sparse.
@@ -117,31 +119,47 @@ def one_shot(
             yield Pruned("directional", pruned, k, lam, clipped)
 
 
-def estimate_diagonal(
-    op: Hessian, probes: int, seed: int, progress: Callable[[int, int], None]
+def gauss_newton_diagonal(
+    objective: Objective, probes: int, seed: int, progress: Callable[[int, int], None]
 ) -> Tensor:
-    r"""Estimate the diagonal of the Hessian.
+    r"""Estimate the diagonal of the Gauss-Newton matrix of the mean cross-entropy.
 
-    .. math:: \operatorname{diag} H \approx \frac1K \sum_k z_k \odot H z_k,
-        \qquad z_k \in \{-1, 1\}^d \text{ at random}
+    With labels drawn from the network's own answers, :math:`\hat y \sim p`, gradients of different
+    samples are independent with mean zero, so that over batches of sums
+
+    .. math:: \operatorname{diag} G
+        = \frac1N\,\mathbb E \sum_b \Big(\sum_{i \in b} \nabla \ell(f(x_i), \hat y_i)\Big)^2
+
+    No estimate is negative, unlike those from products with the Hessian.
 
     Args:
-        op: H.
-        probes: K, the number of products.
-        seed: Of the directions.
-        progress: Is told after every product.
+        objective: At whose private copy's weights.
+        probes: How many times labels are drawn.
+        seed: Of the draws.
+        progress: Is told after every one.
+
+    Returns:
+        With shape (d,).
 
     References:
-        An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou and Saad, 2007)
+        New Insights and Perspectives on the Natural Gradient Method (Martens, 2020), section 9;
+        Optimal Brain Damage (LeCun, Denker and Solla, 1989)
     """
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(op.dimension, dtype=op.dtype, device=op.device)
+    model = objective.model
+    own = dict(model.named_parameters())
+    parameters = [own[name] for name in objective.layout.shapes]
+    total = torch.zeros(objective.layout.size, dtype=torch.float64, device=parameters[0].device)
+    generator = torch.Generator(parameters[0].device).manual_seed(seed)
     for done in range(1, probes + 1):
-        signs = torch.randint(2, (op.dimension,), generator=generator) * 2 - 1
-        z = signs.to(total)
-        total += z * op(z)
+        for inputs, _ in objective.batches():
+            outputs = model(inputs)
+            answers = outputs.detach().softmax(1)
+            labels = answers.multinomial(1, generator=generator).squeeze(1)
+            loss = F.cross_entropy(outputs, labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, parameters)
+            total += torch.cat([g.reshape(-1) for g in gradients]).double().square()
         progress(done, probes)
-    return total / probes
+    return total.div_(probes * objective.data.samples)
 
 
 class _Measure:
