@@ -1,0 +1,106 @@
+"""Controls and one-shot pruning, against definitions and dense matrices."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dirprune import soft_threshold
+from dirprune.landscape import Objective, Point
+from dirprune.survey.config import SurveyConfig
+from dirprune.survey.controls import controls, shrunk
+from dirprune.survey.curvature import projection_ratios
+from dirprune.survey.estimate import LEAST, within
+from dirprune.survey.networks import Network
+from dirprune.survey.pruning import gauss_newton_diagonal, one_shot
+
+
+@given(st.integers(1, 39), st.integers(0, 1000))
+def test_the_same_zeros_and_no_more(count: int, seed: int) -> None:
+    w = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    made = shrunk(w, count / 40)
+    smallest = w.abs().argsort()[:count]
+    for x in made.values():
+        assert sorted((x == 0).nonzero().flatten().tolist()) == sorted(smallest.tolist())
+    kept = made["magnitude"] != 0
+    assert torch.equal(made["magnitude"][kept], w[kept])
+    level = float(w.abs().sort().values[count - 1])
+    torch.testing.assert_close(made["soft_threshold"], soft_threshold(w, level))
+
+
+def test_controls() -> None:
+    w = torch.randn(100)
+    dense = Network("a", "dense", Point(w, {}))
+    sparse = Network("b", "sparse", Point(torch.where(torch.arange(100) < 60, 0.0, w + 1), {}))
+    made = {n.name: n for n in controls(dense, sparse, 3)}
+    assert list(made) == ["magnitude", "soft_threshold", "random"]
+    assert made["magnitude"].zeros == made["soft_threshold"].zeros == 0.6
+    distance = float((sparse.point.w - w).norm())
+    assert float((made["random"].point.w - w).norm()) == pytest.approx(distance, rel=1e-5)
+    other = Network("c", "run", Point(w + 1, {}))
+    assert [n.name for n in controls(dense, other, 3)] == ["random"]
+
+
+def test_projection_ratios() -> None:
+    basis = torch.linalg.qr(torch.randn(30, 5, dtype=torch.float64)).Q.T
+    way = torch.randn(30, dtype=torch.float64)
+    found = projection_ratios(basis, way)
+    for i in range(5):
+        p = basis[: i + 1].T @ torch.linalg.pinv(basis[: i + 1].T)
+        assert float(found[i]) == pytest.approx(float((p @ way).norm() / way.norm()))
+    inside = projection_ratios(basis, basis.T @ torch.randn(5, dtype=torch.float64))
+    assert float(inside[-1]) == pytest.approx(1)
+
+
+def test_the_diagonal_is_that_of_the_gauss_newton_matrix() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x = torch.randn(12, 3, dtype=torch.float64)
+    data = [(x[:5], torch.zeros(5).long()), (x[5:], torch.zeros(7).long())]
+    expected = torch.zeros(31, dtype=torch.float64)
+    parameters = list(model.parameters())
+    for sample in x:
+        outputs = model(sample[None])[0]
+        rows = [torch.autograd.grad(z, parameters, retain_graph=True) for z in outputs]
+        jacobian = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+        p = outputs.detach().softmax(0)
+        middle = p.diag() - torch.outer(p, p)
+        expected += (jacobian.T @ middle @ jacobian).diag() / len(x)
+    draws = 20_000
+    objective = Objective(model, F.cross_entropy, data)
+    found = gauss_newton_diagonal(objective, draws, 0, lambda done, total: None)
+    assert bool((found >= 0).all())
+    # A sum of squares of near-Gaussian variables: two relative variances a draw, five sigma.
+    torch.testing.assert_close(found, expected, rtol=5 * (3 / draws) ** 0.5, atol=1e-12)
+
+
+def test_every_way_of_one_shot_pruning() -> None:
+    w = torch.randn(200, dtype=torch.float64)
+    vectors = torch.linalg.qr(torch.randn(200, 6, dtype=torch.float64)).Q.T
+    importance = torch.rand(200, dtype=torch.float64)
+    found = list(one_shot(w, vectors, [1, 6], 0.5, importance))
+    assert [p.method for p in found] == [
+        *("magnitude", "soft_threshold", "obd"),
+        *("directional", "directional"),
+    ]
+    assert all(int((p.w == 0).sum()) == 100 for p in found)
+    obd = found[2].w == 0
+    assert float(importance[obd].max()) < float(importance[~obd].min())
+    one, six = found[3:]
+    assert (one.k, six.k) == (1, 6)
+    assert all(p.clipped is not None and 0 < p.clipped < 1 for p in (one, six))
+
+
+def test_a_budget_shrinks_until_it_fits() -> None:
+    config = SurveyConfig(samples=4000, test_samples=1000, budget="10s")
+
+    def cost(c: SurveyConfig) -> float:
+        return c.grid**2 * c.samples / 4000
+
+    assert within(config, 1000, cost) == config
+    smaller = within(config, 100, cost)
+    assert 60 < cost(smaller) <= 85
+    assert all(getattr(smaller, n) >= min(LEAST[n], getattr(config, n)) for n in LEAST)
+    with pytest.raises(ValueError, match=r"a budget of 10s is too short"):
+        within(config, 1, cost)

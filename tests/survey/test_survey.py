@@ -1,0 +1,290 @@
+"""The landscape command: figures that hold together, broken off and continued, and mistakes."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dirprune import cli
+from dirprune.landscape import Layout
+from dirprune.survey.config import parse_duration
+from dirprune.survey.display import Display
+from dirprune.survey.networks import open_subject
+from dirprune.survey.survey import SurveyConfig
+
+COARSE = ["--samples", "200", "--test-samples", "100", "--points", "5", "--grid", "3"]
+COARSE += ["--curve-epochs", "1", "--eigenvectors", "3", "--steps", "6", "--probes", "2"]
+ALL = "hessian,directional,curve,plane,along,training"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """SGD, gRDA, and SGD on other batches, of a network with BatchNorm."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = ["train", "--model", "survey.small:network", "--epochs", "3", "--c", "0.1"]
+    common += ["--keep-checkpoints", "10", "--mu", "0.6"]
+    kinds = {"sgd": [], "grda": [], "order": ["--batch-seed", "5"]}
+    for name, more in kinds.items():
+        method = "grda" if name == "grda" else "sgd"
+        words = [*common, "--method", method, *more, "--out", str(folder / name)]
+        assert cli.main(words) == 0
+    return [str(folder / name) for name in kinds]
+
+
+def landscape(runs: list[str], out: Path, *more: str) -> dict[str, Any]:
+    assert cli.main(["landscape", *runs, "--out", str(out), *COARSE, *more]) == 0
+    figures: dict[str, Any] = json.loads((out / "landscape.json").read_text())
+    return figures
+
+
+@pytest.fixture(scope="module")
+def figures(runs: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("landscape") / "out"
+    found = landscape(runs, out, "--what", ALL)
+    return found | {"out": out}
+
+
+def test_the_networks(figures: dict[str, Any]) -> None:
+    networks = {n["name"]: n for n in figures["networks"]}
+    names = ["sgd", "grda", "order", "magnitude", "soft_threshold", "random"]
+    assert list(networks) == names
+    assert [n["role"] for n in networks.values()] == ["dense", "sparse", "run"] + ["control"] * 3
+    zeros = networks["grda"]["zeros"]
+    assert 0.2 < zeros < 1
+    assert networks["magnitude"]["zeros"] == networks["soft_threshold"]["zeros"] == zeros
+    assert networks["random"]["distance"] == pytest.approx(networks["grda"]["distance"], rel=1e-5)
+    assert networks["order"]["batch_seed"] == 5
+    assert networks["sgd"]["seed"] == networks["order"]["seed"] == 1
+    assert networks["sgd"]["distance"] == 0
+    assert networks["sgd"]["measured"]["train"] != networks["sgd"]["stored"]["train"]
+    assert networks["sgd"]["shift"]["running_var"] > 0
+    assert figures["data"]["train"]["samples"] == 200
+    assert figures["status"] == "finished"
+    assert not (figures["out"] / "work").exists()
+
+
+def test_the_curvature(figures: dict[str, Any]) -> None:
+    hessian = figures["hessian"]
+    vectors = load_file(figures["out"] / "eigenvectors.safetensors")
+    assert vectors["values"].tolist() == hessian["top"]["values"]
+    assert hessian["top"]["values"] == sorted(hessian["top"]["values"], reverse=True)
+    gram = vectors["vectors"] @ vectors["vectors"].T
+    torch.testing.assert_close(gram, torch.eye(3), atol=1e-4, rtol=0)
+    assert set(hessian["of"]) == {n["name"] for n in figures["networks"][1:]}
+    for found in hessian["of"].values():
+        assert found["ratios"] == sorted(found["ratios"])
+        assert 0 < found["ratios"][-1] <= 1
+        assert sum(found["weights"]) == pytest.approx(1)
+        lower, _ = zip(*found["below"])
+        assert list(lower) == sorted(lower)
+        assert all(a <= b for a, b in found["below"])
+        assert lower[-1] > 0.5  # most energy lies below the largest eigenvalue
+        mean = sum(x * w for x, w in zip(found["nodes"], found["weights"]))
+        assert mean == pytest.approx(found["rayleigh"], rel=1e-3, abs=1e-6)
+    assert hessian["chance"][-1] == pytest.approx((3 / figures["dimension"]) ** 0.5)
+    assert set(hessian["top_of"]) == {"grda", "order"}
+
+
+def test_the_projection_is_that_of_the_weights(figures: dict[str, Any], runs: list[str]) -> None:
+    sgd, order = (load_file(Path(runs[k]) / "model.safetensors") for k in (0, 2))
+    vectors = load_file(figures["out"] / "eigenvectors.safetensors")["vectors"]
+    trainable = [name for name in sgd if "running" not in name and "num_batches" not in name]
+    layout = Layout(open_subject([Path(r) for r in runs], SurveyConfig()).model)
+    assert set(trainable) == set(layout.shapes)
+    way = layout.point(order).w - layout.point(sgd).w
+    expected = float((vectors @ way).norm() / way.norm())
+    assert figures["hessian"]["of"]["order"]["ratios"][-1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_curves_and_lines(figures: dict[str, Any]) -> None:
+    ends = {n["name"]: n["measured"]["train"]["loss"] for n in figures["networks"]}
+    for name, found in figures["curve"].items():
+        for kind in ("line", "bezier"):
+            values = found[kind]["loss"]["train"]["values"]
+            assert len(values) == 5
+            assert (values[0], values[-1]) == pytest.approx((ends[name], ends["sgd"]), rel=1e-4)
+        assert found["bezier"]["length"] >= found["line"]["length"] * (1 - 1e-6)
+        assert len(found["fit"]["losses"]) == 1
+    assert figures["curve"]["grda"]["line"]["zeros"][0] == figures["networks"][1]["zeros"]
+    assert figures["curve"]["grda"]["line"]["off_face"][0] == 0
+    assert (figures["out"] / "curve-grda.safetensors").exists()
+
+
+def test_the_plane(figures: dict[str, Any]) -> None:
+    plane = figures["plane"]
+    found = plane["measured"]["figures"]
+    assert plane["measured"]["third"] == "bend"
+    distance = figures["networks"][1]["distance"]
+    assert plane["networks"]["grda"] == pytest.approx([distance, 0, 0], abs=1e-5)
+    assert plane["networks"]["sgd"] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert plane["networks"]["random"][2] > 0.5 * distance
+    assert max(at[2] for at in plane["curve"]["at"]) < 1e-5 * distance
+    assert [len(row) for row in found["loss"]["train"]] == [3, 3, 3]
+    way = plane["trajectories"]["grda"]
+    assert way["epoch"] == [1, 2, 3]
+    assert way["at"][-1] == pytest.approx(plane["networks"]["grda"], abs=1e-5)
+    assert plane["directional"]["at"][0] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert plane["directional"]["sparsity"] == sorted(plane["directional"]["sparsity"])
+    centre = figures["along"]["measured"]["loss"]["train"][1][1]
+    assert centre == figures["along"]["measured"]["measured"][0]["train"]["loss"]
+
+
+def test_one_shot_pruning(figures: dict[str, Any]) -> None:
+    for key, rows in figures["directional"]["table"].items():
+        assert {row["method"] for row in rows} >= {"magnitude", "soft_threshold", "obd"}
+        for row in rows:
+            assert row["sparsity"] == pytest.approx(float(key), abs=3e-3)  # of 418
+            assert row["refreshed"]["train"]["loss"] != row["train"]["loss"]
+        assert rows[0]["overlap"] == rows[1]["overlap"] == 1
+    scores = figures["directional"]["sharp"]["scores"]
+    assert scores["quantiles"] == sorted(scores["quantiles"])
+
+
+def test_training(figures: dict[str, Any]) -> None:
+    moments = figures["training"]
+    assert [m["epoch"] for m in moments.values()] == [1, 2, 3]
+    last = list(moments.values())[-1]
+    final = figures["hessian"]["of"]
+    assert last["values"] == pytest.approx(figures["hessian"]["top"]["values"], rel=1e-2)
+    for name in ("grda", "order", "random"):
+        assert last["ratios"][name] == pytest.approx(final[name]["ratios"][-1], rel=0.05)
+
+
+def test_broken_off_and_continued(
+    runs: list[str],
+    figures: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SIGTERM comes at every 40th look at progress; in between only what was saved is known."""
+    looks = 0
+    check = Display.check
+
+    def checked(self: Display) -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 40 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        check(self)
+
+    monkeypatch.setattr(Display, "check", checked)
+    words = ["landscape", *runs, "--out", str(tmp_path / "out"), *COARSE, "--what", ALL]
+    stops = 0
+    while (status := cli.main(words)) == 130:
+        assert "give the same command again" in capsys.readouterr().err
+        stops += 1
+    assert status == 0
+    assert stops >= 5
+    found = json.loads((tmp_path / "out" / "landscape.json").read_text())
+    for name in ("networks", "curve", "directional", "along", "data"):
+        assert found[name] == figures[name], name
+    assert found["hessian"]["of"] == figures["hessian"]["of"]
+    assert found["plane"]["measured"] == figures["plane"]["measured"]
+
+
+def test_repeated_or_changed(
+    runs: list[str], figures: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = figures["out"]
+    before = (out / "landscape.json").read_bytes()
+    landscape(runs, out, "--what", ALL)
+    assert "nothing left to do" in capsys.readouterr().out
+    words = ["landscape", *runs, "--out", str(out), *COARSE, "--what", ALL, "--grid", "4"]
+    assert cli.main(words) == 2
+    assert "grid was 3, now 4" in capsys.readouterr().err
+    words = ["landscape", *reversed(runs), "--out", str(out), *COARSE, "--what", ALL]
+    assert cli.main(words) == 2
+    assert "the networks or the data are others" in capsys.readouterr().err
+    assert (out / "landscape.json").read_bytes() == before
+
+
+def test_a_budget_makes_it_coarser(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["landscape", *runs, "--what", "plane", "--grid", "901", "--points", "99"]
+    assert cli.main([*words, "--out", str(tmp_path / "out"), "--budget", "4s"]) == 0
+    found = json.loads((tmp_path / "out" / "landscape.json").read_text())
+    chosen = found["plan"]["chosen"]
+    assert 9 <= chosen["grid"] < 901
+    assert found["plan"]["total"] <= 4
+    assert len(found["plane"]["measured"]["figures"]["x"]) == chosen["grid"]
+    assert found["plane"]["measured"]["third"] == "order"
+    assert cli.main([*words, "--out", str(tmp_path / "no"), "--budget", "0.001s"]) == 2
+    assert "the coarsest survey takes about" in capsys.readouterr().err
+
+
+def test_plain_checkpoints(runs: list[str], tmp_path: Path) -> None:
+    files = []
+    for k, run in enumerate(runs[:2]):
+        files.append(str(tmp_path / f"net{k}.safetensors"))
+        save_file(load_file(Path(run) / "model.safetensors"), files[-1])
+    more = ["--model", "survey.small:network", "--what", "curve,plane"]
+    found = landscape(files, tmp_path / "out", *more)
+    assert [n["name"] for n in found["networks"]][:2] == ["net0", "net1"]
+    assert found["networks"][0]["method"] is None
+    assert set(found["curve"]) == {"net1", "magnitude", "soft_threshold", "random"}
+    assert "directional" not in found["plane"]
+
+
+MISTAKES = [
+    (["A"], "at least two runs, the dense one first, got 1"),
+    (["A", "NOWHERE"], "no run or checkpoint NOWHERE"),
+    (["A", "."], "holds no run"),
+    (["A", "A"], "are the same point"),
+    (["A", "B", "--what", "curve,hessain"], "unknown part 'hessain'"),
+    (["A", "B", "--budget", "10 minutes"], "is no time: write a number and a unit"),
+    (["A", "B", "--grid", "1"], "grid must be at least 2"),
+    (["A", "B", "--model", "mlp"], "--model is for plain checkpoints"),
+    (["A", "A/config.json"], "no safetensors file"),
+    (["A/model.safetensors", "B/model.safetensors"], "plain checkpoints need --model"),
+    (["A", "B", "--policy", "train"], "'refresh'"),
+    (["A", "B", "--device", "cuda"], "device 'cuda' is not there"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES, ids=lambda x: " ".join(x)[:40])
+def test_a_mistake_is_told_in_one_line(
+    words: list[str],
+    told: str,
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"A": runs[0], "B": runs[1]}
+    named = [
+        places.get(w.partition("/")[0], w.partition("/")[0]) + "".join(w.partition("/")[1:])
+        for w in words
+    ]
+    assert cli.main(["landscape", *named, "--out", "OUT"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("dirprune: ")
+    assert complaint.count("\n") == 1
+    assert told in complaint
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_different_models_are_told(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "mlp"
+    words = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "1", "--method", "sgd"]
+    assert cli.main([*words, "--out", str(other)]) == 0
+    assert cli.main(["landscape", runs[0], str(other), "--out", str(tmp_path / "out")]) == 2
+    assert "differ in model" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert cli.main(["landscape", *runs, "--out", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-3s", "0s", "1d", "1e3s"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        parse_duration(text)
