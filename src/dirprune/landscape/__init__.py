@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dirprune.landscape.density import spectral_density as spectral_density
     from dirprune.landscape.frame import Frame as Frame
     from dirprune.landscape.frame import filter_normalised as filter_normalised
+    from dirprune.landscape.hessian import Check as Check
+    from dirprune.landscape.hessian import GaussNewton as GaussNewton
+    from dirprune.landscape.hessian import Hessian as Hessian
     from dirprune.landscape.krylov import MatrixOperator as MatrixOperator
     from dirprune.landscape.krylov import Operator as Operator
     from dirprune.landscape.lanczos import Eigenpairs as Eigenpairs
@@ -49,7 +52,10 @@ _HOME = {
     "fit_bezier": "dirprune.landscape.bezier",
     "PathFigures": "dirprune.landscape.paths",
     "path": "dirprune.landscape.paths",
-    # spectra
+    # curvature
+    "Hessian": "dirprune.landscape.hessian",
+    "GaussNewton": "dirprune.landscape.hessian",
+    "Check": "dirprune.landscape.hessian",
     "Operator": "dirprune.landscape.krylov",
     "MatrixOperator": "dirprune.landscape.krylov",
     "top_eigenpairs": "dirprune.landscape.lanczos",
