@@ -1,0 +1,41 @@
+"""Shipping a network: smaller without a changed output, in a compact file, fast on a CPU.
+
+Importing this loads nothing; each name loads its own module on first use, and what a server needs,
+``Engine``, does so without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dirprune.deploy.graph import Graph as Graph
+    from dirprune.deploy.graph import Node as Node
+
+_HOME = {
+    # the four verbs, and one that measures
+    "shrink": "dirprune.deploy.shrink",
+    "save": "dirprune.deploy.files",
+    "load": "dirprune.deploy.files",
+    "Engine": "dirprune.deploy.engine",
+    "export_onnx": "dirprune.deploy.onnx",
+    "benchmark": "dirprune.deploy.benchmark",
+    # what they are made of
+    "capture": "dirprune.deploy.capture",
+    "GraphNet": "dirprune.deploy.module",
+    "Graph": "dirprune.deploy.graph",
+    "Node": "dirprune.deploy.graph",
+}
+
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dirprune.deploy' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
