@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dirprune.deploy.capture import capture as capture
     from dirprune.deploy.graph import Graph as Graph
     from dirprune.deploy.graph import Node as Node
+    from dirprune.deploy.module import GraphNet as GraphNet
 
 _HOME = {
     # the four verbs, and one that measures

@@ -1,0 +1,181 @@
+"""What is captured computes what the module computed; what cannot be is refused by name."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deploy.networks import NETWORKS, captured, difference, inputs
+from dirprune.deploy import GraphNet, capture
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_computes_what_its_module_does(name: str) -> None:
+    model, graph = captured(name)
+    x = inputs(name, 3).double()
+    with torch.no_grad():
+        expected = copy.deepcopy(model).double()(x)
+        found = GraphNet(graph).double()(x)
+    assert expected.std() > 0
+    assert difference(expected, found) < 1e-10
+    state = model.state_dict()
+    assert set(graph.tensors) <= set(state)
+    for key, array in graph.tensors.items():
+        assert torch.equal(state[key], torch.from_numpy(array))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[..., Tensor], **tensors: Tensor | nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in tensors.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def in_place(m: nn.Module, x: Tensor) -> Tensor:
+    y = x * 2
+    z = y + 1
+    F.relu(y, inplace=True)
+    return y + z  # y as it is after the activation
+
+
+def buffers(m: nn.Module, x: Tensor) -> Tensor:
+    return (x - m.mean) / m.variance.add(1e-3).sqrt() * m.scale + m.plain  # type: ignore
+
+
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
+    "in place": (in_place, (6, 4, 4)),
+    "dropout in place": (lambda m, x: F.dropout(x * 1, 0.5, False, True).relu_() - 1, (6,)),
+    "scalars": (lambda m, x: (1 - x) / 2 + 3 * x - 1 / (x * x + 2) + (-x).square() ** 2, (6,)),
+    "alpha": (lambda m, x: torch.add(x, x.relu(), alpha=2).sub(x.sigmoid(), alpha=0.5), (6,)),
+    "activations": (
+        lambda m, x: sum(
+            f(x)
+            for f in (F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, F.hardswish,
+                      F.hardsigmoid, lambda x: F.gelu(x, approximate="tanh"),
+                      lambda x: F.hardtanh(x, 0, 6), lambda x: x.clamp(min=0))
+        ),
+        (6, 4),
+    ),
+    "softmax": (lambda m, x: x.softmax(-1) + F.softmax(x, 1), (6, 4)),
+    "shapes": (
+        lambda m, x: torch.stack([x.flatten(1), x.reshape(x.shape[0], -1)], -1)
+        .unsqueeze(1).squeeze(1).unflatten(1, (3, -1)),
+        (6, 4, 4),
+    ),
+    "slices": (
+        lambda m, x: torch.cat([x[:, 1:-1:2], x[:, -1:], x.narrow(1, 1, 2), *x.chunk(4, 1),
+                                *x.split([2, 4], 1), x.split(5, 1)[1]], 1),
+        (6, 4, 4),
+    ),
+    "unbind": (lambda m, x: torch.cat(x.unbind(2), 1) + torch.cat([x[:, :, 3]] * 4, 1), (2, 4)),
+    "pools": (
+        lambda m, x: F.max_pool2d(x, 3, 2, 1, 1, True) + F.avg_pool2d(x, 3, 2, 1, True, False)
+        + F.max_pool2d(F.pad(x, (1, 0, 2, 0)), (3, 2), (2, 2)).mean(3, True)
+        + F.adaptive_avg_pool2d(x, (4, None))[..., :4] + F.adaptive_max_pool2d(x, (4, 4)),
+        (3, 7, 7),
+    ),
+    "upsampling": (
+        lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear")
+        + F.interpolate(x, (6, 10))
+        + F.interpolate(x, (6, 10), mode="bilinear", align_corners=True),
+        (2, 3, 5),
+    ),
+    "same padding": (
+        lambda m, x: F.conv2d(x, m.kernel, padding="same", dilation=(1, 3), groups=2), (6, 9, 9)
+    ),
+    "buffers": (buffers, (6, 4, 4)),
+    "permute": (lambda m, x: x.permute(0, 2, 3, 1).transpose(1, -1) + x.swapaxes(2, 3), (6, 4, 4)),
+}  # fmt: skip
+
+
+def case(name: str) -> Lambda:
+    model = Lambda(CASES[name][0], scale=nn.Parameter(torch.randn(6, 1, 1)))
+    model.register_buffer("mean", torch.randn(6, 1, 1))
+    model.register_buffer("variance", torch.rand(6, 1, 1))
+    model.kernel = nn.Parameter(torch.randn(4, 3, 2, 4))
+    model.plain = torch.randn(1, 6, 1, 1)  # in no state dict
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name: str) -> None:
+    model, shape = case(name), CASES[name][1]
+    graph = capture(model, torch.randn(2, *shape))
+    x = torch.randn(5, *shape) * 3
+    expected = model(x.clone())
+    assert difference(expected, GraphNet(graph)(x)) < 1e-6
+    # The graph rests on shapes that were inferred: torch's are the oracle.
+    assert tuple(expected.shape[1:]) == graph.shapes[graph.output][1:]
+
+
+def test_constants_keep_their_names_and_whether_they_are_trained() -> None:
+    net = GraphNet(capture(case("buffers"), torch.randn(2, 6, 4, 4)))
+    assert set(net.state_dict()) == {"mean", "scale", "constant.0", "constant.1"}
+    assert [name for name, _ in net.named_parameters()] == ["scale"]
+
+
+def test_shared_tensors_are_kept_once() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), first)
+    graph = capture(model, torch.randn(2, 3))
+    assert sorted(graph.tensors) == ["0.bias", "0.weight", "2.bias"]
+    x = torch.randn(4, 3)
+    assert torch.equal(model(x), GraphNet(graph)(x))
+
+
+def test_the_module_is_left_in_its_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
+    model[1].eval()
+    capture(model, (torch.randn(2, 3),))
+    assert model.training
+    assert not model[1].training
+
+
+def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object]:
+    return lambda: capture(nn.Sequential(nn.Identity(), Lambda(function)), torch.randn(2, *shape))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (refused(lambda m, x: x.exp(), 3), r"aten.exp.default in module 1 cannot .* replace it"),
+        (refused(lambda m, x: x.sum(0, True) + x, 3), "sum"),
+        (refused(lambda m, x: x - x.mean(), 3), "mean.default in module 1 .* batch first"),
+        (refused(lambda m, x: x.T, 3), "in module 1 cannot be captured"),
+        (refused(lambda m, x: x.reshape(-1, 2), 4), "keep the batch first"),
+        (refused(lambda m, x: x[:1], 4), "keep the batch first"),
+        (refused(lambda m, x: x + torch.zeros(x.shape[0], 1), 4), "the size of the batch"),
+        (refused(lambda m, x: x.reshape(len(x), -1), 4), r"x.shape\[0\] is not"),
+        (refused(lambda m, x: x.mean((0, 1)) + x, 4), "batch first"),
+        (refused(lambda m, x: x.unsqueeze(1).expand(-1, 3, -1), 4), "expand"),
+        (refused(lambda m, x: x + torch.rand(3), 3), "at random"),
+        (refused(lambda m, x: F.dropout(x), 3), "self.training"),
+        (refused(lambda m, x: x.double(), 3), "float64"),
+        (refused(lambda m, x: (x > 0) * x, 3), "torch.bool|nothing like"),
+        (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "statistics"),
+        (refused(lambda m, x: F.pad(x, (1, 1, 1, 1), "reflect"), 1, 4, 4), "reflect"),
+        (refused(lambda m, x: F.interpolate(x, scale_factor=1.5), 1, 5, 5), "not whole"),
+        (refused(lambda m, x: x.clamp(-1, 1), 3), "clamps to"),
+        (refused(lambda m, x: x[:, :2].relu_() + x[:, :2], 3), "through a view"),
+        (refused(lambda m, x: (x, x), 3), "return one tensor, it returns 2"),
+        (refused(lambda m, x: torch.ones(3), 3), "depends on its input"),
+        (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),
+        (lambda: capture(nn.Linear(3, 3), torch.ones(1, 3)), "at least 2"),
+        (lambda: capture(nn.Linear(3, 3), torch.ones(2, 3).double()), "float32 batch"),
+        (lambda: capture(nn.Linear(3, 3).double(), torch.ones(2, 3)), "float64"),
+        (lambda: capture(nn.Linear(3, 3), (torch.ones(2), torch.ones(2))), "single input"),
+    ],
+)
+def test_refusals(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
