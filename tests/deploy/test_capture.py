@@ -91,7 +91,9 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
         lambda m, x: F.conv2d(x, m.kernel, padding="same", dilation=(1, 3), groups=2), (6, 9, 9)
     ),
     "buffers": (buffers, (6, 4, 4)),
-    "permute": (lambda m, x: x.permute(0, 2, 3, 1).transpose(1, -1) + x.swapaxes(2, 3), (6, 4, 4)),
+    "permute": (
+        lambda m, x: x.permute(0, 2, 3, 1).transpose(1, -1) + x.transpose(-2, -1), (6, 4, 4)
+    ),
 }  # fmt: skip
 
 
