@@ -1,5 +1,6 @@
 """A graph is checked when it is made, and its bytes when they are read."""
 
+import pkgutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dirprune import deploy
 from dirprune.deploy.encode import KEYS, OPS, ROLES, decode, encode
 from dirprune.deploy.graph import Graph, Node
 from dirprune.deploy.operators import OPERATORS
@@ -150,3 +152,10 @@ def test_duplicates_are_refused() -> None:
     again = data[: at + 6] + b"\x02" + struct.pack("<BIBI", 0, 0, 0, 0) + data[at + 7 :]
     with pytest.raises(ValueError, match="there twice"):
         decode(again, graph().tensors)
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing a submodule would put it where the function was."""
+    assert not {module.name for module in pkgutil.iter_modules(deploy.__path__)} & {
+        *deploy.__all__
+    }

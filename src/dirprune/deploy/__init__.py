@@ -8,21 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dirprune.deploy.capture import capture as capture
+    from dirprune.deploy.capturing import capture as capture
+    from dirprune.deploy.files import load as load
+    from dirprune.deploy.files import save as save
     from dirprune.deploy.graph import Graph as Graph
     from dirprune.deploy.graph import Node as Node
     from dirprune.deploy.module import GraphNet as GraphNet
 
 _HOME = {
     # the four verbs, and one that measures
-    "shrink": "dirprune.deploy.shrink",
+    "shrink": "dirprune.deploy.shrinking",
     "save": "dirprune.deploy.files",
     "load": "dirprune.deploy.files",
     "Engine": "dirprune.deploy.engine",
     "export_onnx": "dirprune.deploy.onnx",
-    "benchmark": "dirprune.deploy.benchmark",
+    "benchmark": "dirprune.deploy.bench",
     # what they are made of
-    "capture": "dirprune.deploy.capture",
+    "capture": "dirprune.deploy.capturing",
     "GraphNet": "dirprune.deploy.module",
     "Graph": "dirprune.deploy.graph",
     "Node": "dirprune.deploy.graph",

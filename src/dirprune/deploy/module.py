@@ -54,8 +54,11 @@ class GraphNet(nn.Module):
 
     @property
     def graph(self) -> Graph:
-        """The graph with the module's present tensors."""
-        tensors = {name: _find(self, name).detach().float().cpu().numpy() for name in self._names}
+        """The graph with a copy of the module's present tensors."""
+        tensors = {
+            name: _find(self, name).detach().to("cpu", torch.float32, copy=True).numpy()
+            for name in self._names
+        }
         return Graph(self._shape, self._nodes, self._output, tensors)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""Fewer bits for the values of weights: float16, or int8 with a scale for each output channel."""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = Literal["float32", "float16", "int8"]
+VALUES: tuple[Values, ...] = get_args(Values)
+
+
+class Reduced(NamedTuple):
+    """An array as it is stored.
+
+    Attributes:
+        values: How: as it is (float32 stands for that), as float16, or as int8.
+        array: What is stored, with the shape of the original.
+        scale: float32 for each output channel, for int8.
+    """
+
+    values: Values
+    array: NDArray[np.generic]
+    scale: NDArray[np.float32] | None = None
+
+
+def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
+    r"""Round weights to fewer bits.
+
+    With 8 bits, :math:`q_{oi} = \operatorname{round}(w_{oi} / s_o)` where
+    :math:`s_o = \max_i |w_{oi}| / 127`. Zeros stay zeros. Vectors, numbers that are not float32,
+    and tensors with a number that does not fit stay as they are: there is little to gain.
+
+    Args:
+        array: A tensor whose first dimension is the output channels.
+        values: What it shall become.
+
+    Returns:
+        What is to be stored.
+
+    Example:
+        >>> reduce(np.array([[1.0, 0.0, -0.5]], np.float32), "int8").array
+        array([[127,   0, -64]], dtype=int8)
+    """
+    if values == "float32" or array.dtype != np.float32 or array.ndim < 2 or not array.size:
+        return Reduced("float32", array)
+    weights = array.astype(np.float32, copy=False)
+    if values == "float16":
+        with np.errstate(over="ignore"):
+            half = weights.astype(np.float16)
+        if not np.isfinite(half).all():
+            return Reduced("float32", array)
+        half[half == 0] = 0  # the sign of a zero would cost a bit
+        return Reduced("float16", half)
+    if not np.abs(weights).max() < 1e38:  # so that 127 scales do not overflow; no NaN passes
+        return Reduced("float32", array)
+    rows = weights.reshape(len(weights), -1)
+    scale = np.abs(rows).max(axis=1) / np.float32(127)
+    quotients = rows / np.where(scale, scale, 1)[:, None]
+    return Reduced("int8", np.rint(quotients).astype(np.int8).reshape(weights.shape), scale)
+
+
+def restore(reduced: Reduced) -> NDArray[np.generic]:
+    """Return what a stored array stands for: float32, or the array itself."""
+    if reduced.values == "float32":
+        return reduced.array
+    weights = reduced.array.astype(np.float32)
+    if reduced.scale is not None:
+        with np.errstate(all="ignore"):  # scales of a damaged file
+            weights *= reduced.scale.reshape(-1, *(1,) * (weights.ndim - 1))
+            weights[reduced.array == 0] = 0
+    return weights
