@@ -1,0 +1,1 @@
+"""Which channels of a network do nothing, and the network without them."""

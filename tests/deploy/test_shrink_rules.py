@@ -1,0 +1,540 @@
+"""Every rule of shrinking and every trap, on networks whose channels can be counted by hand."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from deploy.drawn_graphs import ACTIVATIONS, Sketch
+from dirprune.deploy.channels.report import ShrinkReport, make_report
+from dirprune.deploy.channels.smallest import smallest
+from dirprune.deploy.graph import Graph, Node
+from dirprune.deploy.shrinking import difference
+
+
+def shrunk(sketch: Sketch) -> tuple[Graph, ShrinkReport]:
+    """The smaller graph, whose outputs are those of the larger one."""
+    before = sketch.graph()
+    network, demand, constants = smallest(before)
+    error = difference(before, network)
+    assert error <= 1e-12
+    return network.graph, make_report(before, network.graph, demand, constants, error)
+
+
+def widths(sketch: Sketch) -> list[int]:
+    """Channels that every layer writes afterwards, 0 where it is gone."""
+    _, report = shrunk(sketch)
+    return [layer.after.outputs for layer in report.layers]
+
+
+def idle(sketch: Sketch) -> Mapping[str, int]:
+    return shrunk(sketch)[1].idle
+
+
+def only(graph: Graph, op: str) -> Node:
+    [node] = [node for node in graph.nodes if node.op == op]
+    return node
+
+
+# --- what one filter is
+
+
+@pytest.mark.parametrize("op", sorted(ACTIVATIONS))
+def test_a_zero_filter_goes_where_it_gives_zero(op: str) -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add(op, s.conv(0, 8, padding=1, dead=[1, 5]), **ACTIVATIONS[op])
+    s.conv(x, 4, padding=1)
+    # Of all these functions, the sigmoids alone do not map 0 to 0.
+    assert widths(s) == [8 if "sigmoid" in op else 6, 4]
+
+
+def test_a_filter_whose_weights_cancel_is_not_zero() -> None:
+    s = Sketch(2, 5, 5)
+    weight = s.normal(3, 2, 1, 1)
+    weight[1] = [[[1.0]], [[-1.0]]]
+    assert weight.sum(axis=(1, 2, 3))[1] == 0
+    s.conv(s.conv(0, 3, 1, weight=weight), 4)
+    assert widths(s) == [3, 4]
+
+
+def test_a_reader_whose_weights_cancel_reads() -> None:
+    s = Sketch(2, 5, 5)
+    weight = s.normal(4, 3, 1, 1)
+    weight[:, 1, 0, 0] = [1, -1, 2, -2]
+    s.conv(s.conv(0, 3), 4, 1, weight=weight)
+    assert widths(s) == [3, 4]
+
+
+def test_negative_zeros_are_zeros() -> None:
+    s = Sketch(2, 5, 5)
+    weight = s.normal(3, 2, 3, 3)
+    weight[2] = -0.0
+    s.conv(s.conv(0, 3, weight=weight, bias=[1, 1, -0.0]), 4, padding=1)
+    assert widths(s) == [2, 4]
+
+
+def test_what_nobody_reads_goes_whatever_it_holds() -> None:
+    s = Sketch(2, 5, 5)
+    s.conv(s.conv(0, 5, bias=np.ones(5)), 4, padding=1, unread=[0, 3])
+    assert widths(s) == [3, 4]
+
+
+def test_death_travels_both_ways_to_the_end() -> None:
+    s = Sketch(2, 9, 9)
+    x = s.conv(0, 5)
+    x = s.conv(x, 6, dead=[0, 1, 2])  # 3 left, and these do not read
+    s.tensors["1.weight"][3:, 4] = 0  # channel 4, so it goes too
+    x = s.conv(x, 7)
+    s.tensors["2.weight"][2][[3, 4, 5]] = 0  # filter 2 reads dead channels only
+    s.conv(x, 3)
+    assert widths(s) == [4, 3, 6, 3]
+
+
+def test_channels_that_only_keep_each_other_alive_go_together() -> None:
+    s = Sketch(4, 5, 5)
+    stream = s.conv(0, 4, padding=1)
+    for _ in range(3):
+        inner = s.add("relu", s.conv(stream, 4, padding=1))
+        # Channel 3 feeds inner channel 3, which feeds channel 3 alone.
+        s.tensors[f"{len(s.nodes) - 2}.weight"][:3, 3] = 0
+        outer = s.conv(inner, 4, padding=1)
+        s.tensors[f"{len(s.nodes) - 1}.weight"][:3, 3] = 0
+        stream = s.add("add", stream, outer)
+    s.conv(stream, 2, unread=[3])
+    assert widths(s) == [3] * 7 + [2]
+
+
+# --- constants and their readers
+
+
+@pytest.mark.parametrize("bias", [None, np.arange(4.0)])
+def test_a_constant_is_folded_into_a_reader_that_does_not_pad(bias: np.ndarray | None) -> None:
+    s = Sketch(2, 6, 6)
+    x = s.conv(0, 3, dead=[1], bias=[1, 2, 3])
+    s.norm(s.conv(x, 4, bias=bias))
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [2, 4]
+    expected = 2 * s.tensors["1.weight"][:, 1].sum(axis=(1, 2)) + (0 if bias is None else bias)
+    np.testing.assert_allclose(graph.tensors["1.bias"], expected, rtol=1e-6)
+
+
+def test_a_constant_that_is_not_zero_stays_where_the_reader_pads() -> None:
+    s = Sketch(2, 6, 6)
+    s.conv(s.conv(0, 3, dead=[1, 2], bias=[1, 2, 0]), 4, padding=1)
+    assert widths(s) == [2, 4]
+    assert idle(s) == {"padded": 1}
+
+
+def test_taps_that_never_meet_the_padding_do_not_count() -> None:
+    s = Sketch(2, 6, 6)
+    weight = s.normal(4, 3, 3, 3)
+    weight[:, 1] = 0
+    weight[:, 1, 1, 1] = 2
+    s.conv(s.conv(0, 3, dead=[1], bias=[1, 2, 3]), 4, padding=1, weight=weight)
+    assert widths(s) == [2, 4]
+    s.tensors["1.weight"][0, 1, 0, 1] = 1
+    assert widths(s) == [3, 4]
+
+
+def test_a_stride_may_step_over_the_padding() -> None:
+    # 7 pixels and 1 of padding, in steps of 2: the last window starts at 5 and ends at 7.
+    for size, left in ((7, [3, 4]), (6, [2, 4])):
+        s = Sketch(2, size, size)
+        weight = np.zeros((4, 3, 3, 3))
+        weight[:, :, 1:, 1:] = s.normal(4, 3, 2, 2)
+        x = s.conv(0, 3, 1, dead=[1], bias=[1, 2, 3])
+        s.conv(x, 4, padding=1, stride=2, weight=weight)
+        assert widths(s) == left
+
+
+@pytest.mark.parametrize(("bias", "left"), [(-1.0, 2), (1.0, 3)])
+def test_the_activation_decides_what_a_padding_reader_sees(bias: float, left: int) -> None:
+    s = Sketch(2, 6, 6)
+    x = s.add("relu", s.conv(0, 3, dead=[1], bias=[0, bias, 0]))
+    s.conv(x, 4, padding=1)
+    assert widths(s) == [left, 4]
+
+
+def test_batch_norm_makes_a_constant_of_a_dead_filter() -> None:
+    s = Sketch(2, 6, 6)
+    x = s.conv(0, 3, dead=[0, 1], bias=[5, 5, 5])
+    own = {"running_mean": [5, 3, 0], "running_var": [1, 4, 1], "weight": [7, 2, 1],
+           "bias": [0, 1, 0]}  # fmt: skip
+    x = s.add("batch_norm", x, tensors=own, eps=0.0)
+    s.conv(x, 4, padding=1)
+    graph, report = shrunk(s)  # channel 0 is 0 + 7 (5 - 5) / 1 = 0, channel 1 is 1 + 2 (5 - 3) / 2
+    assert [layer.after.outputs for layer in report.layers] == [2, 4]
+    s = Sketch(2, 6, 6)
+    x = s.add("batch_norm", s.conv(0, 3, dead=[0, 1], bias=[5, 5, 5]), tensors=own, eps=0.0)
+    s.conv(x, 4)  # does not pad
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [1, 4]
+    expected = 3 * s.tensors["2.weight"][:, 1].sum(axis=(1, 2))
+    np.testing.assert_allclose(graph.tensors["2.bias"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "left"), [([9, 0, 9, -1], 2), ([9, 1, 9, 2], 4)])
+def test_gamma_zero_silences_a_filter_that_is_alive(beta: list[float], left: int) -> None:
+    s = Sketch(2, 6, 6)
+    x = s.add("relu", s.norm(s.conv(0, 4), gamma=[1, 0, 1, 0], beta=beta))
+    s.conv(x, 3, padding=1)
+    assert widths(s) == [left, 3]
+
+
+@pytest.mark.parametrize(
+    ("padding", "include", "left"), [(0, 1, 2), (1, 0, 2), (1, 1, 3)]
+)
+def test_average_pooling_that_counts_its_padding(padding: int, include: int, left: int) -> None:
+    s = Sketch(2, 7, 7)
+    x = s.conv(0, 4, dead=[0, 1], bias=[1, 0, 1, 1])
+    x = s.pool("avg_pool2d", x, 3, padding, count_include_pad=include, ceil_mode=1)
+    s.conv(x, 3, 1)
+    assert widths(s) == [left, 3]
+
+
+def test_max_pooling_pads_with_nothing() -> None:
+    s = Sketch(2, 8, 8)
+    x = s.conv(0, 3, 1, dead=[1], bias=[1, -2, 3])
+    x = s.pool("max_pool2d", x, 3, 1)
+    graph, _ = shrunk_after(s, x)
+    expected = -2 * s.tensors["2.weight"][:, 1, 0, 0]
+    np.testing.assert_allclose(graph.tensors["2.bias"], expected, rtol=1e-6)
+
+
+def shrunk_after(s: Sketch, x: int) -> tuple[Graph, ShrinkReport]:
+    s.conv(x, 4, 1)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [2, 4]
+    return graph, report
+
+
+@pytest.mark.parametrize(("value", "left"), [(0.0, 3), (2.0, 2)])
+def test_explicit_padding_with_the_constants_own_value(value: float, left: int) -> None:
+    s = Sketch(2, 6, 6)
+    x = s.conv(0, 3, dead=[1], bias=[1, 2, 3])
+    s.conv(s.add("pad", x, padding=(1, 0, 0, 2), value=value), 4)
+    assert widths(s) == [left, 4]
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("upsample_nearest", {"output": (9, 7)}),
+        ("upsample_bilinear", {"output": (9, 7), "align_corners": 0}),
+        ("adaptive_avg_pool2d", {"output": (2, 2)}),
+        ("adaptive_max_pool2d", {"output": (1, 1)}),
+        ("mean", {"dims": (2, 3), "keepdim": 1}),
+        ("dropout", {"p": 0.5}),
+        ("mul", {"scalar": 3.0}),
+        ("sub", {"scalar": 1.0, "reversed": 1}),
+        ("div", {"scalar": 2.0}),
+    ],
+)
+def test_a_constant_passes_through(op: str, attrs: dict[str, object]) -> None:
+    s = Sketch(2, 6, 6)
+    shrunk_after(s, s.add(op, s.conv(0, 3, dead=[1], bias=[1, 2, 3]), **attrs))
+
+
+def test_flattening_gives_every_channel_its_columns() -> None:
+    s = Sketch(2, 6, 6)
+    x = s.flatten(s.add("relu", s.conv(0, 5, dead=[1, 4], bias=[1, 2, 3, 4, 0])))
+    s.linear(x, 7)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [3, 7]
+    assert report.layers[1].after.inputs == 3 * 16
+    expected = 2 * s.tensors["3.weight"][:, 16:32].sum(axis=1)
+    np.testing.assert_allclose(graph.tensors["3.bias"], expected, rtol=1e-5)
+
+
+def test_one_column_that_reads_keeps_its_channel() -> None:
+    s = Sketch(2, 6, 6)
+    x = s.flatten(s.conv(0, 5))
+    s.linear(x, 7, unread=[i for i in range(80) if i != 37])
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [1, 7]
+    assert report.layers[1].after.inputs == 16
+
+
+# --- channels that are tied to each other
+
+
+def residual(first: list[int], second: list[int], unread: list[int]) -> Sketch:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 6, padding=1, dead=first)
+    y = s.conv(s.add("relu", x), 6, padding=1, dead=second)
+    s.conv(s.add("relu", s.add("add", x, y)), 2, unread=unread)
+    return s
+
+
+def test_a_stream_loses_what_every_writer_leaves_zero() -> None:
+    s = residual([0, 1, 2], [1, 2, 3], [])
+    assert widths(s) == [4, 4, 2]
+    assert idle(s) == {"joined": 2}
+
+
+def test_a_stream_loses_what_no_reader_reads() -> None:
+    s = residual([], [], [4, 5])
+    assert widths(s) == [6, 6, 2]  # the block reads them
+    s = residual([], [], [4, 5])
+    s.tensors["2.weight"][:, 4] = 0
+    assert widths(s) == [5, 5, 2]
+
+
+def test_a_branch_that_has_died_is_replaced() -> None:
+    s = residual([], list(range(6)), [])
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [6, 0, 2]
+    assert [node.op for node in graph.nodes] == ["conv2d", "relu", "conv2d"]
+
+
+def test_a_branch_that_has_died_leaves_its_constant() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 4, padding=1)
+    y = s.norm(s.conv(x, 4, padding=1, dead=range(4)), beta=[1, 2, 3, 4])
+    s.conv(s.add("mul", y, x), 2)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [4, 0, 2]
+    assert graph.tensors[only(graph, "constant").tensors["value"]].shape == (4, 1, 1)
+
+
+def test_squeeze_and_excite() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 5, dead=[2])
+    gate = s.add("mean", x, dims=(2, 3), keepdim=1)
+    gate = s.add("relu", s.conv(gate, 4, 1, dead=[0], bias=[1, 1, 1, 1]))
+    gate = s.add("sigmoid", s.conv(gate, 5, 1, bias=np.ones(5)))
+    s.conv(s.add("mul", gate, x), 2, padding=1)
+    assert widths(s) == [4, 3, 4, 2]
+
+
+def test_zero_times_anything_is_zero() -> None:
+    s = Sketch(3, 6, 6)
+    x, y = s.conv(0, 5, dead=[2]), s.conv(0, 5, dead=[1, 2])
+    s.conv(s.add("mul", x, y), 2, padding=1)
+    assert widths(s) == [3, 3, 2]
+
+
+def test_zero_divided_by_what_may_be_zero_is_not_known() -> None:
+    s = Sketch(3, 6, 6)
+    x, y = s.conv(0, 5, dead=[2]), s.add("sigmoid", s.conv(0, 5))
+    s.conv(s.add("div", x, y), 2, padding=1)
+    assert widths(s) == [5, 5, 2]
+
+
+@pytest.mark.parametrize(("dead", "left"), [([2], 6), ([2, 3], 4), ([0, 1, 2], 4)])
+def test_grouped_convolutions_lose_whole_groups(dead: list[int], left: int) -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 6)
+    x = s.conv(x, 6, groups=3, dead=dead)
+    s.conv(x, 2, padding=1)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [left, left, 2]
+    assert graph.nodes[1].attrs["groups"] == left // 2
+    assert report.idle.get("grouped", 0) == len(dead) - (6 - left)
+
+
+def test_a_depthwise_channel_goes_with_its_input() -> None:
+    s = Sketch(3, 8, 8)
+    x = s.add("relu6", s.norm(s.conv(0, 6, 1, dead=[0]), beta=[0] * 6, plain=True))
+    x = s.add("relu6", s.norm(s.conv(x, 6, padding=1, groups=6, dead=[1]), beta=[-1] * 6))
+    s.conv(x, 4, 1, unread=[2])
+    graph, report = shrunk(s)
+    # Filter 0 gives 0 and channel 1 is cut off; relu6(-1 - ...) is known only without a filter.
+    assert [layer.after.outputs for layer in report.layers] == [3, 3, 4]
+    assert graph.nodes[3].attrs["groups"] == 3
+
+
+def test_one_input_channel_with_two_depthwise_outputs() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 4)
+    s.conv(s.conv(x, 8, groups=4, dead=[0, 1, 2]), 2, padding=1)
+    assert widths(s) == [3, 6, 2]
+
+
+def test_concatenation_shifts_the_columns() -> None:
+    s = Sketch(3, 6, 6)
+    x, y = s.conv(0, 4, dead=[0], bias=[2, 1, 1, 1]), s.conv(0, 3, dead=[2], bias=[1, 1, 3])
+    s.conv(s.add("cat", x, y, x, dim=1), 2)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [3, 2, 2]
+    assert report.layers[2].after.inputs == 3 + 2 + 3
+    weight = s.tensors["3.weight"].sum(axis=(2, 3))
+    expected = 2 * weight[:, 0] + 3 * weight[:, 6] + 2 * weight[:, 7]
+    np.testing.assert_allclose(graph.tensors["3.bias"], expected, rtol=1e-5)
+
+
+def test_a_part_of_a_concatenation_may_vanish() -> None:
+    s = Sketch(3, 6, 6)
+    x, y, z = s.conv(0, 4), s.conv(0, 3, dead=range(3)), s.conv(0, 2)
+    x = s.add("cat", x, y, z, dim=1)
+    s.conv(x, 2, unread=[7, 8])
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [4, 0, 0, 2]
+    assert [node.op for node in graph.nodes] == ["conv2d", "conv2d"]
+
+
+def test_slices_keep_their_places() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 8, dead=[0, 3, 4, 7])
+    s.conv(s.add("mul", s.cut(x, 0, 4), s.cut(x, 4, 8)), 2, padding=1)
+    graph, report = shrunk(s)  # 0 | 4 and 3 | 7 are zero, 4 and 7 with their partners
+    assert [layer.after.outputs for layer in report.layers] == [4, 2]
+    assert [n.attrs["end"] for n in graph.nodes if n.op == "slice"] == [2, 4]
+
+
+def test_a_slice_with_a_step_keeps_everything() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add("slice", s.conv(0, 8, dead=[0, 1]), dim=1, start=0, end=8, step=2)
+    s.conv(x, 2)
+    assert widths(s) == [8, 2]
+    assert idle(s) == {"mixed": 2}
+
+
+@pytest.mark.parametrize(("dead", "left"), [([1, 4], 4), ([1], 6), ([0, 1, 2], 3), ([0, 4], 6)])
+def test_a_channel_shuffle_loses_rows_or_columns(dead: list[int], left: int) -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add("reshape", s.conv(0, 6, dead=dead), size=(-1, 2, 3, 4, 4))
+    x = s.add("reshape", s.add("permute", x, dims=(0, 2, 1, 3, 4)), size=(-1, 6, 4, 4))
+    s.conv(x, 2, padding=1)
+    assert widths(s) == [left, 2]
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [("softmax", {"dim": 1}), ("layer_norm", {"dims": 3, "eps": 1e-5}),
+     ("mean", {"dims": (1,), "keepdim": 1})],
+)  # fmt: skip
+def test_nothing_goes_where_all_channels_are_mixed(op: str, attrs: dict[str, object]) -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add(op, s.conv(0, 4, dead=[1, 2]), **attrs)
+    s.conv(x, 2)
+    assert widths(s) == [4, 2]
+    assert idle(s) == {"mixed": 2}
+
+
+def test_a_softmax_over_pixels_leaves_channels_apart() -> None:
+    s = Sketch(3, 6, 6)
+    s.conv(s.add("softmax", s.conv(0, 4), dim=3), 2, unread=[1])
+    assert widths(s) == [3, 2]
+
+
+def test_channels_may_come_last() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add("permute", s.conv(0, 4, dead=[0], bias=[1, 1, 1, 1]), dims=(0, 2, 3, 1))
+    x = s.linear(s.add("relu", s.linear(x, 8, dead=[3], bias=np.ones(8))), 5)
+    x = s.add("permute", x, dims=(0, 3, 1, 2))
+    s.conv(x, 2, unread=[1, 2])
+    assert widths(s) == [3, 7, 3, 2]
+
+
+def test_constants_are_cut_with_what_they_meet() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 4, dead=[1])
+    scale = s.constant(np.arange(1.0, 5).reshape(4, 1, 1))
+    mask = s.constant(s.normal(1, 4, 4))
+    s.conv(s.add("mul", s.add("mul", x, scale), mask), 2, padding=1)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [3, 2]
+    assert graph.tensors["1.value"].ravel().tolist() == [1, 3, 4]
+    assert graph.tensors["2.value"].shape == (1, 4, 4)
+
+
+def test_a_map_that_is_spread_over_all_channels() -> None:
+    s = Sketch(3, 6, 6)
+    x, gate = s.conv(0, 4, dead=[1]), s.add("sigmoid", s.conv(0, 1))
+    s.conv(s.add("mul", x, gate), 2, padding=1)
+    assert widths(s) == [3, 1, 2]
+
+
+def test_shared_filters_are_cut_alike() -> None:
+    s = Sketch(3, 9, 9)
+    x = s.conv(0, 3, dead=[0])
+    shared = {"weight": "0.weight"}
+    attrs = dict(s.nodes[0].attrs)
+    y = s.add("conv2d", x, tensors=shared, **attrs)
+    s.conv(y, 2, unread=[0])
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [3, 3, 2]  # the input stays
+    assert report.idle == {"shared": 2}
+    s = Sketch(3, 9, 9)
+    x = s.conv(0, 4, 1)
+    for _ in range(2):
+        x = s.add("conv2d", x, tensors={"weight": "w"} if "w" in s.tensors else put(s), **attrs)
+    s.conv(x, 2, unread=[1])
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [3, 3, 3, 2]
+    assert graph.nodes[1].tensors == graph.nodes[2].tensors
+
+
+def put(s: Sketch) -> dict[str, str]:
+    s.tensors["w"] = s.normal(4, 4, 3, 3)
+    s.tensors["w"][1] = 0
+    s.tensors["w"][:, 1] = 0
+    return {"weight": "w"}
+
+
+def test_readers_that_share_a_bias_may_come_to_differ() -> None:
+    s = Sketch(3, 6, 6)
+    x, y = (s.conv(0, 3, dead=[1], bias=[0, k, 0]) for k in (1, 2))
+    a = s.conv(x, 2, weight=s.normal(2, 3, 3, 3), bias=[1, 2])
+    shared = {"weight": f"{a - 1}.weight", "bias": f"{a - 1}.bias"}
+    b = s.add("conv2d", y, tensors=shared, **s.nodes[a - 1].attrs)
+    s.add("cat", a, b, dim=1)
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [2, 2, 2, 2]
+    first, second = (n for n in graph.nodes if "bias" in n.tensors and n.inputs != (0,))
+    assert first.tensors["weight"] == second.tensors["weight"]
+    assert first.tensors["bias"] != second.tensors["bias"]
+
+
+# --- ends
+
+
+def test_nothing_of_the_output_goes() -> None:
+    s = Sketch(3, 6, 6)
+    s.linear(s.flatten(s.conv(0, 4)), 6, dead=range(5), bias=np.arange(6.0))
+    assert widths(s) == [4, 6]
+    assert idle(s) == {"output": 5}
+
+
+def test_a_layer_that_dies_keeps_one_channel() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 8)
+    x = s.add("relu", s.conv(x, 8, dead=range(8), bias=-np.ones(8)))
+    x = s.conv(x, 4, padding=1, bias=np.arange(4.0))
+    graph, report = shrunk(s)
+    assert [layer.after.outputs for layer in report.layers] == [1, 1, 4]
+    assert report.idle == {"last": 2, "output": 4}
+
+
+def test_a_network_that_dies_still_answers_every_batch() -> None:
+    s = Sketch(3, 6, 6)
+    x = s.conv(0, 8, dead=range(8))
+    s.linear(s.flatten(s.conv(x, 8, dead=range(8))), 5, bias=np.arange(5.0))
+    assert widths(s) == [1, 1, 5]
+
+
+def test_a_network_that_has_nothing_dead_stays_as_it_is() -> None:
+    s = Sketch(3, 6, 6)
+    s.linear(s.flatten(s.add("relu", s.conv(0, 4, bias=np.ones(4)))), 5)
+    before = s.graph()
+    after = smallest(before).network.graph
+    assert after.nodes == before.nodes
+    assert all((after.tensors[name] == t).all() for name, t in before.tensors.items())
+
+
+def test_the_report_counts() -> None:
+    s = Sketch(2, 6, 6)
+    x = s.add("relu", s.conv(0, 4, dead=[1, 2], bias=[1, 1, -1, 1]))
+    s.linear(s.flatten(s.conv(x, 3, padding=1)), 5, bias=np.zeros(5))
+    _, report = shrunk(s)
+    first, second, last = report.layers
+    assert (first.before.weights, first.after.weights) == (4 * 2 * 9 + 4, 3 * 2 * 9 + 3)
+    assert (first.before.macs, first.after.macs) == (16 * 4 * 2 * 9, 16 * 3 * 2 * 9)
+    assert (second.before.inputs, second.after.inputs) == (4, 3)
+    assert (last.before.macs, last.after.macs) == (5 * 48, 5 * 48)
+    assert report.parameters == (76 + 108 + 245, 57 + 81 + 245)
+    assert report.macs[1] == sum(layer.after.macs for layer in report.layers)
+    assert first.idle == {"padded": 1}
+    assert "1 padded" in str(report)
+    assert "a layer that pads reads it" in str(report)
