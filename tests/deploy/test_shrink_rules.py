@@ -181,9 +181,7 @@ def test_gamma_zero_silences_a_filter_that_is_alive(beta: list[float], left: int
     assert widths(s) == [left, 3]
 
 
-@pytest.mark.parametrize(
-    ("padding", "include", "left"), [(0, 1, 2), (1, 0, 2), (1, 1, 3)]
-)
+@pytest.mark.parametrize(("padding", "include", "left"), [(0, 1, 2), (1, 0, 2), (1, 1, 3)])
 def test_average_pooling_that_counts_its_padding(padding: int, include: int, left: int) -> None:
     s = Sketch(2, 7, 7)
     x = s.conv(0, 4, dead=[0, 1], bias=[1, 0, 1, 1])
