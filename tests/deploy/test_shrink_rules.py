@@ -248,7 +248,7 @@ def test_one_column_that_reads_keeps_its_channel() -> None:
     s = Sketch(2, 6, 6)
     x = s.flatten(s.conv(0, 5))
     s.linear(x, 7, unread=[i for i in range(80) if i != 37])
-    graph, report = shrunk(s)
+    _graph, report = shrunk(s)
     assert [layer.after.outputs for layer in report.layers] == [1, 7]
     assert report.layers[1].after.inputs == 16
 
@@ -500,7 +500,7 @@ def test_a_layer_that_dies_keeps_one_channel() -> None:
     x = s.conv(0, 8)
     x = s.add("relu", s.conv(x, 8, dead=range(8), bias=-np.ones(8)))
     x = s.conv(x, 4, padding=1, bias=np.arange(4.0))
-    graph, report = shrunk(s)
+    _graph, report = shrunk(s)
     assert [layer.after.outputs for layer in report.layers] == [1, 1, 4]
     assert report.idle == {"last": 2, "output": 4}
 
