@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
+from dirprune.deploy.channels.constants import find_constants
 from dirprune.deploy.channels.report import ShrinkReport, make_report
 from dirprune.deploy.channels.smallest import smallest
 from dirprune.deploy.graph import Graph, Node
@@ -253,6 +254,25 @@ def test_one_column_that_reads_keeps_its_channel() -> None:
     assert report.layers[1].after.inputs == 16
 
 
+def unknown(sketch: Sketch) -> bool:
+    graph = sketch.graph()
+    return bool(np.isnan(find_constants(graph, graph.tensors)[-1]).all())
+
+
+def test_a_window_of_padding_alone_is_not_the_constant() -> None:
+    s = Sketch(2, 3, 3)
+    x = s.conv(0, 3, 1, dead=range(3), bias=[1, 2, 3])
+    window = {"kernel": (2, 2), "stride": (1, 1), "padding": (1, 1), "ceil_mode": 0}
+    s.add("max_pool2d", x, dilation=(4, 4), **window)  # reads pixels -1 and 3 of 0 to 2
+    assert unknown(s)
+
+
+def test_infinity_is_no_constant() -> None:
+    s = Sketch(2, 3, 3)
+    s.add("div", s.conv(0, 3, 1, dead=range(3)), scalar=1.0, reversed=1)
+    assert unknown(s)
+
+
 # --- channels that are tied to each other
 
 
@@ -425,6 +445,19 @@ def test_channels_may_come_last() -> None:
     assert widths(s) == [3, 7, 3, 2]
 
 
+@pytest.mark.parametrize("layer", ["conv", "linear", "pool"])
+def test_channels_where_pixels_should_be_are_left_alone(layer: str) -> None:
+    s = Sketch(3, 6, 6)
+    x = s.add("permute", s.conv(0, 5, 1, dead=[1]), dims=(0, 2, 1, 3))  # height, channels, width
+    if layer == "conv":
+        s.conv(x, 2, 1)
+    elif layer == "linear":
+        s.linear(x, 2)
+    else:
+        s.pool("max_pool2d", x)
+    assert widths(s)[0] == 5
+
+
 def test_constants_are_cut_with_what_they_meet() -> None:
     s = Sketch(3, 6, 6)
     x = s.conv(0, 4, dead=[1])
@@ -435,6 +468,35 @@ def test_constants_are_cut_with_what_they_meet() -> None:
     assert [layer.after.outputs for layer in report.layers] == [3, 2]
     assert graph.tensors["1.value"].ravel().tolist() == [1, 3, 4]
     assert graph.tensors["2.value"].shape == (1, 4, 4)
+
+
+def test_a_constant_that_is_read_twice_stays_whole() -> None:
+    s = Sketch(3, 6, 6)
+    scale = s.constant(np.arange(1.0, 5).reshape(4, 1, 1))
+    x, y = (s.add("mul", scale, s.conv(0, 4, dead=[k])) for k in (1, 2))
+    s.conv(s.add("cat", x, y, dim=1), 2, padding=1)
+    assert widths(s) == [4, 4, 2]
+
+
+@pytest.mark.parametrize("op", ["sub", "div"])
+def test_the_order_counts_where_a_branch_has_died(op: str) -> None:
+    for swapped, left in ((False, 1), (True, 2)):
+        s = Sketch(3, 6, 6)
+        x = s.add("sigmoid", s.conv(0, 4))
+        neutral = {"sub": 0.0, "div": 1.0}[op]
+        y = s.norm(s.conv(0, 4, dead=range(4)), beta=np.full(4, neutral), gamma=np.zeros(4))
+        s.add(op, *((y, x) if swapped else (x, y)))
+        graph, _ = shrunk(s)
+        assert [node.op for node in graph.nodes].count(op) == left - 1
+
+
+def test_a_dead_map_that_a_gate_scales_stays_a_map() -> None:
+    s = Sketch(3, 6, 6)
+    gate = s.add("sigmoid", s.add("mean", s.conv(0, 4), dims=(2, 3), keepdim=1))
+    x = s.conv(0, 4, dead=range(4), bias=[1, 2, 3, 4])
+    s.conv(s.add("mul", x, gate), 2)
+    graph, _ = shrunk(s)
+    assert only(graph, "mul").shape == (-1, 4, 4, 4)
 
 
 def test_a_map_that_is_spread_over_all_channels() -> None:

@@ -51,7 +51,7 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Graph:
     """
     x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
     _check_example(x, example_inputs)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         program = _export(model, x)
     builder = Builder((-1, *x.shape[1:]))
     values = _inputs(program, model)
@@ -81,7 +81,15 @@ def _check_example(x: Any, given: Any) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every part of a module into evaluation mode for a while.
+
+    Args:
+        model: Any.
+
+    Yields:
+        Nothing; afterwards every part is in the mode in which it was.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -30,7 +30,7 @@ Reason = Literal[
     "read", "output", "padded", "mixed", "last", "shared", "grouped", "joined", "shuffled"
 ]
 REASONS: Mapping[Reason, str] = {
-    "read": "a weight reads it and it varies",
+    "read": "a weight reads what a product or pool makes of it, which varies",
     "output": "it belongs to the network's output",
     "padded": "it is a constant that is not zero, and a layer that pads reads it",
     "mixed": "a softmax, layer norm, mean or reshape runs across the channels",

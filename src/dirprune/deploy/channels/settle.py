@@ -50,8 +50,6 @@ def _known(held: Layout) -> bool:
 def _may_be_constant(network: Exact, value: int) -> bool:
     """Only sums and products with another value of the result's shape can read a constant."""
     graph = network.graph
-    if value == graph.output:
-        return False
     for reader in graph.readers[value]:
         node = graph.nodes[reader]
         others = [v for v in node.inputs if v != value]

@@ -1,0 +1,122 @@
+"""Standard ONNX, for every other runtime."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dirprune.deploy.capture import evaluating
+from dirprune.deploy.channels.report import ShrinkReport
+from dirprune.deploy.shrinking import shrink
+from dirprune.files import writing
+
+TOLERANCE = 1e-4
+"""Largest difference that ONNX Runtime may show, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        size: In bytes.
+        opset: Version of ONNX's operators.
+        difference: The largest difference between ONNX Runtime's outputs and the module's,
+            relative to the largest output; None where ONNX Runtime is not installed.
+        report: What shrinking did before.
+    """
+
+    path: Path
+    size: int
+    opset: int
+    difference: float | None
+    report: ShrinkReport
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        checked = (
+            "not run: pip install onnxruntime"
+            if self.difference is None
+            else f"differs by {self.difference:.1e} in ONNX Runtime"
+        )
+        return f"{self.path}: {self.size / 1e6:,.2f} MB, opset {self.opset}, {checked}"
+
+
+def export_onnx(model: nn.Module, path: str | Path, example_inputs: Tensor) -> OnnxFile:
+    """Write a network, shrunk, as a file of ONNX for batches of any size.
+
+    Tensors keep the names that they have in the state dict. Zeros inside the channels that stay
+    are written as such: other runtimes compute with them as with any number.
+
+    Args:
+        model: As for :func:`dirprune.deploy.capture`.
+        path: The file; it is replaced as a whole or not at all.
+        example_inputs: As for :func:`dirprune.deploy.capture`. Where ONNX Runtime is installed,
+            both networks are run on them, and on the first alone, and compared.
+
+    Returns:
+        What was written, and how far the outputs differ.
+
+    Raises:
+        ImportError: If onnx is not installed.
+        ValueError: If the model cannot be captured, or is too large for one file.
+        RuntimeError: If the outputs differ, which is a bug; nothing is written then.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "model.onnx"
+        >>> export_onnx(nn.Linear(3, 2), path, torch.ones(2, 3)).opset  # doctest: +SKIP
+        20
+    """
+    if find_spec("onnx") is None:
+        raise ImportError("export_onnx needs the package onnx: pip install dirprune[onnx]")
+    import onnx
+    from onnx import helper
+
+    from dirprune.deploy.onnx_nodes import OPSET, onnx_graph
+
+    small = shrink(model, example_inputs)
+    opsets = [helper.make_opsetid("", OPSET)]
+    # The oldest file format that has these operators is the one that most runtimes read.
+    written = helper.make_model(
+        onnx_graph(small.graph),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="dirprune",
+    )
+    if written.ByteSize() >= 2**31:
+        raise ValueError(f"{written.ByteSize():,} bytes are more than the 2 GiB of an ONNX file")
+    with writing(Path(path)) as temporary:
+        temporary.write_bytes(written.SerializeToString())
+        onnx.checker.check_model(str(temporary), full_check=True)
+        difference = _difference(model, temporary, example_inputs)
+        size = temporary.stat().st_size
+    return OnnxFile(Path(path), size, OPSET, difference, small.report)
+
+
+def _difference(model: nn.Module, path: Path, example_inputs: Any) -> float | None:
+    """Run both on two batches."""
+    if find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
+    worst = 0.0
+    for batch in (x, x[:1]):
+        with evaluating(model), torch.no_grad():
+            expected = model(batch).cpu()
+        array = batch.detach().cpu().numpy()
+        found = torch.from_numpy(session.run(["output"], {"input": array})[0])
+        scale = float(expected.abs().max()) or 1.0
+        worst = max(worst, float((found - expected).abs().max()) / scale)
+    if not worst <= TOLERANCE:
+        raise RuntimeError(
+            f"ONNX Runtime's outputs differ by {worst:.1e} of the largest: this is a bug of "
+            "dirprune, please report it with the model"
+        )
+    return worst
