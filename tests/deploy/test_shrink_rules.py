@@ -454,7 +454,8 @@ def test_channels_where_pixels_should_be_are_left_alone(layer: str) -> None:
     elif layer == "linear":
         s.linear(x, 2)
     else:
-        s.pool("max_pool2d", x)
+        x = s.add("permute", s.pool("max_pool2d", x), dims=(0, 2, 1, 3))
+        s.conv(x, 2, 1, unread=[0])
     assert widths(s)[0] == 5
 
 
@@ -494,9 +495,17 @@ def test_a_dead_map_that_a_gate_scales_stays_a_map() -> None:
     s = Sketch(3, 6, 6)
     gate = s.add("sigmoid", s.add("mean", s.conv(0, 4), dims=(2, 3), keepdim=1))
     x = s.conv(0, 4, dead=range(4), bias=[1, 2, 3, 4])
-    s.conv(s.add("mul", x, gate), 2)
+    s.conv(s.add("add", s.add("mul", x, gate), s.add("sub", x, s.conv(0, 4))), 2)
     graph, _ = shrunk(s)
     assert only(graph, "mul").shape == (-1, 4, 4, 4)
+
+
+def test_a_dead_map_of_zeros_still_spreads_what_is_added() -> None:
+    s = Sketch(3, 6, 6)
+    gate = s.add("mean", s.conv(0, 4), dims=(2, 3), keepdim=1)
+    s.conv(s.add("add", gate, s.conv(0, 4, dead=range(4))), 2)
+    graph, _ = shrunk(s)
+    assert only(graph, "add").shape == (-1, 4, 4, 4)
 
 
 def test_a_map_that_is_spread_over_all_channels() -> None:

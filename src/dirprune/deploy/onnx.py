@@ -1,6 +1,7 @@
 """Standard ONNX, for every other runtime."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 from dirprune.deploy.capture import evaluating
 from dirprune.deploy.channels.report import ShrinkReport
+from dirprune.deploy.graph import Graph
 from dirprune.deploy.shrinking import shrink
 from dirprune.files import writing
 
+OPSET = 20
+"""The version of ONNX's operators, the first with Gelu."""
 TOLERANCE = 1e-4
 """Largest difference that ONNX Runtime may show, relative to the largest output."""
 
@@ -72,39 +76,52 @@ def export_onnx(model: nn.Module, path: str | Path, example_inputs: Tensor) -> O
         >>> export_onnx(nn.Linear(3, 2), path, torch.ones(2, 3)).opset  # doctest: +SKIP
         20
     """
+    small = shrink(model, example_inputs)
+    with writing(Path(path)) as temporary:
+        write_onnx(small.graph, temporary)
+        difference = _difference(model, temporary, example_inputs)
+        size = temporary.stat().st_size
+    return OnnxFile(Path(path), size, OPSET, difference, small.report)
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write a graph as it is, and let onnx check it.
+
+    Args:
+        graph: As captured, not lowered.
+        path: A new file.
+
+    Raises:
+        ImportError: If onnx is not installed.
+        ValueError: If it is too large for one file.
+    """
     if find_spec("onnx") is None:
-        raise ImportError("export_onnx needs the package onnx: pip install dirprune[onnx]")
+        raise ImportError("ONNX needs the package onnx: pip install dirprune[onnx]")
     import onnx
     from onnx import helper
 
-    from dirprune.deploy.onnx_nodes import OPSET, onnx_graph
+    from dirprune.deploy.onnx_nodes import onnx_graph
 
-    small = shrink(model, example_inputs)
     opsets = [helper.make_opsetid("", OPSET)]
     # The oldest file format that has these operators is the one that most runtimes read.
-    written = helper.make_model(
-        onnx_graph(small.graph),
+    model = helper.make_model(
+        onnx_graph(graph),
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="dirprune",
     )
-    if written.ByteSize() >= 2**31:
-        raise ValueError(f"{written.ByteSize():,} bytes are more than the 2 GiB of an ONNX file")
-    with writing(Path(path)) as temporary:
-        temporary.write_bytes(written.SerializeToString())
-        onnx.checker.check_model(str(temporary), full_check=True)
-        difference = _difference(model, temporary, example_inputs)
-        size = temporary.stat().st_size
-    return OnnxFile(Path(path), size, OPSET, difference, small.report)
+    if (size := model.ByteSize()) >= 2**31:
+        raise ValueError(f"{size:,} bytes are more than the 2 GiB that an ONNX file may have")
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _difference(model: nn.Module, path: Path, example_inputs: Any) -> float | None:
     """Run both on two batches."""
     if find_spec("onnxruntime") is None:
         return None
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runtime: Any = import_module("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
     worst = 0.0
     for batch in (x, x[:1]):

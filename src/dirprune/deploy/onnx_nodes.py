@@ -13,9 +13,6 @@ from dirprune.deploy.operators import Shape
 
 Attrs = Mapping[str, Any]
 
-OPSET = 20
-"""The version of ONNX's operators, the first with Gelu."""
-
 _PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hardswish": "HardSwish",
           "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div"}  # fmt: skip
 

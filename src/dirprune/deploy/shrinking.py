@@ -51,7 +51,8 @@ def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
     The result is verified on random inputs in float64, in which it differs by rounding alone.
 
     Args:
-        model: As for :func:`dirprune.deploy.capture`. It is not changed.
+        model: As for :func:`dirprune.deploy.capture`; a ``GraphNet`` has its graph with it. It is
+            not changed.
         example_inputs: As for :func:`dirprune.deploy.capture`.
 
     Returns:
@@ -69,7 +70,7 @@ def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
         >>> small.report.parameters
         (26, 8)
     """
-    before = capture(model, example_inputs)
+    before = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
     for name, tensor in before.tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
