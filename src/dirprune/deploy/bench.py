@@ -7,11 +7,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from dirprune.deploy import capture, load, save
 from dirprune.deploy.graph import Graph
 from dirprune.deploy.module import GraphNet
 from dirprune.deploy.onnx import write_onnx
-from dirprune.deploy.peers import PEERS, Array, Peer, check_peers, is_installed, open_peers
+from dirprune.deploy.peers import PEERS, Call, Peer, check_peers, is_installed, open_peers
 
 TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2}
 """Largest difference from torch that is let pass, relative to the largest output."""
@@ -104,29 +106,6 @@ class Benchmark:
         return json.dumps(asdict(self), indent=1)
 
 
-@dataclass(frozen=True)
-class BreakEven:
-    """From which sparsity on the network is faster here than in the fastest peer.
-
-    Attributes:
-        sparsities: That were tried, ascending.
-        ratios: The fastest peer's time over ours at each.
-        sparsity: Where the ratio passes 1, by linear interpolation; None if it never does, the
-            lowest that was tried if it always does.
-    """
-
-    sparsities: tuple[float, ...]
-    ratios: tuple[float, ...]
-    sparsity: float | None
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        tried = ", ".join(f"{r:.2f}x at {s:.0%}" for s, r in zip(self.sparsities, self.ratios))
-        if self.sparsity is None:
-            return f"never faster than the fastest peer ({tried})"
-        return f"faster than the fastest peer from {self.sparsity:.0%} zeros on ({tried})"
-
-
 def benchmark(
     model: nn.Module | str | Path,
     example_inputs: Tensor | None = None,
@@ -163,7 +142,7 @@ def benchmark(
     if min((rounds, *batches, *threads)) < 1 or not batches or not threads:
         raise ValueError("rounds, batch sizes and numbers of threads must be at least 1")
     missing = tuple(name for name in against if not is_installed(name))
-    graph = _graph(model, example_inputs)
+    graph = graph_of(model, example_inputs)
     net = GraphNet(graph)
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -190,114 +169,19 @@ def benchmark(
     return Benchmark(tuple(rows), sparsity(graph), sizes, rounds, missing, machine())
 
 
-def break_even(
-    model: nn.Module | str | Path,
-    example_inputs: Tensor | None = None,
-    *,
-    against: Sequence[str] = PEERS,
-    batch: int = 1,
-    threads: int = 1,
-    sparsities: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    rounds: int = 20,
-) -> BreakEven:
-    """Measure from which sparsity on a network is faster here than in the fastest peer.
-
-    The smallest weights of every layer are masked, the same share of each.
+def graph_of(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Graph:
+    """Take the graph of what is to be measured.
 
     Args:
         model: As for :func:`benchmark`.
         example_inputs: As for :func:`benchmark`.
-        against: As for :func:`benchmark`.
-        batch: Batch size.
-        threads: Number of threads.
-        sparsities: To try, ascending, in [0, 1).
-        rounds: Timed calls of each.
 
     Returns:
-        The ratios that were measured, and where they pass 1.
+        Its graph, as captured.
 
     Raises:
-        ValueError: If there is nothing to compare with.
+        ValueError: If a file holds weights only, or a module comes without inputs.
     """
-    graph = _graph(model, example_inputs)
-    ratios = []
-    for share in sparsities:
-        figures = benchmark(
-            GraphNet(masked(graph, share)),
-            against=against, batches=(batch,), threads=(threads,), rounds=rounds,
-        )  # fmt: skip
-        others = [row.speedup for row in figures.rows if row.speedup and row.runtime != "dirprune"]
-        if not others:
-            raise ValueError("a break-even needs a peer that is installed: pip install onnxruntime")
-        ratios.append(min(others))
-    return BreakEven(tuple(sparsities), tuple(ratios), crossing(sparsities, ratios))
-
-
-def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | None:
-    """Find from which sparsity on a ratio stays at 1 or above.
-
-    Args:
-        sparsities: Ascending.
-        ratios: Measured at each.
-
-    Returns:
-        Interpolated between two of them; None if the last ratio is below 1.
-
-    Example:
-        >>> crossing([0.5, 0.7, 0.9], [0.4, 0.8, 1.6]), crossing([0.5, 0.7], [1.5, 0.5])
-        (0.75, None)
-    """
-    if ratios[-1] < 1:
-        return None
-    for (s0, r0), (s1, r1) in reversed(
-        list(zip(zip(sparsities, ratios), zip(sparsities[1:], ratios[1:])))
-    ):
-        if r0 < 1:
-            return s0 + (1 - r0) / (r1 - r0) * (s1 - s0)
-    return sparsities[0]
-
-
-def masked(graph: Graph, sparsity: float) -> Graph:
-    """Zero the smallest weights of every convolution and linear layer, a share of each.
-
-    Args:
-        graph: Any.
-        sparsity: The share, in [0, 1).
-
-    Returns:
-        The graph with other tensors.
-    """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"a sparsity must lie in [0, 1), got {sparsity}")
-    tensors = dict(graph.tensors)
-    for name in _weights(graph):
-        size = np.abs(tensors[name])
-        zeros = round(sparsity * size.size)
-        smallest = np.argpartition(size, zeros, axis=None)[:zeros]
-        tensors[name] = tensors[name].copy()
-        tensors[name].flat[smallest] = 0
-    return replace(graph, tensors=tensors)
-
-
-def sparsity(graph: Graph) -> float:
-    """Return zeros over all weights of convolutions and linear layers, without biases."""
-    weights = [graph.tensors[name] for name in _weights(graph)]
-    total = sum(weight.size for weight in weights)
-    return 1 - sum(int(np.count_nonzero(weight)) for weight in weights) / total if total else 0.0
-
-
-def machine() -> dict[str, str]:
-    """Name the CPU and the versions of everything that was measured."""
-    found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
-    for package in ("dirprune", *PEERS):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _graph(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Graph:
     if not isinstance(model, nn.Module):
         loaded = load(model)
         if not isinstance(loaded, GraphNet):
@@ -310,10 +194,30 @@ def _graph(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Grap
     return capture(model, example_inputs)
 
 
-def _engine(path: Path, threads: int) -> Callable[[Array], Array]:
-    from dirprune.deploy import Engine
+def layer_weights(graph: Graph) -> list[str]:
+    """Name the weights of all convolutions and linear layers, each once."""
+    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
+    return list(dict.fromkeys(node.tensors["weight"] for node in layers))
 
-    return Engine(path, threads=threads)
+
+def sparsity(graph: Graph) -> float:
+    """Return zeros over all weights of convolutions and linear layers, without biases."""
+    weights = [graph.tensors[name] for name in layer_weights(graph)]
+    total = sum(weight.size for weight in weights)
+    return 1 - sum(int(np.count_nonzero(weight)) for weight in weights) / total if total else 0.0
+
+
+def machine() -> dict[str, str]:
+    """Name the CPU and the versions of everything that was measured."""
+    found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    installed = [name for name in PEERS if is_installed(name)]
+    return found | {name: version(name) for name in ("dirprune", *installed)}
+
+
+def _engine(path: Path, threads: int) -> Call:
+    engine: Any = import_module("dirprune.deploy.engine").Engine(path, threads=threads)
+    call: Call = engine
+    return call
 
 
 def _measure(
@@ -348,11 +252,6 @@ def _measure(
             Row(peer.name, peer.precision, shape[0], threads, (low, middle, high), ratio, gap)
         )
     return rows
-
-
-def _weights(graph: Graph) -> list[str]:
-    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
-    return list(dict.fromkeys(node.tensors["weight"] for node in layers))
 
 
 def _cpu() -> str:

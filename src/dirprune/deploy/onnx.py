@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dirprune.deploy.capture import evaluating
+from dirprune.deploy.capturing import evaluating
 from dirprune.deploy.channels.report import ShrinkReport
 from dirprune.deploy.graph import Graph
 from dirprune.deploy.shrinking import shrink

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dirprune.deploy.capture import capture
+from dirprune.deploy.capturing import capture
 from dirprune.deploy.channels.rebuild import Exact
 from dirprune.deploy.channels.report import ShrinkReport, make_report
 from dirprune.deploy.channels.smallest import smallest
