@@ -1,0 +1,176 @@
+"""Files that were damaged, by chance or on purpose, are refused: no crash, no huge allocation."""
+
+import hashlib
+import random
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dirprune.deploy import GraphNet, save
+from dirprune.deploy.capturing import capture
+from dirprune.deploy.container import _HEAD, MAGIC, VERSION, read_contents
+from dirprune.deploy.fold import fold
+from dirprune.deploy.pack import compress, decompress
+
+TRIALS = 10_000
+MEMORY = 256 << 20
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.LeakyReLU(), nn.MaxPool2d(2), nn.Dropout(),
+        nn.Flatten(), nn.Linear(64, 3), nn.Softmax(1),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """A network whose zeros are of both signs, the same with 8 bits, and weights only."""
+    path = tmp_path_factory.mktemp("files") / "model.dpz"
+    torch.manual_seed(0)
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand(4, 2, 3, 3) > 0.8)
+    x = torch.ones(2, 2, 16, 16)
+    found = []
+    for inputs, values in ((x, "float32"), (x, "int8"), (None, "float16")):
+        save(model, path, inputs, values=values)
+        found.append(path.read_bytes())
+    return found
+
+
+def signed(index: bytes, rest: bytes) -> bytes:
+    """A file whose sizes and checksum are right, whatever is in it."""
+    stored = compress(index)
+    head = _HEAD.pack(MAGIC, VERSION, len(stored), len(index), len(rest), bytes(16))[:-16]
+    return head + hashlib.blake2b(head + stored + rest, digest_size=16).digest() + stored + rest
+
+
+def opened(data: bytes) -> tuple[bytes, bytes]:
+    """The plain index of a file, and what follows it."""
+    _, _, stored, size, rest, _ = _HEAD.unpack_from(data)
+    return decompress(data[_HEAD.size : _HEAD.size + stored], size), data[len(data) - rest :]
+
+
+def mutate(data: bytes, draw: random.Random) -> bytes:
+    """Change, drop, repeat or insert a few bytes, with a taste for extreme numbers."""
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        at = draw.randrange(len(changed) or 1)
+        kind = draw.randrange(6)
+        if kind == 0:
+            changed[at : at + 1] = bytes([draw.randrange(256)])
+        elif kind == 1:
+            changed[at : at + 1] = bytes([(data[at % len(data)] ^ 1 << draw.randrange(8)) & 255])
+        elif kind == 2:
+            width = draw.choice((1, 2, 4, 8))
+            number = draw.choice((0, 1, -1, 1 << 31, 1 << 40, (1 << 63) - 1, 255, 65535))
+            size = 1 << (8 * width)
+            changed[at : at + width] = (number % size).to_bytes(width, "little")
+        elif kind == 3:
+            del changed[at : at + draw.choice((1, 4, 8, 100))]
+        elif kind == 4:
+            start = draw.randrange(len(data))
+            changed[at:at] = data[start : start + draw.randrange(1, 40)]
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def tried(data: bytes) -> bool:
+    """Read a file all the way to a module; True if it was accepted."""
+    try:
+        contents = read_contents(data)
+        if contents.graph is not None:
+            GraphNet(contents.graph)
+            fold(contents.graph)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.fixture
+def _limited() -> object:
+    """Memory for what is there now and a little more: a huge allocation fails the test."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("_limited")
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("where", ["file", "index", "streams"])
+def test_damaged_files(where: str, files: list[bytes]) -> None:
+    draw, accepted = random.Random(f"damage {where}"), 0
+    trials = {"file": TRIALS // 5, "index": TRIALS * 3 // 5, "streams": TRIALS // 5}[where]
+    for trial in range(trials):
+        data = files[trial % len(files)]
+        index, rest = opened(data)
+        if where == "file":
+            changed = mutate(data, draw)
+        elif where == "index":
+            changed = signed(mutate(index, draw), rest)
+        else:
+            changed = signed(index, mutate(rest, draw))
+        accepted += tried(changed) and changed != data
+    # A checksum lets nothing through; without one, most changes still contradict something else.
+    assert accepted == 0 if where == "file" else 0 < accepted < trials // 2
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_every_truncation_is_refused(kept: int, files: list[bytes]) -> None:
+    assert tried(files[kept])
+    assert not any(tried(files[kept][:end]) for end in range(len(files[kept])))
+
+
+def with_index(files: list[bytes], change: Callable[[bytes], bytes]) -> bytes:
+    index, rest = opened(files[2])
+    return signed(change(index), rest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index.replace(b"0.bias", b"1.bias"), "two tensors have one name"),
+        (lambda index: index.replace(b"0.bias", b"0..ias"), "cannot be the name"),
+        (lambda index: index.replace(b"0.bias", b"0.\xffias"), "not UTF-8"),
+        (lambda index: index + b"\0", "1 bytes follow"),
+        (lambda index: index[:-8] + struct.pack("<Q", 1 << 60), "ends in the middle"),
+        (lambda index: index.replace(b"0.bias\0", b"0.bias\x63"), "unknown type"),
+        (
+            lambda index: index.replace(b"0.bias\0\1\4\0\0\0", b"0.bias\0\1\xff\xff\xff\x7f"),
+            "of memory",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(
+    change: Callable[[bytes], bytes], message: str, files: list[bytes]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_contents(with_index(files, change))
+
+
+@pytest.mark.usefixtures("_limited")
+def test_no_bomb_goes_off(files: list[bytes]) -> None:
+    """A stream that claims more than its bytes can hold is refused before memory is taken."""
+    index, _ = opened(files[2])
+    at = index.index(b"6.weight\0\2") + 10
+    large = index[:at] + struct.pack("<II", 1 << 15, 1 << 15) + index[at + 8 :]
+    with pytest.raises(ValueError, match="stream"):
+        read_contents(signed(large, opened(files[2])[1]))
+
+
+def test_a_graph_cannot_take_tensors_of_another_type() -> None:
+    from dirprune.deploy.container import Contents, Tensor, write_contents
+
+    graph = capture(nn.Linear(2, 2), torch.ones(2, 2))
+    tensors = {name: Tensor("int32", array.astype("i4")) for name, array in graph.tensors.items()}
+    with pytest.raises(ValueError, match="not float32"):
+        read_contents(write_contents(Contents(graph, tensors)))
