@@ -1,8 +1,8 @@
-# make demo | test | check | bench : each installs what it needs into .venv first.
+# make demo | test | check | bench | models : each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench models clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,9 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/step.py
+
+models: .venv/dev
+	$(BIN)/python benchmarks/models.py --csv results/models/torchvision.csv
 
 clean:
 	rm -rf .venv runs
