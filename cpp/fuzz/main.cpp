@@ -1,0 +1,2 @@
+// Placeholder of the parser's fuzzer.
+int main() { return 0; }
