@@ -1,0 +1,32 @@
+#include <immintrin.h>
+
+#include "grda_kernel.hpp"
+
+namespace dirprune {
+namespace {
+
+struct Eight {
+    static constexpr std::size_t N = 8;
+    __m256 x;
+    static Eight load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Eight all(float x) { return {_mm256_set1_ps(x)}; }
+    void store(float* p) const { _mm256_storeu_ps(p, x); }
+    void stream(float* p) const { _mm256_stream_ps(p, x); }
+    static void fence() { _mm_sfence(); }
+    friend Eight operator+(Eight a, Eight b) { return {_mm256_add_ps(a.x, b.x)}; }
+    friend Eight operator-(Eight a, Eight b) { return {_mm256_sub_ps(a.x, b.x)}; }
+    friend Eight operator*(Eight a, Eight b) { return {_mm256_mul_ps(a.x, b.x)}; }
+    friend Eight fma(Eight a, Eight b, Eight c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+    friend Eight clip(Eight x, Eight low, Eight high) {
+        // of two equal values, and where one is NaN, these return the second
+        return {_mm256_min_ps(high.x, _mm256_max_ps(low.x, x.x))};
+    }
+};
+
+}  // namespace
+
+void grda_avx2(const Row& row, const Rule& rule, bool streamed) {
+    run<Eight, Single<true>>(row, rule, streamed);
+}
+
+}  // namespace dirprune

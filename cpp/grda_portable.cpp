@@ -1,0 +1,10 @@
+#include "grda_kernel.hpp"
+
+namespace dirprune {
+
+// A product that is rounded before the sum, as torch rounds on CPUs without fused multiply-add.
+void grda_portable(const Row& row, const Rule& rule, bool streamed) {
+    run<Single<false>, Single<false>>(row, rule, streamed);
+}
+
+}  // namespace dirprune

@@ -1,0 +1,37 @@
+// The threads that the fused step and the engine share.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+
+namespace dirprune {
+
+namespace pool {
+
+using Body = void (*)(void* context, std::size_t part, std::size_t seat);
+
+void run(std::size_t parts, std::size_t threads, Body body, void* context);
+
+}  // namespace pool
+
+// Calls body(part, seat) for every part in [0, parts) on up to `threads` threads, the caller's
+// among them, and returns when all are done. A seat in [0, threads) belongs to one thread for the
+// duration of the call, so that it can name scratch space.
+//
+// Parts are taken in rising order by whoever is free. Any number of threads may call at a time,
+// also from inside a body, and the child of a fork may call. An exception stops the parts that
+// have not begun and is thrown here. Workers compute with the caller's floating-point environment
+// (rounding, flushing of denormals): what comes out does not depend on who computes it.
+template <class F>
+void parallel_for(std::size_t parts, std::size_t threads, F&& body) {
+    using Function = std::remove_reference_t<F>;
+    pool::run(
+        parts, threads,
+        [](void* context, std::size_t part, std::size_t seat) {
+            (*static_cast<Function*>(context))(part, seat);
+        },
+        const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+}
+
+}  // namespace dirprune
