@@ -1,32 +1,54 @@
-"""The seam to the optional C++ extension; where it is not built, PyTorch does everything."""
+"""The seam to the optional C++ extension; where it is not built, PyTorch does everything.
+
+It loads no torch, so that the engine can use it where there is none.
+"""
 
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Protocol, cast
 
-from torch import Tensor
+EXTENSION = "dirprune._cpp"
 
 
 class FusedStep(Protocol):
-    """One pass over all tensors of a batch: v -= lr * d, then w = soft_threshold(v, g)."""
+    """One pass over all tensors of a batch: momentum and decay, v -= lr * d, then w = S_g(v)."""
 
     def __call__(
         self,
-        v: Sequence[Tensor],
-        w: Sequence[Tensor],
-        d: Sequence[Tensor],
+        w: Sequence[int],
+        v: Sequence[int],
+        d: Sequence[int],
+        m: Sequence[int],
+        lengths: Sequence[int],
+        *,
         lr: float,
         g: float,
+        momentum: float,
+        decay: float,
+        nesterov: bool,
+        maximize: bool,
+        threads: int,
     ) -> None:
-        """Update ``v`` and ``w`` in place; float32, contiguous, on the CPU."""
+        """Update ``w``, ``v`` and ``m`` (empty without momentum) in place.
+
+        All are addresses of float32 arrays of the given lengths, in the same order.
+        """
 
 
 @cache
+def extension() -> ModuleType | None:
+    """Return the C++ extension, or None where it was not built."""
+    try:
+        return import_module(EXTENSION)
+    except ModuleNotFoundError as error:
+        if error.name != EXTENSION:  # a broken build must be seen
+            raise
+        return None
+
+
 def grda_step() -> FusedStep | None:
     """Return the extension's fused step, or None where the extension was not built."""
-    try:
-        extension = import_module("dirprune._cpp")
-    except ModuleNotFoundError:  # any other ImportError is a broken build, which must be seen
-        return None
-    return cast(FusedStep, extension.grda_step)
+    native = extension()
+    return None if native is None else cast(FusedStep, native.grda_step)

@@ -3,9 +3,10 @@
 Every path computes v <- v - lr d, then w <- S_g(v); without v, the SGD step w <- w - lr d:
 
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
-- the C++ extension does the same in one pass over all tensors;
+- the C++ extension does the same in one pass over all tensors, with momentum and weight decay
+  (the default on the CPU where it is installed);
 - multi-tensor calls (the default on CUDA), with w as the only scratch space;
-- tensor by tensor (the default on the CPU): two passes over a chunk at a time, three where
+- tensor by tensor (the default on the CPU without the extension): two passes over a chunk at a time, three where
   softshrink would leave -0.0, with all short vectors joined into one.
 """
 
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from dirprune import _native
 
@@ -63,16 +65,22 @@ def update(batch: Batch, group: Group) -> None:
             _descend_traced(w, v, _direction(w, grad, m, group), batch.lr, batch.g)
         return
     lr, g = float(batch.lr), float(batch.g)
-    first_w, first_v, _, _ = batch.rows[0]
-    if first_v is None:
-        for w, _, grad, m in batch.rows:
+    rows = batch.rows
+    if rows[0][1] is None:
+        for w, _, grad, m in rows:
             w.add_(_direction(w, grad, m, group), alpha=-lr)
-    elif (native := _native_step(batch, group)) is not None:
-        native(*_columns(batch, group), lr, g)
-    elif group["foreach"] or (group["foreach"] is None and first_w.is_cuda):
-        _descend_foreach(*_columns(batch, group), lr, g)
+        return
+    if group["fused"] is not False and not group["foreach"] and (step := _native.grda_step()):
+        fused = [row for row in rows if _has_plain_memory(*row)]
+        if fused:
+            _descend_fused(step, fused, group, lr, g)
+        if len(fused) == len(rows):
+            return
+        rows = [row for row in rows if not _has_plain_memory(*row)]
+    if group["foreach"] or (group["foreach"] is None and rows[0][0].is_cuda):
+        _descend_foreach(*_columns(rows, group), lr, g)
     else:
-        _descend_each(batch.rows, group, lr, g)
+        _descend_each(rows, group, lr, g)
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -97,9 +105,48 @@ def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tenso
     return d
 
 
-def _columns(batch: Batch, group: Group) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _has_plain_memory(w: Tensor, v: Tensor, grad: Tensor, m: Tensor | None) -> bool:
+    """Whether a row is float32 arrays on the CPU whose elements lie in the same order."""
+    tensors = (w, v, grad) if m is None else (w, v, grad, m)
+    return (
+        all(
+            t.dtype is torch.float32 and t.is_cpu and type(t) in (Tensor, nn.Parameter)
+            for t in tensors
+        )
+        and not grad.is_neg()  # whose memory holds the opposite
+        and (
+            all(t.is_contiguous() for t in tensors)
+            or all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+        )
+    )
+
+
+def _descend_fused(
+    step: _native.FusedStep, rows: list[tuple[Any, ...]], group: Group, lr: float, g: float
+) -> None:
+    w, v, grad, m = zip(*rows)
+    step(
+        [t.data_ptr() for t in w],
+        [t.data_ptr() for t in v],
+        [t.data_ptr() for t in grad],
+        [t.data_ptr() for t in m] if group["momentum"] else [],
+        [t.numel() for t in w],
+        lr=lr,
+        g=g,
+        momentum=group["momentum"],
+        decay=group["weight_decay"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        threads=torch.get_num_threads(),
+    )
+    increment_version(w)  # so that autograd sees a change that went past torch
+
+
+def _columns(
+    rows: list[tuple[Any, ...]], group: Group
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """All v, all w and all directions."""
-    w, v, grad, m = zip(*batch.rows)
+    w, v, grad, m = zip(*rows)
     return list(v), list(w), [_direction(*each, group) for each in zip(w, grad, m)]
 
 
@@ -191,16 +238,3 @@ def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tenso
     v.sub_(lr * d.to(v.dtype))
     shrunk = (v - v.clamp(-g, g)).to(w.dtype)
     w.copy_(torch.where(shrunk == 0, 0.0, shrunk))
-
-
-def _native_step(batch: Batch, group: Group) -> _native.FusedStep | None:
-    """The extension's step, where it is installed, wanted and able to work on these tensors."""
-    native = None if group["fused"] is False or group["foreach"] else _native.grda_step()
-    if native is None:
-        return None
-    able = all(
-        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
-        for row in batch.rows
-        for t in row[:3]
-    )
-    return native if able else None
