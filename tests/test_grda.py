@@ -35,24 +35,16 @@ OPTIONS = [
 ]
 
 
-def plain_fused_step(
-    v: list[Tensor], w: list[Tensor], d: list[Tensor], lr: float, g: float
-) -> None:
-    """What the extension does, for the seam's test."""
-    for v_, w_, d_ in zip(v, w, d):
-        v_ -= lr * d_
-        w_.copy_(torch.where(v_.abs() <= g, torch.zeros(()), v_ - g * v_.sign()))
-
-
-@pytest.fixture(params=["default", "foreach", "chunked", "fused"])
+@pytest.fixture(params=["torch", "foreach", "chunked", "extension"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Every way in which a step can be computed, as keyword arguments."""
     if request.param == "chunked":
         monkeypatch.setattr(update_module, "CHUNK", 3)
-    if request.param == "fused":
-        monkeypatch.setattr(_native, "grda_step", lambda: plain_fused_step)
+    if request.param == "extension":
+        if _native.extension() is None:
+            pytest.skip("the C++ extension is not built here")
         return {"fused": True}
-    return {"foreach": True} if request.param == "foreach" else {}
+    return {"foreach": True} if request.param == "foreach" else {"fused": False}
 
 
 def gradient(step: int, index: int, shape: torch.Size) -> Tensor | None:
