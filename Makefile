@@ -1,15 +1,17 @@
-# make demo | test | check | bench | models : each installs what it needs into .venv first.
+# make demo | test | check | bench | models | fuzz | selftest : each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN = .venv/bin
+EXTENSION = CMakeLists.txt $(shell find cpp -type f)
+CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
-.PHONY: demo test check format bench models clean
+.PHONY: demo test check format bench models fuzz selftest cross-check clean
 
-.venv/demo: pyproject.toml
+.venv/demo: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-.venv/dev: pyproject.toml
+.venv/dev: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch .venv/demo $@
@@ -34,6 +36,26 @@ bench: .venv/dev
 
 models: .venv/dev
 	$(BIN)/python benchmarks/models.py --csv results/models/torchvision.csv
+# The parser of the engine's files under AddressSanitizer and UBSan, for a minute.
+fuzz: .venv/dev
+	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON
+	$(BIN)/cmake --build build/fuzz
+	build/fuzz/fuzz
+
+# The kernels of all instruction sets that this CPU has, and the pool, without Python.
+selftest: .venv/dev
+	$(CMAKE) -B build/selftest -DDIRPRUNE_SELFTEST=ON
+	$(BIN)/cmake --build build/selftest
+	build/selftest/selftest
+
+# The same for aarch64; on Debian: apt install g++-aarch64-linux-gnu qemu-user
+cross-check: .venv/dev
+	$(CMAKE) -B build/aarch64 -DDIRPRUNE_SELFTEST=ON -DCMAKE_SYSTEM_NAME=Linux \
+	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	$(BIN)/cmake --build build/aarch64
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build src/dirprune/*.so
+	rm -rf .cmake .ninja_* .skbuild-info.json CMakeCache.txt CMakeFiles CMakeInit.txt *.a \
+	    build.ninja cmake_install.cmake compile_commands.json
