@@ -31,7 +31,7 @@ struct Rule {
 // Steps every row on up to `threads` threads. The result does not depend on their number.
 void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);
 
-// One row on this thread, past the caches if w is to be `streamed`.
+// One row on this thread; w is stored past the caches if it is to be `streamed`.
 using Kernel = void (*)(const Row& row, const Rule& rule, bool streamed);
 void grda_portable(const Row& row, const Rule& rule, bool streamed);
 void grda_neon(const Row& row, const Rule& rule, bool streamed);

@@ -19,8 +19,10 @@ _cpp = pytest.importorskip("dirprune._cpp", reason="the C++ extension is not bui
 
 FUSED_MULTIPLY_ADD = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 KINDS = [(), ("momentum",), ("momentum", "nesterov"), ("decay",), ("momentum", "decay")]
-# of several shares of 65,536, which threads take in turn; empty, odd and short ones between
+# of several shares of 65,536, which threads take in turn; empty, odd and short ones between; with
+# the last one enough that weights go past the caches
 LENGTHS = [70_001, 0, 3, 200_000, 1, 65_536, 0, 131_071]
+LONG = 2_000_003
 
 
 @pytest.fixture(params=_cpp.available())
@@ -137,12 +139,21 @@ def test_steps_are_those_of_the_equations(kind: tuple[str, ...], maximize: bool,
 @pytest.mark.parametrize("columns", [3, 4])
 def test_threads_leave_the_bits_alone(threads: int, columns: int, isa: str) -> None:
     options = {"momentum": 0.9, "nesterov": True} if columns == 4 else {}
-    alone = [noise(n, i, columns) for i, n in enumerate(LENGTHS)]
-    shared = [noise(n, i, columns) for i, n in enumerate(LENGTHS)]
+    alone, shared = ([noise(n, i, columns) for i, n in enumerate(LENGTHS)] for _ in range(2))
     for _ in range(3):
         call(alone, threads=1, **options)
         call(shared, threads=threads, **options)
     for a, b in zip(itertools.chain(*alone), itertools.chain(*shared)):
+        assert (bits(a) == bits(b)).all()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_streamed_weights_are_those_of_short_calls(offset: int, isa: str) -> None:
+    streamed, cached = ([noise(n, i) for i, n in enumerate([*LENGTHS, LONG])] for _ in range(2))
+    call([tuple(a[offset:] for a in row) for row in streamed], threads=2)
+    for row in cached:
+        call([tuple(a[offset:] for a in row)])
+    for a, b in zip(itertools.chain(*streamed), itertools.chain(*cached)):
         assert (bits(a) == bits(b)).all()
 
 
