@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "pool.hpp"
+#include "openmp.hpp"
 
 namespace dirprune {
 
@@ -48,7 +48,7 @@ void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::siz
     }
     const Kernel kernel = kernel_of(isa);
     const bool streamed = total >= STREAMED;
-    parallel_for((total + SHARE - 1) / SHARE, threads, [&](std::size_t part, std::size_t) {
+    const auto share = [&](std::size_t part, std::size_t) {
         const std::size_t begin = part * SHARE, end = std::min(total, begin + SHARE);
         auto i = static_cast<std::size_t>(
             std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1);
@@ -56,7 +56,8 @@ void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::siz
             kernel(cut(rows[i], std::max(begin, starts[i]) - starts[i],
                        std::min(end - starts[i], rows[i].length)),
                    rule, streamed);
-    });
+    };
+    parallel_for((total + SHARE - 1) / SHARE, threads, share, openmp::run);
 }
 
 }  // namespace dirprune

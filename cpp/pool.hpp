@@ -1,4 +1,4 @@
-// The threads that the fused step and the engine share.
+// Threads of our own, and the loop over them.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,8 @@ namespace dirprune {
 namespace pool {
 
 using Body = void (*)(void* context, std::size_t part, std::size_t seat);
+
+using Run = void (*)(std::size_t parts, std::size_t threads, Body body, void* context);
 
 void run(std::size_t parts, std::size_t threads, Body body, void* context);
 
@@ -24,9 +26,9 @@ void run(std::size_t parts, std::size_t threads, Body body, void* context);
 // have not begun and is thrown here. Workers compute with the caller's floating-point environment
 // (rounding, flushing of denormals): what comes out does not depend on who computes it.
 template <class F>
-void parallel_for(std::size_t parts, std::size_t threads, F&& body) {
+void parallel_for(std::size_t parts, std::size_t threads, F&& body, pool::Run run = pool::run) {
     using Function = std::remove_reference_t<F>;
-    pool::run(
+    run(
         parts, threads,
         [](void* context, std::size_t part, std::size_t seat) {
             (*static_cast<Function*>(context))(part, seat);

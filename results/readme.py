@@ -17,9 +17,11 @@ README = HERE.parent / "README.md"
 STEP_ROWS = {
     "SGD, fused": "`torch.optim.SGD(fused=True)`",
     "SGD momentum, fused": "`torch.optim.SGD(momentum=0.9, fused=True)`",
-    "GRDA": "**`GRDA`**",
+    "GRDA": "**`GRDA`**, with the C++ extension",
+    "GRDA fused=False": "`GRDA(fused=False)`, PyTorch alone",
     "GRDA compiled": "`GRDA`, `torch.compile(optimizer.step)`",
-    "GRDA momentum": "`GRDA(momentum=0.9)`",
+    "GRDA momentum": "`GRDA(momentum=0.9)`, with the C++ extension",
+    "GRDA momentum fused=False": "`GRDA(momentum=0.9, fused=False)`",
     "authors' way": "a loop over tensors with temporaries, as in the authors' code",
 }
 

@@ -186,6 +186,11 @@ def test_denormals_are_flushed_by_all_threads_or_by_none() -> None:
 
 FORK = """
 import os
+import sys
+if "torch" in sys.argv:  # or the extension's own threads are used
+    import torch
+    torch.set_num_threads(3)
+    torch.ones(1 << 22).sum()
 import numpy as np
 from dirprune import _cpp
 
@@ -205,9 +210,10 @@ assert step(3)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_the_child_of_a_fork_can_step() -> None:
+@pytest.mark.parametrize("companion", ["numpy", "torch"])
+def test_the_child_of_a_fork_can_step(companion: str) -> None:
     python = [sys.executable, "-W", "ignore:.*multi-threaded.*:DeprecationWarning", "-c", FORK]
-    subprocess.run(python, check=True, timeout=60)
+    subprocess.run([*python, companion], check=True, timeout=60)
 
 
 def test_an_instruction_set_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
