@@ -47,7 +47,8 @@ class GRDA(Optimizer):
         maximize: Ascend instead of descend.
         foreach: Update many tensors a call; by default on CUDA only.
         fused: Update in one pass with the C++ extension; by default where it is installed and
-            the parameters are float32 on the CPU.
+            the parameters are float32 on the CPU. The bits are those of the other paths, whose
+            multiply-adds torch rounds once on CPUs that can.
 
     Raises:
         ValueError: If an option is out of its range (also when a scheduler sets it later) or a
