@@ -53,7 +53,7 @@ cross-check: .venv/dev
 	$(CMAKE) -B build/aarch64 -DDIRPRUNE_SELFTEST=ON -DCMAKE_SYSTEM_NAME=Linux \
 	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(BIN)/cmake --build build/aarch64
-	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest without-fork
 
 clean:
 	rm -rf .venv runs build src/dirprune/*.so

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -53,6 +54,7 @@ void test_pool() {
         parallel_for(100000, 4, [&](std::size_t part, std::size_t) {
             ++begun;
             if (part == 3) throw std::runtime_error("three");
+            std::this_thread::sleep_for(std::chrono::microseconds(100));
         });
     } catch (const std::runtime_error& error) {
         thrown = std::strcmp(error.what(), "three") == 0;
@@ -76,6 +78,9 @@ void test_pool() {
     for (auto& caller : callers) caller.join();
     check(together, "several threads can call at a time");
 
+}
+
+void test_fork() {
     const pid_t child = fork();
     if (child == 0) _exit(all_once(1000, 4) ? 0 : 1);
     int status = 1;
@@ -136,8 +141,10 @@ void test_grda() {
 
 }  // namespace
 
-int main() {
+// An argument leaves out the fork, which emulators may not manage beside threads.
+int main(int count, char**) {
     test_pool();
+    if (count == 1) test_fork();
     test_grda();
     return failures != 0;
 }
