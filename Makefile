@@ -36,6 +36,7 @@ bench: .venv/dev
 
 models: .venv/dev
 	$(BIN)/python benchmarks/models.py --csv results/models/torchvision.csv
+
 # The parser of the engine's files under AddressSanitizer and UBSan, for a minute.
 fuzz: .venv/dev
 	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON
