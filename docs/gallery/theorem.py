@@ -146,13 +146,16 @@ class Ends:
             [directional_prune(w, self.lam, flat) for w, flat in zip(self.sgd, projectors)]
         )
 
-    def distance(self, there: Tensor, among: Tensor | None = None) -> float:
-        """From gRDA's end, in units of what directional pruning moves; root mean square."""
+    def distances(self, there: Tensor, among: Tensor | None = None) -> Tensor:
+        """From gRDA's ends, in units of what directional pruning moves, with shape (seeds,)."""
         gap = self.grda - there
         if among is not None:
             gap = gap * among
-        shares = gap.norm(dim=1) / (self.pruned() - self.sgd).norm(dim=1)
-        return float(shares.square().mean().sqrt())
+        return gap.norm(dim=1) / (self.pruned() - self.sgd).norm(dim=1)
+
+    def distance(self, there: Tensor, among: Tensor | None = None) -> float:
+        """Return the root mean square of :meth:`distances`."""
+        return float(self.distances(there, among).square().mean().sqrt())
 
 
 def run(

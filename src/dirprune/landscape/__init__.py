@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from dirprune.landscape.lanczos import top_eigenpairs as top_eigenpairs
     from dirprune.landscape.objective import Measured as Measured
     from dirprune.landscape.objective import Objective as Objective
+    from dirprune.landscape.one_shot import Shot as Shot
+    from dirprune.landscape.one_shot import diagonal_prune as diagonal_prune
+    from dirprune.landscape.one_shot import hessian_diagonal as hessian_diagonal
+    from dirprune.landscape.one_shot import magnitude_prune as magnitude_prune
+    from dirprune.landscape.one_shot import prune_once as prune_once
     from dirprune.landscape.paths import PathFigures as PathFigures
     from dirprune.landscape.paths import path as path
     from dirprune.landscape.planes import PlaneFigures as PlaneFigures
@@ -73,6 +78,12 @@ _HOME = {
     "PlaneFigures": "dirprune.landscape.planes",
     "plane": "dirprune.landscape.planes",
     "plane_along": "dirprune.landscape.planes",
+    # pruning at once what was trained densely
+    "prune_once": "dirprune.landscape.one_shot",
+    "Shot": "dirprune.landscape.one_shot",
+    "magnitude_prune": "dirprune.landscape.one_shot",
+    "diagonal_prune": "dirprune.landscape.one_shot",
+    "hessian_diagonal": "dirprune.landscape.one_shot",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

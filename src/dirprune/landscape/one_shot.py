@@ -1,0 +1,235 @@
+r"""One-shot directional pruning of a network that was trained densely, beside simpler rules.
+
+Some eigenvectors of the Hessian are protected and everything else is taken for flat. This is an
+experiment rather than a way to prune (training with gRDA is that), and good for two things: to see
+how a loss answers when sharp directions are spared, and how many of them matter.
+
+With k directions protected among d, :math:`s_j = 1 - \operatorname{sign}(w_j) (Q^\top Q
+\operatorname{sign}(w))_j` differs from 1 by about :math:`\sqrt{k / d}`: as long as k is much
+smaller than d, this is nearly soft-thresholded magnitude, and zeroes nearly the same weights. And
+at a sparsity worth having most weights stop at zero before their way is complete, after which the
+step is not flat any more.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dirprune.directional import DirectionalPath, Flat, FlatProjector
+from dirprune.landscape.krylov import Operator
+
+
+@dataclass(frozen=True)
+class Shot:
+    r"""What one rule makes of the weights of a trained network.
+
+    Attributes:
+        rule: ``magnitude``; ``shrunk magnitude``, the soft threshold; ``diagonal``, which is
+            optimal brain damage; or ``directional``.
+        rank: The number k of directions that ``directional`` protects, None for other rules.
+        lam: :math:`\lambda`, None for the rules that leave other weights as they are.
+        weights: With shape (d,).
+        sparsity: Share of zeros among all weights.
+        overlap: Share of its zeros that magnitude pruning to the same sparsity sets to zero too.
+        clipped: Length of what stopping at zero takes off the whole step :math:`-\lambda P_0
+            \operatorname{sign}(w)`, over the length of that; None where there is no such step.
+        leaves: Share of the squared length of the step that was made which lies in the k
+            protected directions: 0 if nothing is clipped. None for other rules.
+        sharp: The same in all directions that are known, for every rule.
+    """
+
+    rule: str
+    rank: int | None
+    lam: float | None
+    weights: Tensor = field(repr=False)
+    sparsity: float
+    overlap: float
+    clipped: float | None
+    leaves: float | None
+    sharp: float
+
+
+def prune_once(
+    w: Tensor,
+    sparsity: float,
+    values: Tensor,
+    vectors: Tensor,
+    diagonal: Tensor,
+    ranks: Iterable[int],
+) -> list[Shot]:
+    r"""Prune weights by every rule to one sparsity.
+
+    Args:
+        w: All trainable weights as one vector, with shape (d,).
+        sparsity: Share of zeros, from 0 to 1.
+        values: Eigenvalues of the Hessian at w, with shape (K,).
+        vectors: Their eigenvectors as rows, with shape (K, d).
+        diagonal: Of the Hessian, with shape (d,), such as from :func:`hessian_diagonal`.
+        ranks: How many directions to protect, those of largest :math:`|\theta|` first; 0 to K.
+
+    Returns:
+        Magnitude, shrunk magnitude, diagonal, and directional for every rank that can reach the
+        sparsity at all (see :attr:`~dirprune.DirectionalPath.largest_sparsity`).
+
+    Raises:
+        ValueError: If shapes do not fit or a number is out of its range.
+
+    References:
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
+
+        Optimal Brain Damage (LeCun et al., 1989)
+
+    Example:
+        >>> w = torch.tensor([2.0, -3.0, 4.0, 5.0])
+        >>> sharp = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+        >>> shots = prune_once(w, 0.25, torch.tensor([9.0]), sharp, torch.ones(4), ranks=[1])
+        >>> {shot.rule: shot.weights.tolist() for shot in shots}["directional"]
+        [1.0, 0.0, 3.0, 4.0]
+    """
+    least = magnitude_prune(w, sparsity)
+    sharp = FlatProjector.from_eigenpairs(values, vectors, rank=len(values))
+
+    def shot(rule: str, weights: Tensor) -> Shot:
+        zeros = weights == 0
+        common = int((zeros & (least == 0)).sum()) / max(int(zeros.sum()), 1)
+        share = int(zeros.sum()) / len(w)
+        across = _across(weights - w, sharp)
+        return Shot(rule, None, None, weights, share, common, None, None, across)
+
+    def shrunk(rule: str, flat: Flat, rank: int | None) -> Iterable[Shot]:
+        path = DirectionalPath(w, flat)
+        if rank is not None and path.largest_sparsity < sparsity:
+            return
+        lam = path.lam_for(sparsity)
+        plain = shot(rule, path.weights(lam))
+        step, whole = plain.weights - w, -lam * flat(w.sign())
+        yield replace(
+            plain,
+            rank=rank,
+            lam=lam,
+            clipped=_ratio(step - whole, whole),
+            leaves=None if rank is None else _across(step, flat),
+        )
+
+    shots = [
+        shot("magnitude", least),
+        *shrunk("shrunk magnitude", lambda x: x, None),
+        shot("diagonal", diagonal_prune(w, sparsity, diagonal)),
+    ]
+    for rank in ranks:
+        flat = FlatProjector.from_eigenpairs(values, vectors, rank=rank)
+        shots += shrunk("directional", flat, rank)
+    return shots
+
+
+def magnitude_prune(w: Tensor, sparsity: float) -> Tensor:
+    """Set the smallest weights to zero.
+
+    Args:
+        w: With shape (d,).
+        sparsity: Share of zeros afterwards, from 0 to 1.
+
+    Raises:
+        ValueError: If the sparsity is out of its range.
+
+    Example:
+        >>> magnitude_prune(torch.tensor([3.0, -1.0, 2.0, 4.0]), 0.5)
+        tensor([3., 0., 0., 4.])
+    """
+    return _without_least(w, w.abs(), sparsity)
+
+
+def diagonal_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
+    r"""Set the weights to zero whose removal costs least, were the Hessian diagonal.
+
+    .. math:: \tfrac12 H_{jj} w_j^2
+
+    Negative curvature counts as none; among equals the smaller weight goes first.
+
+    Args:
+        w: With shape (d,).
+        sparsity: Share of zeros afterwards, from 0 to 1.
+        diagonal: Of the Hessian, with shape (d,).
+
+    Raises:
+        ValueError: If shapes differ or the sparsity is out of its range.
+
+    References:
+        Optimal Brain Damage (LeCun et al., 1989)
+
+    Example:
+        >>> diagonal_prune(torch.tensor([1.0, 2.0, 3.0]), 0.6, torch.tensor([9.0, 1.0, 0.1]))
+        tensor([1., 0., 0.])
+    """
+    if diagonal.shape != w.shape:
+        raise ValueError(
+            f"the diagonal has shape {tuple(diagonal.shape)}, the weights {tuple(w.shape)}: give "
+            "one number a weight"
+        )
+    return _without_least(w, diagonal.to(w.dtype).clamp(min=0) * w.square(), sparsity)
+
+
+def hessian_diagonal(op: Operator, samples: int | None = None, seed: int = 0) -> Tensor:
+    r"""Diagonal of a symmetric operator.
+
+    Exactly, from d products; or by Hutchinson's estimate from random signs z,
+
+    .. math:: \hat h = \frac1m \sum_{i=1}^m z_i \odot A z_i, \qquad
+        \operatorname{Var} \hat h_j = \frac1m \sum_{i \ne j} A_{ij}^2
+
+    Args:
+        op: Such as a Hessian.
+        samples: m, at least 1; None is exact.
+        seed: Of the signs.
+
+    Returns:
+        With shape (d,).
+
+    Raises:
+        ValueError: If samples is below 1.
+
+    References:
+        An estimator for the diagonal of a matrix (Bekas et al., 2007)
+
+    Example:
+        >>> from dirprune.landscape import MatrixOperator
+        >>> hessian_diagonal(MatrixOperator(torch.tensor([[2.0, 1.0], [1.0, 5.0]])))
+        tensor([2., 5.])
+    """
+    found = torch.zeros(op.dimension, dtype=op.dtype, device=op.device)
+    if samples is None:
+        unit = torch.zeros_like(found)
+        for j in range(op.dimension):
+            unit[j] = 1
+            found[j] = op(unit)[j]
+            unit[j] = 0
+        return found
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}; None is exact")
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(samples):
+        signs = torch.randint(0, 2, (op.dimension,), generator=generator).to(found) * 2 - 1
+        found += signs * op(signs)
+    return found / samples
+
+
+def _without_least(w: Tensor, cost: Tensor, sparsity: float) -> Tensor:
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"a sparsity lies between 0 and 1, got {sparsity}")
+    # As many as DirectionalPath.lam_for: 0.7 * 10 = 7.000000000000001 asks for 7.
+    number = int(-(-round(sparsity * len(w), 6) // 1))
+    smaller_first = w.abs().argsort(stable=True)
+    order = smaller_first[cost[smaller_first].argsort(stable=True)]
+    return w.index_fill(0, order[:number], 0.0)
+
+
+def _across(step: Tensor, flat: Flat) -> float:
+    """The share of a step's squared length that is not flat."""
+    return _ratio(step - flat(step), step) ** 2
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    length = float(whole.norm())
+    return float(part.norm()) / length if length else 0.0

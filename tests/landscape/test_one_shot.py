@@ -1,0 +1,191 @@
+"""One-shot pruning against closed forms on quadratics, where the loss is known."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from dirprune import soft_threshold
+from dirprune.landscape import (
+    MatrixOperator,
+    Objective,
+    Shot,
+    diagonal_prune,
+    hessian_diagonal,
+    magnitude_prune,
+    prune_once,
+)
+from dirprune.landscape.points import Point
+
+DOUBLE = torch.float64
+ROWS, COLUMNS = 6, 20
+
+
+class LeastSquares:
+    """A linear model that meets its data, so that all but six directions are flat, exactly."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(ROWS, COLUMNS, generator=generator, dtype=DOUBLE)
+        self.w = torch.randn(COLUMNS, generator=generator, dtype=DOUBLE)
+        model = torch.nn.Linear(COLUMNS, 1, bias=False, dtype=DOUBLE)
+        y = (self.x @ self.w).unsqueeze(1)
+        self.objective = Objective(model, torch.nn.functional.mse_loss, (self.x, y))
+        hessian = 2 * self.x.mT @ self.x / ROWS
+        values, columns = torch.linalg.eigh(hessian)
+        self.values, self.vectors = values.flip(0)[:ROWS], columns.mT.flip(0)[:ROWS]
+        self.diagonal = hessian.diag()
+
+    def shots(self, sparsity: float, ranks: tuple[int, ...] = (0, 3, ROWS)) -> dict[str, Shot]:
+        given = self.w, sparsity, self.values, self.vectors, self.diagonal, ranks
+        return {f"{shot.rule} {shot.rank}": shot for shot in prune_once(*given)}
+
+    def loss(self, weights: Tensor) -> float:
+        return self.objective(Point(weights, {})).loss
+
+
+def test_without_clipping_directional_pruning_costs_nothing() -> None:
+    net = LeastSquares()
+    shots = net.shots(1 / COLUMNS)
+    directional = shots[f"directional {ROWS}"]
+    assert directional.sparsity == 1 / COLUMNS
+    assert directional.clipped == pytest.approx(0, abs=1e-12)
+    assert directional.leaves == pytest.approx(0, abs=1e-20)
+    assert net.loss(directional.weights) == pytest.approx(0, abs=1e-20)
+    # Magnitude costs what one weight alone does to a parabola.
+    smallest = int(net.w.abs().argmin())
+    cost = float((net.x[:, smallest] * net.w[smallest]).square().mean())
+    assert net.loss(shots["magnitude None"].weights) == pytest.approx(cost)
+    # Protecting half of the sharp directions leaves the other half, and only that.
+    half = shots["directional 3"]
+    assert half.leaves == pytest.approx(0, abs=1e-20)
+    rest = net.vectors[3:] @ (half.weights - net.w)
+    assert net.loss(half.weights) == pytest.approx(
+        float((0.5 * net.values[3:] * rest.square()).sum())
+    )
+
+
+def test_once_weights_are_clipped_the_step_leaves_the_floor() -> None:
+    net = LeastSquares()
+    before = 0.0
+    for zeros in (2, 6, 12):
+        shot = net.shots(zeros / COLUMNS)[f"directional {ROWS}"]
+        assert int((shot.weights == 0).sum()) == zeros
+        step = shot.weights - net.w
+        across = torch.linalg.pinv(net.x) @ net.x @ step
+        assert shot.leaves == pytest.approx(float(across.square().sum() / step.square().sum()))
+        assert shot.sharp == pytest.approx(shot.leaves)
+        assert shot.lam is not None
+        whole = -shot.lam * (net.w.sign() - torch.linalg.pinv(net.x) @ net.x @ net.w.sign())
+        assert shot.clipped == pytest.approx(float((step - whole).norm() / whole.norm()))
+        assert shot.clipped > before
+        before = shot.clipped
+        assert net.loss(shot.weights) > 1e-4
+
+
+def test_with_nothing_protected_it_is_the_soft_threshold() -> None:
+    net = LeastSquares()
+    shots = net.shots(0.7)
+    shrunk, directional = shots["shrunk magnitude None"], shots["directional 0"]
+    assert torch.equal(shrunk.weights, directional.weights)
+    assert shrunk.lam == directional.lam == float(net.w.abs().sort().values[13])
+    torch.testing.assert_close(shrunk.weights, soft_threshold(net.w, shrunk.lam))
+    assert shrunk.overlap == directional.overlap == 1
+    assert shrunk.leaves is None
+    assert directional.leaves == 0
+    assert shots["magnitude None"].sharp > 0
+
+
+def test_overlap_counts_the_zeros_that_magnitude_has_too() -> None:
+    w = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    shots = prune_once(w, 0.5, torch.ones(1), torch.eye(4)[:1], torch.tensor([9.0, 1, 0.1, 1]), [])
+    diagonal = next(shot for shot in shots if shot.rule == "diagonal")
+    assert diagonal.weights.tolist() == [1, 0, 0, 4]
+    assert diagonal.overlap == 0.5
+    assert diagonal.sharp == 0
+    assert next(shot for shot in shots if shot.rule == "magnitude").sharp == pytest.approx(0.2)
+
+
+def test_ranks_that_cannot_reach_a_sparsity_are_left_out() -> None:
+    w = torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=DOUBLE)
+    protected = torch.ones(1, 4, dtype=DOUBLE) / 2
+    # P0 sign(w) = (1, 1, 1, -3) / 2, so no weight grows; with signs alike none can be pruned.
+    values, diagonal = torch.ones(1, dtype=DOUBLE), torch.ones(4, dtype=DOUBLE)
+    assert len(prune_once(w, 1.0, values, protected, diagonal, [0, 1])) == 5
+    assert len(prune_once(w.abs(), 0.25, values, protected, diagonal, [0, 1])) == 4
+
+
+def test_the_diagonal_rule_is_best_where_the_hessian_is_diagonal() -> None:
+    generator = torch.Generator().manual_seed(1)
+    w, h = torch.randn(8, generator=generator), torch.rand(8, generator=generator) ** 4
+
+    def loss(weights: Tensor) -> float:
+        return float((0.5 * h * (weights - w).square()).sum())
+
+    ours = diagonal_prune(w, 3 / 8, h)
+    best = min(
+        loss(w.index_fill(0, torch.tensor(chosen), 0.0))
+        for chosen in itertools.combinations(range(8), 3)
+    )
+    assert loss(ours) == pytest.approx(best)
+    assert best < loss(magnitude_prune(w, 3 / 8))
+
+
+def test_where_nothing_is_curved_the_diagonal_rule_is_magnitude() -> None:
+    w = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    for h in (torch.zeros(50), -torch.rand(50)):
+        assert torch.equal(diagonal_prune(w, 0.7, h), magnitude_prune(w, 0.7))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.7, 0.95, 1.0])
+def test_every_rule_makes_as_many_zeros(sparsity: float) -> None:
+    net = LeastSquares()
+    for name, shot in net.shots(sparsity, (0, 1)).items():
+        assert int((shot.weights == 0).sum()) == round(sparsity * COLUMNS), name
+        assert shot.sparsity == sparsity
+
+
+def test_the_diagonal_is_exact_or_estimated_without_bias() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(12, 12, generator=generator, dtype=DOUBLE)
+    a = a + a.mT
+    op, truth = MatrixOperator(a), a.diag()
+    assert torch.equal(hessian_diagonal(op), truth)
+    samples = 4000
+    spread = ((a.square().sum(1) - truth.square()) / samples).sqrt()
+    errors = (hessian_diagonal(op, samples) - truth) / spread
+    limit = norm.isf(1e-5 / 24)
+    assert float(errors.abs().max()) < limit
+    assert 0.3 < float(errors.square().mean().sqrt()) < 2  # and no better than it can be
+    # Where nothing is off the diagonal, one sample will do.
+    assert torch.equal(hessian_diagonal(MatrixOperator(truth.diag()), 1), truth)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: magnitude_prune(torch.ones(3), 1.5), "between 0 and 1"),
+        (lambda: magnitude_prune(torch.ones(3), math.nan), "between 0 and 1"),
+        (lambda: diagonal_prune(torch.ones(3), 0.5, torch.ones(2)), "one number a weight"),
+        (lambda: hessian_diagonal(MatrixOperator(torch.eye(2)), 0), "at least 1"),
+        (
+            lambda: prune_once(
+                torch.ones(3), 0.5, torch.ones(1), torch.eye(3)[:1], torch.ones(3), [2]
+            ),
+            "0 to 1",
+        ),
+        (
+            lambda: prune_once(
+                torch.ones(3), 0.5, torch.ones(1), torch.eye(2)[:1], torch.ones(3), [1]
+            ),
+            "2 dimensions",
+        ),
+    ],
+)
+def test_mistakes(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
