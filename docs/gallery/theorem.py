@@ -33,6 +33,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
+from plotly.colors import DEFAULT_PLOTLY_COLORS
 from plotly.subplots import make_subplots
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -229,16 +230,20 @@ def falls_like_the_root(noise: list[float]) -> bool:
 
 def main(page: Path) -> None:
     """Measure the three parts, draw them, and check them."""
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        subplot_titles=("weights near zero", "separated weights", "separated weights"),
-        shared_yaxes=True,
+    titles = (
+        "weights near zero, over gamma",
+        "separated weights, over gamma",
+        "... and over time",
     )
+    figure = make_subplots(rows=1, cols=3, subplot_titles=titles, shared_yaxes=True)
+    shown: dict[str, str] = {}
 
-    def draw(column: int, name: str, xs: list[float], ys: list[float], **style: object) -> None:
-        line = go.Scatter(x=xs, y=ys, name=name, mode="lines+markers", **style)
-        figure.add_trace(line, row=1, col=column)
+    def draw(column: int, name: str, xs: list[float], ys: list[float]) -> None:
+        color = shown.get(name) or DEFAULT_PLOTLY_COLORS[len(shown)]
+        line = go.Scatter(x=xs, y=ys, name=name, mode="lines+markers", line_color=color)
+        figure.add_trace(line.update(showlegend=name not in shown), row=1, col=column)
+        figure.update_xaxes(tickvals=xs, row=1, col=column)
+        shown[name] = color
 
     # Random problems: somewhere a weight lies within lambda of zero.
     ends = [run(problem(separated=False), rate, TIMES[1]) for rate in RATES]
@@ -249,7 +254,7 @@ def main(page: Path) -> None:
     flips = float((ends[-1].sgd * ends[-1].problem.start < 0).double().mean())
     draw(1, "to shrunk magnitudes", RATES, shrunk)
     draw(1, "to directional pruning", RATES, pruned)
-    draw(1, "... among the weights whose sign flipped", RATES, flipped, line_dash="dot")
+    draw(1, "... its part in weights whose sign flipped", RATES, flipped)
     draw(1, "to the minimum on the valley floor", RATES, floor)
 
     # Separated ones, over gamma: what is left does not depend on it, but for the noise.
@@ -258,21 +263,25 @@ def main(page: Path) -> None:
     noise = [e.distance(e.foretold) for e in apart]
     exponent = slope(RATES, noise)
     draw(2, "to directional pruning", RATES, left)
-    draw(2, f"to what finite time foretells: slope {exponent:.2f}", RATES, noise)
+    draw(2, "to what finite time foretells", RATES, noise)
 
     # ... and over time, at one rate.
     early, late = (run(problem(separated=True), RATES[1], time) for time in TIMES[::2])
     waits = [early, apart[1], late]
     in_time = [e.distance(e.pruned()) for e in waits]
     decay = slope(TIMES[1:], in_time[1:])
-    draw(3, f"to directional pruning: slope {decay:.2f}", TIMES, in_time)
+    draw(3, "to directional pruning", TIMES, in_time)
     draw(3, "to what finite time foretells", TIMES, [e.distance(e.foretold) for e in waits])
 
     figure.update_xaxes(type="log", title="gamma")
     figure.update_xaxes(title="time t", row=1, col=3)
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1)
     figure.update_yaxes(title="distance of w_gRDA / what pruning moves", row=1, col=1)
-    figure.update_layout(title="gRDA against directional pruning of SGD's solution", width=1500)
+    title = (
+        "gRDA against directional pruning of SGD's solution<br><sup>what time leaves falls like "
+        f"gamma^{exponent:.2f}, time's own part like t^{decay:.2f}</sup>"
+    )
+    figure.update_layout(title=title, width=1400, height=500)
     page.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(page, include_plotlyjs=True)
 

@@ -51,10 +51,11 @@ class Setting:
 KEY = ("activation", "smoothing", "time", "rate", "lam")
 SETTINGS = [
     *(Setting("tanh", 0.1, 400.0, rate, LAM) for rate in (0.2, 0.1, 0.05, 0.025)),
-    *(Setting("tanh", 0.1, time, 0.1, LAM) for time in (100.0, 1600.0)),
+    Setting("tanh", 0.1, 100.0, 0.1, LAM),
     *(Setting("tanh", 0.1, 400.0, 0.1, lam) for lam in (LAM / 16, LAM / 4, 4 * LAM)),
     *(Setting("relu", 0.0, 400.0, rate, LAM) for rate in (0.2, 0.1, 0.05)),
     *(Setting("relu", 0.0, 400.0, 0.1, lam) for lam in (LAM / 4, 4 * LAM)),
+    Setting("tanh", 0.1, 1600.0, 0.2, LAM),
 ]
 
 

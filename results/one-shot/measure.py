@@ -1,0 +1,172 @@
+"""One-shot pruning of trained networks by four rules, at equal sparsity.
+
+    python results/one-shot/measure.py [FOLDER]
+
+Networks that are trained in FOLDER (runs/one-shot by default) already, and seeds that are in
+one_shot.csv, are not done again.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dirprune import refresh_batchnorm
+from dirprune.landscape import (
+    Objective,
+    Point,
+    hessian_diagonal,
+    prune_once,
+    top_eigenpairs,
+)
+from dirprune.train.config import TrainConfig
+from dirprune.train.data import load_data
+from dirprune.train.display import Displays
+from dirprune.train.loop import train
+from dirprune.train.models import build_model
+from dirprune.train.runs import environment
+
+HERE = Path(__file__).parent
+DIGITS = TrainConfig(device="cpu", method="sgd", augment=False)
+NETWORKS = {
+    "mlp": replace(DIGITS, model="mlp", width=1 / 16),
+    "convnet": replace(DIGITS, model="convnet", width=0.25),
+    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=20),
+}
+SEEDS = (1, 2, 3)
+SPARSITIES = (0.5, 0.8, 0.9)
+KNOWN, SAMPLES = 100, 500
+DENSE = 3000
+"""Up to so many weights the whole Hessian is computed."""
+RANKS = (0, 10, 50, 100, 300, 600, 1000, 1500)
+SHOWN = ("rule", "rank", "lam", "sparsity", "overlap", "clipped", "leaves", "sharp")
+
+
+class Curvature:
+    """Products with the Hessian of an objective at a point, by differentiating twice."""
+
+    def __init__(self, objective: Objective, point: Point) -> None:
+        objective.load(point)
+        self.objective = objective
+        self.dimension = objective.layout.size
+        self.dtype, self.device = point.w.dtype, point.w.device
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector with shape (d,)."""
+        model, total = self.objective.model, torch.zeros_like(v)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        for inputs, targets in self.objective.batches():
+            loss = self.objective.loss(model(inputs), targets) * (
+                len(targets) / self.objective.data.samples
+            )
+            gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            parts = torch.autograd.grad(flat @ v, parameters)
+            total += torch.cat([g.reshape(-1) for g in parts])
+        return total
+
+
+def curvature(objective: Objective, point: Point) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues, eigenvectors as rows and the diagonal, as exactly as size allows."""
+    product = Curvature(objective, point)
+    if product.dimension <= DENSE:
+        unit = torch.eye(product.dimension, dtype=product.dtype)
+        dense = torch.stack([product(row) for row in unit])
+        values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
+        return values, columns.mT.contiguous(), dense.diag()
+    pairs = top_eigenpairs(product, KNOWN, which="magnitude", tol=1e-3)
+    print(f"    {pairs.products} products, residuals below {float(pairs.residuals.max()):.1e}")
+    return pairs.values, pairs.vectors, hessian_diagonal(product, SAMPLES)
+
+
+def trained(runs: Path, name: str, seed: int) -> tuple[Objective, Objective, Point]:
+    """A network that SGD trained, over the training and the test images, in float64."""
+    config = replace(NETWORKS[name], seed=seed)
+    folder = runs / f"{name}-seed{seed}"
+    if not (folder / "summary.json").exists():
+        train(config, folder, resume=(folder / "config.json").exists(), display=Displays())
+    data = load_data(config)
+    model = build_model(
+        config.model,
+        num_classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        width=config.width,
+    )
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.double()
+    objective = Objective(model, F.cross_entropy, list(data.train.batches(500)))
+    point = objective.layout.point(model.state_dict())
+    return objective, objective.over(list(data.test.batches(500))), point
+
+
+def measure(runs: Path, name: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Prune one network by every rule, to every sparsity, and evaluate what is left."""
+    objective, test, point = trained(runs, name, seed)
+    head = {"network": name, "weights": len(point.w), "seed": seed}
+    has_statistics = any("running" in key for key in point.rest)
+
+    def evaluated(weights: Tensor, refreshed: bool) -> dict[str, Any]:
+        objective.load(Point(weights, point.rest))
+        if refreshed:
+            refresh_batchnorm(objective.model, (x for x, _ in objective.batches()))
+        one, other = objective.measure(), test.measure()
+        return {
+            "refreshed": refreshed,
+            "train_loss": f"{one.loss:.5g}",
+            "train_error": f"{one.error:.4f}",
+            "test_error": f"{other.error:.4f}",
+        }
+
+    before = {"asked": 0.0} | dict.fromkeys(SHOWN, "") | {"rule": "as trained"}
+    for refreshed in (False, True)[: 1 + has_statistics]:
+        yield head | before | evaluated(point.w, refreshed)
+    values, vectors, diagonal = curvature(objective, point)
+    ranks = [rank for rank in RANKS if rank <= len(values)]
+    for sparsity in SPARSITIES:
+        for shot in prune_once(point.w, sparsity, values, vectors, diagonal, ranks):
+            figures = {key: told(getattr(shot, key)) for key in SHOWN}
+            for refreshed in (False, True)[: 1 + has_statistics]:
+                yield head | {"asked": sparsity} | figures | evaluated(shot.weights, refreshed)
+
+
+def told(value: object) -> str:
+    """A figure as the table shows it."""
+    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Measure everything that is missing and write one_shot.csv and environment.json."""
+    torch.set_num_threads(1)
+    runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/one-shot")
+    path = HERE / "one_shot.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    done = {(row["network"], row["seed"]) for row in rows}
+    for name in NETWORKS:
+        for seed in SEEDS:
+            if (name, str(seed)) in done:
+                continue
+            print(name, seed, flush=True)
+            rows += measure(runs, name, seed)
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+    known = environment("cpu")
+    kept = {key: known[key] for key in ("versions", "commit", "hardware", "started")}
+    (HERE / "environment.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
