@@ -38,16 +38,16 @@ HERE = Path(__file__).parent
 DIGITS = TrainConfig(device="cpu", method="sgd", augment=False)
 NETWORKS = {
     "mlp": replace(DIGITS, model="mlp", width=1 / 16),
-    "convnet": replace(DIGITS, model="convnet", width=0.25),
-    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=20),
+    "convnet": replace(DIGITS, model="convnet", width=1 / 8),
+    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=10),
 }
 SEEDS = (1, 2, 3)
 SPARSITIES = (0.5, 0.8, 0.9)
-KNOWN, SAMPLES = 100, 500
+KNOWN, SAMPLES = 100, 200
 DENSE = 3000
 """Up to so many weights the whole Hessian is computed."""
 RANKS = (0, 10, 50, 100, 300, 600, 1000, 1500)
-SHOWN = ("rule", "rank", "lam", "sparsity", "overlap", "clipped", "leaves", "sharp")
+SHOWN = ("rule", "rank", "lam", "sparsity", "overlap", "clipped", "leaves", "curvature")
 
 
 class Curvature:
@@ -74,15 +74,33 @@ class Curvature:
         return total
 
 
+def dense(objective: Objective, point: Point) -> Tensor:
+    """The Hessian as a matrix, many columns at a time."""
+    objective.load(point)
+    model, total = objective.model, torch.zeros(len(point.w), len(point.w), dtype=point.w.dtype)
+    for inputs, targets in objective.batches():
+
+        def loss(w: Tensor, inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+            outputs = torch.func.functional_call(model, objective.layout.tensors(w), inputs)
+            return objective.loss(outputs, targets) * len(targets) / objective.data.samples
+
+        gradient = torch.func.grad(loss)
+
+        def product(v: Tensor, gradient: Any = gradient) -> Tensor:
+            return torch.func.jvp(gradient, (point.w,), (v,))[1]
+
+        total += torch.func.vmap(product, chunk_size=50)(torch.eye(len(point.w)).to(total))
+    return (total + total.mT) / 2
+
+
 def curvature(objective: Objective, point: Point) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues, eigenvectors as rows and the diagonal, as exactly as size allows."""
     product = Curvature(objective, point)
     if product.dimension <= DENSE:
-        unit = torch.eye(product.dimension, dtype=product.dtype)
-        dense = torch.stack([product(row) for row in unit])
-        values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
-        return values, columns.mT.contiguous(), dense.diag()
-    pairs = top_eigenpairs(product, KNOWN, which="magnitude", tol=1e-3)
+        hessian = dense(objective, point)
+        values, columns = torch.linalg.eigh(hessian)
+        return values, columns.mT.contiguous(), hessian.diag()
+    pairs = top_eigenpairs(product, KNOWN, which="magnitude", tol=1e-2, basis=400)
     print(f"    {pairs.products} products, residuals below {float(pairs.residuals.max()):.1e}")
     return pairs.values, pairs.vectors, hessian_diagonal(product, SAMPLES)
 

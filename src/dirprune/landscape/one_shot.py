@@ -37,7 +37,8 @@ class Shot:
             \operatorname{sign}(w)`, over the length of that; None where there is no such step.
         leaves: Share of the squared length of the step that was made which lies in the k
             protected directions: 0 if nothing is clipped. None for other rules.
-        sharp: The same in all directions that are known, for every rule.
+        curvature: :math:`\sum_i \theta_i \langle q_i, x \rangle^2 / \lVert x \rVert^2` of the
+            step x, over all eigenpairs that are known: what these see of its Rayleigh quotient.
     """
 
     rule: str
@@ -48,7 +49,7 @@ class Shot:
     overlap: float
     clipped: float | None
     leaves: float | None
-    sharp: float
+    curvature: float
 
 
 def prune_once(
@@ -89,14 +90,15 @@ def prune_once(
         [1.0, 0.0, 3.0, 4.0]
     """
     least = magnitude_prune(w, sparsity)
-    sharp = FlatProjector.from_eigenpairs(values, vectors, rank=len(values))
 
     def shot(rule: str, weights: Tensor) -> Shot:
         zeros = weights == 0
         common = int((zeros & (least == 0)).sum()) / max(int(zeros.sum()), 1)
         share = int(zeros.sum()) / len(w)
-        across = _across(weights - w, sharp)
-        return Shot(rule, None, None, weights, share, common, None, None, across)
+        step = weights - w
+        curved = float((values * (vectors @ step).square()).sum())
+        curvature = curved / max(float(step @ step), torch.finfo(w.dtype).tiny)
+        return Shot(rule, None, None, weights, share, common, None, None, curvature)
 
     def shrunk(rule: str, flat: Flat, rank: int | None) -> Iterable[Shot]:
         path = DirectionalPath(w, flat)
