@@ -183,7 +183,7 @@ def test_the_diagonal_is_exact_or_estimated_without_bias() -> None:
             lambda: prune_once(
                 torch.ones(3), 0.5, torch.ones(1), torch.eye(2)[:1], torch.ones(3), [1]
             ),
-            "2 dimensions",
+            "do not fit",
         ),
     ],
 )

@@ -89,6 +89,11 @@ def prune_once(
         >>> {shot.rule: shot.weights.tolist() for shot in shots}["directional"]
         [1.0, 0.0, 3.0, 4.0]
     """
+    if vectors.shape != (*values.shape, *w.shape):
+        raise ValueError(
+            f"eigenvalues {tuple(values.shape)}, eigenvectors {tuple(vectors.shape)} and weights "
+            f"{tuple(w.shape)} do not fit: give shapes (K,), (K, d) and (d,)"
+        )
     least = magnitude_prune(w, sparsity)
 
     def shot(rule: str, weights: Tensor) -> Shot:
