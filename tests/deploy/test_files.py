@@ -1,5 +1,7 @@
 """Files give the same bits back, are small, and are refused in one line when they are damaged."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from deploy.networks import NETWORKS, captured, difference, inputs, sparsify
 from dirprune.deploy import GraphNet, load, save
-from dirprune.deploy.container import DTYPES, read_file
+from dirprune.deploy.container import DTYPES
 from dirprune.deploy.pack import Layout, decompress, part_sizes, put_together, take_apart
 from dirprune.deploy.values import reduce, restore
 
@@ -233,8 +235,15 @@ def test_masks_are_what_they_say() -> None:
         )  # fmt: skip
 
 
-def test_it_reads_without_torch(tmp_path: Path) -> None:
-    save(nn.Linear(16, 8), tmp_path / "model.dpz", torch.ones(2, 16))
-    contents = read_file(tmp_path / "model.dpz")
-    assert contents.graph is not None
-    assert [node.op for node in contents.graph.nodes] == ["linear"]
+def test_a_server_reads_and_lowers_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "model.dpz"
+    save(nn.Sequential(nn.Linear(16, 8), nn.ReLU()), path, torch.ones(2, 16))
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(("torch", "torchvision", "safetensors", "scipy", "sklearn"))
+from dirprune.deploy.container import read_file
+from dirprune.deploy.fold import fold
+print(*[node.op for node in fold(read_file({str(path)!r}).graph).nodes])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["linear"]
