@@ -9,11 +9,11 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -175,12 +175,96 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
     print(f"report: {write_report(runs, out or runs[0] / 'report.html')}")
 
 
+def export(
+    source: tyro.conf.Positional[str],
+    out: Path,
+    onnx: Path | None = None,
+    values: Literal["float32", "float16", "int8"] = "float32",
+    checkpoint: Path | None = None,
+    classes: int = 1000,
+    size: int = 224,
+) -> None:
+    """Shrink a network without changing its outputs, and save it as one compact file.
+
+    Args:
+        source: Folder of a finished run; or the name of a model, as train takes it.
+        out: The compact file.
+        onnx: A file of ONNX to write as well.
+        values: How weights are stored; float32 keeps every bit.
+        checkpoint: Of a model by name: a safetensors file of its weights.
+        classes: Of a model by name: number of outputs.
+        size: Of a model by name: height and width of its images.
+    """
+    import torch
+
+    from dirprune.deploy import export_onnx, save, shrink
+    from dirprune.train.trained import named_network, trained_network
+
+    if Path(source).is_dir():
+        net, shape = trained_network(Path(source))
+    elif checkpoint is None:
+        raise ValueError(
+            f"{source} is no run folder: give one, or the name of a model with --checkpoint"
+        )
+    else:
+        net, shape = named_network(source, checkpoint, num_classes=classes, size=size)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    small = shrink(net, example)
+    print(small.report)
+    print(save(small, out, example, values=values))
+    if onnx is not None:
+        print(export_onnx(small, onnx, example))
+
+
+def bench(
+    model: tyro.conf.Positional[Path],
+    vs: str = "torch,onnxruntime,openvino",
+    batch: str = "1,16",
+    threads: str = "1,2",
+    rounds: int = 20,
+    out: Path | None = None,
+    break_even: bool = False,
+) -> None:
+    """Measure a compact file here and in other runtimes, in turn in one process.
+
+    Args:
+        model: The compact file.
+        vs: Runtimes to compare with, separated by commas.
+        batch: Batch sizes, separated by commas.
+        threads: Numbers of threads, separated by commas.
+        rounds: Timed calls of each.
+        out: A JSON file for the figures.
+        break_even: Also find from which sparsity on it is faster than the fastest of them, by
+            masking it at the first batch size and number of threads.
+    """
+    from dirprune.deploy import benchmark
+    from dirprune.deploy.crossover import break_even as find_break_even
+    from dirprune.files import write_json
+
+    peers = tuple(filter(None, vs.split(",")))
+    batches, counts = _numbers("batch", batch), _numbers("threads", threads)
+    figures = benchmark(model, against=peers, batches=batches, threads=counts, rounds=rounds)
+    print(figures)
+    record = asdict(figures)
+    if break_even:
+        crossing = find_break_even(
+            model, against=peers, batch=batches[0], threads=counts[0], rounds=rounds
+        )
+        print(crossing)
+        record["break_even"] = asdict(crossing)
+    if out is not None:
+        write_json(out, record)
+        print(f"figures: {out}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "compare": compare,
     "tune": tune,
     "landscape": landscape,
     "report": report,
+    "export": export,
+    "bench": bench,
     "demo": demo,
 }
 """What the program can be told to do, each with the options of its function."""
@@ -279,6 +363,13 @@ def _unboxed(complaint: str, words: list[str]) -> str:
         text = f"{required[1]} is missing"
     command = f"{words[0]} " if words and words[0] in COMMANDS else ""
     return f"{text}; see dirprune {command}--help"
+
+
+def _numbers(option: str, words: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError:
+        raise ValueError(f"--{option} takes whole numbers such as 1,16, got {words!r}") from None
 
 
 def _fail(problem: BaseException | str, status: int) -> int:

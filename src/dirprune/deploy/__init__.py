@@ -8,12 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dirprune.deploy.bench import benchmark as benchmark
     from dirprune.deploy.capturing import capture as capture
     from dirprune.deploy.files import load as load
     from dirprune.deploy.files import save as save
     from dirprune.deploy.graph import Graph as Graph
     from dirprune.deploy.graph import Node as Node
     from dirprune.deploy.module import GraphNet as GraphNet
+    from dirprune.deploy.onnx import export_onnx as export_onnx
+    from dirprune.deploy.shrinking import shrink as shrink
 
 _HOME = {
     # the four verbs, and one that measures

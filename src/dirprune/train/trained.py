@@ -1,0 +1,89 @@
+"""Networks with the weights that they ended with: of a run, or by name with a file of weights."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dirprune.files import read_json
+from dirprune.train.config import TrainConfig
+from dirprune.train.data import load_data
+from dirprune.train.models import build_model
+from dirprune.train.runs import RunFolder
+from dirprune.train.session import load_weights
+
+Network = tuple[nn.Module, tuple[int, int, int]]
+"""A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
+
+
+def trained_network(run: Path) -> Network:
+    """Build the network of a run that has finished; its data say how large the images are.
+
+    Args:
+        run: The folder.
+
+    Returns:
+        The network with its final weights. It takes normalised images, as in training.
+
+    Raises:
+        FileNotFoundError: If there is no such run, or it has no final weights.
+        ValueError: If the files are of something else.
+    """
+    folder = RunFolder(run)
+    if not folder.config.is_file() or not folder.weights.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no finished run: needed are config.json and model.safetensors"
+        )
+    config = _config(folder.config)
+    data = load_data(config)
+    net = build_model(
+        config.model,
+        num_classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        width=config.width,
+    )
+    load_weights(net, read_weights(folder.weights), str(folder.weights))
+    return net.float().eval(), (data.channels, *data.size)
+
+
+def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> Network:
+    """Build a network by its name, for colour images, with the weights of a file.
+
+    Args:
+        name: As for :func:`.models.build_model`.
+        weights: A safetensors file of its state dict.
+        num_classes: Number of outputs.
+        size: Height and width of the images.
+
+    Returns:
+        The network with these weights.
+
+    Raises:
+        ValueError: If there is no such network, or the weights do not fit.
+        OSError: If the file cannot be read.
+    """
+    net = build_model(name, num_classes=num_classes, channels=3, size=(size, size))
+    load_weights(net, read_weights(weights), str(weights))
+    return net.float().eval(), (3, size, size)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: If it is none.
+        OSError: If it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error})") from None
+
+
+def _config(path: Path) -> TrainConfig:
+    record = read_json(path)["config"]
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return TrainConfig(**fields)
