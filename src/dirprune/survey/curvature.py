@@ -11,13 +11,13 @@ from torch import Tensor
 from dirprune.files import write_tensors
 from dirprune.landscape import (
     DirectionalDensity,
+    Hessian,
     Point,
     SpectralDensity,
     directional_density,
     spectral_density,
     top_eigenpairs,
 )
-from dirprune.landscape.hessian import Hessian
 from dirprune.landscape.lanczos import Eigenpairs, LanczosProgress
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls
