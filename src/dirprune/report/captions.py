@@ -1,24 +1,14 @@
 """The figures of a page in their order, each with what one sees and where the paper has it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report import figures
 from dirprune.report.arms import Arm, family, task
+from dirprune.report.frame import Panel
 from dirprune.report.published import published
 from dirprune.report.words import percent
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure with its heading and caption; ``name`` is its anchor on the page."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
 
 
 def panels(arms: Sequence[Arm]) -> list[Panel]:

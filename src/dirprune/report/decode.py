@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -12,7 +12,8 @@ def build(kind: type[T], record: object, where: str) -> T:
     """A dataclass, and the dataclasses in it, from a JSON object.
 
     Args:
-        kind: With fields of float, int, str, mapping, dataclass, tuple or None.
+        kind: With fields of float, int, str, mapping, dataclass, tuple or None; those with a
+            default may be missing.
         record: As ``json`` loads it; keys without a field are left alone.
         where: The place that an error names.
 
@@ -34,11 +35,21 @@ def build(kind: type[T], record: object, where: str) -> T:
     if not isinstance(record, dict):
         raise ValueError(f"{where} must be a JSON object, found {type(record).__name__}")
     values = {}
+    defaults = _defaults(kind)
     for name, hint in _hints(kind).items():
         if name not in record:
+            if defaults[name] is not MISSING:
+                continue
             raise ValueError(f"{where} lacks {name!r}: it is not of this version of dirprune")
         values[name] = _convert(hint, record[name], f"{where}, {name!r}")
     return kind(**values)
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    return {
+        field.name: field.default if field.default is not MISSING else field.default_factory
+        for field in fields(kind)
+    }
 
 
 def _hints(kind: type) -> dict[str, Any]:
@@ -59,8 +70,11 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if (hint is str and isinstance(value, str)) or (
-        get_origin(hint) is Mapping and isinstance(value, dict)
-    ):
+    if get_origin(hint) is Mapping and isinstance(value, dict):
+        kind = get_args(hint)[1]
+        if kind is Any:
+            return value
+        return {key: _convert(kind, item, f"{where}, {key!r}") for key, item in value.items()}
+    if hint is str and isinstance(value, str):
         return value
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, found {value!r:.60}")

@@ -3,15 +3,39 @@
 import html
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
-from dirprune.report.arms import Arm, Statistic, colour, family
+from dirprune.report.arms import Statistic, colour, family
 from dirprune.report.published import Series
 from dirprune.report.read import Histogram, Number
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
+
+
+class Look(Protocol):
+    """How something is drawn in every figure, and what the page's key calls it."""
+
+    @property
+    def key(self) -> str:
+        """Its legend group."""
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+
+    @property
+    def colour(self) -> str:
+        """As CSS has it."""
+
+    @property
+    def dash(self) -> str:
+        """Of lines, as plotly has it."""
+
+    @property
+    def symbol(self) -> str:
+        """Of points, as plotly has it."""
 
 
 def blank(x: str, y: str | None, height: int = 360) -> Figure:
@@ -49,7 +73,7 @@ def lay_out(figure: Figure, height: int) -> None:
     figure.update_yaxes(**axis)
 
 
-def of_arm(arm: Arm, mode: str) -> dict[str, Any]:
+def of_arm(arm: Look, mode: str) -> dict[str, Any]:
     """What ties a trace to its arm and to the page's key."""
     return {"mode": mode, "name": plain(arm.label), "legendgroup": arm.key}
 
@@ -59,7 +83,7 @@ def scatter(**trace: Any) -> dict[str, Any]:
     return {"type": "scatter", **trace}
 
 
-def curve(arm: Arm, points: Mapping[Any, Number], **style: Any) -> dict[str, Any]:
+def curve(arm: Look, points: Mapping[Any, Number], **style: Any) -> dict[str, Any]:
     """A line through the points, or the point itself where there is but one."""
     return scatter(
         x=list(points),
@@ -70,7 +94,7 @@ def curve(arm: Arm, points: Mapping[Any, Number], **style: Any) -> dict[str, Any
     )
 
 
-def staircase(arm: Arm, histogram: Histogram) -> dict[str, Any]:
+def staircase(arm: Look, histogram: Histogram) -> dict[str, Any]:
     """Counts over bins; an empty bin is a gap, for log scales have no zero."""
     bins = zip(histogram.edges, histogram.edges[1:], strict=False)
     return scatter(

@@ -72,7 +72,7 @@ def percent(value: Number, digits: int = 1) -> str:
         >>> percent(0.9187)
         '91.9\xa0%'
     """
-    return "–" if value is None else f"{_fixed(100 * value, digits)}\N{NO-BREAK SPACE}%"
+    return "–" if value is None else f"{fixed(100 * value, digits)}\N{NO-BREAK SPACE}%"
 
 
 def _sentence(arm: Arm, arms: Sequence[Arm]) -> str:
@@ -105,7 +105,7 @@ def _spread(value: Statistic) -> str:
     text = percent(value.mean)
     if value.std is None:
         return text
-    return text.replace("\N{NO-BREAK SPACE}", f" ± {_fixed(100 * value.std, 1)} ").replace(
+    return text.replace("\N{NO-BREAK SPACE}", f" ± {fixed(100 * value.std, 1)} ").replace(
         " ", "\N{NO-BREAK SPACE}"
     )
 
@@ -145,14 +145,14 @@ def _row(arm: Arm, arms: Sequence[Arm]) -> Row:
         seeds=", ".join(str(run.config["seed"]) for run in arm.runs) + _unless_finished(arm),
         points=points,
         cells=(
-            _cell(arm, "test_accuracy", lambda x: _fixed(100 * x, 2)),
-            _cell(arm, "test_loss", _significant),
-            _cell(arm, "train_loss", _significant),
-            _cell(arm, "sparsity", lambda x: _fixed(100 * x, 2)),
-            _cell(arm, "nonzeros", lambda x: _fixed(x, 0)),
-            _cell(arm, "seconds_per_epoch", _significant),
-            _cell(arm, "peak_memory_mib", lambda x: _fixed(x, 0)),
-            _cell(arm, "weights_zstd_bytes", lambda x: _fixed(x / 1000, 1)) + _ratio(arm),
+            _cell(arm, "test_accuracy", lambda x: fixed(100 * x, 2)),
+            _cell(arm, "test_loss", significant),
+            _cell(arm, "train_loss", significant),
+            _cell(arm, "sparsity", lambda x: fixed(100 * x, 2)),
+            _cell(arm, "nonzeros", lambda x: fixed(x, 0)),
+            _cell(arm, "seconds_per_epoch", significant),
+            _cell(arm, "peak_memory_mib", lambda x: fixed(x, 0)),
+            _cell(arm, "weights_zstd_bytes", lambda x: fixed(x / 1000, 1)) + _ratio(arm),
         ),
     )
 
@@ -172,10 +172,10 @@ def _cell(arm: Arm, name: str, text: Callable[[float], str]) -> str:
     value = arm.final(name)
     if value.mean is None:
         return "–"
-    if value.std is None or text is not _significant:
+    if value.std is None or text is not significant:
         return text(value.mean) + (f" ± {text(value.std)}" if value.std is not None else "")
     digits = 3 if value.std == 0 else max(0, 1 - math.floor(math.log10(value.std)))
-    return f"{_fixed(value.mean, digits)} ± {_fixed(value.std, digits)}"
+    return f"{fixed(value.mean, digits)} ± {fixed(value.std, digits)}"
 
 
 def _ratio(arm: Arm) -> str:
@@ -189,11 +189,13 @@ def _is(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _fixed(value: float, digits: int) -> str:
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals, thousands set apart."""
     return f"{value:,.{digits}f}" if math.isfinite(value) else _odd(value)
 
 
-def _significant(value: float) -> str:
+def significant(value: float) -> str:
+    """A number of four digits that count."""
     return f"{value:.4g}" if math.isfinite(value) else _odd(value)
 
 

@@ -1,0 +1,108 @@
+"""Figures along the lines and curves that lead to the dense network."""
+
+from collections.abc import Callable, Mapping
+
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+from plotly.subplots import make_subplots
+
+from dirprune.report.drawing import decades, finite, lay_out, of_arm, on_hover, scatter
+from dirprune.report.landscape.looks import Mark
+from dirprune.report.landscape.read import Along, Numbers, Profile, Ways
+
+WHERE = "t, from the network (0) to the dense one (1)"
+
+
+def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object) -> Figure:
+    """An empty figure of two, one above the other."""
+    figure: Figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, **style
+    )
+    lay_out(figure, height)
+    figure.update_yaxes(title=upper, row=1, col=1)
+    figure.update_yaxes(title=lower, row=2, col=1)
+    figure.update_xaxes(title=x, row=2, col=1)
+    return figure
+
+
+def profiles(
+    ways: Mapping[str, Ways], marks: Mapping[str, Mark], along: Callable[[Ways], Along | None]
+) -> Figure:
+    """Loss on a logarithmic scale and error in per cent, all networks in one figure.
+
+    Args:
+        ways: By network.
+        marks: By network.
+        along: Chooses the line or the curve.
+
+    Returns:
+        The figure: training data solid, test data thin and dotted.
+    """
+    figure = two_rows("loss", "error, %", WHERE)
+    heights: list[float | None] = []
+    for name, way in ways.items():
+        path = along(way)
+        if path is None:
+            continue
+        for row, (quantities, scale) in enumerate(((path.loss, 1), (path.error, 100)), start=1):
+            for data in ("test", "train"):
+                if data not in quantities:
+                    continue
+                values = [finite(v, scale) for v in quantities[data].values]
+                heights += values if row == 1 else []
+                trace = _line(marks[name], path.t, values, data)
+                figure.add_trace(trace, row=row, col=1)
+    figure.update_yaxes(**decades(heights), row=1, col=1)
+    figure.update_yaxes(rangemode="tozero", row=2, col=1)
+    return figure
+
+
+def zeros(ways: Mapping[str, Ways], marks: Mapping[str, Mark]) -> Figure:
+    """Exact zeros along the way, and how far from the sparser end's zeros the weights are.
+
+    Args:
+        ways: By network.
+        marks: By network.
+
+    Returns:
+        The figure: curves solid, straight lines thin and dotted; networks without zeros are left
+        out.
+    """
+    figure = two_rows("exact zeros, %", "norm off the zeros, %", WHERE, height=520)
+    for name, way in ways.items():
+        for path, kind in ((way.line, "line"), (way.bezier, "curve")):
+            if path is None or path.off_face is None:
+                continue
+            for row, values in enumerate((path.zeros, path.off_face), start=1):
+                shares = [finite(v, 100) for v in values]
+                figure.add_trace(_line(marks[name], path.t, shares, kind), row=row, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def leaves(path: Along) -> float | None:
+    """The first t at which fewer than half of the sparse end's zeros are left."""
+    first = path.zeros[0]
+    if not first:
+        return None
+    places = zip(path.t, path.zeros, strict=True)
+    return next((t for t, share in places if share is not None and share < first / 2), None)
+
+
+def ends(profile: Profile) -> tuple[float | None, float | None]:
+    """Values at the network and at the dense one."""
+    return profile.values[0], profile.values[-1]
+
+
+def _line(mark: Mark, t: Numbers, values: list[float | None], which: str) -> dict[str, object]:
+    main = which in ("train", "curve")
+    return scatter(
+        x=list(t),
+        y=values,
+        line={
+            "color": mark.colour,
+            "width": 2.5 if main else 1.5,
+            "dash": mark.dash if main else "dot",
+        },
+        hovertemplate=on_hover(f"{mark.label}, {which}", "t = %{x:.3f}: %{y:.4g}"),
+        **of_arm(mark, mode="lines"),
+    )

@@ -1,0 +1,251 @@
+"""The loss on a plane, as a map and as a surface, with what lies on it."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+
+from dirprune.report.drawing import FONT, blank, decades, lay_out, of_arm, on_hover, plain, scatter
+from dirprune.report.landscape.looks import PATHS, PRUNED, Mark
+from dirprune.report.landscape.read import Grid, Numbers, Plane
+from dirprune.report.read import Number
+
+SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
+INK = "#1c1e21"  # on that scale, in the dark as in the light
+Place = tuple[str, Mark, Sequence[Numbers], str, list[str]]
+
+
+def loss_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+    """The loss as contours at equal ratios, with networks, curve, trajectories and solutions.
+
+    Args:
+        plane: With this data set.
+        marks: By network.
+        data: Name of the data set.
+
+    Returns:
+        The figure; values that are not finite are gaps.
+    """
+    grid = logarithms(plane.loss[data])
+    ticks = decades([10**v for row in grid for v in row if v is not None])
+    bar = {"tickvals": list(map(math.log10, ticks["tickvals"])), "ticktext": ticks["ticktext"]}
+    return _map(plane, marks, plane.loss[data], grid, bar if "tickvals" in ticks else {}, "loss")
+
+
+def error_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+    """The error in per cent as contours, otherwise as :func:`loss_map`."""
+    grid = tuple(tuple(None if v is None else 100 * v for v in row) for row in plane.error[data])
+    return _map(plane, marks, grid, grid, {"ticksuffix": " %"}, "error")
+
+
+def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+    """The loss as a surface over the plane, on a logarithmic scale.
+
+    Args:
+        plane: With this data set.
+        marks: By network.
+        data: Name of the data set.
+
+    Returns:
+        The figure, which can be turned; what lies on the plane is drawn on the surface.
+    """
+    grid = logarithms(plane.loss[data])
+    known = [v for row in grid for v in row if v is not None]
+    ticks = decades([10**v for v in known])
+    figure = Figure()  # type: ignore[no-untyped-call]
+    lay_out(figure, 520)
+    figure.add_surface(
+        x=plane.x,
+        y=plane.y,
+        z=grid,
+        text=_texts(plane.loss[data]),
+        colorscale=SCALE,
+        showscale=False,
+        lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
+        contours={"z": {"show": True, "color": "rgba(255,255,255,0.35)", "width": 1}},
+        hovertemplate=on_hover("loss", "%{text}"),
+    )
+    lift = 0.015 * (max(known) - min(known))
+    for kind, mark, at, _, _ in _places(plane, marks):
+        z = [_height(plane, grid, place) for place in at]
+        style = dict(_style(kind, mark), mode=_style(kind, mark)["mode"].replace("+text", ""))
+        style["marker"] = {**style["marker"], "size": 0.5 * style["marker"]["size"]}
+        style["line"] = {"color": mark.colour, "width": 6, "dash": style["line"]["dash"]}
+        figure.add_trace(
+            {
+                "type": "scatter3d",
+                "x": [place[0] for place in at],
+                "y": [place[1] for place in at],
+                "z": [None if h is None else h + lift for h in z],
+                **style,
+                "hoverinfo": "name",
+            }
+        )
+    axis = {"color": "#808080", "gridcolor": "rgba(128,128,128,0.3)", "showbackground": False}
+    wide, deep = plane.x[-1] - plane.x[0], plane.y[-1] - plane.y[0]  # type: ignore[operator]
+    heights = {
+        "tickvals": [math.log10(tick) for tick in ticks.get("tickvals", ())],
+        "ticktext": list(ticks.get("ticktext", ())),
+    }
+    figure.update_layout(
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        dragmode="turntable",
+        scene={
+            "xaxis": {**axis, "title": {"text": "distance"}},
+            "yaxis": {**axis, "title": {"text": ""}},
+            "zaxis": {**axis, "title": {"text": "loss"}, **heights},
+            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, deep / wide)), "z": 0.55},
+            "camera": {"eye": {"x": 0.75, "y": -1.35, "z": 0.85}, "center": {"z": -0.12}},
+        },
+        font={"family": FONT, "size": 12, "color": "#808080"},
+    )
+    return figure
+
+
+def logarithms(grid: Grid) -> Grid:
+    """log10 of what is finite; what is not above 0 counts as the least that is."""
+    least = min((v for row in grid for v in row if v is not None and v > 0), default=1.0)
+    return tuple(
+        tuple(None if v is None else math.log10(max(v, least)) for v in row) for row in grid
+    )
+
+
+def _map(
+    plane: Plane,
+    marks: Mapping[str, Mark],
+    values: Grid,
+    grid: Grid,
+    bar: dict[str, Any],
+    what: str,
+) -> Figure:
+    figure = blank("distance", None, height=480)
+    known = [v for row in grid for v in row if v is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    figure.add_contour(
+        x=plane.x,
+        y=plane.y,
+        z=grid,
+        text=_texts(values),
+        colorscale=SCALE,
+        contours={"start": low, "end": high, "size": max((high - low) / 16, 1e-9)},
+        line={"width": 0.5, "color": "rgba(30,40,60,0.35)"},
+        colorbar={"thickness": 14, "outlinewidth": 0, "title": {"text": what}, **bar},
+        hovertemplate=on_hover(what, "%{text}"),
+    )
+    for kind, mark, at, label, texts in _places(plane, marks):
+        figure.add_trace(
+            scatter(
+                x=[place[0] for place in at],
+                y=[place[1] for place in at],
+                text=[plain(label)] if kind == "corner" else texts,
+                customdata=texts,
+                textposition="top center",
+                textfont={"color": INK, "size": 13},
+                hovertemplate=on_hover(mark.label, "%{customdata}"),
+                **_style(kind, mark),
+            )
+        )
+    for axis, span in (("x", plane.x), ("y", plane.y)):
+        figure.update_layout(
+            {f"{axis}axis": {"range": [span[0], span[-1]], "constrain": "domain"}}
+        )
+    figure.update_yaxes(scaleanchor="x")
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def _style(kind: str, mark: Mark) -> dict[str, Any]:
+    """Of lines and points, by what they stand for."""
+    mode = {"corner": "markers+text", "near": "markers", "curve": "lines", "line": "lines"}
+    size = {"corner": 12, "near": 10}.get(kind, 5)
+    open_ = "-open" if kind == "near" and mark.symbol not in ("cross", "x") else ""
+    return {
+        "line": {
+            "color": mark.colour,
+            "width": 3 if kind == "curve" else 2,
+            "dash": {"line": "dot", "track": "solid"}.get(kind, mark.dash),
+        },
+        "marker": {
+            "color": mark.colour,
+            "symbol": f"{mark.symbol}{open_}",
+            "size": size,
+            "line": {"width": 2 if open_ else 1, "color": mark.colour if open_ else "#ffffff"},
+        },
+        **of_arm(mark, mode=mode.get(kind, "lines+markers")),
+    }
+
+
+def _places(plane: Plane, marks: Mapping[str, Mark]) -> Iterator[Place]:
+    """What lies on the plane or over it, the corners last and so on top."""
+    for name, track in plane.trajectories.items():
+        if name in marks and track.at:
+            epochs = track.epoch or [None] * len(track.at)
+            texts = [
+                f"epoch {e:g}, {_off(place)}" if e is not None else _off(place)
+                for e, place in zip(epochs, track.at, strict=False)
+            ]
+            yield "track", marks[name], track.at, "", texts
+    if plane.line:
+        yield "line", PATHS, plane.line, "", ["straight line"] * len(plane.line)
+    if plane.curve:
+        at = plane.curve.at
+        yield "curve", PATHS, at, "", [f"curve, {_off(place)}" for place in at]
+    if plane.directional:
+        found = plane.directional
+        texts = [
+            f"{s:.1%} zeros, {_off(place)}" if s is not None else _off(place)
+            for s, place in zip(found.sparsity, found.at, strict=False)
+        ]
+        yield "pruned", PRUNED, found.at, "", texts
+    corners = _corners(plane, marks)
+    for name, place in plane.networks.items():
+        if name in marks and name not in corners:
+            yield "near", marks[name], [place], "", [_off(place)]
+    for label, (mark, place) in corners.items():
+        yield "corner", mark, [place], mark.label if label in marks else label, [_off(place)]
+
+
+def _corners(plane: Plane, marks: Mapping[str, Mark]) -> dict[str, tuple[Mark, Numbers]]:
+    """The points that span the plane."""
+    names = [*list(marks)[:2], plane.third or "third"][: len(plane.known)]
+    return {
+        name: (marks.get(name, PATHS), place)
+        for name, place in zip(names, plane.known, strict=False)
+    }
+
+
+def _off(place: Numbers) -> str:
+    off = place[2] if len(place) > 2 else None
+    return f"{off:.3g} off the plane" if off else "on the plane"
+
+
+def _texts(values: Grid) -> list[list[str]]:
+    return [["not finite" if v is None else f"{v:.4g}" for v in row] for row in values]
+
+
+def _height(plane: Plane, grid: Grid, place: Numbers) -> Number:
+    """Between the four grid points around a place; None outside of the grid or in a gap."""
+    x, y = place[0], place[1]
+    if x is None or y is None:
+        return None
+    column, row = _cell(plane.x, x), _cell(plane.y, y)
+    if column is None or row is None:
+        return None
+    (i, s), (j, t) = column, row
+    corners = [grid[j][i], grid[j][i + 1], grid[j + 1][i], grid[j + 1][i + 1]]
+    if any(corner is None for corner in corners):
+        return None
+    a, b, c, d = (corner or 0.0 for corner in corners)
+    return (1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * c + s * d)
+
+
+def _cell(axis: Numbers, x: float) -> tuple[int, float] | None:
+    """The interval that holds x, and how far into it x is."""
+    points = [p for p in axis if p is not None]
+    if not points[0] <= x <= points[-1]:
+        return None
+    i = min(bisect_right(points, x), len(points) - 1) - 1
+    return i, (x - points[i]) / (points[i + 1] - points[i])

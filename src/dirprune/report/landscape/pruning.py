@@ -1,0 +1,86 @@
+"""Directional pruning of the dense network itself: its scores, and what one shot costs."""
+
+from collections.abc import Mapping, Sequence
+
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+
+from dirprune.report.drawing import blank, curve, decades, finite, of_arm, on_hover, scatter
+from dirprune.report.landscape.looks import CONTROLS, DASHES, OBD, PRUNED, Mark
+from dirprune.report.landscape.read import Pruned, Sample
+
+
+def scores(sample: Sample) -> Figure:
+    """The score of a coordinate against its magnitude.
+
+    Args:
+        sample: Some coordinates.
+
+    Returns:
+        The figure; above the line s = 0 a weight shrinks as lambda grows, below it grows.
+    """
+    figure = blank("|w|", "score s", height=420)
+    figure.add_trace(
+        scatter(
+            x=[w or None for w in sample.w],
+            y=list(sample.s),
+            marker={"color": PRUNED.colour, "size": 4, "opacity": 0.35},
+            hovertemplate=on_hover("coordinate", "|w| = %{x:.3g}, s = %{y:.3g}"),
+            **of_arm(PRUNED, mode="markers"),
+        )
+    )
+    level = {"color": "#767676", "width": 1.5, "dash": "dot"}
+    figure.add_hline(0, line=level)
+    figure.add_hline(1, line=level, annotation={"text": "1: magnitude alone", "xanchor": "right"})
+    return figure.update_xaxes(**decades(sample.w))
+
+
+def one_shot(table: Sequence[Pruned], marks: Mapping[str, Mark]) -> Figure:
+    """Test error against sparsity, nothing trained after pruning.
+
+    Args:
+        table: All that was pruned.
+        marks: By network; methods that are controls too are drawn as they are.
+
+    Returns:
+        The figure: solid lines with BatchNorm's statistics as stored, thin and dotted ones with
+        those of the pruned network.
+    """
+    figure = blank("zeros, %", "test error, %", height=420)
+    ranks = sorted({row.k or 0 for row in table if row.method == "directional"})
+    for method, k in dict.fromkeys((row.method, row.k) for row in table):
+        mark = look(method, marks)
+        rows = [row for row in table if (row.method, row.k) == (method, k)]
+        own = {finite(row.sparsity, 100): finite(_error(row), 100) for row in rows}
+        new = {finite(row.sparsity, 100): finite(_refreshed(row), 100) for row in rows}
+        name = f"{mark.label}{f', k = {k}' if k is not None else ''}"
+        dash = DASHES[ranks.index(k or 0) % len(DASHES)] if method == "directional" else mark.dash
+        for points, width, pattern, which in ((own, 2.5, dash, ""), (new, 1.5, "dot", ", new BN")):
+            if any(y is not None for y in points.values()):
+                figure.add_trace(
+                    curve(
+                        mark,
+                        points,
+                        line={"color": mark.colour, "width": width, "dash": pattern},
+                        hovertemplate=on_hover(f"{name}{which}", "%{x:.4g} %: %{y:.4g} %"),
+                    )
+                )
+    return figure
+
+
+def look(method: str, marks: Mapping[str, Mark]) -> Mark:
+    """How a method of pruning is drawn."""
+    if method in marks:
+        return marks[method]
+    if method in CONTROLS:
+        label, colour, symbol = CONTROLS[method]
+        return Mark(method, label, colour, "dash", symbol)
+    return PRUNED if method == "directional" else OBD
+
+
+def _error(row: Pruned) -> float | None:
+    return row.test.error if row.test else None
+
+
+def _refreshed(row: Pruned) -> float | None:
+    found = (row.refreshed or {}).get("test")
+    return found.error if found else None

@@ -1,0 +1,293 @@
+"""``landscape.json`` as frozen dataclasses; what is not measured yet is None or missing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dirprune.report.decode import build
+from dirprune.report.read import Number
+
+Numbers = tuple[Number, ...]
+Grid = tuple[Numbers, ...]
+SECTIONS = ("hessian", "directional", "curve", "plane", "along", "training")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss, and error in [0, 1], over one data set."""
+
+    loss: Number = None
+    error: Number = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A point of weight space, given or made as a control."""
+
+    name: str
+    role: str
+    path: str | None = None
+    method: str | None = None
+    seed: int | None = None
+    batch_seed: int | None = None
+    zeros: Number = None
+    norm: Number = None
+    distance: Number = None
+    stored: Mapping[str, Measured] | None = None
+    measured: Mapping[str, Measured] | None = None
+
+
+@dataclass(frozen=True)
+class Density:
+    """Quadratures of the spectrum, one a probe."""
+
+    nodes: Grid
+    weights: Grid
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The spectrum as one direction sees it; ``below`` holds bounds of its energy up to ``t``."""
+
+    ratios: Numbers | None = None
+    rayleigh: Number = None
+    t: Numbers | None = None
+    below: tuple[Numbers, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Section "hessian"."""
+
+    samples: int | None = None
+    eigenvalues: Numbers | None = None
+    residuals: Numbers | None = None
+    products: int | None = None
+    trace: Numbers | None = None
+    density: Density | None = None
+    chance: Numbers | None = None
+    of: Mapping[str, Seen] = field(default_factory=dict)
+    weights_ratios: Mapping[str, Numbers] = field(default_factory=dict)
+    top_of: Mapping[str, Numbers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Section "training": projection ratios at checkpoints."""
+
+    k: int
+    epochs: Numbers
+    chance: Number
+    ratios: Mapping[str, Numbers]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of all coordinates: the share with s <= 0, and quantiles."""
+
+    negative: Number = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Magnitudes of some weights, and their scores."""
+
+    w: Numbers
+    s: Numbers
+
+
+@dataclass(frozen=True)
+class Sharp:
+    """Scores with all known sharp directions protected."""
+
+    scores: Scores | None = None
+    sample: Sample | None = None
+    largest_sparsity: Number = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """One network pruned without training."""
+
+    method: str
+    k: int | None = None
+    sparsity: Number = None
+    lam: Number = None
+    overlap: Number = None
+    clipped: Number = None
+    off_flat: Number = None
+    train: Measured | None = None
+    test: Measured | None = None
+    refreshed: Mapping[str, Measured] | None = None
+
+
+@dataclass(frozen=True)
+class Directional:
+    """Section "directional"."""
+
+    sharp: Sharp | None = None
+    table: tuple[Pruned, ...] = ()
+
+
+@dataclass(frozen=True)
+class Largest:
+    """Where a profile is highest."""
+
+    t: Number
+    value: Number
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Values along a path."""
+
+    values: Numbers
+    largest: Largest
+    mean: Number
+    barrier: Number
+    rise: Number
+
+
+@dataclass(frozen=True)
+class Along:
+    """What was measured on the way from a network (t = 0) to the dense one (t = 1)."""
+
+    t: Numbers
+    length: Number
+    distance: Number
+    loss: Mapping[str, Profile]
+    error: Mapping[str, Profile]
+    zeros: Numbers
+    off_face: Numbers | None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The straight line, and the fitted curve."""
+
+    line: Along | None = None
+    bezier: Along | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Checkpoints of a run, as x, y and the distance from the plane."""
+
+    at: tuple[Numbers, ...]
+    epoch: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The fitted curve on the plane."""
+
+    at: tuple[Numbers, ...]
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """The dense network pruned directionally, for growing lambda."""
+
+    lam: Numbers
+    sparsity: Numbers
+    at: tuple[Numbers, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Loss and error at every x, for every y."""
+
+    x: Numbers
+    y: Numbers
+    loss: Mapping[str, Grid]
+    error: Mapping[str, Grid]
+    third: str | None = None
+    known: tuple[Numbers, ...] = ()
+    measured: tuple[Mapping[str, Measured], ...] = ()
+    policy: str | None = None
+    networks: Mapping[str, Numbers] = field(default_factory=dict)
+    curve: Curve | None = None
+    line: tuple[Numbers, ...] | None = None
+    trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
+    directional: Solutions | None = None
+
+    def __post_init__(self) -> None:
+        """A row for every y, a value in it for every x."""
+        for name, grid in {**self.loss, **self.error}.items():
+            if len(grid) != len(self.y) or any(len(row) != len(self.x) for row in grid):
+                raise ValueError(
+                    f"the plane's {name!r} needs {len(self.y)} rows of {len(self.x)} values:"
+                    " the file is damaged"
+                )
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """All figures of one folder."""
+
+    status: str
+    networks: tuple[Network, ...] = ()
+    dimension: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, Number] = field(default_factory=dict)
+    hessian: Spectrum | None = None
+    training: Training | None = None
+    directional: Directional | None = None
+    curve: Mapping[str, Ways] = field(default_factory=dict)
+    plane: Plane | None = None
+    along: Plane | None = None
+    rest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dense(self) -> Network:
+        """The reference, D."""
+        return self.networks[0]
+
+    @property
+    def sparse(self) -> Network:
+        """The network that all controls are held against, G."""
+        return self.networks[1]
+
+    @property
+    def others(self) -> tuple[Network, ...]:
+        """What G is compared with: other runs and the controls."""
+        return self.networks[2:]
+
+
+def read_landscape(folder: Path) -> Landscape:
+    """Read a landscape, finished or not.
+
+    Args:
+        folder: Holds ``landscape.json``.
+
+    Returns:
+        With None, or an empty mapping, for every section that is not there yet.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is not what ``dirprune landscape`` writes.
+    """
+    path = folder / "landscape.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no landscape.json: give a folder that dirprune landscape wrote"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None
+    if not isinstance(record, dict) or record.get("format") != "dirprune-landscape":
+        raise ValueError(f"{path} is not a landscape of dirprune: give another folder")
+    if record.get("version") != 1:
+        raise ValueError(
+            f"{path} has version {record.get('version')!r}, this dirprune reads 1: measure it anew"
+        )
+    known = {*Landscape.__dataclass_fields__, "format", "version"}
+    rest = {key: value for key, value in record.items() if key not in known}
+    landscape = build(Landscape, {**record, "rest": rest}, str(path))
+    if len(landscape.networks) == 1:
+        raise ValueError(f"{path} has a single network: a landscape needs two")
+    return landscape

@@ -1,0 +1,241 @@
+"""Where the Hessian's spectrum has its mass, and where in it the directions have their energy."""
+
+import math
+from collections.abc import Mapping
+
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+
+from dirprune.report.drawing import blank, curve, decades, finite, of_arm, on_hover, plain, scatter
+from dirprune.report.landscape.looks import CHANCE, PAPER, Mark
+from dirprune.report.landscape.paths import two_rows
+from dirprune.report.landscape.published import Setting
+from dirprune.report.landscape.read import Density, Seen, Spectrum, Training
+from dirprune.report.read import Number
+
+FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
+BELL = 0.12  # width of a node, in units of that axis
+
+
+def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
+    r"""The density of eigenvalues on an axis that is linear around 0 and logarithmic beyond.
+
+    .. math:: u = \operatorname{asinh}(t / s), \qquad
+        \phi(u) = \frac1K \sum_{kj} \omega_{kj}\, \mathcal N(u; u(\theta_{kj}), \sigma^2)
+
+    Args:
+        found: With a density, eigenvalues, or both.
+        marks: By network.
+
+    Returns:
+        The figure: density above, the largest eigenvalues at each network below.
+    """
+    figure = two_rows(
+        "eigenvalues per unit of the axis",
+        "",
+        "eigenvalue (linear around 0, logarithmic beyond)",
+        height=500,
+        row_heights=[0.76, 0.24],
+    )
+    nodes = [t for row in found.density.nodes for t in row if t] if found.density else []
+    tops = {name: values for name, values in found.top_of.items() if name in marks}
+    if found.eigenvalues:
+        tops = {next(iter(marks)): found.eigenvalues, **tops}
+    seen = [*nodes, *(t for values in tops.values() for t in values if t)]
+    s = FINE * max(map(abs, seen), default=1.0)
+    if found.density:
+        grid = [math.asinh(min(nodes) / s) - 0.5, math.asinh(max(nodes) / s) + 0.5]
+        us = [grid[0] + (grid[1] - grid[0]) * i / 400 for i in range(401)]
+        mark = next(iter(marks.values()))
+        figure.add_trace(
+            scatter(
+                x=us,
+                y=[v if v > 1e-9 else None for v in _bells(found.density, us, s)],
+                customdata=[s * math.sinh(u) for u in us],
+                line={"color": mark.colour, "width": 2},
+                hovertemplate=on_hover("density", "at %{customdata:.3g}: %{y:.3g}"),
+                **of_arm(mark, mode="lines"),
+            ),
+            row=1,
+            col=1,
+        )
+    for name, values in tops.items():
+        mark = marks[name]
+        figure.add_trace(
+            scatter(
+                x=[None if t is None else math.asinh(t / s) for t in values],
+                y=[plain(mark.label)] * len(values),
+                customdata=list(values),
+                marker={
+                    "symbol": "line-ns",
+                    "size": 16,
+                    "line": {"width": 2, "color": mark.colour},
+                },
+                hovertemplate=on_hover(mark.label, "λ = %{customdata:.4g}"),
+                **of_arm(mark, mode="markers"),
+            ),
+            row=2,
+            col=1,
+        )
+    figure.update_yaxes(type="log", dtick=1, exponentformat="power", row=1, col=1)
+    figure.update_yaxes(autorange="reversed", row=2, col=1)
+    figure.update_xaxes(**_ticks(seen, s))
+    return figure
+
+
+def energy(of: Mapping[str, Seen], marks: Mapping[str, Mark]) -> Figure:
+    """The share of a direction's energy in eigenvalues above t: a band from bound to bound.
+
+    Args:
+        of: What each direction sees, by network.
+        marks: By network.
+
+    Returns:
+        The figure, on logarithmic scales; a lower bound of 0 is drawn at the bottom.
+    """
+    figure = blank("eigenvalue t", "energy above t, share", height=460)
+    bands = {name: above(seen) for name, seen in of.items() if name in marks}
+    positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
+    floor = max(min(positive, default=1e-9) / 2, 1e-10)
+    for name, band in bands.items():
+        mark = marks[name]
+        t = [place for place, _, _ in band]
+        low, high = ([max(row[i], floor) for row in band] for i in (1, 2))
+        texts = [f"{lower:.3g} to {upper:.3g} above {place:.3g}" for place, lower, upper in band]
+        for values, fill in ((low, None), (high, "tonexty")):
+            figure.add_trace(
+                scatter(
+                    x=t,
+                    y=values,
+                    fill=fill,
+                    fillcolor=_faint(mark.colour),
+                    line={"color": mark.colour, "width": 1.5, "dash": mark.dash},
+                    text=texts,
+                    hovertemplate=on_hover(mark.label, "%{text}"),
+                    **of_arm(mark, mode="lines"),
+                )
+            )
+    drawn = [v for trace in figure.data for v in trace.y]
+    figure.update_xaxes(**decades(x for trace in figure.data for x in trace.x))
+    figure.update_yaxes(**decades(drawn), autorange=True)
+    return figure
+
+
+def above(seen: Seen) -> list[tuple[float, float, float]]:
+    """Bounds of the share above each positive threshold: (t, lower, upper)."""
+    return [
+        (t, 1 - pair[1], 1 - pair[0])
+        for t, pair in zip(seen.t or (), seen.below or (), strict=False)
+        if t is not None and t > 0 and pair[0] is not None and pair[1] is not None
+    ]
+
+
+def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
+    """How much of each direction lies in the k sharpest ones, beside chance.
+
+    Args:
+        found: With ratios.
+        marks: By network.
+
+    Returns:
+        The figure, on logarithmic scales; dotted and thin, the weights of D and G themselves.
+    """
+    figure = blank("k sharpest directions", "|P w| / |w|", height=420)
+    for name, values in list(found.weights_ratios.items()):
+        if name in list(marks)[:2]:
+            mark = marks[name]
+            figure.add_trace(
+                curve(
+                    mark,
+                    {i + 1: finite(v) for i, v in enumerate(values)},
+                    line={"color": mark.colour, "width": 1.5, "dash": "dot"},
+                    hovertemplate=on_hover(f"weights of {mark.label}", "k = %{x}: %{y:.3g}"),
+                )
+            )
+    if found.chance:
+        figure.add_trace(
+            curve(
+                CHANCE,
+                {i + 1: v for i, v in enumerate(found.chance)},
+                hovertemplate=on_hover("chance", "k = %{x}: %{y:.3g}"),
+            )
+        )
+    for name, seen in found.of.items():
+        if seen.ratios and name in marks:
+            mark = marks[name]
+            figure.add_trace(
+                curve(
+                    mark,
+                    {i + 1: finite(v) for i, v in enumerate(seen.ratios)},
+                    hovertemplate=on_hover(mark.label, "k = %{x}: %{y:.3g}"),
+                )
+            )
+    _both(figure)
+    return figure
+
+
+def over_training(found: Training, marks: Mapping[str, Mark], paper: Setting | None) -> Figure:
+    """The ratios at checkpoints, beside chance and the paper's where it had this network.
+
+    Args:
+        found: The ratios.
+        marks: By network.
+        paper: The published ones, undone of the figure's division by the square root of ten.
+
+    Returns:
+        The figure.
+    """
+    figure = blank("epoch", f"|P w| / |w|, k = {found.k}", height=420)
+    for series in paper.ratios if paper else ():
+        points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))
+        hover = on_hover(f"paper, μ = {series.mu:g}", "epoch %{x}: %{y:.3g}")
+        figure.add_trace(curve(PAPER, points, hovertemplate=hover))
+    if found.chance is not None and found.epochs:
+        level = dict.fromkeys((found.epochs[0], found.epochs[-1]), found.chance)
+        figure.add_trace(curve(CHANCE, level, hovertemplate=on_hover("chance", "%{y:.3g}")))
+    for name, values in found.ratios.items():
+        if name in marks:
+            points = dict(zip(found.epochs, map(finite, values), strict=False))  # type: ignore[arg-type]
+            hover = on_hover(marks[name].label, "epoch %{x:.4g}: %{y:.3g}")
+            figure.add_trace(curve(marks[name], points, hovertemplate=hover))
+    figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
+    return figure
+
+
+def _both(figure: Figure) -> None:
+    figure.update_xaxes(**decades(x for trace in figure.data for x in trace.x))
+    figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
+
+
+def _bells(density: Density, us: list[float], s: float) -> list[float]:
+    total = [0.0] * len(us)
+    height = 1 / (BELL * math.sqrt(2 * math.pi) * len(density.nodes))
+    step = us[1] - us[0]
+    for nodes, weights in zip(density.nodes, density.weights, strict=True):
+        for node, weight in zip(nodes, weights, strict=True):
+            if not weight or node is None:
+                continue
+            centre = math.asinh(node / s)
+            first = max(0, int((centre - 6 * BELL - us[0]) / step))
+            last = min(len(us), int((centre + 6 * BELL - us[0]) / step) + 2)
+            for i in range(first, last):
+                total[i] += weight * height * math.exp(-0.5 * ((us[i] - centre) / BELL) ** 2)
+    return total
+
+
+def _ticks(seen: list[float], s: float) -> dict[str, object]:
+    """Powers of ten from the linear part's end on, either side of 0."""
+    first = math.ceil(math.log10(s) + 0.5)
+    ticks = [0.0]
+    for sign, largest in ((-1, -min(seen, default=0.0)), (1, max(seen, default=0.0))):
+        if largest > 0:
+            powers = range(first, math.floor(math.log10(largest)) + 1)
+            ticks += [sign * 10.0**power for power in powers]
+    return {
+        "tickvals": [math.asinh(t / s) for t in ticks],
+        "ticktext": [f"{t:g}".replace("-", "−") for t in ticks],
+    }
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
