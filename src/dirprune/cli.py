@@ -162,10 +162,10 @@ def landscape(
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-    """Draw the report of one run, of several, or of a comparison.
+    """Draw the report of runs, of a comparison, or of a landscape.
 
     Args:
-        runs: Run folders, or one folder of a comparison.
+        runs: Run folders, or one folder of a comparison or a landscape.
         out: The page; report.html in the first folder by default.
     """
     from dirprune.report.page import write_report

@@ -5,15 +5,13 @@ import math
 import re
 import shutil
 import statistics
-import subprocess
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import CHROMIUM, Page, browse
 from synthetic_runs import TOTAL, write_comparison, write_json, write_run
 
 from dirprune.report import figures
@@ -23,53 +21,6 @@ from dirprune.report.page import write_report
 from dirprune.report.published import published
 from dirprune.report.read import read_results, read_run
 from dirprune.report.words import headline
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-@dataclass
-class Page(HTMLParser):
-    """Tables as rows of cell texts, and all text outside of scripts and styles."""
-
-    source: str
-    tables: list[list[list[str]]] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    text: str = ""
-    inside: str = ""
-    is_cell: bool = False
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.feed(re.sub(r"<script>/\*.*?</script>", "", self.source, count=1, flags=re.DOTALL))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.inside = tag if tag in ("script", "style") else self.inside
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.is_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = "" if tag == self.inside else self.inside
-        self.is_cell = self.is_cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            return
-        self.text += data
-        if self.is_cell:
-            self.tables[-1][-1][-1] += data
-
-    def results(self) -> dict[str, dict[str, str]]:
-        """The first table: setting -> column -> cell."""
-        head, *body = [[" ".join(cell.split()) for cell in row] for row in self.tables[0]]
-        return {row[0]: dict(zip(head, row, strict=True)) for row in body}
 
 
 def report(folders: list[Path], out: Path) -> Page:
@@ -120,6 +71,20 @@ def test_table_of_a_comparison_holds_means_and_deviations_over_seeds(tmp_path: P
     assert f"{above:.1f} points above SGD" in page.text
     assert "sgd/seed2" in page.text  # every run by itself
     assert "Learning-rate grid" in page.text
+
+
+def test_exported_file_has_columns_where_there_is_one(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    assert "exported file, kB" not in report(runs, tmp_path / "report.html").results()["gRDA"]
+    for run, size in zip(runs, (2000, 4000), strict=True):
+        latency = {"dense": 8.0, "sparse": size / 1000}
+        found = {"file_bytes": size, "dense_bytes": 40_000, "latency_ms": latency}
+        write_json(run / "summary.json", {**load(run / "summary.json"), "deploy": found})
+    sgd = write_run(tmp_path / "sgd", "sgd")
+    rows = report([*runs, sgd], tmp_path / "report.html").results()
+    assert rows["gRDA"]["exported file, kB"] == "3.0 (15.0×)"
+    assert rows["gRDA"]["latency, ms"] == "dense 8, sparse 3"
+    assert rows["SGD"]["exported file, kB"] == "–"
 
 
 def test_recipe_of_the_paper_is_set_beside_its_published_figures(tmp_path: Path) -> None:
@@ -369,24 +334,10 @@ def test_browser_draws_every_figure_without_complaint(tmp_path: Path, case: str)
     else:
         folders = [write_run(tmp_path / "run", status="diverged")]
     page = report(folders, tmp_path / "report.html")
-    dom, complaints = _browse(tmp_path / "report.html", tmp_path / "profile")
+    dom, complaints = browse(tmp_path / "report.html", tmp_path / "profile")
     drawn = re.findall(r'id="(figure-\w+)" class="[^"]*js-plotly-plot', dom)
     assert len(drawn) == page.tags.count("figure") > 0
     for part in dom.split('<div id="figure-')[1:]:
         assert 'class="main-svg"' in part
         assert re.search(r'class="(?:js-line|point)', part), "axes without data"
     assert complaints == []
-
-
-def _browse(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The document after its scripts have run, and what the console said."""
-    flags = "--headless=new --no-sandbox --disable-gpu --enable-logging=stderr --v=0"
-    command = [str(CHROMIUM), *flags.split(), "--virtual-time-budget=10000", "--dump-dom"]
-    ended = subprocess.run(
-        [*command, f"--user-data-dir={profile}", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return ended.stdout, [line for line in ended.stderr.splitlines() if "CONSOLE" in line]

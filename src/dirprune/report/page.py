@@ -11,7 +11,7 @@ from dirprune.report.captions import panels
 from dirprune.report.frame import LINE, Key, page, pairs, stroke, write_page
 from dirprune.report.landscape.page import write_landscape_report
 from dirprune.report.read import Layer, Results, Run, read_results
-from dirprune.report.words import COLUMNS, headline, rows, rows_of_runs
+from dirprune.report.words import columns, headline, rows, rows_of_runs
 
 OUTLINES = {
     "circle-open": "M15 1a4 4 0 1 0 .01 0z",
@@ -75,7 +75,7 @@ def render(results: Results) -> str:
         shown,
         title=_title(groups),
         headline=headline(groups),
-        columns=COLUMNS,
+        columns=columns(groups),
         rows=rows(groups),
         run_rows=rows_of_runs(groups) if len(results.runs) > len(groups) else [],
         has_points=any(row.points for row in rows(groups)),

@@ -91,6 +91,15 @@ class Histograms:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """The exported network: its size beside the dense file's, and milliseconds per inference."""
+
+    file_bytes: Number
+    dense_bytes: Number
+    latency_ms: Mapping[str, Number]
+
+
+@dataclass(frozen=True)
 class Summary:
     """``summary.json``: the final figures of a run."""
 
@@ -116,6 +125,7 @@ class Summary:
     layers: tuple[Layer, ...] | None
     threshold_path: ThresholdPath | None
     histograms: Histograms | None
+    deploy: Deployed | None = None
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ COLUMNS = (
     "peak memory, MiB",
     "compressed, kB",
 )
+DEPLOYED = ("exported file, kB", "latency, ms")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results table; ``cells`` stand below ``COLUMNS``."""
+    """One line of the results table; ``cells`` stand below ``columns``."""
 
     label: str
     colour: str
@@ -43,15 +44,22 @@ def headline(arms: Sequence[Arm]) -> list[str]:
     return [_sentence(arm, arms) for arm in subjects[:4]]
 
 
+def columns(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """What the cells of the rows are, the exported file among it where there is one."""
+    return COLUMNS + (DEPLOYED if _deployed(arms) else ())
+
+
 def rows(arms: Sequence[Arm]) -> list[Row]:
     """The results table, a row an arm: means and standard deviations of its counted runs."""
-    return [_row(arm, arms) for arm in arms]
+    exported = _deployed(arms)
+    return [_row(arm, arms, exported) for arm in arms]
 
 
 def rows_of_runs(arms: Sequence[Arm]) -> list[Row]:
     """The same table with a row for every single run."""
+    exported = _deployed(arms)
     singles = [replace(arm, label=run.name, runs=(run,)) for arm in arms for run in arm.runs]
-    return [replace(_row(single, ()), label=single.label) for single in singles]
+    return [replace(_row(single, (), exported), label=single.label) for single in singles]
 
 
 def baseline(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
@@ -132,7 +140,7 @@ def _promised(arm: Arm) -> str:
     return f" The paper reports {percent(accuracy)} at {percent(zeros)} zeros for this recipe."
 
 
-def _row(arm: Arm, arms: Sequence[Arm]) -> Row:
+def _row(arm: Arm, arms: Sequence[Arm], exported: bool) -> Row:
     twin = baseline(arm, arms) if arm.is_finished else None
     ours = arm.final("test_accuracy").mean
     theirs = twin.final("test_accuracy").mean if twin else None
@@ -153,8 +161,28 @@ def _row(arm: Arm, arms: Sequence[Arm]) -> Row:
             _cell(arm, "seconds_per_epoch", significant),
             _cell(arm, "peak_memory_mib", lambda x: fixed(x, 0)),
             _cell(arm, "weights_zstd_bytes", lambda x: fixed(x / 1000, 1)) + _ratio(arm),
+            *(_export(arm) if exported else ()),
         ),
     )
+
+
+def _deployed(arms: Sequence[Arm]) -> bool:
+    return any(run.summary and run.summary.deploy for arm in arms for run in arm.runs)
+
+
+def _export(arm: Arm) -> tuple[str, str]:
+    """Size with its ratio to the dense file, and the mean latency of every way to run it."""
+    found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
+    size = statistic(one.file_bytes for one in found).mean
+    if size is None:
+        return "–", "–"
+    pairs = [(one.dense_bytes, one.file_bytes) for one in found]
+    times = statistic(dense / small for dense, small in pairs if dense and small).mean
+    ways = dict.fromkeys(way for one in found for way in one.latency_ms)
+    means = {way: statistic(one.latency_ms.get(way) for one in found).mean for way in ways}
+    told = [f"{way} {significant(mean)}" for way, mean in means.items() if mean is not None]
+    ratio = f" ({times:.1f}×)" if times else ""
+    return f"{fixed(size / 1000, 1)}{ratio}", ", ".join(told) or "–"
 
 
 def _unless_finished(arm: Arm) -> str:

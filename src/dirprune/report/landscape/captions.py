@@ -79,7 +79,7 @@ def _ways(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
     made = []
     if any(way.line for way in ways.values()):
         told = standing(found, marks, line_barrier)
-        caption = "Straight lines to D. Solid: training data; dotted: test data." + (
+        caption = "Straight lines to D. Thick: training data; thin and dotted: test data." + (
             f" Barrier of the training loss: {told}." if told else ""
         )
         figure = paths.profiles(ways, marks, lambda way: way.line)
@@ -87,8 +87,8 @@ def _ways(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
     if any(way.bezier for way in ways.values()):
         told = standing(found, marks, curve_barrier)
         caption = (
-            "Bézier curves to D, fitted for low training loss. Solid: training data; dotted: test"
-            f" data.{f' Barrier of the training loss: {told}.' if told else ''}"
+            "Bézier curves to D, fitted for low training loss. Thick: training data; thin and"
+            f" dotted: test data.{f' Barrier of the training loss: {told}.' if told else ''}"
             f"{_height(found)} As Figures 1 and 5 of the paper."
         )
         figure = paths.profiles(ways, marks, lambda way: way.bezier)
@@ -101,7 +101,8 @@ def _ways(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
     if sparse:
         caption = (
             "Exact zeros on the way, and the norm of those weights that are zero at the sparser"
-            f" end, over the norm of all. Solid: curves; dotted: straight lines.{_leaving(found)}"
+            f" end, over the norm of all. Thick: curves; thin and dotted: straight"
+            f" lines.{_leaving(found)}"
         )
         figure = paths.zeros(sparse, marks)
         made.append(Panel("zeros", "Zeros on the way", caption, figure))
@@ -202,7 +203,7 @@ def _span(plane: Plane, data: str) -> str:
 
 def _plane_caption(plane: Plane, marks: Mapping[str, Mark]) -> str:
     off = [(place[2], name) for name, place in plane.networks.items() if len(place) > 2]
-    far = [(d, name) for d, name in off if d and name in marks]
+    far = [(d, name) for d, name in off if d and d > planes.ON and name in marks]
     text = f"{_corners(plane, marks, 'train')}Distances are in weight space."
     if far:
         nearest, furthest = min(far), max(far)

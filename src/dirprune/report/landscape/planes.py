@@ -14,6 +14,8 @@ from dirprune.report.read import Number
 
 SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
 INK = "#1c1e21"  # on that scale, in the dark as in the light
+HALO = ", ".join(["0 0 3px #ffffff"] * 4)  # where the scale is dark itself
+ON = 1e-6  # distance from the plane that is rounding
 Place = tuple[str, Mark, Sequence[Numbers], str, list[str]]
 
 
@@ -30,14 +32,16 @@ def loss_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
     """
     grid = logarithms(plane.loss[data])
     ticks = decades([10**v for row in grid for v in row if v is not None])
-    bar = {"tickvals": list(map(math.log10, ticks["tickvals"])), "ticktext": ticks["ticktext"]}
-    return _map(plane, marks, plane.loss[data], grid, bar if "tickvals" in ticks else {}, "loss")
+    places = [math.log10(tick) for tick in ticks.get("tickvals", ())]
+    bar = {"tickvals": places, "ticktext": ticks.get("ticktext", []), "title": {"text": "loss"}}
+    return _map(plane, marks, plane.loss[data], grid, bar)
 
 
 def error_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
     """The error in per cent as contours, otherwise as :func:`loss_map`."""
     grid = tuple(tuple(None if v is None else 100 * v for v in row) for row in plane.error[data])
-    return _map(plane, marks, grid, grid, {"ticksuffix": " %"}, "error")
+    bar = {"title": {"text": "error, %"}, "tickmode": "auto", "nticks": 6}
+    return _map(plane, marks, grid, grid, bar)
 
 
 def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
@@ -70,14 +74,16 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
     lift = 0.015 * (max(known) - min(known))
     for kind, mark, at, _, _ in _places(plane, marks):
         z = [_height(plane, grid, place) for place in at]
+        if kind == "near" and z == [None]:
+            continue
         style = dict(_style(kind, mark), mode=_style(kind, mark)["mode"].replace("+text", ""))
         style["marker"] = {**style["marker"], "size": 0.5 * style["marker"]["size"]}
         style["line"] = {"color": mark.colour, "width": 6, "dash": style["line"]["dash"]}
         figure.add_trace(
             {
                 "type": "scatter3d",
-                "x": [place[0] for place in at],
-                "y": [place[1] for place in at],
+                "x": [place[0] if h is not None else None for place, h in zip(at, z, strict=True)],
+                "y": [place[1] if h is not None else None for place, h in zip(at, z, strict=True)],
                 "z": [None if h is None else h + lift for h in z],
                 **style,
                 "hoverinfo": "name",
@@ -93,11 +99,11 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         dragmode="turntable",
         scene={
-            "xaxis": {**axis, "title": {"text": "distance"}},
-            "yaxis": {**axis, "title": {"text": ""}},
+            "xaxis": {**axis, "title": {"text": ""}, "range": [plane.x[0], plane.x[-1]]},
+            "yaxis": {**axis, "title": {"text": ""}, "range": [plane.y[0], plane.y[-1]]},
             "zaxis": {**axis, "title": {"text": "loss"}, **heights},
-            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, deep / wide)), "z": 0.55},
-            "camera": {"eye": {"x": 0.75, "y": -1.35, "z": 0.85}, "center": {"z": -0.12}},
+            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, deep / wide)), "z": 0.5},
+            "camera": {"eye": {"x": 0.62, "y": -1.25, "z": 0.85}, "center": {"z": -0.12}},
         },
         font={"family": FONT, "size": 12, "color": "#808080"},
     )
@@ -118,21 +124,29 @@ def _map(
     values: Grid,
     grid: Grid,
     bar: dict[str, Any],
-    what: str,
 ) -> Figure:
-    figure = blank("distance", None, height=480)
+    figure = blank(*_titles(plane), height=520)
     known = [v for row in grid for v in row if v is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
+    step = _round_step((high - low) / 20)
     figure.add_contour(
         x=plane.x,
         y=plane.y,
         z=grid,
         text=_texts(values),
         colorscale=SCALE,
-        contours={"start": low, "end": high, "size": max((high - low) / 16, 1e-9)},
+        contours={"start": step * math.floor(low / step), "end": high, "size": step},
         line={"width": 0.5, "color": "rgba(30,40,60,0.35)"},
-        colorbar={"thickness": 14, "outlinewidth": 0, "title": {"text": what}, **bar},
-        hovertemplate=on_hover(what, "%{text}"),
+        colorbar={
+            **bar,
+            "orientation": "h",
+            "thickness": 12,
+            "len": 0.8,
+            "outlinewidth": 0,
+            "y": -0.16,
+            "yanchor": "top",
+        },
+        hovertemplate=on_hover(bar["title"]["text"], "%{text}"),
     )
     for kind, mark, at, label, texts in _places(plane, marks):
         figure.add_trace(
@@ -142,7 +156,7 @@ def _map(
                 text=[plain(label)] if kind == "corner" else texts,
                 customdata=texts,
                 textposition="top center",
-                textfont={"color": INK, "size": 13},
+                textfont={"color": INK, "size": 13, "shadow": HALO},
                 hovertemplate=on_hover(mark.label, "%{customdata}"),
                 **_style(kind, mark),
             )
@@ -151,10 +165,24 @@ def _map(
         figure.update_layout(
             {f"{axis}axis": {"range": [span[0], span[-1]], "constrain": "domain"}}
         )
-    figure.update_yaxes(scaleanchor="x")
+    figure.update_yaxes(scaleanchor="x", constraintoward="bottom")
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
     return figure
+
+
+def _titles(plane: Plane) -> tuple[str, str | None]:
+    if plane.known:
+        return "distance", None
+    return "along the first direction", "along the second"
+
+
+def _round_step(step: float) -> float:
+    """The next of 1, 2.5 and 5 times a power of ten."""
+    if not step > 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(step))
+    return power * next(factor for factor in (1, 2.5, 5, 10) if factor * power >= step * 0.999)
 
 
 def _style(kind: str, mark: Mark) -> dict[str, Any]:
@@ -219,7 +247,7 @@ def _corners(plane: Plane, marks: Mapping[str, Mark]) -> dict[str, tuple[Mark, N
 
 def _off(place: Numbers) -> str:
     off = place[2] if len(place) > 2 else None
-    return f"{off:.3g} off the plane" if off else "on the plane"
+    return f"{off:.3g} off the plane" if off and off > ON else "on the plane"
 
 
 def _texts(values: Grid) -> list[list[str]]:

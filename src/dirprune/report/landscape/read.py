@@ -215,7 +215,7 @@ class Plane:
 
     def __post_init__(self) -> None:
         """A row for every y, a value in it for every x."""
-        for name, grid in {**self.loss, **self.error}.items():
+        for name, grid in [*self.loss.items(), *self.error.items()]:
             if len(grid) != len(self.y) or any(len(row) != len(self.x) for row in grid):
                 raise ValueError(
                     f"the plane's {name!r} needs {len(self.y)} rows of {len(self.x)} values:"

@@ -13,6 +13,7 @@ from dirprune.report.landscape.read import Density, Seen, Spectrum, Training
 from dirprune.report.read import Number
 
 FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
+LEAST = 1e-9  # share of energy below which nothing is drawn
 BELL = 0.12  # width of a node, in units of that axis
 
 
@@ -46,10 +47,11 @@ def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
         grid = [math.asinh(min(nodes) / s) - 0.5, math.asinh(max(nodes) / s) + 0.5]
         us = [grid[0] + (grid[1] - grid[0]) * i / 400 for i in range(401)]
         mark = next(iter(marks.values()))
+        heights = _bells(found.density, us, s)
         figure.add_trace(
             scatter(
                 x=us,
-                y=[v if v > 1e-9 else None for v in _bells(found.density, us, s)],
+                y=[v if v > 1e-6 * max(heights) else None for v in heights],
                 customdata=[s * math.sinh(u) for u in us],
                 line={"color": mark.colour, "width": 2},
                 hovertemplate=on_hover("density", "at %{customdata:.3g}: %{y:.3g}"),
@@ -95,9 +97,10 @@ def energy(of: Mapping[str, Seen], marks: Mapping[str, Mark]) -> Figure:
     figure = blank("eigenvalue t", "energy above t, share", height=460)
     bands = {name: above(seen) for name, seen in of.items() if name in marks}
     positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
-    floor = max(min(positive, default=1e-9) / 2, 1e-10)
+    floor = max(min(positive, default=LEAST) / 2, LEAST)
     for name, band in bands.items():
         mark = marks[name]
+        band = [row for row in band if row[2] > floor]
         t = [place for place, _, _ in band]
         low, high = ([max(row[i], floor) for row in band] for i in (1, 2))
         texts = [f"{lower:.3g} to {upper:.3g} above {place:.3g}" for place, lower, upper in band]
@@ -139,7 +142,7 @@ def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
     Returns:
         The figure, on logarithmic scales; dotted and thin, the weights of D and G themselves.
     """
-    figure = blank("k sharpest directions", "|P w| / |w|", height=420)
+    figure = blank("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
     for name, values in list(found.weights_ratios.items()):
         if name in list(marks)[:2]:
             mark = marks[name]
@@ -184,7 +187,7 @@ def over_training(found: Training, marks: Mapping[str, Mark], paper: Setting | N
     Returns:
         The figure.
     """
-    figure = blank("epoch", f"|P w| / |w|, k = {found.k}", height=420)
+    figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {found.k}", height=420)
     for series in paper.ratios if paper else ():
         points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))
         hover = on_hover(f"paper, μ = {series.mu:g}", "epoch %{x}: %{y:.3g}")
