@@ -1,5 +1,6 @@
 // The one file that knows Python.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "engine/program.hpp"
 #include "grda.hpp"
 
 namespace nb = nanobind;
@@ -41,6 +43,67 @@ void grda_step(const std::vector<std::uintptr_t>& w, const std::vector<std::uint
     dirprune::grda_step(rows, rule, isa, threads);
 }
 
+using Array = nb::ndarray<const float, nb::numpy, nb::c_contig, nb::device::cpu>;
+
+dirprune::Shape shape_of(const Array& array) {
+    dirprune::Shape shape;
+    for (std::size_t i = 0; i < array.ndim(); ++i)
+        shape.push_back(static_cast<std::int64_t>(array.shape(i)));
+    return shape;
+}
+
+void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Array>& tensors) {
+    std::vector<const float*> data;
+    std::vector<dirprune::Shape> shapes;
+    for (const Array& tensor : tensors) {
+        data.push_back(tensor.data());
+        shapes.push_back(shape_of(tensor));
+    }
+    const std::span bytes(static_cast<const std::uint8_t*>(graph.data()), graph.size());
+    new (self) dirprune::Program(bytes, data, shapes);
+}
+
+std::int64_t batch_of(const dirprune::Program& program, const Array& x) {
+    dirprune::Shape shape = shape_of(x);
+    if (shape.empty() ||
+        dirprune::Shape(shape.begin() + 1, shape.end()) != program.input_shape())
+        throw std::invalid_argument("the input has another shape than the network's");
+    return shape[0];
+}
+
+nb::object run(dirprune::Program& program, const Array& x, int threads, bool tune) {
+    const std::int64_t batch = batch_of(program, x);
+    std::vector<std::size_t> shape{static_cast<std::size_t>(batch)};
+    std::size_t size = shape[0];
+    for (std::int64_t dim : program.output_shape()) {
+        shape.push_back(static_cast<std::size_t>(dim));
+        if (__builtin_mul_overflow(size, shape.back(), &size)) throw std::bad_alloc();
+    }
+    std::unique_ptr<float[]> out;
+    {
+        nb::gil_scoped_release release;
+        out.reset(new float[size]);
+        program.run(x.data(), batch, out.get(), threads, tune);
+    }
+    float* const data = out.release();
+    const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    return nb::cast(nb::ndarray<float, nb::numpy>(data, shape.size(), shape.data(), owner));
+}
+
+nb::list profile(dirprune::Program& program, const Array& x, int threads, bool tune, int repeats) {
+    const std::int64_t batch = batch_of(program, x);
+    std::vector<dirprune::Timing> rows;
+    {
+        nb::gil_scoped_release release;
+        rows = program.profile(x.data(), batch, threads, tune, repeats);
+    }
+    nb::list result;
+    for (const auto& row : rows)
+        result.append(nb::make_tuple(row.path, row.op, row.kernel, row.sparsity, row.milliseconds,
+                                     row.gflop));
+    return result;
+}
+
 }  // namespace
 
 NB_MODULE(_cpp, m) {
@@ -60,4 +123,11 @@ NB_MODULE(_cpp, m) {
           nb::arg("lengths"), nb::kw_only(), nb::arg("lr"), nb::arg("g"), nb::arg("momentum"),
           nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("threads"),
           "gRDA's step in place, on float32 arrays given by address and length.");
+    nb::class_<dirprune::Program>(m, "Program", "A network made ready to run.")
+        .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"))
+        .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))
+        .def("profile", &profile, nb::arg("x"), nb::arg("threads"), nb::arg("tune"),
+             nb::arg("repeats"))
+        .def_prop_ro("input_shape", &dirprune::Program::input_shape)
+        .def_prop_ro("output_shape", &dirprune::Program::output_shape);
 }

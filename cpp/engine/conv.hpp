@@ -1,0 +1,115 @@
+// Convolution and linear layers: which tiles, in which order, from which copy of the input.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/kernels.hpp"
+
+namespace dirprune {
+
+// A convolution; a pixel is `batch` floats, so many images side by side.
+struct Geometry {
+    std::int64_t channels = 1, height = 1, width = 1;            // of the input
+    std::int64_t outputs = 1, out_height = 1, out_width = 1;     // of the result
+    std::int64_t kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1;
+    std::int64_t top = 0, left = 0, dilation_y = 1, dilation_x = 1, groups = 1, batch = 1;
+
+    std::int64_t taps() const { return kernel_y * kernel_x; }
+    std::int64_t x_size() const { return channels * height * width * batch; }
+    std::int64_t out_size() const { return outputs * out_height * out_width * batch; }
+    // Nothing but the position in the plane matters, not the row and column.
+    bool is_pointwise() const;
+    // The same convolution with every plane as one row; it must be pointwise.
+    Geometry flat() const;
+};
+
+// The weights that are not zero, row by row: tap and input channel as one index.
+struct Nonzeros {
+    std::vector<std::uint32_t> ends, index;
+    std::vector<float> value;
+
+    Nonzeros(const float* weight, std::int64_t outputs, std::int64_t row);
+};
+
+struct Epilogue {
+    Activation activation = Activation::none;
+    float parameter = 0;
+};
+
+// How one convolution is computed. Sizes of tiles are in vectors, of regions in tiles.
+struct Choice {
+    bool dense = false;    // several output channels share every input
+    bool spans = false;    // tiles run on over the ends of padded rows
+    bool direct = false;   // reads the input in place
+    int rows = 1, columns = 1;
+    int region_rows = 1, region_columns = 1;
+    int block = 1;         // input channels at a time (groups, where several fit)
+
+    std::string name() const;
+    bool operator==(const Choice&) const = default;
+};
+
+// A choice, made ready for given weights. Immutable: many threads may run one plan.
+class ConvPlan {
+public:
+    ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonzeros& nonzeros,
+             const float* bias, Epilogue epilogue, const Choice& choice);
+
+    // One image, or `batch` of them side by side. Behind x and residual (null for none) `slack`
+    // floats must be readable. `scratch` has scratch_size() floats for each thread.
+    void run(const float* x, const float* residual, float* out, int threads,
+             const std::vector<float*>& scratch) const;
+
+    std::size_t scratch_size() const { return packed_size_ + partial_size_; }
+    const Choice& choice() const { return choice_; }
+
+private:
+    struct Block {
+        std::int32_t first_channel, channels;  // of the input
+        std::int32_t first_group, groups;      // of output channels
+        bool begin, end;
+        std::vector<std::uint32_t> ends;
+        std::vector<std::uint32_t> entries;    // Entry<height> as words
+    };
+    struct TileAt {
+        std::int32_t rows, columns;            // of its kernel
+        std::int32_t row, lane;                // in the region
+        std::vector<Piece> pieces;
+    };
+    struct Region {
+        std::int32_t row, column, rows, columns;  // in the output, columns in pixels
+        std::int32_t tiles;                       // index into tilings_
+    };
+
+    void lay_out();
+    void make_regions();
+    std::int32_t tiling(std::int32_t rows, std::int32_t columns);
+    void make_blocks(const Nonzeros& nonzeros);
+    template <int height>
+    void fill(Block& block, const Nonzeros& nonzeros) const;
+    void compute(const Region& region, std::int32_t first, std::int32_t last, const float* x,
+                 const float* residual, float* out, float* scratch) const;
+    void activate(const Region& region, std::int32_t first, std::int32_t last, float* out) const;
+
+    const Kernels& kernels_;
+    Geometry g_;
+    Choice choice_;
+    Epilogue epilogue_;
+    float low_, high_;
+    int height_;                                 // output channels in a group
+    std::int32_t groups_;                        // of output channels
+    std::vector<float> bias_;
+    std::vector<std::int32_t> phases_y_, phases_x_;
+    std::int32_t plane_rows_ = 1, plane_columns_ = 1;
+    std::int64_t row_pitch_ = 0, plane_pitch_ = 0, channel_pitch_ = 0;
+    std::vector<Region> regions_;
+    std::vector<std::vector<TileAt>> tilings_;
+    std::vector<std::pair<std::int32_t, std::int32_t>> tiling_sizes_;
+    std::vector<Block> blocks_;
+    std::size_t packed_size_ = 0, partial_size_ = 0, most_tiles_ = 1;
+};
+
+}  // namespace dirprune

@@ -1,0 +1,130 @@
+// The inner loops, one table of them for each instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dirprune {
+
+// Output channels are computed `height` at a time. An entry of a group of channels names an input,
+// by its distance in floats from the tile's origin, and its weight for each of the channels.
+// height 1 stores nothing but non-zeros; a dense layer has every input in every group.
+template <int height>
+struct Entry {
+    std::int32_t offset;
+    float weight[height];
+};
+
+// Where a piece of a tile goes that does not fill its vectors.
+struct Piece {
+    std::int32_t lane;   // of its first pixel, in the tile
+    std::int32_t count;  // of pixels, at most a vector
+    std::int32_t out;    // distance in floats from the tile's origin in the output
+    bool whole;          // a whole vector may be written, what is too much gets overwritten
+};
+
+// Some output channels at a tile of pixels: rows x columns of vectors.
+//
+//     out = clamp(bias + sum of weight * x[offset + pixel] + residual, low, high)
+//
+// Large sums are cut into blocks of inputs that fit into the cache: all but the first take up
+// from `partial`, all but the last leave off there.
+struct Tile {
+    const std::uint32_t* ends;  // ends[g], ends[g + 1]: the entries of group g
+    const void* entries;
+    std::int32_t first, last;   // groups
+    const float* x;
+    std::ptrdiff_t x_row;       // between rows of the tile
+    const float* bias;          // of group 0
+    float* partial;             // of group 0; null if there is but one block
+    bool begin, end;
+    float* out;                 // of channel 0
+    std::ptrdiff_t out_channel, out_row;
+    std::ptrdiff_t residual;    // from out to what is added there
+    bool has_residual;
+    float low, high;
+    const Piece* pieces;        // of a tile that is not full
+    std::int32_t num_pieces;    // 0: the tile is full
+    std::int32_t channels;      // how many there are: the last group may have fewer than height
+};
+
+// Copy what a region of the output reads of some channels, zeros around the input included, so
+// that equal steps apart become neighbours: one plane for each phase of the strides.
+struct Packing {
+    const float* x;             // of the first channel
+    std::ptrdiff_t x_channel;
+    std::int32_t channels, height, width, batch;  // of the input; a pixel is `batch` floats
+    float* to;
+    std::ptrdiff_t to_channel, to_plane, to_row;
+    std::int32_t rows, columns;  // of a plane, columns in pixels
+    std::int32_t top, left;      // input pixel of the first, may be outside
+    std::int32_t stride_y, stride_x;
+    const std::int32_t *phase_y, *phase_x;
+    std::int32_t num_phases_y, num_phases_x;
+};
+
+// What one result of a pooling reads along one axis.
+struct Window {
+    std::int32_t start, end, step;
+    float count;  // what an average divides by
+};
+struct Pooling {
+    const float* x;  // one plane
+    float* y;
+    float* row;      // room for width x batch floats
+    std::int32_t width, batch;
+    const Window *rows, *columns;
+    std::int32_t num_rows, num_columns;
+};
+
+using TileKernel = void (*)(const Tile&);
+
+enum class Activation : std::uint8_t {
+    none, relu, relu6, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, tanh, hardswish, hardsigmoid,
+};
+enum class Binary : std::uint8_t { add, sub, mul, div };
+
+inline constexpr int max_rows = 8, max_columns = 24;
+inline constexpr int slack = 64;  // floats behind every buffer that vectors may touch
+
+struct Kernels {
+    int lanes;         // floats in a vector
+    int max_tile;      // vectors in a tile
+    int dense_height;  // channels in a group of the dense kernels
+    int dense_tile;    // vectors in a tile of theirs
+    TileKernel sparse[max_rows + 1][max_columns + 1];  // by rows and columns; null: not there
+    TileKernel dense[max_rows + 1][max_columns + 1];
+
+    void (*pack)(const Packing&);
+    // out[row] = bias[row] + sum of value * x[index] over the row's entries
+    void (*sparse_rows)(const std::uint32_t* ends, const std::uint32_t* index, const float* value,
+                        const float* bias, std::int64_t first, std::int64_t last, const float* x,
+                        float* out);
+    float (*dot)(const float* a, const float* b, std::size_t n);
+    void (*activate)(Activation activation, float parameter, const float* x, float* y,
+                     std::size_t n);
+    // rows x n results; a step of 0 repeats an element along a row.
+    void (*binary)(Binary op, const float* a, std::ptrdiff_t a_row, int a_step, const float* b,
+                   std::ptrdiff_t b_row, int b_step, float* y, std::size_t rows, std::size_t n);
+    // y = scale * x + shift + residual (null for none)
+    void (*scale_shift)(const float* x, float scale, float shift, const float* residual, float* y,
+                        std::size_t n);
+    // y = max(a, b); a NaN among them is the maximum, as in torch
+    void (*maximum)(const float* a, const float* b, float* y, std::size_t n);
+    // y = exp(x - largest), sum += y
+    void (*add_exp)(const float* x, const float* largest, float* y, float* sum, std::size_t n);
+    void (*max_pool)(const Pooling&);
+    void (*average_pool)(const Pooling&);
+};
+
+extern const Kernels portable_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+// The table of the instruction set in use, see dispatch.hpp.
+const Kernels& kernels();
+
+}  // namespace dirprune

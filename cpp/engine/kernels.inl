@@ -1,0 +1,423 @@
+// The inner loops, compiled once for each instruction set by kernels_*.cpp.
+#include "engine/kernels.hpp"
+#include "engine/vec.hpp"
+
+namespace dirprune {
+namespace {
+
+template <std::size_t... i, typename F>
+INLINE void unrolled(std::index_sequence<i...>, const F& f) {
+    (f(std::integral_constant<int, static_cast<int>(i)>{}), ...);
+}
+template <int n, typename F>
+INLINE void unrolled(const F& f) {
+    unrolled(std::make_index_sequence<n>{}, f);
+}
+
+INLINE void store_front(float* p, const float* from, int count) {
+    for (int i = 0; i < count; ++i) p[i] = from[i];
+}
+
+// A tile that is not full, from `values`, its sums one row of the tile after the other.
+__attribute__((noinline)) void finish_pieces(const Tile& t, const float* values, float* out) {
+    const Vec low = broadcast(t.low), high = broadcast(t.high);
+    for (int i = 0; i < t.num_pieces; ++i) {
+        const Piece piece = t.pieces[i];
+        float* to = out + piece.out;
+        Vec v = load(values + piece.lane);
+        if (t.has_residual) v += load(to + t.residual);
+        v = at_most(at_least(v, low), high);
+        if (piece.whole) {
+            store(to, v);
+        } else {
+            alignas(64) float lane[lanes];
+            store(lane, v);
+            store_front(to, lane, piece.count);
+        }
+    }
+}
+
+// Chains of additions that are independent of each other hide their latency: `sets` of them where
+// one tile has too few.
+constexpr int chains = 8;
+
+template <int height, int rows, int columns>
+void tile_kernel(const Tile& t) {
+    constexpr int vectors = rows * columns;
+    constexpr int sets = height > 1 || vectors >= 6 ? 1 : (chains + vectors - 1) / vectors;
+    const auto* entries = static_cast<const Entry<height>*>(t.entries);
+    const Vec low = broadcast(t.low), high = broadcast(t.high);
+    const std::ptrdiff_t x_row = t.x_row;
+
+    for (std::int32_t group = t.first; group < t.last; ++group) {
+        Vec acc[sets][height][vectors];
+        float* partial = t.partial + static_cast<std::ptrdiff_t>(group) * height * vectors * lanes;
+        if (t.begin) {
+            unrolled<height>([&](auto h) INLINE_LAMBDA {
+                const Vec bias = broadcast(t.bias[group * height + h]);
+                unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[0][h][v] = bias; });
+            });
+        } else {
+            unrolled<height>([&](auto h) INLINE_LAMBDA {
+                unrolled<vectors>([&](auto v) INLINE_LAMBDA {
+                    acc[0][h][v] = load(partial + (h * vectors + v) * lanes);
+                });
+            });
+        }
+        unrolled<sets - 1>([&](auto s) INLINE_LAMBDA {
+            unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[s + 1][0][v] = Vec{}; });
+        });
+
+        const auto* entry = entries + t.ends[group];
+        const auto* const end = entries + t.ends[group + 1];
+        const auto add = [&](auto s, const Entry<height>& e) INLINE_LAMBDA {
+            const float* x = t.x + e.offset;
+            if constexpr (height == 1) {
+                const Vec weight = broadcast(e.weight[0]);
+                unrolled<rows>([&](auto r) INLINE_LAMBDA {
+                    unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                        Vec& a = acc[s][0][r * columns + c];
+                        a = multiply_add(weight, load(x + r * x_row + c * lanes), a);
+                    });
+                });
+            } else {
+                Vec pixel[vectors];
+                unrolled<rows>([&](auto r) INLINE_LAMBDA {
+                    unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                        pixel[r * columns + c] = load(x + r * x_row + c * lanes);
+                    });
+                });
+                unrolled<height>([&](auto h) INLINE_LAMBDA {
+                    const Vec weight = broadcast(e.weight[h]);
+                    unrolled<vectors>([&](auto v) INLINE_LAMBDA {
+                        acc[s][h][v] = multiply_add(weight, pixel[v], acc[s][h][v]);
+                    });
+                });
+            }
+        };
+        for (; end - entry >= sets; entry += sets)
+            unrolled<sets>([&](auto s) INLINE_LAMBDA { add(s, entry[s]); });
+        if constexpr (sets > 1) {
+            for (; entry != end; ++entry) add(std::integral_constant<int, 0>{}, *entry);
+            unrolled<sets - 1>([&](auto s) INLINE_LAMBDA {
+                unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[0][0][v] += acc[s + 1][0][v]; });
+            });
+        }
+
+        if (!t.end) {
+            unrolled<height>([&](auto h) INLINE_LAMBDA {
+                unrolled<vectors>([&](auto v) INLINE_LAMBDA {
+                    store(partial + (h * vectors + v) * lanes, acc[0][h][v]);
+                });
+            });
+            continue;
+        }
+        unrolled<height>([&](auto h) INLINE_LAMBDA {
+            const std::int32_t channel = group * height + h;
+            if (height > 1 && channel >= t.channels) return;
+            float* out = t.out + channel * t.out_channel;
+            if (t.num_pieces) {
+                alignas(64) float values[(vectors + 1) * lanes];
+                unrolled<vectors>(
+                    [&](auto v) INLINE_LAMBDA { store(values + v * lanes, acc[0][h][v]); });
+                finish_pieces(t, values, out);
+                return;
+            }
+            unrolled<rows>([&](auto r) INLINE_LAMBDA {
+                unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                    float* to = out + r * t.out_row + c * lanes;
+                    Vec v = acc[0][h][r * columns + c];
+                    if (t.has_residual) v += load(to + t.residual);
+                    store(to, at_most(at_least(v, low), high));
+                });
+            });
+        });
+    }
+}
+
+// Whole vectors: up to one more than asked is read and written.
+INLINE void copy(float* to, const float* from, std::ptrdiff_t count) {
+    for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, load(from + i));
+}
+INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int batch,
+                         int stride) {
+    if (batch == 1)
+        for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
+    else
+        for (std::ptrdiff_t i = 0; i < count; ++i)
+            copy(to + i * batch, from + i * batch * stride, batch);
+}
+
+// Rows are written in order, so that what a vector writes too much is overwritten by the next.
+void pack(const Packing& p) {
+    for (std::int32_t c = 0; c < p.channels; ++c) {
+        const float* x = p.x + c * p.x_channel;
+        for (int phase = 0; phase < p.num_phases_y * p.num_phases_x; ++phase) {
+            float* to = p.to + c * p.to_channel + phase * p.to_plane;
+            const int left = p.left + p.phase_x[phase % p.num_phases_x];
+            // Columns [first, last) are inside the input.
+            int first = left < 0 ? (-left + p.stride_x - 1) / p.stride_x : 0;
+            int last = left < p.width ? (p.width - left + p.stride_x - 1) / p.stride_x : 0;
+            first = first < p.columns ? first : p.columns;
+            last = last < p.columns ? last : p.columns;
+            last = last > first ? last : first;
+            int y = p.top + p.phase_y[phase / p.num_phases_x];
+            for (int row = 0; row < p.rows; ++row, y += p.stride_y, to += p.to_row) {
+                if (y < 0 || y >= p.height) {
+                    for (std::ptrdiff_t i = 0; i < p.to_row; ++i) to[i] = 0;
+                    continue;
+                }
+                const std::ptrdiff_t begin = std::ptrdiff_t(first) * p.batch;
+                const float* from = x + (std::ptrdiff_t(y) * p.width + left +
+                                         std::ptrdiff_t(first) * p.stride_x) * p.batch;
+                for (std::ptrdiff_t i = 0; i < begin; ++i) to[i] = 0;
+                if (p.stride_x == 1)
+                    copy(to + begin, from, std::ptrdiff_t(last - first) * p.batch);
+                else
+                    copy_strided(to + begin, from, last - first, p.batch, p.stride_x);
+                for (std::ptrdiff_t i = std::ptrdiff_t(last) * p.batch; i < p.to_row; ++i)
+                    to[i] = 0;
+            }
+        }
+    }
+}
+
+void sparse_rows(const std::uint32_t* ends, const std::uint32_t* index, const float* value,
+                 const float* bias, std::int64_t first, std::int64_t last, const float* x,
+                 float* out) {
+    for (std::int64_t row = first; row < last; ++row) {
+        float total[4] = {bias[row], 0, 0, 0};
+        std::uint32_t i = ends[row];
+        const std::uint32_t end = ends[row + 1];
+        for (; end - i >= 4; i += 4)
+            for (std::uint32_t j = 0; j < 4; ++j) total[j] += value[i + j] * x[index[i + j]];
+        for (; i < end; ++i) total[0] += value[i] * x[index[i]];
+        out[row] = (total[0] + total[1]) + (total[2] + total[3]);
+    }
+}
+
+float dot(const float* a, const float* b, std::size_t n) {
+    Vec acc[4] = {};
+    std::size_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes)
+        for (int j = 0; j < 4; ++j)
+            acc[j] = multiply_add(load(a + i + j * lanes), load(b + i + j * lanes), acc[j]);
+    float total = sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    for (; i < n; ++i) total += a[i] * b[i];
+    return total;
+}
+
+// y = f(x...) over arrays of any length; the tail goes through vectors that are padded.
+template <typename F>
+INLINE void map(const float* x, float* y, std::size_t n, const F& f) {
+    std::size_t i = 0;
+    for (; i + lanes <= n; i += lanes) store(y + i, f(load(x + i)));
+    if (i == n) return;
+    alignas(64) float tail[lanes] = {};
+    store_front(tail, x + i, static_cast<int>(n - i));
+    store(tail, f(load(tail)));
+    store_front(y + i, tail, static_cast<int>(n - i));
+}
+template <typename F>
+INLINE void map2(const float* a, const float* b, float* y, std::size_t n, const F& f) {
+    std::size_t i = 0;
+    for (; i + lanes <= n; i += lanes) store(y + i, f(load(a + i), load(b + i)));
+    if (i == n) return;
+    alignas(64) float left[lanes] = {}, right[lanes] = {};
+    store_front(left, a + i, static_cast<int>(n - i));
+    store_front(right, b + i, static_cast<int>(n - i));
+    store(left, f(load(left), load(right)));
+    store_front(y + i, left, static_cast<int>(n - i));
+}
+
+// exp(x) = 2^n exp(r), r = x - n log 2 in two pieces, |r| <= log(2) / 2, exp(r) by its Taylor
+// polynomial of degree 7, whose remainder r^8 / 8! is below 6e-9.
+INLINE Vec exp(Vec x) {
+    x = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.0f));
+    const Vec magic = broadcast(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
+    const Vec shifted = x * 1.44269504f + magic;
+    const Vec n = shifted - magic;
+    Vec r = multiply_add(n, broadcast(-0.693359375f), x);
+    r = multiply_add(n, broadcast(2.12194440e-4f), r);
+    Vec p = broadcast(1.0f / 5040);
+    p = multiply_add(p, r, broadcast(1.0f / 720));
+    p = multiply_add(p, r, broadcast(1.0f / 120));
+    p = multiply_add(p, r, broadcast(1.0f / 24));
+    p = multiply_add(p, r, broadcast(1.0f / 6));
+    p = multiply_add(p, r, broadcast(0.5f));
+    p = multiply_add(p, r, broadcast(1.0f));
+    p = multiply_add(p, r, broadcast(1.0f));
+    const Ints power = ((Ints)shifted - 0x4b400000 + 127) << 23;
+    return p * (Vec)power;
+}
+INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+INLINE Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(2.0f * x) + 1.0f); }
+
+// Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+INLINE Vec erf(Vec x) {
+    const Vec a = x < 0.0f ? -x : x;
+    const Vec t = 1.0f / (1.0f + 0.3275911f * a);
+    Vec p = broadcast(1.061405429f);
+    p = multiply_add(p, t, broadcast(-1.453152027f));
+    p = multiply_add(p, t, broadcast(1.421413741f));
+    p = multiply_add(p, t, broadcast(-0.284496736f));
+    p = multiply_add(p, t, broadcast(0.254829592f));
+    const Vec y = 1.0f - p * t * exp(-a * a);
+    return x < 0.0f ? -y : y;
+}
+INLINE Vec unit_ramp(Vec x) {
+    return at_most(at_least((x + 3.0f) * (1.0f / 6), Vec{}), broadcast(1.0f));
+}
+
+void activate(Activation activation, float parameter, const float* x, float* y, std::size_t n) {
+    const auto apply = [&](const auto& f) INLINE_LAMBDA { map(x, y, n, f); };
+    const Vec zero{}, six = broadcast(6.0f);
+    switch (activation) {
+        case Activation::none: return apply([](Vec v) { return v; });
+        case Activation::relu: return apply([=](Vec v) { return at_least(v, zero); });
+        case Activation::relu6: return apply([=](Vec v) { return at_most(at_least(v, zero), six); });
+        case Activation::leaky_relu:
+            return apply([=](Vec v) { return v > 0.0f ? v : parameter * v; });
+        case Activation::elu:
+            return apply([=](Vec v) { return v > 0.0f ? v : parameter * (exp(v) - 1.0f); });
+        case Activation::gelu:
+            return apply([](Vec v) { return 0.5f * v * (1.0f + erf(v * 0.70710678f)); });
+        case Activation::gelu_tanh:
+            return apply([](Vec v) {
+                return v * sigmoid(1.59576912f * multiply_add(0.044715f * v * v, v, v));
+            });
+        case Activation::silu: return apply([](Vec v) { return v * sigmoid(v); });
+        case Activation::sigmoid: return apply([](Vec v) { return sigmoid(v); });
+        case Activation::tanh: return apply([](Vec v) { return tanh(v); });
+        case Activation::hardswish: return apply([](Vec v) { return v * unit_ramp(v); });
+        case Activation::hardsigmoid: return apply([](Vec v) { return unit_ramp(v); });
+    }
+}
+
+template <typename F>
+INLINE void broadcasting(const float* a, int a_step, const float* b, int b_step, float* y,
+                         std::size_t n, const F& f) {
+    if (a_step && b_step) return map2(a, b, y, n, f);
+    if (a_step) return map(a, y, n, [&, c = broadcast(*b)](Vec v) { return f(v, c); });
+    map(b, y, b_step ? n : 0, [&, c = broadcast(*a)](Vec v) { return f(c, v); });
+    if (!b_step) map(y, y, n, [&, c = f(broadcast(*a), broadcast(*b))](Vec) { return c; });
+}
+
+void binary(Binary op, const float* a, std::ptrdiff_t a_row, int a_step, const float* b,
+            std::ptrdiff_t b_row, int b_step, float* y, std::size_t rows, std::size_t n) {
+    const auto apply = [&](const auto& f) INLINE_LAMBDA {
+        for (std::size_t i = 0; i < rows; ++i, a += a_row, b += b_row, y += n)
+            broadcasting(a, a_step, b, b_step, y, n, f);
+    };
+    switch (op) {
+        case Binary::add: return apply([](Vec u, Vec v) { return u + v; });
+        case Binary::sub: return apply([](Vec u, Vec v) { return u - v; });
+        case Binary::mul: return apply([](Vec u, Vec v) { return u * v; });
+        case Binary::div: return apply([](Vec u, Vec v) { return u / v; });
+    }
+}
+
+void scale_shift(const float* x, float scale, float shift, const float* residual, float* y,
+                 std::size_t n) {
+    const Vec a = broadcast(scale), b = broadcast(shift);
+    if (residual)
+        map2(x, residual, y, n, [=](Vec v, Vec r) { return multiply_add(v, a, b) + r; });
+    else
+        map(x, y, n, [=](Vec v) { return multiply_add(v, a, b); });
+}
+
+INLINE Vec larger(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
+INLINE float larger(float a, float b) { return a > b || a != a ? a : b; }
+
+void maximum(const float* a, const float* b, float* y, std::size_t n) {
+    map2(a, b, y, n, [](Vec u, Vec v) { return larger(u, v); });
+}
+
+// First the rows of a window, side by side in vectors, then its columns.
+template <typename F, typename Finish>
+INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& finish) {
+    const std::ptrdiff_t width = std::ptrdiff_t(p.width) * p.batch;
+    float* y = p.y;
+    for (int i = 0; i < p.num_rows; ++i) {
+        const Window rows = p.rows[i];
+        for (std::ptrdiff_t at = 0; at < width; ++at) p.row[at] = start;
+        for (std::ptrdiff_t row = rows.start; row < rows.end; row += rows.step)
+            map2(p.row, p.x + row * width, p.row, static_cast<std::size_t>(width), reduce);
+        for (int j = 0; j < p.num_columns; ++j, y += p.batch) {
+            const Window columns = p.columns[j];
+            const float scale = 1.0f / (rows.count * columns.count);
+            int b = 0;
+            for (; b + lanes <= p.batch; b += lanes) {
+                Vec total = broadcast(start);
+                for (std::ptrdiff_t c = columns.start; c < columns.end; c += columns.step)
+                    total = reduce(total, load(p.row + c * p.batch + b));
+                store(y + b, finish(total, scale));
+            }
+            for (; b < p.batch; ++b) {
+                float total = start;
+                for (std::ptrdiff_t c = columns.start; c < columns.end; c += columns.step)
+                    total = reduce(total, p.row[c * p.batch + b]);
+                y[b] = finish(total, scale);
+            }
+        }
+    }
+}
+void max_pool(const Pooling& p) {
+    pool(p, -__builtin_inff(), [](auto a, auto b) { return larger(a, b); },
+         [](auto v, float) { return v; });
+}
+void average_pool(const Pooling& p) {
+    pool(p, 0.0f, [](auto a, auto b) { return a + b; },
+         [](auto v, float scale) { return v * scale; });
+}
+
+void add_exp(const float* x, const float* largest, float* y, float* sum, std::size_t n) {
+    map2(x, largest, y, n, [](Vec v, Vec m) { return exp(v - m); });
+    map2(sum, y, sum, n, [](Vec s, Vec e) { return s + e; });
+}
+
+template <int height, int limit, int widest>
+struct Fill {
+    TileKernel (*table)[max_columns + 1];
+
+    template <int rows, int columns>
+    constexpr void one() const {
+        if constexpr (rows * columns <= limit && (rows == 1 || columns <= widest))
+            table[rows][columns] = tile_kernel<height, rows, columns>;
+    }
+    template <int rows, std::size_t... i>
+    constexpr void row(std::index_sequence<i...>) const {
+        (one<rows, i + 1>(), ...);
+    }
+    template <std::size_t... i>
+    constexpr void all(std::index_sequence<i...>) const {
+        (row<i + 1>(std::make_index_sequence<max_columns>{}), ...);
+    }
+};
+
+// tile: vectors that fit into the registers beside what else must be there.
+template <int tile, int dense_height, int dense_tile>
+constexpr Kernels make_kernels() {
+    Kernels table{};
+    table.lanes = lanes;
+    table.max_tile = tile;
+    table.dense_height = dense_height;
+    table.dense_tile = dense_tile;
+    const std::make_index_sequence<max_rows> rows;
+    Fill<1, tile, 8>{table.sparse}.all(rows);
+    Fill<dense_height, dense_tile, dense_tile>{table.dense}.all(rows);
+    table.pack = pack;
+    table.sparse_rows = sparse_rows;
+    table.dot = dot;
+    table.activate = activate;
+    table.binary = binary;
+    table.scale_shift = scale_shift;
+    table.maximum = maximum;
+    table.add_exp = add_exp;
+    table.max_pool = max_pool;
+    table.average_pool = average_pool;
+    return table;
+}
+
+}  // namespace
+}  // namespace dirprune

@@ -1,0 +1,6 @@
+#define DIRPRUNE_PORTABLE
+#include "engine/kernels.inl"
+
+namespace dirprune {
+constexpr Kernels portable_kernels = make_kernels<12, 4, 2>();
+}

@@ -1,0 +1,473 @@
+#include "engine/program.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+
+#include "engine/choose.hpp"
+#include "engine/ops.hpp"
+#include "pool.hpp"
+
+namespace dirprune {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+constexpr double tuning_seconds = 1.6;   // of the first call
+constexpr std::size_t most_choices = 10; // timed for each layer
+constexpr double mostly_dense = 0.4;     // a matrix with more non-zeros is kept as it is
+
+// Aligned floats, zeroed: what vectors touch behind an array must not be slow to compute with.
+class Buffer {
+public:
+    float* ensure(std::int64_t size) {
+        if (size > size_) {
+            data_.reset();
+            size_ = 0;
+            const auto bytes = static_cast<std::size_t>(size) * sizeof(float);
+            data_.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
+            std::memset(data_.get(), 0, bytes);
+            size_ = size;
+        }
+        return data_.get();
+    }
+    float* get() const { return data_.get(); }
+
+private:
+    struct Delete {
+        void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
+    };
+    std::unique_ptr<float, Delete> data_;
+    std::int64_t size_ = 0;
+};
+
+std::int64_t padded(std::int64_t size) { return (size + 15) / 16 * 16 + slack; }
+
+Shape without_batch(const Shape& shape) { return {shape.begin() + 1, shape.end()}; }
+
+}  // namespace
+
+// What one call works in.
+struct Program::Arena {
+    int batch = 1;
+    Buffer values, transposed;
+    std::vector<Buffer> scratch;  // by thread
+};
+
+// How much of the time for tuning is left, and what it is for.
+struct Program::Tuning {
+    double seconds, work;
+};
+
+Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* const> tensors,
+                 std::span<const Shape> shapes)
+    : kernels_(kernels()), graph_(parse(bytes)) {
+    if (tensors.size() != graph_.tensors.size() || shapes.size() != tensors.size())
+        throw std::invalid_argument("the graph has " + std::to_string(graph_.tensors.size()) +
+                                    " tensors, got " + std::to_string(tensors.size()));
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        if (graph_.tensors[i].shape != shapes[i])
+            throw std::invalid_argument("tensor " + graph_.tensors[i].name + " has another shape");
+        graph_.tensors[i].data = tensors[i];
+    }
+    layers_.resize(graph_.nodes.size());
+    std::vector<bool> read(tensors.size());  // while running
+    std::map<const Tensor*, std::shared_ptr<const Nonzeros>> nonzeros;
+    for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
+        const Node& node = graph_.nodes[i];
+        if (node.op == Op::conv2d || node.op == Op::linear) {
+            try {
+                make_layer(i, nonzeros[graph_.tensor(node, Role::weight)]);
+            } catch (const std::invalid_argument& error) {
+                throw std::invalid_argument(node.path + ": " + error.what());
+            }
+            continue;
+        }
+        for (int number : node.tensors)
+            if (number >= 0) read[static_cast<std::size_t>(number)] = true;
+    }
+    // What is not copied may not be touched again.
+    for (std::size_t i = 0; i < read.size(); ++i) {
+        Tensor& tensor = graph_.tensors[i];
+        if (read[i]) tensors_.emplace_back(tensor.data, tensor.data + tensor.size);
+        tensor.data = read[i] ? tensors_.back().data() : nullptr;
+    }
+    plan_memory();
+}
+
+Program::~Program() = default;
+
+void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros) {
+    const Node& node = graph_.nodes[number];
+    const Shape& x = graph_.shape(node.inputs[0]);
+    const Tensor& weight = *graph_.tensor(node, Role::weight);
+    auto layer = std::make_unique<Layer>();
+    Geometry& g = layer->geometry;
+    g.outputs = weight.shape[0];
+    if (node.op == Op::conv2d) {
+        constexpr std::int64_t most = 1 << 24;
+        const auto &stride = node.list(Key::stride), &padding = node.list(Key::padding),
+                   &dilation = node.list(Key::dilation);
+        for (std::int64_t value : {x[2] + padding[0] + padding[1], x[3] + padding[2] + padding[3],
+                                   stride[0], stride[1], dilation[0], dilation[1]})
+            if (value > most) throw std::invalid_argument("a layer is too large for the engine");
+        g.channels = x[1];
+        g.height = x[2];
+        g.width = x[3];
+        g.out_height = node.shape[2];
+        g.out_width = node.shape[3];
+        g.kernel_y = weight.shape[2];
+        g.kernel_x = weight.shape[3];
+        g.stride_y = stride[0];
+        g.stride_x = stride[1];
+        g.top = padding[0];
+        g.left = padding[2];
+        g.dilation_y = dilation[0];
+        g.dilation_x = dilation[1];
+        g.groups = node.integer(Key::groups);
+        if (g.is_pointwise()) g = g.flat();
+    } else {
+        g.channels = weight.shape[1];
+        g.width = g.out_width = product(x, 1) / g.channels;
+        layer->transposed = g.width > 1;
+        if (layer->transposed)
+            transposed_size_ =
+                std::max(transposed_size_, padded(g.x_size()) + padded(g.out_size()));
+    }
+    const std::int64_t row = static_cast<std::int64_t>(weight.size) / g.outputs;
+    if (!nonzeros) nonzeros = std::make_shared<const Nonzeros>(weight.data, g.outputs, row);
+    layer->nonzeros = nonzeros;
+    layer->density =
+        static_cast<double>(layer->nonzeros->index.size()) / static_cast<double>(weight.size);
+    const Tensor* bias = graph_.tensor(node, Role::bias);
+    layer->bias.assign(static_cast<std::size_t>(g.outputs), 0.0f);
+    if (bias) std::copy_n(bias->data, bias->size, layer->bias.begin());
+    if (node.has(Key::activation))
+        layer->epilogue.activation = static_cast<Activation>(node.integer(Key::activation));
+    if (node.has(Key::activation_parameter))
+        layer->epilogue.parameter = node.real(Key::activation_parameter);
+    if (is_rows(*layer, 1) && layer->density > mostly_dense)
+        layer->dense.assign(weight.data, weight.data + weight.size);
+    layers_[number] = std::move(layer);
+}
+
+// Values whose lives do not overlap share memory: the first gap that is wide enough.
+void Program::plan_memory() {
+    const std::size_t count = graph_.nodes.size() + 1;
+    storage_.resize(count);
+    offsets_.assign(count, 0);
+    std::vector<std::size_t> last(count, 0);  // node that reads a value last
+    for (std::uint32_t value = 0; value < count; ++value) {
+        storage_[value] = value;
+        if (value == 0) continue;
+        const Node& node = graph_.nodes[value - 1];
+        if (node.op == Op::reshape || node.op == Op::dropout)
+            storage_[value] = storage_[node.inputs[0]];
+        for (std::uint32_t input : node.inputs) last[storage_[input]] = value;
+        last[storage_[value]] = std::max<std::size_t>(last[storage_[value]], value);
+    }
+    last[storage_[graph_.output]] = count;
+    std::map<std::int64_t, std::int64_t> taken;  // offset -> end
+    std::multimap<std::size_t, std::int64_t> ends;  // when what lies at an offset may go
+    for (std::uint32_t value = 0; value < count; ++value) {
+        while (!ends.empty() && ends.begin()->first < value) {
+            taken.erase(ends.begin()->second);
+            ends.erase(ends.begin());
+        }
+        if (storage_[value] != value) {
+            offsets_[value] = offsets_[storage_[value]];
+            continue;
+        }
+        if (value > 0 && graph_.nodes[value - 1].op == Op::constant) continue;
+        const std::int64_t need = padded(size(value));
+        std::int64_t at = 0;
+        for (const auto& [offset, end] : taken) {
+            if (offset - at >= need) break;
+            at = end;
+        }
+        offsets_[value] = at;
+        taken.emplace(at, at + need);
+        ends.emplace(last[value], at);
+        arena_size_ = std::max(arena_size_, at + need);
+    }
+}
+
+std::unique_ptr<Program::Arena> Program::borrow(int batch) {
+    {
+        const std::lock_guard lock(mutex_);
+        for (auto& arena : arenas_)
+            if (arena->batch == batch) {
+                std::unique_ptr<Arena> result = std::move(arena);
+                arena = std::move(arenas_.back());
+                arenas_.pop_back();
+                return result;
+            }
+    }
+    auto arena = std::make_unique<Arena>();
+    arena->batch = batch;
+    arena->values.ensure(arena_size_ * batch);
+    arena->transposed.ensure(transposed_size_ * batch);
+    return arena;
+}
+
+void Program::give_back(std::unique_ptr<Arena> arena) {
+    const std::lock_guard lock(mutex_);
+    arenas_.push_back(std::move(arena));
+}
+
+bool Program::is_rows(const Layer& layer, int batch) const {
+    const Geometry& g = layer.geometry;
+    return batch == 1 && g.groups == 1 && g.taps() == 1 && g.height * g.width == 1 &&
+           g.out_height * g.out_width == 1;
+}
+
+const float* Program::data(std::uint32_t value, const Arena& arena) const {
+    if (value > 0 && graph_.nodes[value - 1].op == Op::constant)
+        return graph_.tensor(graph_.nodes[value - 1], Role::value)->data;
+    return arena.values.get() + offsets_[value] * arena.batch;
+}
+
+void Program::run(const float* x, std::int64_t batch, float* out, int threads, bool tune) {
+    run_all(x, batch, out, threads, tune, nullptr);
+}
+
+void Program::run_all(const float* x, std::int64_t batch, float* out, int threads, bool tune,
+                      std::vector<Timing>* timings) {
+    threads = std::clamp(threads, 1, max_threads);
+    const std::int64_t in_size = size(0), out_size = size(graph_.output), lanes = kernels_.lanes;
+    std::int64_t blocks = batch / lanes;
+    // A block that is nearly full costs less than its images one by one.
+    if (4 * (batch % lanes) >= 3 * lanes) ++blocks;
+    const bool both = blocks > 0 && blocks * lanes < batch;
+    for (const bool side_by_side : {true, false}) {
+        const std::int64_t first = side_by_side ? 0 : blocks * lanes;
+        const std::int64_t last = side_by_side ? std::min(blocks * lanes, batch) : batch;
+        if (first >= last) continue;
+        const Mode mode{static_cast<int>(side_by_side ? lanes : 1), tune ? threads : 0};
+        auto arena = borrow(mode.batch);
+        std::int64_t at = first;
+        const auto step = [&](Plans& plans, Tuning* tuning) {
+            const std::int64_t images = std::min<std::int64_t>(mode.batch, last - at);
+            run_block(x + at * in_size, images, out + at * out_size, *arena, plans, threads, tuning,
+                      timings);
+            at += images;
+        };
+        std::shared_ptr<const Plans> plans;
+        {
+            const std::lock_guard lock(mutex_);
+            if (const auto found = plans_.find(mode); found != plans_.end()) plans = found->second;
+        }
+        if (!plans) {
+            const std::lock_guard one(making_);
+            {
+                const std::lock_guard lock(mutex_);
+                if (const auto found = plans_.find(mode); found != plans_.end())
+                    plans = found->second;
+            }
+            if (!plans) {  // the first block makes them on its way
+                auto made = std::make_shared<Plans>(graph_.nodes.size());
+                Tuning tuning{tune ? tuning_seconds / (both ? 2 : 1) : 0, 0};
+                for (const auto& layer : layers_)
+                    if (layer) tuning.work += work(*layer);
+                step(*made, &tuning);
+                plans = made;
+                const std::lock_guard lock(mutex_);
+                plans_.emplace(mode, plans);
+            }
+        }
+        Plans ready = *plans;
+        while (at < last) step(ready, nullptr);
+        give_back(std::move(arena));
+    }
+}
+
+double Program::work(const Layer& layer) const {
+    const Geometry& g = layer.geometry;
+    return static_cast<double>(layer.nonzeros->index.size()) *
+               static_cast<double>(g.out_height * g.out_width) + 1;
+}
+
+void Program::run_block(const float* x, std::int64_t images, float* out, Arena& arena, Plans& plans,
+                        int threads, Tuning* tuning, std::vector<Timing>* timings) const {
+    const std::int64_t in_size = size(0), out_size = size(graph_.output), batch = arena.batch;
+    auto start = Clock::now();
+    const auto lap = [&](std::size_t row) {
+        const auto now = Clock::now();
+        if (timings)
+            (*timings)[row].milliseconds += 1e3 * std::chrono::duration<double>(now - start).count();
+        start = now;
+    };
+    float* const input = arena.values.get() + offsets_[0] * batch;
+    if (batch == 1) {
+        std::copy_n(x, in_size, input);
+    } else {
+        if (images < batch) std::fill_n(input, in_size * batch, 0.0f);
+        interleave(kernels_, x, input, images, in_size, batch, threads);
+    }
+    lap(0);
+    for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
+        run_node(i, arena, plans, threads, tuning);
+        lap(i + 1);
+    }
+    const float* result = data(graph_.output, arena);
+    if (batch == 1)
+        std::copy_n(result, out_size, out);
+    else
+        for (std::int64_t image = 0; image < images; ++image)
+            for (std::int64_t i = 0; i < out_size; ++i)
+                out[image * out_size + i] = result[i * batch + image];
+    lap(graph_.nodes.size() + 1);
+}
+
+void Program::run_node(std::size_t number, Arena& arena, Plans& plans, int threads,
+                       Tuning* tuning) const {
+    const Node& node = graph_.nodes[number];
+    if (node.op == Op::constant || node.op == Op::reshape || node.op == Op::dropout) return;
+    if (layers_[number]) return run_layer(number, arena, plans, threads, tuning);
+    Call call{kernels_, graph_, node, {}, nullptr, without_batch(node.shape), arena.batch, threads};
+    for (std::uint32_t value : node.inputs) {
+        const Shape& shape = graph_.shape(value);
+        const bool constant = shape.empty() || shape[0] != -1;
+        call.inputs.push_back(
+            {data(value, arena), constant ? shape : without_batch(shape), constant});
+    }
+    call.out = arena.values.get() + offsets_[number + 1] * arena.batch;
+    compute(call);
+}
+
+void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
+                        Tuning* tuning) const {
+    const Node& node = graph_.nodes[number];
+    const Layer& layer = *layers_[number];
+    const float* x = data(node.inputs[0], arena);
+    const float* residual = node.inputs.size() == 2 ? data(node.inputs[1], arena) : nullptr;
+    float* out = arena.values.get() + offsets_[number + 1] * arena.batch;
+    if (is_rows(layer, arena.batch)) return run_rows(layer, x, residual, out, threads);
+
+    auto& plan = plans[number];
+    if (!tuning) return run_plan(*plan, layer, arena, x, residual, out, threads);
+
+    Geometry geometry = layer.geometry;
+    geometry.batch = arena.batch;
+    const auto start = Clock::now();
+    const double share = tuning->seconds * work(layer) / tuning->work;
+    double best = std::numeric_limits<double>::infinity();
+    Epilogue epilogue = layer.epilogue;
+    if (layer.transposed && residual) epilogue = {};  // both follow when it is transposed back
+    for (const Choice& choice :
+         choices(kernels_, geometry, layer.density, tuning->seconds > 0 ? most_choices : 1)) {
+        auto candidate = std::make_shared<const ConvPlan>(
+            kernels_, geometry, *layer.nonzeros, layer.bias.data(), epilogue, choice);
+        for (int trial = 0; trial < 3; ++trial) {
+            const auto begin = Clock::now();
+            run_plan(*candidate, layer, arena, x, residual, out, threads);
+            const double seconds = seconds_since(begin);
+            if (seconds < best) {
+                best = seconds;
+                plan = candidate;
+            }
+            if (trial > 0 && seconds > 1.5 * best) break;
+            if (seconds_since(start) > share) break;
+        }
+        if (seconds_since(start) > share) break;
+    }
+    tuning->seconds = std::max(0.0, tuning->seconds - seconds_since(start));
+    tuning->work -= work(layer);
+}
+
+void Program::run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,
+                       const float* residual, float* out, int threads) const {
+    std::vector<float*> scratch;
+    arena.scratch.resize(std::max(arena.scratch.size(), static_cast<std::size_t>(threads)));
+    for (int i = 0; i < threads; ++i)
+        scratch.push_back(arena.scratch[static_cast<std::size_t>(i)].ensure(
+            static_cast<std::int64_t>(plan.scratch_size()) + slack));
+    if (!layer.transposed) return plan.run(x, residual, out, threads, scratch);
+
+    const Geometry& g = layer.geometry;
+    float* const columns = arena.transposed.get();
+    float* const result = columns + padded(g.x_size()) * arena.batch;
+    transpose(x, columns, g.width, g.channels, arena.batch, threads);
+    plan.run(columns, nullptr, result, threads, scratch);
+    transpose(result, out, g.outputs, g.width, arena.batch, threads);
+    if (!residual) return;
+    const auto size = static_cast<std::size_t>(g.out_size() * arena.batch);
+    kernels_.binary(Binary::add, out, 0, 1, residual, 0, 1, out, 1, size);
+    kernels_.activate(layer.epilogue.activation, layer.epilogue.parameter, out, out, size);
+}
+
+void Program::run_rows(const Layer& layer, const float* x, const float* residual, float* out,
+                       int threads) const {
+    const Geometry& g = layer.geometry;
+    const auto& n = *layer.nonzeros;
+    const std::int64_t pieces = std::clamp<std::int64_t>(
+        static_cast<std::int64_t>(n.index.size()) >> 14, 1, std::min<std::int64_t>(4 * threads, g.outputs));
+    const auto piece = [&](std::size_t part, std::size_t) {
+        const std::int64_t first = g.outputs * static_cast<std::int64_t>(part) / pieces;
+        const std::int64_t last = g.outputs * static_cast<std::int64_t>(part + 1) / pieces;
+        const auto count = static_cast<std::size_t>(last - first);
+        if (layer.dense.empty()) {
+            kernels_.sparse_rows(n.ends.data(), n.index.data(), n.value.data(), layer.bias.data(),
+                                 first, last, x, out);
+        } else {
+            for (std::int64_t row = first; row < last; ++row)
+                out[row] = layer.bias[static_cast<std::size_t>(row)] +
+                           kernels_.dot(layer.dense.data() + row * g.channels, x,
+                                        static_cast<std::size_t>(g.channels));
+        }
+        if (residual)
+            kernels_.binary(Binary::add, out + first, 0, 1, residual + first, 0, 1, out + first, 1,
+                            count);
+        kernels_.activate(layer.epilogue.activation, layer.epilogue.parameter, out + first,
+                          out + first, count);
+    };
+    parallel_for(static_cast<std::size_t>(pieces), static_cast<std::size_t>(threads), piece);
+}
+
+std::vector<Timing> Program::profile(const float* x, std::int64_t batch, int threads, bool tune,
+                                     int repeats) {
+    const std::int64_t out_size = size(graph_.output);
+    std::vector<float> out(static_cast<std::size_t>(batch * out_size));
+    run(x, batch, out.data(), threads, tune);
+    const std::int64_t lanes = kernels_.lanes;
+    const Mode mode{static_cast<int>(4 * batch >= 3 * lanes ? lanes : 1), tune ? threads : 0};
+    std::shared_ptr<const Plans> plans;
+    if (batch > 0) {
+        const std::lock_guard lock(mutex_);
+        plans = plans_.at(mode);
+    }
+    std::vector<Timing> rows;
+    constexpr double none = std::numeric_limits<double>::quiet_NaN();
+    rows.push_back({"", "input", "", none, 0, 0});
+    for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
+        const Node& node = graph_.nodes[i];
+        Timing row{node.path, std::string(name(node.op)), "", none, 0, 0};
+        if (const Layer* layer = layers_[i].get()) {
+            row.sparsity = 1 - layer->density;
+            row.gflop = 2e-9 * (work(*layer) - 1) * static_cast<double>(batch);
+            if (is_rows(*layer, mode.batch))
+                row.kernel = layer->dense.empty() ? "sparse rows" : "dense rows";
+            else if (plans && (*plans)[i])
+                row.kernel = (*plans)[i]->choice().name();
+        }
+        rows.push_back(std::move(row));
+    }
+    rows.push_back({"", "output", "", none, 0, 0});
+    std::vector<double> best(rows.size(), std::numeric_limits<double>::infinity());
+    for (int repeat = 0; repeat < std::max(repeats, 1); ++repeat) {
+        for (Timing& row : rows) row.milliseconds = 0;
+        run_all(x, batch, out.data(), threads, tune, &rows);
+        for (std::size_t i = 0; i < rows.size(); ++i)
+            best[i] = std::min(best[i], rows[i].milliseconds);
+    }
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i].milliseconds = best[i];
+    return rows;
+}
+
+}  // namespace dirprune

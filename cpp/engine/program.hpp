@@ -1,0 +1,115 @@
+// A network made ready to run: numpy-shaped floats in, floats out.
+//
+// Images go through the network in blocks. A block of as many images as a vector has lanes keeps
+// them side by side in neighbouring floats, so that every operator works on whole vectors whatever
+// the size of the map; what remains of a batch goes through one by one. Memory for activations is
+// planned once for either way, and does not grow with the batch.
+//
+// run() may be called by several threads at once: each call has an arena of its own, all share the
+// plans. The threads that a call uses come from the process's pool (pool.hpp); if another call has
+// them, this one does with its own.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/conv.hpp"
+#include "engine/graph.hpp"
+#include "engine/kernels.hpp"
+
+namespace dirprune {
+
+inline constexpr int max_threads = 256;
+
+// What one node took.
+struct Timing {
+    std::string path, op, kernel;
+    double sparsity;      // of its weight; NaN if it has none
+    double milliseconds;
+    double gflop;         // 2 x multiplications by weights that are not zero
+};
+
+class Program {
+public:
+    // tensors: the values of the graph's tensors in their order, with their shapes; they are read
+    // here and not later. Throws std::invalid_argument for bytes that are no valid graph.
+    Program(std::span<const std::uint8_t> graph, std::span<const float* const> tensors,
+            std::span<const Shape> shapes);
+
+    ~Program();
+
+    // x: batch x input_shape, out: batch x output_shape, batch >= 0, without anything between.
+    // tune: time several ways of computing each layer at the first call with this number of
+    // threads; otherwise the same choices, and bits, whatever the machine's mood.
+    void run(const float* x, std::int64_t batch, float* out, int threads, bool tune);
+
+    // Like run(); times each node, the least of `repeats` runs.
+    std::vector<Timing> profile(const float* x, std::int64_t batch, int threads, bool tune,
+                                int repeats);
+
+    Shape input_shape() const { return {graph_.input.begin() + 1, graph_.input.end()}; }
+    Shape output_shape() const {
+        const Shape& shape = graph_.shape(graph_.output);
+        return {shape.begin() + 1, shape.end()};
+    }
+
+private:
+    // A convolution or linear layer.
+    struct Layer {
+        Geometry geometry;
+        std::shared_ptr<const Nonzeros> nonzeros;  // layers may share a weight
+        std::vector<float> bias, dense;  // dense: the weight where it is mostly not zero
+        Epilogue epilogue;
+        bool transposed = false;         // linear over the last of several dimensions
+        double density = 0;
+    };
+    using Plans = std::vector<std::shared_ptr<const ConvPlan>>;
+    struct Arena;
+    struct Tuning;
+    struct Mode {
+        int batch, threads;  // threads: 0 without tuning
+        auto operator<=>(const Mode&) const = default;
+    };
+
+    void make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros);
+    void plan_memory();
+    double work(const Layer& layer) const;  // multiplications for an image
+    std::unique_ptr<Arena> borrow(int batch);
+    void give_back(std::unique_ptr<Arena> arena);
+
+    void run_all(const float* x, std::int64_t batch, float* out, int threads, bool tune,
+                 std::vector<Timing>* timings);
+    // One block: `images` of them, at most arena.batch. With tuning it makes the plans.
+    void run_block(const float* x, std::int64_t images, float* out, Arena& arena, Plans& plans,
+                   int threads, Tuning* tuning, std::vector<Timing>* timings) const;
+    void run_node(std::size_t number, Arena& arena, Plans& plans, int threads,
+                  Tuning* tuning) const;
+    void run_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
+                   Tuning* tuning) const;
+    void run_rows(const Layer& layer, const float* x, const float* residual, float* out,
+                  int threads) const;
+    void run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,
+                  const float* residual, float* out, int threads) const;
+    bool is_rows(const Layer& layer, int batch) const;
+    const float* data(std::uint32_t value, const Arena& arena) const;
+    std::int64_t size(std::uint32_t value) const { return product(graph_.shape(value), 1); }
+
+    const Kernels& kernels_;
+    Graph graph_;
+    std::vector<std::unique_ptr<Layer>> layers_;     // by node, null for other operators
+    std::vector<std::vector<float>> tensors_;        // those that are read while running
+    std::vector<std::uint32_t> storage_;             // by value: the value whose memory it has
+    std::vector<std::int64_t> offsets_;              // by value, in floats per image of a block
+    std::int64_t arena_size_ = 0, transposed_size_ = 0;  // floats per image
+
+    std::mutex mutex_;                               // guards what follows
+    std::map<Mode, std::shared_ptr<const Plans>> plans_;
+    std::vector<std::unique_ptr<Arena>> arenas_;
+    std::mutex making_;                              // one call makes plans, the others wait
+};
+
+}  // namespace dirprune

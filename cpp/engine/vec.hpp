@@ -1,0 +1,63 @@
+// Vectors of floats by the compilers' own extension: one source for every instruction set.
+//
+// Only for kernels_*.cpp. Everything has internal linkage and nothing of the standard library is
+// instantiated, or else the linker might keep the copy that needs the newest CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace dirprune {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX2__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * lanes)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * lanes)));
+typedef float Unaligned __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
+INLINE Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+INLINE void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
+INLINE Vec broadcast(float x) { return x - Vec{}; }  // x + 0 would lose the sign of -0
+
+// a b + c, rounded once where the instruction set can.
+INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__) && !defined(DIRPRUNE_PORTABLE)
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+// NaN stays NaN: the comparison is false and x is taken.
+INLINE Vec at_least(Vec x, Vec low) { return low > x ? low : x; }
+INLINE Vec at_most(Vec x, Vec high) { return high < x ? high : x; }
+INLINE Vec select(Ints condition, Vec a, Vec b) { return condition ? a : b; }
+
+INLINE float sum(Vec v) {
+    float result = 0;
+    for (int i = 0; i < lanes; ++i) result += v[i];
+    return result;
+}
+
+}  // namespace
+}  // namespace dirprune
