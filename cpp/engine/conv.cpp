@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 
 #include "pool.hpp"
 
@@ -85,6 +87,7 @@ ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonze
     if (choice.dense && g_.groups > 1 && (g_.outputs / g_.groups) % height_)
         throw std::logic_error("a dense plan for groups that it does not divide");
     groups_ = static_cast<std::int32_t>(ceil_div(g_.outputs, height_));
+    share_ = static_cast<std::int32_t>(std::clamp<std::int64_t>(ceil_div(groups_, 8), 8, 64));
     bias_.assign(static_cast<std::size_t>(groups_) * height_, 0.0f);
     if (bias) std::copy_n(bias, g_.outputs, bias_.begin());
     lay_out();
@@ -265,33 +268,51 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
                                           dx / g_.stride_x * g_.batch);
         }
     const auto taps = static_cast<std::uint32_t>(g_.taps());
-    block.ends.assign(1, 0);
-    std::uint32_t count = 0;
-    for (std::int32_t group = block.first_group; group < block.first_group + block.groups; ++group) {
-        const std::int64_t first = std::int64_t(group) * height;
-        const std::int64_t base = first / fan_out * fan_in;  // first channel that the group reads
+    // Rows of one length after each other: the processor foresees where they end.
+    const auto share_of = [&](std::int32_t group) { return (block.first_group + group) / share_; };
+    block.order.resize(static_cast<std::size_t>(block.groups));
+    std::iota(block.order.begin(), block.order.end(), 0);
+    const auto range = [&](std::int64_t row, std::int64_t base) {
         const std::int64_t from = std::max<std::int64_t>(block.first_channel, base);
         const std::int64_t to =
             std::min<std::int64_t>(block.first_channel + block.channels, base + fan_in);
-        const auto begin = static_cast<std::uint32_t>((from - base) * taps);
-        const auto end = static_cast<std::uint32_t>((to - base) * taps);
+        const auto* all = nonzeros.index.data();
+        const auto at = [&](std::int64_t limit) {
+            return static_cast<std::uint32_t>(
+                std::lower_bound(all + nonzeros.ends[static_cast<std::size_t>(row)],
+                                 all + nonzeros.ends[static_cast<std::size_t>(row) + 1],
+                                 static_cast<std::uint32_t>(limit)) - all);
+        };
+        return std::pair(at((from - base) * taps), at((to - base) * taps));
+    };
+    if (height == 1) {
+        std::vector<std::uint32_t> length(block.order.size());
+        for (std::int32_t group : block.order) {
+            const std::int64_t row = block.first_group + group;
+            const auto [begin, end] = range(row, row / fan_out * fan_in);
+            length[static_cast<std::size_t>(group)] = end - begin;
+        }
+        std::stable_sort(block.order.begin(), block.order.end(), [&](auto a, auto b) {
+            return std::pair(share_of(a), length[static_cast<std::size_t>(a)]) <
+                   std::pair(share_of(b), length[static_cast<std::size_t>(b)]);
+        });
+    }
+    block.ends.assign(1, 0);
+    std::uint32_t count = 0;
+    for (std::int32_t group : block.order) {
+        const std::int64_t first = std::int64_t(block.first_group + group) * height;
+        const std::int64_t base = first / fan_out * fan_in;  // first channel that the group reads
         std::uint32_t at[height], stop[height];
         for (int h = 0; h < height; ++h) {
-            const auto row = static_cast<std::size_t>(std::min(first + h, g_.outputs - 1));
-            const auto* all = nonzeros.index.data();
-            const auto bound = [&](std::uint32_t limit) {
-                return static_cast<std::uint32_t>(
-                    std::lower_bound(all + nonzeros.ends[row], all + nonzeros.ends[row + 1],
-                                     limit) - all);
-            };
-            at[h] = bound(begin);
-            stop[h] = first + h < g_.outputs ? bound(end) : at[h];
+            std::tie(at[h], stop[h]) = range(std::min(first + h, g_.outputs - 1), base);
+            if (first + h >= g_.outputs) stop[h] = at[h];
         }
         for (;;) {  // merge the rows
-            std::uint32_t index = end;
+            constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
+            std::uint32_t index = none;
             for (int h = 0; h < height; ++h)
                 if (at[h] < stop[h]) index = std::min(index, nonzeros.index[at[h]]);
-            if (index == end) break;
+            if (index == none) break;
             Entry<height> entry{};
             entry.offset = static_cast<std::int32_t>(
                 (base + index / taps - block.first_channel) * channel_pitch_ +
@@ -317,12 +338,14 @@ void ConvPlan::run(const float* x, const float* residual, float* out, int thread
     std::int64_t parts = 1;
     const auto regions = static_cast<std::int64_t>(regions_.size());
     if (threads > 1 && regions < 8 * threads && regions % threads)
-        parts = std::min<std::int64_t>(groups_, ceil_div(4 * threads, regions));
+        parts = std::min<std::int64_t>(ceil_div(groups_, share_), ceil_div(4 * threads, regions));
+    const std::int64_t shares = ceil_div(groups_, share_);
     const auto tasks = static_cast<std::size_t>(regions * parts);
     parallel_for(tasks, static_cast<std::size_t>(threads), [&](std::size_t task, std::size_t seat) {
         const auto part = static_cast<std::int64_t>(task) % parts;
-        const auto first = static_cast<std::int32_t>(groups_ * part / parts);
-        const auto last = static_cast<std::int32_t>(groups_ * (part + 1) / parts);
+        const auto first = static_cast<std::int32_t>(shares * part / parts) * share_;
+        const auto last =
+            std::min(groups_, static_cast<std::int32_t>(shares * (part + 1) / parts) * share_);
         const Region& region = regions_[task / static_cast<std::size_t>(parts)];
         compute(region, first, last, x, residual, out, scratch[seat]);
     });
@@ -387,6 +410,7 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
             origin = scratch;
         }
         tile.ends = block.ends.data();
+        tile.order = block.order.data();
         tile.entries = block.entries.data();
         tile.begin = block.begin;
         tile.end = block.end;

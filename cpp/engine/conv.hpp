@@ -71,6 +71,7 @@ private:
         std::int32_t first_channel, channels;  // of the input
         std::int32_t first_group, groups;      // of output channels
         bool begin, end;
+        std::vector<std::int32_t> order;       // of groups, from first_group on
         std::vector<std::uint32_t> ends;
         std::vector<std::uint32_t> entries;    // Entry<height> as words
     };
@@ -101,6 +102,7 @@ private:
     float low_, high_;
     int height_;                                 // output channels in a group
     std::int32_t groups_;                        // of output channels
+    std::int32_t share_;                         // of them that go to one thread, at least
     std::vector<float> bias_;
     std::vector<std::int32_t> phases_y_, phases_x_;
     std::int32_t plane_rows_ = 1, plane_columns_ = 1;

@@ -30,9 +30,10 @@ struct Piece {
 // Large sums are cut into blocks of inputs that fit into the cache: all but the first take up
 // from `partial`, all but the last leave off there.
 struct Tile {
-    const std::uint32_t* ends;  // ends[g], ends[g + 1]: the entries of group g
+    const std::uint32_t* ends;  // ends[i], ends[i + 1]: the entries of group order[i]
+    const std::int32_t* order;
     const void* entries;
-    std::int32_t first, last;   // groups
+    std::int32_t first, last;   // of i
     const float* x;
     std::ptrdiff_t x_row;       // between rows of the tile
     const float* bias;          // of group 0

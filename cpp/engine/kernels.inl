@@ -49,9 +49,10 @@ void tile_kernel(const Tile& t) {
     const Vec low = broadcast(t.low), high = broadcast(t.high);
     const std::ptrdiff_t x_row = t.x_row;
 
-    for (std::int32_t group = t.first; group < t.last; ++group) {
+    for (std::int32_t i = t.first; i < t.last; ++i) {
+        const std::ptrdiff_t group = t.order[i];
         Vec acc[sets][height][vectors];
-        float* partial = t.partial + static_cast<std::ptrdiff_t>(group) * height * vectors * lanes;
+        float* partial = t.partial + group * height * vectors * lanes;
         if (t.begin) {
             unrolled<height>([&](auto h) INLINE_LAMBDA {
                 const Vec bias = broadcast(t.bias[group * height + h]);
@@ -68,8 +69,8 @@ void tile_kernel(const Tile& t) {
             unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[s + 1][0][v] = Vec{}; });
         });
 
-        const auto* entry = entries + t.ends[group];
-        const auto* const end = entries + t.ends[group + 1];
+        const auto* entry = entries + t.ends[i];
+        const auto* const end = entries + t.ends[i + 1];
         const auto add = [&](auto s, const Entry<height>& e) INLINE_LAMBDA {
             const float* x = t.x + e.offset;
             if constexpr (height == 1) {
@@ -113,7 +114,7 @@ void tile_kernel(const Tile& t) {
             continue;
         }
         unrolled<height>([&](auto h) INLINE_LAMBDA {
-            const std::int32_t channel = group * height + h;
+            const std::ptrdiff_t channel = group * height + h;
             if (height > 1 && channel >= t.channels) return;
             float* out = t.out + channel * t.out_channel;
             if (t.num_pieces) {
@@ -135,8 +136,11 @@ void tile_kernel(const Tile& t) {
     }
 }
 
-// Whole vectors: up to one more than asked is read and written.
-INLINE void copy(float* to, const float* from, std::ptrdiff_t count) {
+// Whole vectors: up to one more than asked is read and written. `ahead` floats further lies what
+// will be copied next, in another page as a rule, where the hardware does not look for itself.
+INLINE void copy(float* to, const float* from, std::ptrdiff_t count, std::ptrdiff_t ahead = 0) {
+    if (ahead)
+        for (std::ptrdiff_t i = 0; i < count; i += 16) __builtin_prefetch(from + ahead + i);
     for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, load(from + i));
 }
 INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int batch,
@@ -150,6 +154,7 @@ INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int
 
 // Rows are written in order, so that what a vector writes too much is overwritten by the next.
 void pack(const Packing& p) {
+    constexpr std::int32_t ahead = 8;  // channels
     for (std::int32_t c = 0; c < p.channels; ++c) {
         const float* x = p.x + c * p.x_channel;
         for (int phase = 0; phase < p.num_phases_y * p.num_phases_x; ++phase) {
@@ -172,7 +177,8 @@ void pack(const Packing& p) {
                                          std::ptrdiff_t(first) * p.stride_x) * p.batch;
                 for (std::ptrdiff_t i = 0; i < begin; ++i) to[i] = 0;
                 if (p.stride_x == 1)
-                    copy(to + begin, from, std::ptrdiff_t(last - first) * p.batch);
+                    copy(to + begin, from, std::ptrdiff_t(last - first) * p.batch,
+                         c + ahead < p.channels ? ahead * p.x_channel : 0);
                 else
                     copy_strided(to + begin, from, last - first, p.batch, p.stride_x);
                 for (std::ptrdiff_t i = std::ptrdiff_t(last) * p.batch; i < p.to_row; ++i)
