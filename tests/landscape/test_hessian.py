@@ -278,7 +278,10 @@ def test_the_projects_networks_are_captured(name: str) -> None:
 
 
 def test_float32_and_channels_last() -> None:
-    model, (x, y) = shaken(Traceable()), images()
+    # Not the network above: with so few channels oneDNN's gradient of a strided 1x1 convolution
+    # overruns its memory in channels_last (torch 2.14).
+    model = shaken(build_model("resnet20", num_classes=3, channels=3, size=(8, 8), width=0.5))
+    x, y = torch.randn(7, 3, 8, 8, dtype=D), torch.randint(3, (7,))
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=D)
     exact = Hessian(model, F.cross_entropy, (x, y))(v)
     single = Hessian(
@@ -310,16 +313,17 @@ class Once(torch.autograd.Function):
 
 
 class Wrong(torch.autograd.Function):
-    """A square whose derivative hides from autograd that it depends on x."""
+    """A function whose derivative is that of none."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.x = x.detach()
+        ctx.save_for_backward(x)
         return x**2
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        return 2 * ctx.x * g
+        (x,) = ctx.saved_tensors
+        return 2 * x.roll(1, dims=-1) * g
 
 
 class With(nn.Module):
@@ -376,7 +380,7 @@ def test_wrong_input() -> None:
         Hessian(model, F.cross_entropy, data)(torch.zeros(3, dtype=D))
     with pytest.raises(TypeError, match=r"function amax|amax is not known|amax"):
         Hessian(shaken(Residual()), F.cross_entropy, images(), mode="graph")(
-            torch.zeros(332, dtype=D)
+            torch.zeros(293, dtype=D)
         )
     with pytest.raises(Uncaptured, match="normalises by the batch"):
         capture(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())

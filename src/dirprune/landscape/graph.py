@@ -108,8 +108,10 @@ class Graph:
             gradient: Of the loss by the effective weights, None to leave its part out.
 
         Returns:
-            With the names of w, in float64.
+            With the names of w, in float64; nothing if there was no batch.
         """
+        if not curved:
+            return {}
         with torch.enable_grad():
             w = {name: p.detach().double().requires_grad_() for name, p in own.items()}
             u = self.effective(w)
