@@ -44,9 +44,9 @@ def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_model_by_name_is_exported(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="pip install dirprune[onnx]")
-    model = build_model("vgg16_bn", num_classes=5, channels=3, size=(32, 32), width=1.0).eval()
+    model = build_model("convnet", num_classes=5, channels=3, size=(32, 32)).eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    words = ["export", "vgg16_bn", "--checkpoint", str(tmp_path / "weights.safetensors")]
+    words = ["export", "convnet", "--checkpoint", str(tmp_path / "weights.safetensors")]
     words += ["--classes", "5", "--size", "32", "--out", str(tmp_path / "model.dpz")]
     assert cli.main([*words, "--onnx", str(tmp_path / "m.onnx"), "--values", "float16"]) == 0
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
