@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 namespace dirprune {
 namespace {
 
+constexpr double most_packed = 1 << 24;  // floats
 constexpr double l1 = 28 << 10, l2 = 450 << 10;  // bytes that may be kept there beside all else
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -98,6 +100,7 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
                 }
         }
         for (int block : blocks) {
+            if (!choice.direct && floats * block > most_packed) continue;
             choice.block = block;
             const std::pair item(estimate(kernels, g, density, choice), choice);
             if (std::find(found.begin(), found.end(), item) == found.end()) found.push_back(item);
@@ -154,6 +157,8 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
     }
     std::stable_sort(found.begin(), found.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
+    if (found.empty())
+        throw std::invalid_argument("a kernel reaches too far for the engine");
     std::vector<Choice> result;
     for (std::size_t i = 0; i < std::min(most, found.size()); ++i) result.push_back(found[i].second);
     return result;

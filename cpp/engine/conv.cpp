@@ -211,7 +211,7 @@ void ConvPlan::make_blocks(const Nonzeros& nonzeros) {
     const std::int64_t most = choice_.block < fan_in
                                   ? choice_.block
                                   : std::min(choice_.block / fan_in, g_.groups) * fan_in;
-    if (channel_pitch_ > (1 << 30) / most)
+    if (channel_pitch_ > (1 << 28) / most)
         throw std::invalid_argument("a layer is too large for the engine");
     if (!choice_.direct)
         packed_size_ = static_cast<std::size_t>(round_up(most * channel_pitch_ + slack, 16));

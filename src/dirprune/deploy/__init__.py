@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dirprune.deploy.bench import benchmark as benchmark
     from dirprune.deploy.capturing import capture as capture
+    from dirprune.deploy.engine import Engine as Engine
     from dirprune.deploy.files import load as load
     from dirprune.deploy.files import save as save
     from dirprune.deploy.graph import Graph as Graph

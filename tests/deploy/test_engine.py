@@ -1,0 +1,188 @@
+"""Engine: whole networks against torch, and everything a caller can do wrong."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from deploy.networks import NETWORKS, captured, inputs
+from torch import nn
+
+from dirprune import _native
+from dirprune.deploy import Engine, GraphNet, save
+
+pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3, 2),
+        nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter *= torch.rand_like(parameter) < 0.3
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("engine") / "net.dpz"
+    save(small_net(), file, torch.ones(2, 3, 9, 9))
+    return file
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_networks_compute_what_torch_does(family: str, tmp_path: Path) -> None:
+    net = GraphNet(captured(family)[1])
+    x = inputs(family, 9)
+    save(net, tmp_path / "net.dpz", x)
+    engine = Engine(tmp_path / "net.dpz", threads=2, tune=False)
+    with torch.no_grad():
+        expected = net.double()(x.double()).numpy()
+    result = engine(x.numpy())
+    scale = np.abs(expected).max()
+    assert np.abs(result - expected).max() <= 1e-4 * scale
+    assert np.abs(engine(x[:1].numpy()) - expected[:1]).max() <= 1e-4 * scale
+
+
+def test_the_same_bits_for_any_number_of_threads(path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((11, 3, 9, 9), np.float32)
+    first = Engine(path, threads=1, tune=False)(x)
+    for threads in (2, 3, 7):
+        np.testing.assert_array_equal(Engine(path, threads, tune=False)(x), first)
+    np.testing.assert_allclose(Engine(path, threads=2)(x), first, rtol=0, atol=1e-5)
+
+
+def test_many_threads_on_one_engine_and_several_engines(path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 3, 9, 9), np.float32)
+    expected = Engine(path, threads=1)(x)
+    engines = [Engine(path, threads=2), Engine(path, threads=3)]
+
+    def call(i: int) -> float:
+        sample = slice(i % 50, i % 50 + 1 + i % 14)
+        return float(np.abs(engines[i % 2](x[sample]) - expected[sample]).max())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(call, range(400))) <= 1e-5
+
+
+def test_takes_arrays_of_other_libraries(path: Path) -> None:
+    engine = Engine(path, threads=1)
+    x = torch.randn(3, 3, 9, 9)
+    expected = engine(x.numpy())
+    np.testing.assert_array_equal(engine(x), expected)
+
+    class Wrapped:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+            return x.numpy()
+
+    np.testing.assert_array_equal(engine(Wrapped()), expected)
+    turned = np.ascontiguousarray(x.numpy().transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+    assert not turned.flags.c_contiguous
+    np.testing.assert_array_equal(engine(turned), expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.ones((2, 3, 9, 9)), TypeError, r"computes in float32, got float64"),
+        (np.ones((2, 3, 9, 8), np.float32), ValueError, r"takes shape \(batch, 3, 9, 9\), got"),
+        (np.ones((3, 9, 9), np.float32), ValueError, r"takes shape \(batch, 3, 9, 9\), got"),
+        (np.float32(1), TypeError, r"must be an array|takes shape"),
+        ([1.0, 2.0], TypeError, r"must be an array, got list"),
+        (torch.ones(2, 3, 9, 9, requires_grad=True), TypeError, r"cannot read .*grad"),
+    ],
+)
+def test_refuses_other_inputs(
+    path: Path, x: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises((error, ValueError), match=message) as caught:
+        Engine(path, threads=1)(x)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_refuses_what_is_not_finite(path: Path) -> None:
+    x = np.zeros((1, 3, 9, 9), np.float32)
+    checked = Engine(path, threads=1, check=True)
+    checked(x)
+    for value in (np.nan, np.inf):
+        x[0, 1, 2, 3] = value
+        Engine(path, threads=1)(x)
+        with pytest.raises(ValueError, match="not finite"):
+            checked(x)
+
+
+def test_a_huge_batch_is_a_memory_error_and_harms_nothing(path: Path) -> None:
+    engine = Engine(path, threads=1)
+    huge = np.broadcast_to(np.zeros((1, 3, 9, 9), np.float32), (1 << 42, 3, 9, 9))
+    with pytest.raises(MemoryError):
+        engine(huge)
+    assert engine(np.zeros((2, 3, 9, 9), np.float32)).shape == (2, 5)
+
+
+def test_an_empty_batch(path: Path) -> None:
+    assert Engine(path)(np.zeros((0, 3, 9, 9), np.float32)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_refuses_numbers_of_threads(path: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match="threads must be 1 to 256"):
+        Engine(path, threads)
+
+
+def test_weights_alone_do_not_run(tmp_path: Path) -> None:
+    save(small_net(), tmp_path / "weights.dpz")
+    with pytest.raises(ValueError, match="save the model with example_inputs"):
+        Engine(tmp_path / "weights.dpz")
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_profile_accounts_for_the_layers(path: Path, batch: int) -> None:
+    engine = Engine(path, threads=2)
+    profile = engine.profile(np.ones((batch, 3, 9, 9), np.float32), repeats=2)
+    assert sum(layer.share for layer in profile.layers) == pytest.approx(1)
+    first = next(layer for layer in profile.layers if layer.op == "conv2d")
+    weight = small_net()[0].weight
+    assert first.path == "0"
+    assert first.sparsity == pytest.approx(float((weight == 0).float().mean()))
+    table = str(profile)
+    assert "GFLOP/s" in table
+    assert f"batch of {batch} on 2 threads" in table
+
+
+def test_profile_needs_a_sample(path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        Engine(path).profile(np.ones((0, 3, 9, 9), np.float32))
+
+
+def test_says_what_is_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "extension", lambda: None)
+    with pytest.raises(RuntimeError, match=r"C\+\+ extension, which this installation lacks"):
+        Engine(path)
+
+
+def test_runs_without_torch(path: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np; from dirprune.deploy import Engine\n"
+        f"print(Engine({str(path)!r})(np.ones((2, 3, 9, 9), np.float32)).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "(2, 5)\n", done.stderr
+
+
+def test_runs_in_the_child_of_a_fork(path: Path) -> None:
+    script = (
+        "import os, sys, numpy as np; from dirprune.deploy import Engine\n"
+        f"engine = Engine({str(path)!r}, threads=2)\n"
+        "x = np.ones((16, 3, 9, 9), np.float32); before = engine(x); child = os.fork()\n"
+        "if child == 0: os._exit(int(not np.allclose(engine(x), before)))\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

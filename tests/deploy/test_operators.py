@@ -1,0 +1,279 @@
+"""Every operator of the engine against torch in float64, on odd shapes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dirprune.deploy import GraphNet
+from dirprune.deploy.encode import encode
+from dirprune.deploy.graph import Graph, Node
+from dirprune.deploy.shapes import infer_shape
+
+_cpp = pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
+
+BATCHES = (0, 1, 3, 8, 9)
+Tensors = dict[str, np.ndarray[Any, Any]]
+generator = np.random.default_rng(0)
+
+
+def random(*shape: int) -> np.ndarray[Any, Any]:
+    return generator.standard_normal(shape).astype(np.float32)
+
+
+def graph_of(
+    op: str,
+    shape: tuple[int, ...],
+    attrs: Mapping[str, Any],
+    tensors: Tensors,
+    inputs: tuple[int, ...] = (0,),
+    constant: np.ndarray[Any, Any] | None = None,
+) -> Graph:
+    """One node; value 1 is a constant or the input through a sigmoid."""
+    batched = (-1, *shape)
+    if constant is None:
+        first = Node("sigmoid", (0,), batched, path="before")
+    else:
+        first = Node("constant", (), constant.shape, tensors={"value": "constant.0"})
+        tensors = {**tensors, "constant": constant}
+    names = {role: f"layer.{role}" for role in tensors if role != "constant"}
+    shapes = [(batched, first.shape)[value] for value in inputs]
+    result = infer_shape(op, shapes, {r: tensors[r].shape for r in names}, attrs)
+    node = Node(op, inputs, result, attrs, names, "layer")
+    arrays = {name: tensors[role] for role, name in names.items()}
+    if constant is not None:
+        arrays["constant.0"] = constant
+    return Graph(batched, (first, node), 2, arrays)
+
+
+def program(graph: Graph) -> Any:
+    return _cpp.Program(encode(graph), list(graph.tensors.values()))
+
+
+def check(graph: Graph, batches: tuple[int, ...] = BATCHES, tolerance: float = 1e-5) -> None:
+    net, engine = GraphNet(graph).double(), program(graph)
+    for batch in batches:
+        x = random(batch, *graph.shape[1:])
+        with torch.no_grad():
+            expected = net(torch.from_numpy(x).double()).numpy()
+        for threads, tune in ((1, False), (2, False), (2, True)):
+            result = engine.run(x, threads, tune)
+            assert result.shape == expected.shape
+            scale = np.abs(expected).max(initial=1e-3)
+            assert np.abs(result - expected).max(initial=0.0) <= tolerance * scale
+
+
+def conv2d(
+    shape: tuple[int, int, int], outputs: int, kernel: tuple[int, int], density: float, **attrs: Any
+) -> Graph:
+    channels = shape[0] // attrs.get("groups", 1)
+    weight = random(outputs, channels, *kernel)
+    weight *= generator.random(weight.shape) < density
+    full = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, **attrs}
+    return graph_of("conv2d", shape, full, {"weight": weight, "bias": random(outputs)})
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "kernel", "attrs"),
+    [
+        ((5, 7, 7), 6, (1, 1), {}),
+        ((13, 1, 1), 29, (1, 1), {}),
+        ((3, 9, 11), 7, (3, 3), {"padding": (1, 1, 1, 1)}),
+        ((4, 14, 14), 12, (3, 3), {"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+        ((4, 9, 10), 5, (2, 2), {"stride": (3, 3)}),  # stride > kernel
+        ((4, 12, 12), 5, (3, 2), {"dilation": (2, 3), "padding": (2, 0, 1, 3)}),
+        ((12, 6, 6), 18, (3, 3), {"groups": 6, "padding": (1, 1, 1, 1)}),
+        ((16, 8, 9), 16, (3, 3), {"groups": 16, "padding": (1, 1, 1, 1), "stride": (2, 1)}),
+        ((6, 5, 4), 12, (5, 5), {"groups": 6, "padding": (2, 2, 2, 2)}),
+        ((40, 4, 4), 33, (3, 3), {"padding": (1, 1, 1, 1)}),
+        ((3, 35, 33), 8, (7, 7), {"padding": (3, 3, 3, 3), "stride": (2, 2)}),
+    ],
+)
+def test_convolutions(
+    shape: tuple[int, int, int],
+    outputs: int,
+    kernel: tuple[int, int],
+    attrs: dict[str, Any],
+    density: float,
+) -> None:
+    check(conv2d(shape, outputs, kernel, density, **attrs))
+
+
+small = st.integers(1, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9)),
+    kernel=st.tuples(small, small),
+    stride=st.tuples(small, small),
+    dilation=st.tuples(small, small),
+    padding=st.tuples(*[st.integers(0, 3)] * 4),
+    groups=small,
+    density=st.sampled_from([0.0, 0.1, 0.9]),
+)
+def test_drawn_convolutions(
+    sizes: tuple[int, int, int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    groups: int,
+    density: float,
+) -> None:
+    channels, height, width, outputs = sizes
+    needed = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
+    height, width = max(height, needed[0]), max(width, needed[1])
+    attrs = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    check(
+        conv2d((channels * groups, height, width), outputs * groups, kernel, density, **attrs),
+        batches=(1, 8),
+    )
+
+
+@pytest.mark.parametrize("activation", range(12))
+def test_epilogues(activation: int) -> None:
+    weight = random(9, 6, 3, 3) * (generator.random((9, 6, 3, 3)) < 0.3)
+    attrs = {"activation": activation, "activation_parameter": 0.3}
+    padded = {"padding": (1, 1, 1, 1), "stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    square = random(6, 6, 3, 3) * (generator.random((6, 6, 3, 3)) < 0.3)
+    check(graph_of("conv2d", (6, 5, 7), {**attrs, **padded}, {"weight": weight}))
+    check(graph_of("conv2d", (6, 5, 7), {**attrs, **padded}, {"weight": square}, (0, 1)))
+    for shape in ((10,), (3, 10), (2, 3, 10)):
+        tensors = {"weight": random(10, 10), "bias": random(10)}
+        check(graph_of("linear", shape, attrs, tensors, (0, 1)))
+    channels = {"scale": random(6), "shift": random(6)}
+    check(graph_of("affine", (6, 5, 7), attrs, channels, (0, 1)))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("shape", [(37,), (5, 37), (2, 3, 37)])
+def test_linear_layers(shape: tuple[int, ...], density: float) -> None:
+    weight = random(41, 37)
+    weight *= generator.random(weight.shape) < density
+    check(graph_of("linear", shape, {}, {"weight": weight, "bias": random(41)}))
+
+
+POOL = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 1), "ceil_mode": 0}
+SINGLE: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    *[(op, (3, 5), {}) for op in ("relu", "relu6", "silu", "sigmoid", "tanh", "hardswish",
+                                  "hardsigmoid")],
+    ("leaky_relu", (7,), {"slope": 0.1}),
+    ("elu", (7,), {"alpha": 0.7}),
+    ("gelu", (19,), {"tanh": 0}),
+    ("gelu", (19,), {"tanh": 1}),
+    *[("softmax", (3, 5, 4), {"dim": dim}) for dim in (1, 2, 3)],
+    ("add", (4, 3), {"scalar": 0.5}),
+    ("sub", (4, 3), {"scalar": 0.5, "reversed": 1}),
+    ("mul", (4, 3), {"scalar": -2.0}),
+    ("div", (4, 3), {"scalar": 3.0}),
+    ("slice", (5, 6), {"dim": 1, "start": 1, "end": 4, "step": 1}),
+    ("slice", (5, 6), {"dim": 2, "start": 0, "end": 6, "step": 4}),
+    *[("max_pool2d", (3, 7, 6), {**POOL, "ceil_mode": c, "dilation": (d, 1)})
+      for c in (0, 1) for d in (1, 2)],
+    *[("avg_pool2d", (3, 7, 6), {**POOL, "ceil_mode": c, "count_include_pad": i})
+      for c in (0, 1) for i in (0, 1)],
+    *[(f"adaptive_{kind}_pool2d", (3, 7, 5), {"output": output})
+      for kind in ("avg", "max") for output in ((1, 1), (3, 2), (9, 5))],
+    ("mean", (3, 4, 5), {"dims": (2, 3), "keepdim": 0}),
+    ("mean", (3, 4, 5), {"dims": (1,), "keepdim": 1}),
+    ("mean", (3, 4, 5), {"dims": (1, 3), "keepdim": 0}),
+    ("reshape", (3, 4, 5), {"size": (-1, 12, 5)}),
+    *[("permute", (3, 4, 5), {"dims": dims})
+      for dims in ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1, 3), (0, 3, 2, 1), (0, 1, 2, 3))],
+    ("pad", (2, 3, 4), {"padding": (1, 0, 2, 3), "value": 0.25}),
+    ("upsample_nearest", (2, 3, 4), {"output": (7, 4)}),
+    ("upsample_bilinear", (2, 3, 4), {"output": (7, 9), "align_corners": 0}),
+    ("upsample_bilinear", (2, 3, 4), {"output": (6, 2), "align_corners": 1}),
+    ("dropout", (5,), {"p": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "shape", "attrs"), SINGLE)
+def test_operators_of_one_value(op: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
+    check(graph_of(op, shape, attrs, {}))
+
+
+@pytest.mark.parametrize("op", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize(
+    "constant", [(), (1,), (5,), (4, 1), (3, 1, 1), (3, 4, 5), (1, 3, 1, 5), (1, 1, 1, 1)]
+)
+def test_broadcast_constants(op: str, constant: tuple[int, ...]) -> None:
+    value = np.asarray(random(*constant) + 3, np.float32)
+    check(graph_of(op, (3, 4, 5), {}, {}, (0, 1), value))
+    if op != "div":  # by values near zero
+        check(graph_of(op, (3, 4, 5), {}, {}, (1, 0), value))
+
+
+def test_a_constant_larger_than_the_value() -> None:
+    check(graph_of("add", (3, 1, 5), {}, {}, (0, 1), random(3, 4, 1)))
+
+
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_values_that_broadcast_each_other(op: str) -> None:
+    """As squeeze and excitation does."""
+    pooled = Node("mean", (0,), (-1, 3, 1, 1), {"dims": (2, 3), "keepdim": 1})
+    check(Graph((-1, 3, 4, 5), (pooled, Node(op, (0, 1), (-1, 3, 4, 5))), 2, {}))
+    check(Graph((-1, 3, 4, 5), (pooled, Node(op, (1, 0), (-1, 3, 4, 5))), 2, {}))
+    check(Graph((-1, 3, 4, 5), (Node(op, (0, 0), (-1, 3, 4, 5)),), 1, {}))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_joined_values(dim: int) -> None:
+    attrs = {"dim": dim}
+    check(graph_of("cat", (3, 4), attrs, {}, (1, 0, 1)))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_layer_norm(dims: int) -> None:
+    shape = (4, 5, 6)
+    affine = {"weight": random(*shape[-dims:]), "bias": random(*shape[-dims:])}
+    for tensors in (affine, {}):
+        check(graph_of("layer_norm", shape, {"dims": dims, "eps": 1e-5}, tensors))
+
+
+def test_batch_norm() -> None:
+    statistics = {"running_mean": random(4), "running_var": np.abs(random(4)) + 0.5}
+    for tensors in (statistics, {**statistics, "weight": random(4), "bias": random(4)}):
+        check(graph_of("batch_norm", (4, 3, 5), {"eps": 1e-5}, tensors))
+
+
+def test_max_pool_passes_nan_on() -> None:
+    graph = graph_of("max_pool2d", (1, 6, 6), {**POOL, "dilation": (1, 1)}, {})
+    x = random(1, 1, 6, 6)
+    x[0, 0, 2, 3] = np.nan
+    expected = GraphNet(graph)(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(program(graph).run(x, 1, False), expected)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "neon"])
+def test_instruction_sets_agree(isa: str) -> None:
+    """In processes of their own, because the choice is one of the process."""
+    if isa not in _cpp.available():
+        pytest.skip(f"this CPU has no {isa}")
+    here = f"{__file__}::"
+    tests = ["test_convolutions", "test_epilogues", "test_operators_of_one_value",
+             "test_broadcast_constants", "test_linear_layers", "test_layer_norm"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        + [here + test for test in tests],
+        env={**os.environ, "DIRPRUNE_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of("relu", (2,), {}, {})
+    monkeypatch.setenv("DIRPRUNE_ISA", "mmx")
+    with pytest.raises(ValueError, match=r"DIRPRUNE_ISA is 'mmx', this CPU has: portable"):
+        program(graph)
