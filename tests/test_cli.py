@@ -99,7 +99,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert cli.main([*QUICK, "--out", str(out), "--resume"]) == 0
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "report"])
+@pytest.mark.parametrize("command", ["train", "demo", "landscape", "report"])
 def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert "--out" in capsys.readouterr().out
