@@ -39,7 +39,7 @@ DIGITS = TrainConfig(device="cpu", method="sgd", augment=False)
 NETWORKS = {
     "mlp": replace(DIGITS, model="mlp", width=1 / 16),
     "convnet": replace(DIGITS, model="convnet", width=1 / 8),
-    "resnet20": replace(DIGITS, model="resnet20", width=0.5, epochs=6),
+    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=8, channels_last=False),
 }
 SEEDS = {"mlp": (1, 2, 3), "convnet": (1, 2, 3), "resnet20": (1,)}
 SPARSITIES = (0.5, 0.8, 0.9)
