@@ -81,8 +81,13 @@ def landscape(
         "version": 1,
         "status": status,
         "config": {"what": ",".join(SECTIONS), "grid": 21, "eigenvectors": K, "budget": None},
-        "chosen": {"grid": GRID, "eigenvectors": K},
-        "estimate": {"seconds": {"evaluation": 0.1}, "sections": {"curve": 20.0}, "total": 60.0},
+        "subject": "0123abcd",
+        "plan": {
+            "chosen": {"grid": GRID, "eigenvectors": K},
+            "seconds": {"evaluation": 0.1},
+            "sections": {"curve": 20.0},
+            "total": 60.0,
+        },
         "seconds": dict.fromkeys(sections, 12.5),
         "command": ["dirprune", "landscape", "sgd", "grda"],
         "versions": {"python": "3.11.2", "dirprune": "0.2.0"},
@@ -130,14 +135,17 @@ def _hessian(made: Quadratic) -> dict[str, Any]:
     decades = [top * 10 ** (power / 4) for power in range(-24, 1)]
     t = [*(-x for x in reversed(decades[8::4])), 0.0, *decades]
     return {
-        "samples": 4000,
-        "k": K,
-        "eigenvalues": made.h[:K].tolist(),
-        "residuals": [1e-4] * K,
-        "noise": 1e-6,
-        "products": 120,
-        "trace": [float(made.h.sum()), 0.3],
+        "top": {
+            "samples": 4000,
+            "k": K,
+            "values": made.h[:K].tolist(),
+            "residuals": [1e-4] * K,
+            "noise": 1e-6,
+            "products": 120,
+            "converged": True,
+        },
         "density": {
+            "trace": [float(made.h.sum()), 0.3],
             "nodes": [picked.tolist()],
             "weights": [(weights / weights.sum()).tolist()],
             "t": [0.0],
@@ -172,19 +180,19 @@ def _training(made: Quadratic) -> dict[str, Any]:
     epochs = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0]
     final = {name: _ratios(made.points[name] - made.dense)[-1] for name in NAMES[1:]}
     return {
-        "k": K,
-        "steps": [round(45 * e) for e in epochs],
-        "epochs": epochs,
-        "chance": math.sqrt(K / SIZE),
-        "eigenvalues": [made.h[:K].tolist()] * len(epochs),
-        "ratios": {n: [r * (1 + 4 * math.exp(-e / 6)) for e in epochs] for n, r in final.items()},
+        str(round(45 * e)): {
+            "epoch": e,
+            "values": made.h[:K].tolist(),
+            "ratios": {name: r * (1 + 4 * math.exp(-e / 6)) for name, r in final.items()},
+        }
+        for e in epochs
     }
 
 
 def _directional(made: Quadratic) -> dict[str, Any]:
     w = made.dense
     s = 1 + 0.02 * np.sin(np.arange(SIZE)) - np.where(np.arange(SIZE) % 97 == 0, 1.3, 0.0)
-    table = []
+    table: dict[str, list[dict[str, Any]]] = {}
     for sparsity in (0.5, 0.7, 0.9, 0.95):
         for method, k in (("directional", 1), ("directional", K), ("magnitude", None),
                           ("soft_threshold", None), ("obd", None)):  # fmt: skip
@@ -193,7 +201,7 @@ def _directional(made: Quadratic) -> dict[str, Any]:
             worse = {"magnitude": 1.0, "obd": 0.6, "soft_threshold": 1.8}.get(method, 1.6)
             loss = worse * made.loss(kept)
             figures = {"loss": loss, "error": error(loss)}
-            table.append(
+            table.setdefault(f"{sparsity:.4f}", []).append(
                 {
                     "method": method,
                     "k": k,
@@ -210,10 +218,11 @@ def _directional(made: Quadratic) -> dict[str, Any]:
             )  # fmt: skip
     return {
         "sharp": {
-            "scores": {"negative": float(np.mean(s <= 0)), "quantiles": [[0.5, 1.0]], "sum": 0.9},
+            "scores": {"negative": float(np.mean(s <= 0)), "mean": 0.9, "quantiles": [[0.5, 1.0]]},
             "sample": {"w": abs(w).tolist(), "s": s.tolist()},
             "largest_sparsity": float(np.mean(s > 0)),
         },
+        "diagonal": {"probes": 50},
         "table": table,
     }
 
@@ -226,7 +235,7 @@ def _curves(made: Quadratic) -> dict[str, Any]:
         found[name] = {
             "line": _path(made, start, (start + made.dense) / 2),
             "bezier": _path(made, start, bend),
-            "losses": [0.3, 0.2, 0.1],
+            "fit": {"epochs": 3, "losses": [0.3, 0.2, 0.1]},
         }
     return found
 
@@ -290,19 +299,23 @@ def _plane(made: Quadratic) -> dict[str, Any]:
     lams = np.linspace(0, np.abs(made.dense).max() / 2, 12)
     shrunk = [np.sign(made.dense) * np.maximum(abs(made.dense) - lam, 0) for lam in lams]
     return {
-        **found,
-        "third": "bend",
-        "known": known,
-        "measured": [made.figures(w) for w in (made.dense, made.sparse, made.bend)],
-        "stored": [made.figures(w) for w in (made.dense, made.sparse, made.bend)],
-        "shifts": [None] * 3,
-        "policy": "refresh",
+        "measured": {
+            "third": "bend",
+            "figures": {
+                **found,
+                "known": known,
+                "measured": [made.figures(w) for w in (made.dense, made.sparse, made.bend)],
+                "stored": [made.figures(w) for w in (made.dense, made.sparse, made.bend)],
+                "shifts": [None] * 3,
+                "policy": "refresh",
+            },
+        },
         "networks": {name: place(made.points[name]) for name in NAMES},
         "curve": {
             "t": ts.tolist(),
             "at": [place(_bezier(made.sparse, made.bend, made.dense, t)) for t in ts],
         },
-        "line": known[:2],
+        "line": {"t": [0.0, 1.0], "at": known[1::-1]},
         "trajectories": {
             name: {"step": list(range(8)), "epoch": [4.0 * i for i in range(8)], "at": at}
             for name, at in tracks.items()
@@ -319,7 +332,7 @@ def _along(made: Quadratic) -> dict[str, Any]:
     draw = np.random.default_rng(9)
     u, v = (_unit(draw.normal(size=SIZE)) * np.linalg.norm(made.dense) for _ in range(2))
     found = _grid(made, u, v, _axis([-1.0, 1.0]), _axis([-1.0, 1.0]))
-    return {**found, "measured": [made.figures(made.dense)]}
+    return {"measured": {**found, "measured": [made.figures(made.dense)], "known": []}}
 
 
 def _grid(made: Quadratic, u: Array, v: Array, x: list[float], y: list[float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dirprune.report.landscape.captions import panels
 from dirprune.report.landscape.looks import marks
 from dirprune.report.landscape.page import render, write_landscape_report
 from dirprune.report.landscape.published import of_dimension, published
-from dirprune.report.landscape.read import Density, Landscape, Spectrum, read_landscape
+from dirprune.report.landscape.read import Density, Landscape, Spectrum, Top, read_landscape
 from dirprune.report.landscape.words import brief, headline
 from dirprune.report.page import write_report
 
@@ -124,7 +124,8 @@ def test_entries_of_a_section_may_be_missing(tmp_path: Path) -> None:
     def thin_out(record: dict[str, Any]) -> None:
         del record["curve"]["grda"]["bezier"]
         del record["curve"]["random"]
-        record["hessian"] = {"k": K, "eigenvalues": record["hessian"]["eigenvalues"]}
+        record["hessian"] = {"top": record["hessian"]["top"]}
+        record["plane"] = {"networks": record["plane"]["networks"]}
         record["directional"] = {"sharp": record["directional"]["sharp"]}
 
     folder = written(tmp_path / "part", thin_out)
@@ -144,7 +145,7 @@ def test_figures_that_are_not_finite_are_named_and_leave_gaps(tmp_path: Path) ->
     def blow_up(record: dict[str, Any]) -> None:
         loss = record["curve"]["grda"]["line"]["loss"]["train"]
         loss["values"][7] = loss["barrier"] = loss["largest"]["value"] = None
-        record["plane"]["loss"]["train"][0][0] = None
+        record["plane"]["measured"]["figures"]["loss"]["train"][0][0] = None
 
     folder = written(tmp_path / "wild", blow_up)
     found = read_landscape(folder)
@@ -173,7 +174,7 @@ def test_what_lies_on_the_plane_lies_on_its_surface(tmp_path: Path) -> None:
 
 def test_area_of_the_drawn_spectrum_is_one() -> None:
     density = Density(nodes=((-0.5, 0.0, 0.01, 4.0),), weights=((0.1, 0.6, 0.2, 0.1),))
-    found = Spectrum(density=density, eigenvalues=(4.0, 1.0))
+    found = Spectrum(density=density, top=Top((4.0, 1.0)))
     names = marks(read_names())
     line = spectra.spectrum(found, names).data[0]
     heights = [y or 0.0 for y in line.y]
@@ -231,7 +232,7 @@ def _foreign(record: dict[str, Any]) -> None:
 
 
 def _ragged(record: dict[str, Any]) -> None:
-    record["plane"]["loss"]["train"][3].pop()
+    record["plane"]["measured"]["figures"]["loss"]["train"][3].pop()
 
 
 def _mistyped(record: dict[str, Any]) -> None:

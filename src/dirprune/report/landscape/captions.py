@@ -1,12 +1,12 @@
 """The figures of a landscape in their order, each with what one sees in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dirprune.report.frame import Panel
 from dirprune.report.landscape import paths, planes, pruning, spectra
 from dirprune.report.landscape.looks import Mark
 from dirprune.report.landscape.published import of_dimension
-from dirprune.report.landscape.read import Along, Landscape, Plane
+from dirprune.report.landscape.read import Along, Landscape, Moment, Plane
 from dirprune.report.landscape.words import (
     band_standing,
     brief,
@@ -16,6 +16,7 @@ from dirprune.report.landscape.words import (
     standing,
     threshold,
 )
+from dirprune.report.read import Number
 from dirprune.report.words import percent
 
 
@@ -144,18 +145,20 @@ def _spectrum(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
 
 
 def _training(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
-    if found.training is None or not found.training.epochs:
+    moments = [found.training[step] for step in sorted(found.training, key=int)]
+    if not moments:
         return []
+    level = (len(moments[0].values) / found.dimension) ** 0.5 if found.dimension else None
     paper = of_dimension(found.dimension)
     paper = paper if paper and paper.ratios else None
     caption = (
         "The same at checkpoints: of each network minus D of that epoch, on the sharpest"
         " directions at that D; controls are made from it too."
-        f"{_course(found)} As Figure 6 of the paper, where the figure as published shows these"
-        " ratios divided by √10"
+        f"{_course(moments, found.sparse.name, level)} As Figure 6 of the paper, where the figure"
+        " as published shows these ratios divided by √10"
         + (", which is undone in the paper's lines here." if paper else ".")
     )
-    figure = spectra.over_training(found.training, marks, paper)
+    figure = spectra.over_training(moments, level, marks, paper)
     return [Panel("training", "Projection over training", caption, figure)]
 
 
@@ -172,14 +175,14 @@ def _pruning(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:
         )
         figure = pruning.scores(sharp.sample)
         made.append(Panel("scores", "Scores against magnitudes", caption, figure))
-    if len({row.sparsity for row in directional.table}) > 1:
+    if len({row.sparsity for row in directional.rows}) > 1:
         caption = (
             "D pruned without any training after it. Thin and dotted: with BatchNorm's"
             " statistics re-estimated."
-            if any(row.refreshed for row in directional.table)
+            if any(row.refreshed for row in directional.rows)
             else "D pruned without any training after it."
         )
-        figure = pruning.one_shot(directional.table, marks)
+        figure = pruning.one_shot(directional.rows, marks)
         made.append(Panel("one_shot", "One-shot pruning", caption + _best(found), figure))
     return made
 
@@ -271,9 +274,10 @@ def _sharpness(found: Landscape) -> str:
     text = f" At D the largest is {brief(hessian.eigenvalues[0])}"
     if theirs := hessian.top_of.get(found.sparse.name):
         text += f", at {found.sparse.name} {brief(theirs[0])}"
-    if hessian.trace and len(hessian.trace) == 2:
-        text += f"; the trace at D is {brief(hessian.trace[0])}"
-        text += f" ± {brief(hessian.trace[1])}" if hessian.trace[1] is not None else ""
+    if hessian.density and hessian.density.trace:
+        estimate, *spread = hessian.density.trace
+        text += f"; the trace at D is {brief(estimate)}"
+        text += f" ± {brief(spread[0])}" if spread and spread[0] is not None else ""
     return f"{text}."
 
 
@@ -292,15 +296,12 @@ def _against_chance(found: Landscape, marks: Mapping[str, Mark]) -> str:
     )
 
 
-def _course(found: Landscape) -> str:
-    training = found.training
-    ours = training.ratios.get(found.sparse.name) if training else None
-    if not training or not ours or ours[0] is None or ours[-1] is None:
+def _course(moments: Sequence[Moment], name: str, level: Number) -> str:
+    ours = [r for m in moments if (r := m.ratios.get(name)) is not None]
+    if not ours:
         return ""
-    text = f" {found.sparse.name}: {brief(ours[0])} at first, {brief(ours[-1])} in the end"
-    if training.chance:
-        text += f", {brief(ours[-1] / training.chance)} times chance"
-    return f"{text}."
+    text = f" {name}: {brief(ours[0])} at first, {brief(ours[-1])} in the end"
+    return f"{text}, {brief(ours[-1] / level)} times chance." if level else f"{text}."
 
 
 def _negative(found: Landscape) -> str:
@@ -315,7 +316,7 @@ def _negative(found: Landscape) -> str:
 
 def _best(found: Landscape) -> str:
     """Directional pruning against magnitude at every sparsity that both have."""
-    table = found.directional.table if found.directional else ()
+    table = found.directional.rows if found.directional else ()
     errors: dict[tuple[str, float | None], list[float]] = {}
     for row in table:
         if row.test and row.test.error is not None:

@@ -68,7 +68,7 @@ def render(found: Landscape) -> str:
         keys=keys,
         settings={
             "What was asked for": pairs(found.config),
-            "What was chosen": pairs(found.chosen),
+            "Plan": pairs(found.plan),
             "Seconds": [(name, f"{s:.1f}") for name, s in found.seconds.items() if s is not None],
             "Environment": pairs(found.rest),
         },

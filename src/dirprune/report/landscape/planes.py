@@ -217,7 +217,8 @@ def _places(plane: Plane, marks: Mapping[str, Mark]) -> Iterator[Place]:
             ]
             yield "track", marks[name], track.at, "", texts
     if plane.line:
-        yield "line", PATHS, plane.line, "", ["straight line"] * len(plane.line)
+        at = plane.line.at
+        yield "line", PATHS, at, "", ["straight line"] * len(at)
     if plane.curve:
         at = plane.curve.at
         yield "curve", PATHS, at, "", [f"curve, {_off(place)}" for place in at]

@@ -45,6 +45,15 @@ class Density:
 
     nodes: Grid
     weights: Grid
+    trace: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Top:
+    """The largest eigenvalues, descending."""
+
+    values: Numbers
+    residuals: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -61,26 +70,26 @@ class Seen:
 class Spectrum:
     """Section "hessian"."""
 
-    samples: int | None = None
-    eigenvalues: Numbers | None = None
-    residuals: Numbers | None = None
-    products: int | None = None
-    trace: Numbers | None = None
+    top: Top | None = None
     density: Density | None = None
     chance: Numbers | None = None
     of: Mapping[str, Seen] = field(default_factory=dict)
     weights_ratios: Mapping[str, Numbers] = field(default_factory=dict)
     top_of: Mapping[str, Numbers] = field(default_factory=dict)
 
+    @property
+    def eigenvalues(self) -> Numbers | None:
+        """The largest at D, if they are known."""
+        return self.top.values if self.top else None
+
 
 @dataclass(frozen=True)
-class Training:
-    """Section "training": projection ratios at checkpoints."""
+class Moment:
+    """A checkpoint: the largest eigenvalues at D then, and the ratios of all others minus D."""
 
-    k: int
-    epochs: Numbers
-    chance: Number
-    ratios: Mapping[str, Numbers]
+    epoch: float
+    values: Numbers
+    ratios: Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,13 @@ class Directional:
     """Section "directional"."""
 
     sharp: Sharp | None = None
-    table: tuple[Pruned, ...] = ()
+    table: Mapping[str, tuple[Pruned, ...]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[Pruned, ...]:
+        """All that was pruned, by growing sparsity."""
+        rows = [row for rows in self.table.values() for row in rows]
+        return tuple(sorted(rows, key=lambda row: row.sparsity or 0.0))
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Curve:
-    """The fitted curve on the plane."""
+    """A way on the plane."""
 
     at: tuple[Numbers, ...]
 
@@ -209,7 +224,7 @@ class Plane:
     policy: str | None = None
     networks: Mapping[str, Numbers] = field(default_factory=dict)
     curve: Curve | None = None
-    line: tuple[Numbers, ...] | None = None
+    line: Curve | None = None
     trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
     directional: Solutions | None = None
 
@@ -231,10 +246,10 @@ class Landscape:
     networks: tuple[Network, ...] = ()
     dimension: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, Number] = field(default_factory=dict)
     hessian: Spectrum | None = None
-    training: Training | None = None
+    training: Mapping[str, Moment] = field(default_factory=dict)
     directional: Directional | None = None
     curve: Mapping[str, Ways] = field(default_factory=dict)
     plane: Plane | None = None
@@ -287,7 +302,17 @@ def read_landscape(folder: Path) -> Landscape:
         )
     known = {*Landscape.__dataclass_fields__, "format", "version"}
     rest = {key: value for key, value in record.items() if key not in known}
-    landscape = build(Landscape, {**record, "rest": rest}, str(path))
+    planes = {name: _plane(record[name]) for name in ("plane", "along") if name in record}
+    landscape = build(Landscape, {**record, **planes, "rest": rest}, str(path))
     if len(landscape.networks) == 1:
         raise ValueError(f"{path} has a single network: a landscape needs two")
     return landscape
+
+
+def _plane(section: Any) -> Any:
+    """What was measured on a plane and what lies on it as one object; None before the former."""
+    measured = section.get("measured") if isinstance(section, dict) else section
+    if not isinstance(measured, dict):
+        return measured
+    figures = measured.get("figures", measured)
+    return {**section, "third": measured.get("third"), **figures}

@@ -1,7 +1,7 @@
 """Where the Hessian's spectrum has its mass, and where in it the directions have their energy."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
@@ -9,7 +9,7 @@ from dirprune.report.drawing import blank, curve, decades, finite, of_arm, on_ho
 from dirprune.report.landscape.looks import CHANCE, PAPER, Mark
 from dirprune.report.landscape.paths import two_rows
 from dirprune.report.landscape.published import Setting
-from dirprune.report.landscape.read import Density, Seen, Spectrum, Training
+from dirprune.report.landscape.read import Density, Moment, Seen, Spectrum
 from dirprune.report.read import Number
 
 FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
@@ -176,30 +176,33 @@ def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
     return figure
 
 
-def over_training(found: Training, marks: Mapping[str, Mark], paper: Setting | None) -> Figure:
+def over_training(
+    moments: Sequence[Moment], level: Number, marks: Mapping[str, Mark], paper: Setting | None
+) -> Figure:
     """The ratios at checkpoints, beside chance and the paper's where it had this network.
 
     Args:
-        found: The ratios.
+        moments: Checkpoints in their order, at least one.
+        level: What chance gives.
         marks: By network.
         paper: The published ones, undone of the figure's division by the square root of ten.
 
     Returns:
         The figure.
     """
-    figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {found.k}", height=420)
+    figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420)
     for series in paper.ratios if paper else ():
         points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))
         hover = on_hover(f"paper, μ = {series.mu:g}", "epoch %{x}: %{y:.3g}")
         figure.add_trace(curve(PAPER, points, hovertemplate=hover))
-    if found.chance is not None and found.epochs:
-        level = dict.fromkeys((found.epochs[0], found.epochs[-1]), found.chance)
-        figure.add_trace(curve(CHANCE, level, hovertemplate=on_hover("chance", "%{y:.3g}")))
-    for name, values in found.ratios.items():
-        if name in marks:
-            points = dict(zip(found.epochs, map(finite, values), strict=False))  # type: ignore[arg-type]
-            hover = on_hover(marks[name].label, "epoch %{x:.4g}: %{y:.3g}")
-            figure.add_trace(curve(marks[name], points, hovertemplate=hover))
+    if level is not None:
+        ends = dict.fromkeys((moments[0].epoch, moments[-1].epoch), level)
+        figure.add_trace(curve(CHANCE, ends, hovertemplate=on_hover("chance", "%{y:.3g}")))
+    for name, mark in marks.items():
+        points = {m.epoch: finite(m.ratios[name]) for m in moments if name in m.ratios}
+        if points:
+            hover = on_hover(mark.label, "epoch %{x:.4g}: %{y:.3g}")
+            figure.add_trace(curve(mark, points, hovertemplate=hover))
     figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
     return figure
 

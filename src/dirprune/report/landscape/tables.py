@@ -157,11 +157,11 @@ def paths(found: Landscape, marks: Mapping[str, Mark], paper: Setting | None) ->
 
 def one_shot(found: Landscape, marks: Mapping[str, Mark]) -> Table | None:
     """D pruned without training, by every method at every sparsity."""
-    table = found.directional.table if found.directional else ()
+    table = found.directional.rows if found.directional else ()
     if not table:
         return None
     rows = []
-    for row in sorted(table, key=lambda row: row.sparsity or 0.0):
+    for row in table:
         mark = look(row.method, marks)
         label = f"{mark.label}{f', k = {row.k}' if row.k is not None else ''}"
         fresh = row.refreshed or {}
@@ -181,12 +181,13 @@ def one_shot(found: Landscape, marks: Mapping[str, Mark]) -> Table | None:
         "test error, %",
         "with new BatchNorm, %",
         "zeros shared with magnitude, %",
-        "clipped early, %",
+        "lost by clipping, %",
         "in the sharp directions, %",
     )
     note = (
-        "Nothing is trained after pruning. Clipped early: weights that reach zero before the"
-        " last lambda. In the sharp directions: how much of |w − D| is left there by clipping."
+        "Nothing is trained after pruning. Lost by clipping: of |λ P₀ sign(w)|, what"
+        " stopping at zero takes away. In the sharp directions: how much of |w − D| that"
+        " leaves there."
     )
     return Table("D pruned in one shot", "method", columns, tuple(rows), note)
 
