@@ -172,6 +172,19 @@ def test_what_lies_on_the_plane_lies_on_its_surface(tmp_path: Path) -> None:
     assert all(z is not None for z in curve.z)
 
 
+@pytest.mark.parametrize("height", [0.001, 1.0])
+def test_a_flat_plane_is_stretched_and_says_so(tmp_path: Path, height: float) -> None:
+    def flatten(record: dict[str, Any]) -> None:
+        figures = record["plane"]["measured"]["figures"]
+        figures["y"] = [height * y for y in figures["y"]]
+
+    found = read(tmp_path, flatten)
+    shown = {panel.name: panel for panel in panels(found, marks(found.networks))}
+    flat = height < 1
+    assert ("the map is stretched" in shown["plane_loss"].caption) == flat
+    assert (shown["plane_loss"].figure.layout.yaxis.scaleanchor is None) == flat
+
+
 def test_area_of_the_drawn_spectrum_is_one() -> None:
     density = Density(nodes=((-0.5, 0.0, 0.01, 4.0),), weights=((0.1, 0.6, 0.2, 0.1),))
     found = Spectrum(density=density, top=Top((4.0, 1.0)))

@@ -208,6 +208,9 @@ def _plane_caption(plane: Plane, marks: Mapping[str, Mark]) -> str:
     off = [(place[2], name) for name, place in plane.networks.items() if len(place) > 2]
     far = [(d, name) for d, name in off if d and d > planes.ON and name in marks]
     text = f"{_corners(plane, marks, 'train')}Distances are in weight space."
+    if (times := planes.stretch(plane)) != 1:
+        times = max(times, 1 / times)
+        text += f" Height and width differ {brief(times)}-fold: the map is stretched."
     if far:
         nearest, furthest = min(far), max(far)
         text += (

@@ -15,6 +15,7 @@ from dirprune.report.read import Number
 SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
 INK = "#1c1e21"  # on that scale, in the dark as in the light
 HALO = ", ".join(["0 0 3px #ffffff"] * 4)  # where the scale is dark itself
+LONGEST = 4  # of a map's sides over the other, beyond which its axes are scaled apart
 ON = 1e-6  # distance from the plane that is rounding
 Place = tuple[str, Mark, Sequence[Numbers], str, list[str]]
 
@@ -90,7 +91,6 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
             }
         )
     axis = {"color": "#808080", "gridcolor": "rgba(128,128,128,0.3)", "showbackground": False}
-    wide, deep = plane.x[-1] - plane.x[0], plane.y[-1] - plane.y[0]  # type: ignore[operator]
     heights = {
         "tickvals": [math.log10(tick) for tick in ticks.get("tickvals", ())],
         "ticktext": list(ticks.get("ticktext", ())),
@@ -102,12 +102,18 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
             "xaxis": {**axis, "title": {"text": ""}, "range": [plane.x[0], plane.x[-1]]},
             "yaxis": {**axis, "title": {"text": ""}, "range": [plane.y[0], plane.y[-1]]},
             "zaxis": {**axis, "title": {"text": "loss"}, **heights},
-            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, deep / wide)), "z": 0.5},
+            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, 1 / _wide(plane))), "z": 0.5},
             "camera": {"eye": {"x": 0.62, "y": -1.25, "z": 0.85}, "center": {"z": -0.12}},
         },
         font={"family": FONT, "size": 12, "color": "#808080"},
     )
     return figure
+
+
+def stretch(plane: Plane) -> float:
+    """How many times longer a unit is drawn upwards than sideways; 1 unless that is too flat."""
+    wide = _wide(plane)
+    return 1.0 if 1 / LONGEST <= wide <= LONGEST else wide
 
 
 def logarithms(grid: Grid) -> Grid:
@@ -165,10 +171,16 @@ def _map(
         figure.update_layout(
             {f"{axis}axis": {"range": [span[0], span[-1]], "constrain": "domain"}}
         )
-    figure.update_yaxes(scaleanchor="x", constraintoward="bottom")
+    if stretch(plane) == 1:
+        figure.update_yaxes(scaleanchor="x", constraintoward="bottom")
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
     return figure
+
+
+def _wide(plane: Plane) -> float:
+    wide, deep = plane.x[-1] - plane.x[0], plane.y[-1] - plane.y[0]  # type: ignore[operator]
+    return wide / deep
 
 
 def _titles(plane: Plane) -> tuple[str, str | None]:
