@@ -76,11 +76,13 @@ def compare(
     """
     from dirprune.report.page import write_report
     from dirprune.train.compare import compare as compare_methods
+    from dirprune.train.comparison import finished_runs
     from dirprune.train.table import markdown_text
 
     table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
-    page = write_report([out], out / "report.html")
     print(markdown_text(table))
+    _ship([out / run for run in finished_runs(out)])
+    page = write_report([out], out / "report.html")
     print(f"report: {page}")
 
 
@@ -119,7 +121,7 @@ def tune(
 
 
 def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
-    """Train SGD and gRDA on real digits, from the same weights on the same batches.
+    """Train SGD and gRDA on real digits, from the same weights on the same batches; ship both.
 
     Args:
         out: Folder of the two run folders and their report.
@@ -135,8 +137,9 @@ def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = 
         config, folder = replace(DEMO, method=method), out / method
         begun = resume and RunFolder(folder).config.exists()
         summaries[method] = train_run(config, folder, resume=begun, overwrite=overwrite)
-    page = write_report([out / method for method in summaries], out / "report.html")
     _print_runs(summaries)
+    _ship([out / method for method in summaries])
+    page = write_report([out / method for method in summaries], out / "report.html")
     print(f"report: {page}")
 
 
@@ -156,9 +159,11 @@ def landscape(
         out: Folder of landscape.json.
         options: What is measured, and how finely.
     """
+    from dirprune.report.page import write_report
     from dirprune.survey.survey import survey
 
     survey(runs, options, out)
+    print(f"report: {write_report([out], out / 'report.html')}")
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
@@ -375,6 +380,28 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
 def _fail(problem: BaseException | str, status: int) -> int:
     print(f"dirprune: {' '.join(str(problem).split())}", file=sys.stderr)
     return status
+
+
+def _ship(runs: list[Path]) -> None:
+    """Export runs, and print sizes and latencies; networks that cannot be exported are named."""
+    from dirprune.shipping import ship
+
+    table = Table(caption="shrunk and saved; ms for one image on one thread, median")
+    table.add_column("")
+    for title in ("file", "dense", "torch", "dirprune"):
+        table.add_column(title, justify="right")
+    for run in runs:
+        try:
+            found = ship(run)
+        except ValueError as problem:
+            print(f"{run} is not exported: {problem}")
+            continue
+        sizes = (f"{found[key] / 1e3:,.1f} kB" for key in ("file_bytes", "dense_bytes"))
+        times = (found["latency_ms"].get(key) for key in ("torch", "dirprune"))
+        told = ("-" if ms is None else f"{ms:.3f} ms" for ms in times)
+        table.add_row(str(run), *sizes, *told)
+    if table.row_count:
+        Console().print(table)
 
 
 def _print_runs(summaries: dict[str, dict[str, Any]]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from deploy.networks import NETWORKS, captured, inputs
 from torch import nn
 
+from deploy.networks import NETWORKS, captured, inputs
 from dirprune import _native
 from dirprune.deploy import Engine, GraphNet, save
 
@@ -99,9 +99,7 @@ def test_takes_arrays_of_other_libraries(path: Path) -> None:
         (torch.ones(2, 3, 9, 9, requires_grad=True), TypeError, r"cannot read .*grad"),
     ],
 )
-def test_refuses_other_inputs(
-    path: Path, x: Any, error: type[Exception], message: str
-) -> None:
+def test_refuses_other_inputs(path: Path, x: Any, error: type[Exception], message: str) -> None:
     with pytest.raises((error, ValueError), match=message) as caught:
         Engine(path, threads=1)(x)
     assert "\n" not in str(caught.value)

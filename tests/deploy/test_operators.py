@@ -71,7 +71,11 @@ def check(graph: Graph, batches: tuple[int, ...] = BATCHES, tolerance: float = 1
 
 
 def conv2d(
-    shape: tuple[int, int, int], outputs: int, kernel: tuple[int, int], density: float, **attrs: Any
+    shape: tuple[int, int, int],
+    outputs: int,
+    kernel: tuple[int, int],
+    density: float,
+    **attrs: Any,
 ) -> Graph:
     channels = shape[0] // attrs.get("groups", 1)
     weight = random(outputs, channels, *kernel)

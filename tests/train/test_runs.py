@@ -18,7 +18,7 @@ CONFIG = TrainConfig(lr_steps=(0.25, 0.5))
 def folder(tmp_path: Path) -> RunFolder:
     """A folder with every file of a run, and one that is the user's."""
     folder = RunFolder(tmp_path / "run")
-    folder.begin(CONFIG, None, "cpu")
+    folder.begin(CONFIG, None, "cpu", {})
     folder.checkpoints.mkdir()
     (folder.checkpoints / "step-00000001.safetensors").touch()
     for name in ("metrics.jsonl", "model.safetensors", "report.html", "events.out.tfevents.1"):
@@ -35,7 +35,7 @@ def contents(path: Path) -> list[str]:
 def test_the_config_says_how_to_repeat_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "deep" / "run")
     recipe = {"name": "vgg16_cifar10", "published": {"test_accuracy": 0.91}}
-    folder.begin(CONFIG, recipe, "cpu")
+    folder.begin(CONFIG, recipe, "cpu", {})
     record = json.loads(folder.config.read_text())
     assert TrainConfig(**record["config"] | {"lr_steps": (0.25, 0.5)}) == CONFIG
     assert record["recipe"] == recipe
@@ -61,7 +61,7 @@ def test_another_run_is_not_touched_unless_asked(folder: RunFolder) -> None:
 def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder) -> None:
     (folder.checkpoints / "mine.txt").touch()
     folder.check_free(overwrite=True)
-    folder.begin(CONFIG, None, "cpu")
+    folder.begin(CONFIG, None, "cpu", {})
     left = ["checkpoints", "checkpoints/mine.txt", "config.json", "notes.txt"]
     assert contents(folder.path) == left
     assert (folder.path / "notes.txt").read_text() == "mine"
@@ -102,7 +102,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*file/run"):
-        RunFolder(tmp_path / "file" / "run").begin(CONFIG, None, "cpu")
+        RunFolder(tmp_path / "file" / "run").begin(CONFIG, None, "cpu", {})
 
 
 def test_resuming_needs_the_same_config(folder: RunFolder, tmp_path: Path) -> None:

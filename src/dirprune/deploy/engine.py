@@ -99,7 +99,7 @@ class Engine:
         """Run the network.
 
         Args:
-            x: float32 with shape (batch, \\*input_shape), batch at least 0: a numpy array, or
+            x: float32 with shape (batch, *input_shape), batch at least 0: a numpy array, or
                 anything with ``__dlpack__`` or ``__array__`` whose memory the CPU can read. What
                 is not contiguous is copied.
 

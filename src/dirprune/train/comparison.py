@@ -164,6 +164,12 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
     return f"{method}/{'-'.join(parts)}-seed{config.seed}"
 
 
+def finished_runs(out: Path) -> list[str]:
+    """Return the runs of a comparison's table that have finished, as folders below its own."""
+    runs: list[str] = read_json(out / "comparison.json")["runs"]
+    return [r for r in runs if read_json(out / r / "summary.json")["status"] == "finished"]
+
+
 def claim_folder(out: Path, plan: Plan) -> None:
     """Make sure that a folder holds this comparison, a part of it, or nothing.
 

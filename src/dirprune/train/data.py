@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,12 @@ class Dataset:
     validation: Source | None
     test: Source
     augment: bool
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What a model has to fit and to expect, so that it can be built without the data."""
+        names = ("num_classes", "channels", "size", "mean", "std")
+        return {name: getattr(self, name) for name in names}
 
 
 def load_data(config: TrainConfig) -> Dataset:

@@ -106,7 +106,7 @@ def train(
             folder.truncate_metrics(progress.step // session.steps_per_epoch)
             folder.summary.unlink(missing_ok=True)
         else:
-            folder.begin(config, recipe, session.device.type)
+            folder.begin(config, recipe, session.device.type, session.data.task)
     shown = Displays(TensorBoard(folder.path), display or ConsoleDisplay()) if main else Displays()
     total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
     shown.start(config, total, session.steps_per_epoch, progress.step)

@@ -50,7 +50,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
     record |= {"train_loss": None, "train_accuracy": None, "seconds": seconds}
 
     folder = RunFolder(out)
-    folder.begin(config, None, session.device.type)
+    folder.begin(config, None, session.device.type, session.data.task)
     folder.append_metrics(record)
     write_tensors(folder.weights, session.net.state_dict())
     figures = finished_summary(

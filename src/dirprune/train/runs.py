@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def exported(self) -> Path:
+        """The network as one compact file, where it was exported."""
+        return self.path / "model.dpz"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of what resuming needs."""
         return self.path / "checkpoints"
@@ -107,18 +112,29 @@ class RunFolder:
                 "(overwrite=True) and a smaller lr, c or mu"
             )
 
-    def begin(self, config: TrainConfig, recipe: Mapping[str, Any] | None, device: str) -> None:
+    def begin(
+        self,
+        config: TrainConfig,
+        recipe: Mapping[str, Any] | None,
+        device: str,
+        task: Mapping[str, Any],
+    ) -> None:
         """Start a run: remove what an earlier one wrote, and nothing else, and write the config.
 
         Args:
             config: Of the new run.
             recipe: Its name and published figures, if it is one of the paper's.
             device: What the run computes on.
+            task: What the network has to fit, as :attr:`.data.Dataset.task` gives it.
         """
         with naming_errors(self.path):
             self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
-        record = {"config": asdict(config), "recipe": dict(recipe) if recipe else None}
+        record = {
+            "config": asdict(config),
+            "recipe": dict(recipe) if recipe else None,
+            "task": dict(task),
+        }
         write_json(self.config, record | environment(device))
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -170,7 +186,8 @@ class RunFolder:
             path.unlink()
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()
-        files = [self.metrics, self.summary, self.weights, self.path / "report.html"]
+        page = self.path / "report.html"
+        files = [self.metrics, self.summary, self.weights, self.exported, page]
         # The config goes last: while it is there, an overwrite that was cut short can be repeated.
         for path in [*files, *self.path.glob("events.out.tfevents.*"), self.config]:
             path.unlink(missing_ok=True)

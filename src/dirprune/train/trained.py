@@ -1,15 +1,12 @@
 """Networks with the weights that they ended with: of a run, or by name with a file of weights."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dirprune.files import read_json
-from dirprune.train.config import TrainConfig
-from dirprune.train.data import load_data
 from dirprune.train.models import build_model
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import load_weights
@@ -19,7 +16,7 @@ Network = tuple[nn.Module, tuple[int, int, int]]
 
 
 def trained_network(run: Path) -> Network:
-    """Build the network of a run that has finished; its data say how large the images are.
+    """Build the network of a run that has finished, without its data.
 
     Args:
         run: The folder.
@@ -36,17 +33,18 @@ def trained_network(run: Path) -> Network:
         raise FileNotFoundError(
             f"{run} holds no finished run: needed are config.json and model.safetensors"
         )
-    config = _config(folder.config)
-    data = load_data(config)
+    record = read_json(folder.config)
+    config, task = record["config"], record["task"]
+    shape = (task["channels"], *task["size"])
     net = build_model(
-        config.model,
-        num_classes=data.num_classes,
-        channels=data.channels,
-        size=data.size,
-        width=config.width,
+        config["model"],
+        num_classes=task["num_classes"],
+        channels=task["channels"],
+        size=shape[1:],
+        width=config["width"],
     )
     load_weights(net, read_weights(folder.weights), str(folder.weights))
-    return net.float().eval(), (data.channels, *data.size)
+    return net.float().eval(), shape
 
 
 def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> Network:
@@ -81,9 +79,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error})") from None
-
-
-def _config(path: Path) -> TrainConfig:
-    record = read_json(path)["config"]
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    return TrainConfig(**fields)
