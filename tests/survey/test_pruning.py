@@ -14,7 +14,7 @@ from dirprune.survey.controls import controls, shrunk
 from dirprune.survey.curvature import projection_ratios
 from dirprune.survey.estimate import LEAST, within
 from dirprune.survey.networks import Network
-from dirprune.survey.pruning import gauss_newton_diagonal, one_shot
+from dirprune.survey.pruning import gauss_newton_diagonal
 
 
 @given(st.integers(1, 39), st.integers(0, 1000))
@@ -73,23 +73,6 @@ def test_the_diagonal_is_that_of_the_gauss_newton_matrix() -> None:
     assert bool((found >= 0).all())
     # A sum of squares of near-Gaussian variables: two relative variances a draw, five sigma.
     torch.testing.assert_close(found, expected, rtol=5 * (3 / draws) ** 0.5, atol=1e-12)
-
-
-def test_every_way_of_one_shot_pruning() -> None:
-    w = torch.randn(200, dtype=torch.float64)
-    vectors = torch.linalg.qr(torch.randn(200, 6, dtype=torch.float64)).Q.T
-    importance = torch.rand(200, dtype=torch.float64)
-    found = list(one_shot(w, vectors, [1, 6], 0.5, importance))
-    assert [p.method for p in found] == [
-        *("magnitude", "soft_threshold", "obd"),
-        *("directional", "directional"),
-    ]
-    assert all(int((p.w == 0).sum()) == 100 for p in found)
-    obd = found[2].w == 0
-    assert float(importance[obd].max()) < float(importance[~obd].min())
-    one, six = found[3:]
-    assert (one.k, six.k) == (1, 6)
-    assert all(p.clipped is not None and 0 < p.clipped < 1 for p in (one, six))
 
 
 def test_a_budget_shrinks_until_it_fits() -> None:

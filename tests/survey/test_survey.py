@@ -49,6 +49,12 @@ def figures(runs: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return found | {"out": out}
 
 
+def test_the_report_draws_it(figures: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "landscape.html"
+    assert cli.main(["report", str(figures["out"]), "--out", str(page)]) == 0
+    assert "soft" in page.read_text()
+
+
 def test_the_networks(figures: dict[str, Any]) -> None:
     networks = {n["name"]: n for n in figures["networks"]}
     names = ["sgd", "grda", "order", "magnitude", "soft_threshold", "random"]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dirprune.directional import DirectionalPath
-from dirprune.landscape import Point
+from dirprune.landscape import Point, magnitude_prune
 from dirprune.survey.networks import Network
 
 
@@ -42,9 +42,8 @@ def shrunk(w: Tensor, sparsity: float) -> dict[str, Tensor]:
         {'magnitude': tensor([ 0., -3.]), 'soft_threshold': tensor([ 0., -2.])}
     """
     path = DirectionalPath(w, lambda x: x)  # with everything flat it is the soft threshold
-    lam = path.lam_for(sparsity)
-    soft = path.weights(lam)
-    return {"magnitude": torch.where(soft == 0, 0.0, w), "soft_threshold": soft}
+    soft = path.weights(path.lam_for(sparsity))
+    return {"magnitude": magnitude_prune(w, sparsity), "soft_threshold": soft}
 
 
 def random_direction(w: Tensor, length: float, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
 """One-shot directional pruning of the dense network, against what is cheaper."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.files import write_tensors
-from dirprune.landscape import Objective, Point
+from dirprune.landscape import Objective, Point, Shot, prune_once
 from dirprune.landscape.paths import over_all
 from dirprune.landscape.policy import Statistics
 from dirprune.survey.config import SurveyConfig
-from dirprune.survey.controls import shrunk
 from dirprune.survey.curvature import hessian_at, sharp_directions
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Subject
@@ -27,24 +26,13 @@ SAMPLE = 4000
 """Coordinates of which score and magnitude are kept for drawing."""
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """A one-shot pruned network.
-
-    Attributes:
-        method: directional, magnitude, soft_threshold or obd.
-        w: Its weights.
-        k: Protected directions, of directional pruning.
-        lam: Lambda, of directional pruning.
-        clipped: How much of the step lambda P0 sign(w) clipping at zero takes away, as a share of
-            its norm; of directional pruning.
-    """
-
-    method: str
-    w: Tensor
-    k: int | None = None
-    lam: float | None = None
-    clipped: float | None = None
+METHODS = {
+    "magnitude": "magnitude",
+    "shrunk magnitude": "soft_threshold",
+    "diagonal": "obd",
+    "directional": "directional",
+}
+"""What the rules are called beside the other networks."""
 
 
 def survey_directional(
@@ -52,7 +40,8 @@ def survey_directional(
 ) -> None:
     """Prune the dense network directionally, with its sharp directions protected."""
     op = hessian_at(subject, subject.dense.point)
-    vectors = sharp_directions(subject, op, config, record, display)["vectors"]
+    sharp = sharp_directions(subject, op, config, record, display)
+    values, vectors = sharp["values"], sharp["vectors"]
     w = subject.dense.point.w
     record.piece(
         *("directional", "sharp"),
@@ -69,54 +58,23 @@ def survey_directional(
         return {"probes": config.steps}
 
     record.piece("directional", "diagonal", call=diagonal)
-    importance = load_file(file)["diagonal"].to(w) * w.square() / 2
+    cost = load_file(file)["diagonal"].to(w)
     measure = _Measure(subject)
     ranks = sorted({1, max(1, len(vectors) // 3), len(vectors)})
+
+    def rows(sparsity: float) -> list[dict[str, Any]]:
+        progress = display.piece(f"one-shot pruning to {sparsity:.1%}")
+        shots = prune_once(w, sparsity, values.to(w), vectors, cost, ranks)
+        table = []
+        for done, shot in enumerate(shots, 1):
+            table.append(_row(shot, w, vectors) | measure(shot.weights))
+            progress(done, len(shots))
+        return table
+
     own = subject.sparse.zeros
-    for sparsity in sorted({*SPARSITIES, *([own] if own > 0 else [])}):
-
-        def rows(sparsity: float = sparsity) -> list[dict[str, Any]]:
-            progress = display.piece(f"one-shot pruning to {sparsity:.1%}")
-            found = list(one_shot(w, vectors, ranks, sparsity, importance))
-            magnitude = next(p.w for p in found if p.method == "magnitude")
-            table = []
-            for done, pruned in enumerate(found, 1):
-                table.append(_row(pruned, w, magnitude, vectors) | measure(pruned.w))
-                progress(done, len(found))
-            return table
-
-        record.piece("directional", "table", f"{sparsity:.4f}", call=rows)
-
-
-def one_shot(
-    w: Tensor, vectors: Tensor, ranks: list[int], sparsity: float, importance: Tensor
-) -> Iterator[Pruned]:
-    """Prune in every way.
-
-    Args:
-        w: Weights with shape (d,).
-        vectors: The sharp directions, sharpest first, as orthonormal rows with shape (k, d).
-        ranks: How many of them directional pruning protects.
-        sparsity: Share of zeros.
-        importance: What the diagonal of the curvature says a weight is worth, with shape (d,).
-
-    Yields:
-        What is left; directional pruning only where it can be so sparse.
-    """
-    plain = shrunk(w, sparsity)
-    yield Pruned("magnitude", plain["magnitude"])
-    yield Pruned("soft_threshold", plain["soft_threshold"])
-    count = int((plain["magnitude"] == 0).sum())
-    zero = importance.argsort()[:count]
-    yield Pruned("obd", w.index_fill(0, zero, 0.0))
-    for k in ranks:
-        way = DirectionalPath(w, FlatProjector(vectors[:k]))
-        if sparsity <= way.largest_sparsity:
-            lam = way.lam_for(sparsity)
-            pruned = way.weights(lam)
-            step = lam * way.scores * w.sign()
-            clipped = float((w - step - pruned).norm() / step.norm())
-            yield Pruned("directional", pruned, k, lam, clipped)
+    wanted = sorted({*SPARSITIES, *([own] if own > 0 else [])})
+    for sparsity in wanted:
+        record.piece("directional", "table", f"{sparsity:.4f}", call=partial(rows, sparsity))
 
 
 def gauss_newton_diagonal(
@@ -185,18 +143,17 @@ class _Measure:
         return found
 
 
-def _row(pruned: Pruned, w: Tensor, magnitude: Tensor, vectors: Tensor) -> dict[str, Any]:
-    step = (pruned.w - w).to(vectors)
-    zeros = pruned.w == 0
-    both = int((zeros & (magnitude == 0)).sum())
+def _row(shot: Shot, w: Tensor, vectors: Tensor) -> dict[str, Any]:
+    step = shot.weights - w
     return {
-        "method": pruned.method,
-        "k": pruned.k,
-        "lam": pruned.lam,
-        "sparsity": int(zeros.sum()) / len(w),
-        "overlap": both / max(1, int(zeros.sum())),
-        "clipped": pruned.clipped,
+        "method": METHODS[shot.rule],
+        "k": shot.rank,
+        "lam": shot.lam,
+        "sparsity": shot.sparsity,
+        "overlap": shot.overlap,
+        "clipped": shot.clipped,
         "off_flat": float((vectors @ step).norm() / step.norm()),
+        "curvature": shot.curvature,
     }
 
 
