@@ -72,10 +72,12 @@ struct Window {
 struct Pooling {
     const float* x;  // one plane
     float* y;
-    float* row;      // room for width x batch floats
+    float* row;      // room for padding floats before it, width x batch + margin behind it
     std::int32_t width, batch;
     const Window *rows, *columns;
     std::int32_t num_rows, num_columns;
+    std::int32_t kernel, stride, padding;  // of neighbouring columns, for maxima; or stride 0
+    std::int32_t margin;
 };
 
 using TileKernel = void (*)(const Tile&);

@@ -143,13 +143,23 @@ INLINE void copy(float* to, const float* from, std::ptrdiff_t count, std::ptrdif
         for (std::ptrdiff_t i = 0; i < count; i += 16) __builtin_prefetch(from + ahead + i);
     for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, load(from + i));
 }
+template <std::size_t... i>
+INLINE Vec even_lanes(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (2 * i)...);
+}
+// Every second of so many floats.
+INLINE Vec load_even(const float* p) {
+    return even_lanes(load(p), load(p + lanes), std::make_index_sequence<lanes>{});
+}
 INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int batch,
-                         int stride) {
-    if (batch == 1)
-        for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
-    else
+                         std::ptrdiff_t stride) {
+    if (batch > 1)
         for (std::ptrdiff_t i = 0; i < count; ++i)
             copy(to + i * batch, from + i * batch * stride, batch);
+    else if (stride == 2)
+        for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, load_even(from + 2 * i));
+    else
+        for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
 }
 
 // Rows are written in order, so that what a vector writes too much is overwritten by the next.
@@ -339,16 +349,36 @@ void maximum(const float* a, const float* b, float* y, std::size_t n) {
     map2(a, b, y, n, [](Vec u, Vec v) { return larger(u, v); });
 }
 
-// First the rows of a window, side by side in vectors, then its columns.
+// First the rows of a window, side by side in vectors, then its columns. `row` begins and ends with
+// columns that change nothing, so that windows over the edge are like all others.
 template <typename F, typename Finish>
 INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& finish) {
     const std::ptrdiff_t width = std::ptrdiff_t(p.width) * p.batch;
     float* y = p.y;
     for (int i = 0; i < p.num_rows; ++i) {
         const Window rows = p.rows[i];
-        for (std::ptrdiff_t at = 0; at < width; ++at) p.row[at] = start;
-        for (std::ptrdiff_t row = rows.start; row < rows.end; row += rows.step)
-            map2(p.row, p.x + row * width, p.row, static_cast<std::size_t>(width), reduce);
+        for (std::ptrdiff_t at = 0; at < width; at += lanes) {
+            Vec total = broadcast(start);
+            for (std::ptrdiff_t row = rows.start; row < rows.end; row += rows.step)
+                total = reduce(total, load(p.x + row * width + at));
+            store(p.row + at, total);
+        }
+        for (std::ptrdiff_t at = 0; at < p.margin; ++at) p.row[width + at] = start;
+        if (p.stride == 2 && p.batch == 1) {
+            const float* from = p.row - p.padding;
+            float* const end = y + p.num_columns;
+            for (; y < end; y += lanes, from += 2 * lanes) {
+                Vec total = broadcast(start);
+                for (std::ptrdiff_t c = 0; c < p.kernel; ++c)
+                    total = reduce(total, load_even(from + c));
+                alignas(64) float part[lanes];
+                store(part, total);
+                const std::ptrdiff_t left = end - y;
+                store_front(y, part, left < lanes ? static_cast<int>(left) : lanes);
+            }
+            y = end;
+            continue;
+        }
         for (int j = 0; j < p.num_columns; ++j, y += p.batch) {
             const Window columns = p.columns[j];
             const float scale = 1.0f / (rows.count * columns.count);

@@ -96,15 +96,15 @@ class Engine:
         return self._threads
 
     def __call__(self, x: Any) -> Array:
-        """Run the network.
+        r"""Run the network.
 
         Args:
-            x: float32 with shape (batch, *input_shape), batch at least 0: a numpy array, or
+            x: float32 with shape (batch, \*input_shape), batch at least 0: a numpy array, or
                 anything with ``__dlpack__`` or ``__array__`` whose memory the CPU can read. What
                 is not contiguous is copied.
 
         Returns:
-            float32 with shape (batch, \\*output_shape).
+            float32 with shape (batch, \*output_shape).
 
         Raises:
             TypeError: If x is no array, or not of float32.
