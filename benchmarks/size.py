@@ -1,14 +1,11 @@
 """Size of a pruned ResNet-50 as a file: ours beside zstandard's and the entropy of what is in it.
 
-The weights are Gaussian, with zeros at random places, as many in each layer as the paper's network
-has (its appendix; a CSV file with columns ``resnet50`` and one per network). Trained weights have
-more order; these are the hardest case for any compressor.
+Trained weights have more order than these; they are the hardest case for any compressor.
 
-    python benchmarks/size.py SPARSITIES.csv [--column gRDA_c0.005_mu0.55] [--json FILE.json]
+    python benchmarks/size.py [--json FILE.json]
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -16,32 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 import zstandard
-from torch import Tensor, nn
+from torch import Tensor
 
 from dirprune.deploy import load, save
 from machine import write
-
-
-def network(path: Path, column: str) -> nn.Module:
-    """ResNet-50 with the sparsity of every layer as in a table."""
-    generator = torch.Generator().manual_seed(0)
-    model = torchvision.models.resnet50(weights=None)
-    with path.open() as file:
-        shares = {
-            row["resnet50"].removeprefix("module."): row[column] for row in csv.DictReader(file)
-        }
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.dim() > 1:
-                deviation = (2 / p[0].numel()) ** 0.5
-                p.normal_(std=deviation, generator=generator)
-                p[torch.rand(p.shape, generator=generator) < shares[name]] = 0
-        for tensor in model.state_dict().values():
-            if tensor.dim() == 1:  # BatchNorm's, which training makes irregular
-                tensor.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
+from sparse_networks import PAPER, paper_resnet50
 
 
 def entropy_bound(weights: list[Tensor]) -> float:
@@ -66,11 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("sparsities", type=Path)
-    parser.add_argument("--column", default="gRDA_c0.005_mu0.55")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    model = network(options.sparsities, options.column)
+    model = paper_resnet50()
     weights = [p.detach() for p in model.parameters() if p.dim() > 1]
     dense = b"".join(t.numpy().tobytes() for t in model.state_dict().values())
     zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
@@ -92,7 +67,7 @@ def main() -> None:
             save(net, path)
             seconds[f"save {values}"] = time.perf_counter() - start
     figures = {
-        "sparsities": f"{options.sparsities.name}, column {options.column}",
+        "zeros_per_layer": PAPER.name,
         "zstandard": zstandard.__version__,
         "weights": sum(w.numel() for w in weights),
         "zeros": zeros,

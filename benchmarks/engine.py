@@ -1,0 +1,124 @@
+"""Latency of sparse networks beside dense runtimes, in one process, outputs compared first.
+
+Every network runs as it is in each runtime: the peers multiply by its zeros. Weights and zeros are
+random (see ``sparse_networks.py``); for time only their number counts.
+
+    python benchmarks/engine.py [--only NAME ...] [--threads 1 2] [--rounds 15] [--json FILE.json]
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+
+from dirprune.deploy import Engine, benchmark, save
+from dirprune.train.models import build_model
+from machine import interleaved, quartiles, write
+from sparse_networks import masked, paper_resnet50
+
+
+class Case(NamedTuple):
+    """A network to measure, the shape of an input, and at which batch sizes."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    batches: tuple[int, ...]
+
+
+def own(name: str, zeros: float) -> Case:
+    """One of the paper's networks for CIFAR, every layer equally sparse."""
+
+    def make() -> nn.Module:
+        return masked(
+            build_model(name, num_classes=10, channels=3, size=(32, 32)), lambda *_: zeros
+        )
+
+    return Case(make, (3, 32, 32), (1, 128) if name == "vgg16" else (1, 16))
+
+
+def mobile() -> nn.Module:
+    """MobileNetV2 with 90 % zeros in its 1x1 convolutions, and in no others."""
+    net = torchvision.models.mobilenet_v2(weights=None)
+    return masked(net, lambda _, p: 0.9 if p.dim() == 4 and p.shape[2:] == (1, 1) else 0.0)
+
+
+def layer(channels: int, side: int, zeros: float) -> Case:
+    """A single 3x3 convolution."""
+
+    def make() -> nn.Module:
+        net = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+        return masked(net, lambda *_: zeros)
+
+    return Case(make, (channels, side, side), (1, 10))
+
+
+CASES = {
+    "resnet50": Case(paper_resnet50, (3, 224, 224), (1, 16)),
+    **{f"vgg16 {zeros:.0%}": own("vgg16", zeros) for zeros in (0.9, 0.97)},
+    **{f"wrn28x10 {zeros:.0%}": own("wrn28x10", zeros) for zeros in (0.9, 0.97)},
+    "mobilenet_v2": Case(mobile, (3, 224, 224), (1, 16)),
+    **{
+        f"3x3 {channels}@{side} {zeros:.0%}": layer(channels, side, zeros)
+        for channels, side in ((64, 56), (128, 28), (256, 14), (512, 7))
+        for zeros in (0.7, 0.8, 0.9, 0.95)
+    },
+}
+
+
+def dense_peak(threads: int) -> list[float]:
+    """GFLOP/s of a large dense product in torch, quartiles: what this machine's FMA units give."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2, 1536, 1536)
+    [times] = interleaved({"gemm": lambda: a @ b}, rounds=9).values()
+    return quartiles([2e-9 * 1536**3 / t for t in times])
+
+
+def layers(net: nn.Module, case: Case, threads: int) -> list[dict[str, object]]:
+    """What every layer takes at the smallest batch: kernel, zeros, ms, useful GFLOP/s."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.dpz")
+        save(net, path, torch.randn(2, *case.shape))
+        profile = Engine(path, threads=threads).profile(
+            torch.randn(case.batches[0], *case.shape).numpy()
+        )
+    return [asdict(row) for row in profile.layers]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=["resnet50"], help="prefixes of networks")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--against", nargs="+", default=["onnxruntime", "openvino", "torch"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    peaks = {str(n): dense_peak(n) for n in options.threads}
+    print("GFLOP/s of a dense product:", {n: [round(q) for q in p] for n, p in peaks.items()})
+    found = {}
+    for name in (n for n in CASES if n.startswith(tuple(options.only))):
+        case = CASES[name]
+        torch.manual_seed(0)
+        net = case.make()
+        figures = benchmark(
+            net,
+            torch.randn(2, *case.shape),
+            against=options.against,
+            batches=case.batches,
+            threads=options.threads,
+            rounds=options.rounds,
+        )
+        print(f"\n{name}\n{figures}", flush=True)
+        found[name] = asdict(figures) | {"layers": layers(net, case, max(options.threads))}
+        write(options.json, {"dense_gflops": peaks, "networks": found})
+
+
+if __name__ == "__main__":
+    main()
