@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
-from dirprune.deploy import GraphNet, save
+from dirprune.deploy import Engine, save
 from dirprune.deploy.container import read_file
 from dirprune.deploy.fold import fold
 
@@ -34,12 +34,14 @@ SPARSITY = 0.9
 
 
 def names() -> list[str]:
-    """Torchvision's names of the families."""
-    return [
-        name
-        for name in models.list_models(module=models)  # type: ignore[attr-defined]
-        if name.startswith(FAMILIES)
-    ]
+    """Torchvision's names of the families, smallest first."""
+
+    def parameters(name: str) -> int:
+        weights = models.get_model_weights(name)  # type: ignore[attr-defined]
+        return next(iter(weights)).meta["num_params"]
+
+    every = models.list_models(module=models)  # type: ignore[attr-defined]
+    return sorted((name for name in every if name.startswith(FAMILIES)), key=parameters)
 
 
 def network(name: str) -> nn.Module:
@@ -71,6 +73,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     saved = save(model, path, torch.randn(2, 3, side, side))
     x = torch.randn(3, 3, side, side)
     expected = model(x)
+    found = torch.from_numpy(Engine(path, threads=torch.get_num_threads())(x.numpy()))
     graph = read_file(path).graph
     lowered = fold(graph)
     dense = b"".join(array.tobytes() for array in graph.tensors.values())
@@ -79,16 +82,11 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "nodes": len(graph.nodes),
         "lowered": len(lowered.nodes),
-        "difference": f"{difference(expected, run(lowered, x)):.1e}",
+        "difference": f"{difference(expected, found):.1e}",
         "bytes": saved.bytes,
         "zstd": len(zstandard.ZstdCompressor(level=19, threads=-1).compress(dense)),
         "dense": saved.dense_bytes,
     }
-
-
-def run(lowered: Any, x: Tensor) -> Tensor:
-    """What is measured."""
-    return GraphNet(lowered)(x)
 
 
 def difference(expected: Tensor, found: Tensor) -> float:
