@@ -75,6 +75,46 @@ def training_table() -> str:
     return "\n".join(parts)
 
 
+def engine_table() -> str:
+    """Latency of sparse networks beside dense runtimes, a row a network and batch size."""
+    parts = []
+    for path in sorted((HERE / "engine").glob("*.json")):
+        report = json.loads(path.read_text())
+        networks = report["networks"]
+        rows = [row for found in networks.values() for row in found["rows"]]
+        peers = list(dict.fromkeys(r["runtime"] for r in rows if r["runtime"] != "dirprune"))
+        counts = sorted({row["threads"] for row in rows})
+        versions = next(iter(networks.values()))["machine"]
+        named = ", ".join(f"{peer} {versions[peer]}" for peer in peers)
+        parts.append(
+            f"One batch in ms, median of calls in turn (in brackets: times ours, median round by "
+            f"round), {report['environment']['hardware']['cpu']}, {named}, all in float32:\n"
+        )
+        parts.append(
+            "| network | zeros | batch | threads | **dirprune** | " + " | ".join(peers) + " |"
+        )
+        parts.append("|---" * (5 + len(peers)) + "|")
+        for name, found in networks.items():
+            for batch in dict.fromkeys(row["batch"] for row in found["rows"]):
+                for threads in counts:
+                    of = {
+                        row["runtime"]: row
+                        for row in found["rows"]
+                        if (row["batch"], row["threads"]) == (batch, threads)
+                    }
+                    cells = [f"{row['quartiles'][1]:.3g}" for row in (of["dirprune"],)]
+                    cells += [
+                        f"{of[peer]['quartiles'][1]:.3g} ({of[peer]['speedup']:.2f})"
+                        for peer in peers
+                    ]
+                    parts.append(
+                        f"| {name} | {found['sparsity']:.1%} | {batch} | {threads} | "
+                        + " | ".join(cells)
+                        + " |"
+                    )
+    return "\n".join(parts)
+
+
 def comparisons() -> str:
     """Every comparison's table, with the command that made it."""
     parts = []
@@ -110,7 +150,12 @@ def comparison_row(row: dict[str, str]) -> str:
 
 def filled(text: str) -> str:
     """Replace what stands between the markers."""
-    tables = {"results": comparisons(), "step": step_table(), "training": training_table()}
+    tables = {
+        "results": comparisons(),
+        "step": step_table(),
+        "training": training_table(),
+        "engine": engine_table(),
+    }
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text = pattern.sub(lambda m, t=table: f"{m[1]}{t}\n{m[2]}" if t else m[0], text)
