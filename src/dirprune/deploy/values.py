@@ -55,8 +55,9 @@ def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
         return Reduced("float32", array)
     rows = weights.reshape(len(weights), -1)
     scale = np.abs(rows).max(axis=1) / np.float32(127)
-    quotients = rows / np.where(scale, scale, 1)[:, None]
-    return Reduced("int8", np.rint(quotients).astype(np.int8).reshape(weights.shape), scale)
+    # A scale below the normal numbers is rounded so much that 127 of it may be too few.
+    quotients = np.clip(np.rint(rows / np.where(scale, scale, 1)[:, None]), -127, 127)
+    return Reduced("int8", quotients.astype(np.int8).reshape(weights.shape), scale)
 
 
 def restore(reduced: Reduced) -> NDArray[np.generic]:
