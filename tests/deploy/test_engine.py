@@ -185,3 +185,17 @@ def test_runs_in_the_child_of_a_fork(path: Path) -> None:
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_a_server_needs_no_torch(path: Path) -> None:
+    script = f"""
+import sys
+sys.modules |= dict.fromkeys(("torch", "torchvision", "safetensors", "scipy", "sklearn"))
+import numpy as np
+from dirprune.deploy import Engine
+print(*Engine({str(path)!r}, threads=1)(np.ones((3, 3, 9, 9), np.float32)).shape)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout.split() == ["3", "5"], run.stderr

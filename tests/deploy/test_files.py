@@ -242,6 +242,7 @@ def test_a_server_reads_and_lowers_without_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules |= dict.fromkeys(("torch", "torchvision", "safetensors", "scipy", "sklearn"))
+from dirprune.deploy import Engine
 from dirprune.deploy.container import read_file
 from dirprune.deploy.fold import fold
 print(*[node.op for node in fold(read_file({str(path)!r}).graph).nodes])
