@@ -151,7 +151,7 @@ def survey_plane(
         return {
             "step": [m.step for m in moments],
             "epoch": [m.epoch for m in moments],
-            "at": [frame.project(m.point.w) for m in moments],
+            "at": [frame.project(subject.point_of(m).w) for m in moments],
         }
 
     for name, curve in curves.items():

@@ -158,14 +158,15 @@ def _moment(
     record: Record,
     display: Display,
 ) -> dict[str, Any]:
-    op = hessian_at(subject, dense.point)
+    here = subject.point_of(dense)
+    op = hessian_at(subject, here)
     k = min(config.eigenvectors, op.dimension)
     pairs = _eigenpairs(op, k, record, display, f"sharp directions after step {dense.step}")
-    at = {name: moment.point for name, moment in others.items()}
-    start = Network("dense", "dense", dense.point)
+    at = {name: subject.point_of(moment) for name, moment in others.items()}
+    start = Network("dense", "dense", here)
     goal = Network("sparse", "sparse", at[subject.sparse.name])
     at |= {n.name: n.point for n in controls(start, goal, config.seed)}
-    ways = {name: point.w - dense.point.w for name, point in at.items()}
+    ways = {name: point.w - here.w for name, point in at.items()}
     return {
         "epoch": dense.epoch,
         "values": pairs.values,

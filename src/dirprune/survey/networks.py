@@ -53,17 +53,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Moment:
-    """A checkpoint on a network's way.
+    """A checkpoint on a network's way, on disk: all of a run may not fit into memory.
 
     Attributes:
         step: Optimizer steps taken.
         epoch: The same in epochs.
-        point: Weights and buffers.
+        file: Of the checkpoint.
     """
 
     step: int
     epoch: float
-    point: Point
+    file: Path
 
 
 class TrainingBatches:
@@ -141,18 +141,17 @@ class Subject:
         """Return a run's saved checkpoints, the oldest first."""
         if network.path is None or network.config is None:
             return []
-        found = []
-        for file in list_checkpoints(RunFolder(network.path).checkpoints):
-            tensors, meta = load_checkpoint(file)
-            weights = {
-                name.removeprefix("model."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("model.")
-            }
-            per_epoch = num_batches(len(self.source.train), network.config.batch_size)
-            point = self.layout.point(weights, str(file))
-            found.append(Moment(meta["step"], meta["step"] / per_epoch, point))
-        return found
+        per_epoch = num_batches(len(self.source.train), network.config.batch_size)
+        files = list_checkpoints(RunFolder(network.path).checkpoints)
+        steps = [int(file.stem.rpartition("-")[2]) for file in files]
+        return [Moment(n, n / per_epoch, file) for n, file in zip(steps, files)]
+
+    def point_of(self, moment: Moment) -> Point:
+        """Read a checkpoint's weights and buffers."""
+        tensors, _ = load_checkpoint(moment.file)
+        prefix = "model."
+        weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return self.layout.point(weights, str(moment.file))
 
 
 def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
