@@ -8,7 +8,7 @@ namespace dirprune {
 namespace {
 
 constexpr double most_packed = 1 << 24;  // floats
-constexpr double l1 = 28 << 10, l2 = 450 << 10;  // bytes that may be kept there beside all else
+constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes that may be kept there beside all else
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
@@ -63,9 +63,9 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
     double total = tiles * entries * cycles;
     const double ends = tiles * groups * height;
     total += ends * (8 + 1.5 * mean_tile * (1 + 1.3 * (blocks - 1)));
-    if (std::fmod(width, lanes) != 0 || choice.spans) total += ends * 2 * mean_tile;
+    if (choice.spans ? shift_x > 0 : std::fmod(width, lanes) != 0) total += ends * 2 * mean_tile;
     if (!choice.direct)
-        total += regions * double(g.channels) * plane / lanes * (g.stride_x > 1 ? 6 : 2);
+        total += regions * double(g.channels) * plane / lanes * (g.stride_x > 1 ? 5 : 3);
     return total;
 }
 

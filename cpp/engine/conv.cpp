@@ -169,7 +169,14 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
         for (std::int64_t at = 0; at < length; at += step) {
             const std::int64_t stop = std::min(at + step, length);
             TileAt tile{1, static_cast<std::int32_t>(ceil_div(stop - at, lanes)), 0,
-                        static_cast<std::int32_t>(at), {}};
+                        static_cast<std::int32_t>(at), 0, {}};
+            if (pitch == width) {  // no padding between the rows: nothing to leave out
+                tile.out = static_cast<std::int32_t>(at);
+                if ((stop - at) % lanes)
+                    add_pieces(tile, 0, static_cast<std::int32_t>(stop - at), 0);
+                tiles.push_back(std::move(tile));
+                continue;
+            }
             for (std::int64_t row = at / pitch; row * pitch < stop; ++row) {
                 const std::int64_t first = std::max(at, row * pitch);
                 const std::int64_t last = std::min(stop, row * pitch + width);
@@ -186,7 +193,8 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
             for (std::int32_t lane = 0; lane < width; lane += step) {
                 const std::int32_t count = std::min(step, width - lane);
                 TileAt tile{std::min(choice_.rows, rows - row),
-                            static_cast<std::int32_t>(ceil_div(count, lanes)), row, lane, {}};
+                            static_cast<std::int32_t>(ceil_div(count, lanes)), row, lane,
+                            static_cast<std::int32_t>(row * out_row + lane), {}};
                 if (count % lanes)
                     for (std::int32_t r = 0; r < tile.rows; ++r)
                         add_pieces(tile, r * tile.columns * lanes, count, r * out_row);
@@ -419,9 +427,7 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
         std::ptrdiff_t number = 0;
         for (const TileAt& where : tilings_[static_cast<std::size_t>(region.tiles)]) {
             tile.x = origin + where.row * row_pitch_ + where.lane;
-            // A spanning tile's pieces count from the region's origin.
-            tile.out = out + at + channel * tile.out_channel +
-                       (choice_.spans ? 0 : where.row * out_row + where.lane);
+            tile.out = out + at + channel * tile.out_channel + where.out;
             tile.partial = partial + number++ * partial_tile +
                            channel * where.rows * where.columns * kernels_.lanes;
             tile.pieces = where.pieces.data();

@@ -78,6 +78,7 @@ private:
     struct TileAt {
         std::int32_t rows, columns;            // of its kernel
         std::int32_t row, lane;                // in the region
+        std::int32_t out;                      // where the pieces, or all, count from
         std::vector<Piece> pieces;
     };
     struct Region {

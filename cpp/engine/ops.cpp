@@ -522,13 +522,12 @@ void transpose(const float* from, float* to, std::int64_t rows, std::int64_t col
               });
 }
 
-void interleave(const Kernels&, const float* from, float* to, std::int64_t images,
-                std::int64_t size, std::int64_t batch, int threads) {
-    in_pieces(size, batch, threads, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i0 = first; i0 < last; i0 += 64)
-            for (std::int64_t image = 0; image < images; ++image)
-                for (std::int64_t i = i0; i < std::min(i0 + 64, last); ++i)
-                    to[i * batch + image] = from[image * size + i];
+void place(const float* from, float* to, std::int64_t size, std::int64_t step, int threads) {
+    in_pieces(size, 1, threads, [&](std::int64_t first, std::int64_t last) {
+        if (step == 1)
+            std::copy(from + first, from + last, to + first);
+        else
+            for (std::int64_t i = first; i < last; ++i) to[i * step] = from[i];
     });
 }
 

@@ -35,8 +35,7 @@ void compute(const Call& call);
 void transpose(const float* from, float* to, std::int64_t rows, std::int64_t columns,
                std::int64_t batch, int threads);
 
-// to[i][image] = from[image][i]: images side by side; those that are missing are left alone.
-void interleave(const Kernels& kernels, const float* from, float* to, std::int64_t images,
-                std::int64_t size, std::int64_t batch, int threads);
+// to[i * step] = from[i]: one image beside others.
+void place(const float* from, float* to, std::int64_t size, std::int64_t step, int threads);
 
 }  // namespace dirprune

@@ -63,6 +63,7 @@ struct Program::Arena {
 // How much of the time for tuning is left, and what it is for.
 struct Program::Tuning {
     double seconds, work;
+    bool timed = seconds > 0;
 };
 
 Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* const> tensors,
@@ -162,7 +163,8 @@ void Program::plan_memory() {
     const std::size_t count = graph_.nodes.size() + 1;
     storage_.resize(count);
     offsets_.assign(count, 0);
-    std::vector<std::size_t> last(count, 0);  // node that reads a value last
+    last_.assign(count, 0);
+    auto& last = last_;
     for (std::uint32_t value = 0; value < count; ++value) {
         storage_[value] = value;
         if (value == 0) continue;
@@ -184,7 +186,7 @@ void Program::plan_memory() {
             offsets_[value] = offsets_[storage_[value]];
             continue;
         }
-        if (value > 0 && graph_.nodes[value - 1].op == Op::constant) continue;
+        if (is_constant(value)) continue;
         const std::int64_t need = padded(size(value));
         std::int64_t at = 0;
         for (const auto& [offset, end] : taken) {
@@ -228,7 +230,7 @@ bool Program::is_rows(const Layer& layer, int batch) const {
 }
 
 const float* Program::data(std::uint32_t value, const Arena& arena) const {
-    if (value > 0 && graph_.nodes[value - 1].op == Op::constant)
+    if (is_constant(value))
         return graph_.tensor(graph_.nodes[value - 1], Role::value)->data;
     return arena.values.get() + offsets_[value] * arena.batch;
 }
@@ -239,52 +241,112 @@ void Program::run(const float* x, std::int64_t batch, float* out, int threads, b
 
 void Program::run_all(const float* x, std::int64_t batch, float* out, int threads, bool tune,
                       std::vector<Timing>* timings) {
+    if (batch == 0) return;
     threads = std::clamp(threads, 1, max_threads);
     const std::int64_t in_size = size(0), out_size = size(graph_.output), lanes = kernels_.lanes;
+    const std::size_t nodes = graph_.nodes.size();
     std::int64_t blocks = batch / lanes;
     // A block that is nearly full costs less than its images one by one.
     if (4 * (batch % lanes) >= 3 * lanes) ++blocks;
-    const bool both = blocks > 0 && blocks * lanes < batch;
-    for (const bool side_by_side : {true, false}) {
-        const std::int64_t first = side_by_side ? 0 : blocks * lanes;
-        const std::int64_t last = side_by_side ? std::min(blocks * lanes, batch) : batch;
-        if (first >= last) continue;
-        const Mode mode{static_cast<int>(side_by_side ? lanes : 1), tune ? threads : 0};
-        auto arena = borrow(mode.batch);
-        std::int64_t at = first;
-        const auto step = [&](Plans& plans, Tuning* tuning) {
-            const std::int64_t images = std::min<std::int64_t>(mode.batch, last - at);
-            run_block(x + at * in_size, images, out + at * out_size, *arena, plans, threads, tuning,
-                      timings);
-            at += images;
-        };
-        std::shared_ptr<const Plans> plans;
-        {
-            const std::lock_guard lock(mutex_);
-            if (const auto found = plans_.find(mode); found != plans_.end()) plans = found->second;
-        }
-        if (!plans) {
-            const std::lock_guard one(making_);
-            {
-                const std::lock_guard lock(mutex_);
-                if (const auto found = plans_.find(mode); found != plans_.end())
-                    plans = found->second;
-            }
-            if (!plans) {  // the first block makes them on its way
-                auto made = std::make_shared<Plans>(graph_.nodes.size());
-                Tuning tuning{tune ? tuning_seconds / (both ? 2 : 1) : 0, 0};
-                for (const auto& layer : layers_)
-                    if (layer) tuning.work += work(*layer);
-                step(*made, &tuning);
-                plans = made;
-                const std::lock_guard lock(mutex_);
-                plans_.emplace(mode, plans);
-            }
-        }
-        Plans ready = *plans;
-        while (at < last) step(ready, nullptr);
-        give_back(std::move(arena));
+
+    const double seconds = !tune ? 0 : blocks > 0 ? tuning_seconds / 2 : tuning_seconds;
+    Plans single = *make_plans({1, tune ? threads : 0}, x, 1, threads, seconds), block;
+    auto arena = borrow(1);
+    std::int64_t at = 0;
+    std::size_t from = nodes;
+    if (blocks > 0) {
+        block = *make_plans({static_cast<int>(lanes), tune ? threads : 0}, x,
+                            std::min(lanes, batch), threads, seconds);
+        from = turn(single, block);
     }
+    if (from < nodes) {
+        auto wide = borrow(static_cast<int>(lanes));
+        for (; at < std::min(blocks * lanes, batch); at += lanes) {
+            const std::int64_t images = std::min(lanes, batch - at);
+            if (from == 0) {
+                load(x + at * in_size, images, *wide, threads);
+            } else {
+                for (std::int64_t image = 0; image < images; ++image) {
+                    load(x + (at + image) * in_size, 1, *arena, threads);
+                    run_nodes(0, from, *arena, single, threads, nullptr, timings);
+                    for (std::size_t value = 0; value <= from; ++value)
+                        if (storage_[value] == value && last_[value] > from &&
+                            !is_constant(static_cast<std::uint32_t>(value)))
+                            place(arena->values.get() + offsets_[value],
+                                  wide->values.get() + offsets_[value] * lanes + image,
+                                  size(static_cast<std::uint32_t>(value)), lanes, threads);
+                }
+            }
+            run_nodes(from, nodes, *wide, block, threads, nullptr, timings);
+            store(*wide, images, out + at * out_size);
+        }
+        give_back(std::move(wide));
+    }
+    for (; at < batch; ++at) {
+        load(x + at * in_size, 1, *arena, threads);
+        run_nodes(0, nodes, *arena, single, threads, nullptr, timings);
+        store(*arena, 1, out + at * out_size);
+    }
+    give_back(std::move(arena));
+}
+
+// The first images go through the network once to make the plans, timing them if there are seconds.
+std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, const float* x,
+                                                          std::int64_t images, int threads,
+                                                          double seconds) {
+    const auto find = [&]() -> std::shared_ptr<const Plans> {
+        const std::lock_guard lock(mutex_);
+        const auto found = plans_.find(mode);
+        return found == plans_.end() ? nullptr : found->second;
+    };
+    if (auto plans = find()) return plans;
+    const std::lock_guard one(making_);
+    if (auto plans = find()) return plans;
+    auto made = std::make_shared<Plans>();
+    made->plans.resize(graph_.nodes.size());
+    made->seconds.resize(graph_.nodes.size());
+    Tuning tuning{seconds, 0};
+    for (const auto& layer : layers_)
+        if (layer) tuning.work += work(*layer);
+    auto arena = borrow(mode.batch);
+    load(x, images, *arena, threads);
+    run_nodes(0, graph_.nodes.size(), *arena, *made, threads, &tuning, nullptr);
+    give_back(std::move(arena));
+    const std::lock_guard lock(mutex_);
+    return plans_.emplace(mode, made).first->second;
+}
+
+std::size_t Program::turn(const Plans& single, const Plans& block) const {
+    const std::size_t nodes = graph_.nodes.size();
+    const int lanes = kernels_.lanes;
+    if (block.seconds.empty() || block.seconds[0] < 0) {  // not timed
+        // From where on all that a node reads and writes stays in the caches.
+        constexpr std::int64_t cache = 1 << 20;  // floats
+        std::size_t result = 0;
+        for (std::size_t i = 0; i < nodes; ++i) {
+            std::int64_t floats = size(static_cast<std::uint32_t>(i + 1));
+            for (std::uint32_t input : graph_.nodes[i].inputs) floats += size(input);
+            if (floats * lanes > cache) result = i + 1;
+        }
+        return result;
+    }
+    // Least time of the nodes before, one by one, and of those from there on, side by side.
+    double time = 0;
+    for (double seconds : block.seconds) time += seconds;
+    double best = time;
+    std::size_t result = 0;
+    for (std::size_t i = 0; i < nodes; ++i) {
+        time += lanes * single.seconds[i] - block.seconds[i];
+        if (time < best) {
+            best = time;
+            result = i + 1;
+        }
+    }
+    return result;
+}
+
+bool Program::is_constant(std::uint32_t value) const {
+    return value > 0 && graph_.nodes[value - 1].op == Op::constant;
 }
 
 double Program::work(const Layer& layer) const {
@@ -293,36 +355,30 @@ double Program::work(const Layer& layer) const {
                static_cast<double>(g.out_height * g.out_width) + 1;
 }
 
-void Program::run_block(const float* x, std::int64_t images, float* out, Arena& arena, Plans& plans,
+void Program::load(const float* x, std::int64_t images, Arena& arena, int threads) const {
+    float* const input = arena.values.get() + offsets_[0] * arena.batch;
+    for (std::int64_t image = 0; image < images; ++image)
+        place(x + image * size(0), input + image, size(0), arena.batch, threads);
+}
+
+void Program::store(const Arena& arena, std::int64_t images, float* out) const {
+    const float* const result = data(graph_.output, arena);
+    const std::int64_t count = size(graph_.output);
+    for (std::int64_t image = 0; image < images; ++image)
+        for (std::int64_t i = 0; i < count; ++i)
+            out[image * count + i] = result[i * arena.batch + image];
+}
+
+void Program::run_nodes(std::size_t first, std::size_t last, Arena& arena, Plans& plans,
                         int threads, Tuning* tuning, std::vector<Timing>* timings) const {
-    const std::int64_t in_size = size(0), out_size = size(graph_.output), batch = arena.batch;
-    auto start = Clock::now();
-    const auto lap = [&](std::size_t row) {
-        const auto now = Clock::now();
-        if (timings)
-            (*timings)[row].milliseconds += 1e3 * std::chrono::duration<double>(now - start).count();
-        start = now;
-    };
-    float* const input = arena.values.get() + offsets_[0] * batch;
-    if (batch == 1) {
-        std::copy_n(x, in_size, input);
-    } else {
-        if (images < batch) std::fill_n(input, in_size * batch, 0.0f);
-        interleave(kernels_, x, input, images, in_size, batch, threads);
-    }
-    lap(0);
-    for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
+    for (std::size_t i = first; i < last; ++i) {
+        const auto start = Clock::now();
         run_node(i, arena, plans, threads, tuning);
-        lap(i + 1);
+        const double seconds = seconds_since(start);
+        if (timings) (*timings)[i].milliseconds += 1e3 * seconds;
+        // Of a layer's choices the best one's time counts, see run_layer().
+        if (tuning && plans.seconds[i] == 0) plans.seconds[i] = tuning->timed ? seconds : -1;
     }
-    const float* result = data(graph_.output, arena);
-    if (batch == 1)
-        std::copy_n(result, out_size, out);
-    else
-        for (std::int64_t image = 0; image < images; ++image)
-            for (std::int64_t i = 0; i < out_size; ++i)
-                out[image * out_size + i] = result[i * batch + image];
-    lap(graph_.nodes.size() + 1);
 }
 
 void Program::run_node(std::size_t number, Arena& arena, Plans& plans, int threads,
@@ -350,7 +406,7 @@ void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int thre
     float* out = arena.values.get() + offsets_[number + 1] * arena.batch;
     if (is_rows(layer, arena.batch)) return run_rows(layer, x, residual, out, threads);
 
-    auto& plan = plans[number];
+    auto& plan = plans.plans[number];
     if (!tuning) return run_plan(*plan, layer, arena, x, residual, out, threads);
 
     Geometry geometry = layer.geometry;
@@ -371,6 +427,7 @@ void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int thre
             if (seconds < best) {
                 best = seconds;
                 plan = candidate;
+                plans.seconds[number] = tuning->timed ? seconds : -1;
             }
             if (trial > 0 && seconds > 1.5 * best) break;
             if (seconds_since(start) > share) break;
@@ -435,30 +492,36 @@ std::vector<Timing> Program::profile(const float* x, std::int64_t batch, int thr
     const std::int64_t out_size = size(graph_.output);
     std::vector<float> out(static_cast<std::size_t>(batch * out_size));
     run(x, batch, out.data(), threads, tune);
+    // Which way each node goes is known now.
     const std::int64_t lanes = kernels_.lanes;
-    const Mode mode{static_cast<int>(4 * batch >= 3 * lanes ? lanes : 1), tune ? threads : 0};
-    std::shared_ptr<const Plans> plans;
-    if (batch > 0) {
+    const int key = tune ? std::clamp(threads, 1, max_threads) : 0;
+    std::shared_ptr<const Plans> single, block;
+    std::size_t from = graph_.nodes.size();
+    {
         const std::lock_guard lock(mutex_);
-        plans = plans_.at(mode);
+        single = plans_.at({1, key});
+        if (4 * batch >= 3 * lanes) {
+            block = plans_.at({static_cast<int>(lanes), key});
+            from = turn(*single, *block);
+        }
     }
     std::vector<Timing> rows;
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
-    rows.push_back({"", "input", "", none, 0, 0});
     for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
         const Node& node = graph_.nodes[i];
         Timing row{node.path, std::string(name(node.op)), "", none, 0, 0};
         if (const Layer* layer = layers_[i].get()) {
+            const bool side_by_side = i >= from;
             row.sparsity = 1 - layer->density;
             row.gflop = 2e-9 * (work(*layer) - 1) * static_cast<double>(batch);
-            if (is_rows(*layer, mode.batch))
+            if (is_rows(*layer, side_by_side ? static_cast<int>(lanes) : 1))
                 row.kernel = layer->dense.empty() ? "sparse rows" : "dense rows";
-            else if (plans && (*plans)[i])
-                row.kernel = (*plans)[i]->choice().name();
+            else
+                row.kernel = (side_by_side ? block : single)->plans[i]->choice().name() +
+                             (side_by_side ? ", images side by side" : "");
         }
         rows.push_back(std::move(row));
     }
-    rows.push_back({"", "output", "", none, 0, 0});
     std::vector<double> best(rows.size(), std::numeric_limits<double>::infinity());
     for (int repeat = 0; repeat < std::max(repeats, 1); ++repeat) {
         for (Timing& row : rows) row.milliseconds = 0;

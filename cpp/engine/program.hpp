@@ -1,9 +1,10 @@
 // A network made ready to run: numpy-shaped floats in, floats out.
 //
-// Images go through the network in blocks. A block of as many images as a vector has lanes keeps
-// them side by side in neighbouring floats, so that every operator works on whole vectors whatever
-// the size of the map; what remains of a batch goes through one by one. Memory for activations is
-// planned once for either way, and does not grow with the batch.
+// Images go through the network in blocks of as many as a vector has lanes. While the maps are large
+// they do so one by one, because so much stays in the caches; from some node on they lie side by
+// side in neighbouring floats, so that every operator works on whole vectors however small the map.
+// What remains of a batch goes through one by one. Memory for activations is planned once for
+// either way, and does not grow with the batch.
 //
 // run() may be called by several threads at once: each call has an arena of its own, all share the
 // plans. The threads that a call uses come from the process's pool (pool.hpp); if another call has
@@ -67,7 +68,10 @@ private:
         bool transposed = false;         // linear over the last of several dimensions
         double density = 0;
     };
-    using Plans = std::vector<std::shared_ptr<const ConvPlan>>;
+    struct Plans {
+        std::vector<std::shared_ptr<const ConvPlan>> plans;  // by node
+        std::vector<double> seconds;                         // that each node took, when tuned
+    };
     struct Arena;
     struct Tuning;
     struct Mode {
@@ -83,9 +87,14 @@ private:
 
     void run_all(const float* x, std::int64_t batch, float* out, int threads, bool tune,
                  std::vector<Timing>* timings);
-    // One block: `images` of them, at most arena.batch. With tuning it makes the plans.
-    void run_block(const float* x, std::int64_t images, float* out, Arena& arena, Plans& plans,
-                   int threads, Tuning* tuning, std::vector<Timing>* timings) const;
+    std::shared_ptr<const Plans> make_plans(const Mode& mode, const float* x, std::int64_t images,
+                                            int threads, double seconds);
+    // The node from which on images go side by side; before it, one by one.
+    std::size_t turn(const Plans& single, const Plans& block) const;
+    void run_nodes(std::size_t first, std::size_t last, Arena& arena, Plans& plans, int threads,
+                   Tuning* tuning, std::vector<Timing>* timings) const;
+    void load(const float* x, std::int64_t images, Arena& arena, int threads) const;
+    void store(const Arena& arena, std::int64_t images, float* out) const;
     void run_node(std::size_t number, Arena& arena, Plans& plans, int threads,
                   Tuning* tuning) const;
     void run_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
@@ -95,6 +104,7 @@ private:
     void run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,
                   const float* residual, float* out, int threads) const;
     bool is_rows(const Layer& layer, int batch) const;
+    bool is_constant(std::uint32_t value) const;
     const float* data(std::uint32_t value, const Arena& arena) const;
     std::int64_t size(std::uint32_t value) const { return product(graph_.shape(value), 1); }
 
@@ -104,6 +114,7 @@ private:
     std::vector<std::vector<float>> tensors_;        // those that are read while running
     std::vector<std::uint32_t> storage_;             // by value: the value whose memory it has
     std::vector<std::int64_t> offsets_;              // by value, in floats per image of a block
+    std::vector<std::size_t> last_;                  // by value: the one whose node reads it last
     std::int64_t arena_size_ = 0, transposed_size_ = 0;  // floats per image
 
     std::mutex mutex_;                               // guards what follows
