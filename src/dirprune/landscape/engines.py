@@ -78,8 +78,8 @@ class GraphEngine:
     @torch.no_grad()
     def product(self, tangent: Tensors, batches: Batches) -> Tensors:
         """Multiply."""
-        effective, moved = self._graph.push(self._own, tangent)
-        weights = self._placed(effective, moved)
+        moved = self._graph.push(self._own, tangent)
+        weights = self._placed(self._graph.effective(self._own), moved)
         total = _Total()
         for number, (x, y, share) in enumerate(batches):
             passed = self._passed.get(number)

@@ -5,12 +5,14 @@ takes it in:
 
 .. math:: W' = \frac{\gamma}{\sigma} W, \qquad b' = \beta + \frac{\gamma}{\sigma} (b - m)
 
-The steps know the effective weights :math:`(W', b')` only. They are a function of the network's
-own weights, which costs next to nothing to differentiate.
+The steps know the effective weights :math:`u = (W', b')` only, which are a function of the
+network's own, :math:`u = \varphi(w)`. With its derivatives a product goes there and back:
+
+.. math:: H v = \varphi'(w)^\top \tilde H \varphi'(w) v
+    + \nabla_w \big( \nabla_w \langle \tilde g, \varphi(w) \rangle^\top v \big)
 """
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +51,109 @@ class Step:
     weights: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Affine:
+    r"""How a step's effective weights follow from the network's own.
+
+    With :math:`s = \gamma / \sigma` it is :math:`W' = s W` and :math:`b' = \beta + s (b - m)`.
+
+    Attributes:
+        name: Of the effective weights.
+        weight: Name of W, None if it is 1.
+        bias: Name of b, None if it is 0.
+        gamma: Name of the factor, None if it is 1.
+        beta: Name of the shift, None if it is 0.
+        mean: m with shape (C,), None if nothing is folded.
+        inverse: :math:`1 / \sigma` with shape (C,).
+        channels: C.
+    """
+
+    name: str
+    weight: str | None
+    bias: str | None
+    channels: int
+    gamma: str | None = None
+    beta: str | None = None
+    mean: Tensor | None = None
+    inverse: Tensor | None = None
+
+    def effective(self, own: Tensors) -> tuple[Tensor, Tensor]:
+        """Compute W' and b'."""
+        w, b = self._weight(own), self._or_zero(self.bias, own)
+        if self.mean is None:
+            return w, b
+        s = self._factor(own)
+        return _rows(s, w) * w, self._or_zero(self.beta, own) + s * (b - self.mean)
+
+    def push(self, own: Tensors, v: Tensors) -> tuple[Tensor, Tensor]:
+        """Compute the derivatives of W' and b' along v."""
+        moved_w = self._moved_weight(own, v)
+        moved_b = self._or_zero(self.bias, v, own)
+        if self.mean is None:
+            return moved_w, moved_b
+        w, b, s = self._weight(own), self._or_zero(self.bias, own), self._factor(own)
+        moved_s = self._moved_factor(v)
+        return (
+            _rows(s, w) * moved_w + _rows(moved_s, w) * w,
+            self._or_zero(self.beta, v, own) + moved_s * (b - self.mean) + s * moved_b,
+        )
+
+    def pull(
+        self,
+        own: Tensors,
+        v: Tensors,
+        curved: tuple[Tensor, Tensor],
+        gradient: tuple[Tensor, Tensor] | None,
+    ) -> Tensors:
+        """Carry a product by W' and b' back to the network's own weights.
+
+        Args:
+            own: The network's weights.
+            v: What was multiplied.
+            curved: The product.
+            gradient: Of the loss by W' and b', None to leave out the curvature of this map.
+        """
+        curved_w, curved_b = curved
+        if self.mean is None or self.inverse is None:
+            result = {self.weight: curved_w, self.bias: curved_b}
+            return {name: part for name, part in result.items() if name is not None}
+        w, b, s = self._weight(own), self._or_zero(self.bias, own), self._factor(own)
+        of_w, of_b = _rows(s, w) * curved_w, s * curved_b
+        of_s = _over_rows(curved_w * w) + curved_b * (b - self.mean)
+        if gradient is not None:
+            gradient_w, gradient_b = gradient
+            moved_s = self._moved_factor(v)
+            of_w = of_w + _rows(moved_s, w) * gradient_w
+            of_b = of_b + moved_s * gradient_b
+            of_s = of_s + _over_rows(gradient_w * self._moved_weight(own, v))
+            of_s = of_s + gradient_b * self._or_zero(self.bias, v, own)
+        result = {
+            **{self.weight: of_w, self.bias: of_b},
+            **{self.gamma: of_s * self.inverse, self.beta: curved_b},
+        }
+        return {name: part for name, part in result.items() if name is not None}
+
+    def _weight(self, own: Tensors) -> Tensor:
+        return self._ones(own) if self.weight is None else own[self.weight]
+
+    def _moved_weight(self, own: Tensors, v: Tensors) -> Tensor:
+        return torch.zeros_like(self._ones(own)) if self.weight is None else v[self.weight]
+
+    def _factor(self, own: Tensors) -> Tensor:
+        inverse = self._ones(own) if self.inverse is None else self.inverse
+        return inverse if self.gamma is None else own[self.gamma] * inverse
+
+    def _moved_factor(self, v: Tensors) -> Tensor:
+        inverse = self._ones(v) if self.inverse is None else self.inverse
+        return torch.zeros_like(inverse) if self.gamma is None else v[self.gamma] * inverse
+
+    def _or_zero(self, name: str | None, own: Tensors, like: Tensors | None = None) -> Tensor:
+        return torch.zeros_like(self._ones(like or own)) if name is None else own[name]
+
+    def _ones(self, own: Tensors) -> Tensor:
+        return next(iter(own.values())).new_ones(self.channels)
+
+
 @dataclass
 class Graph:
     """What a network computes.
@@ -58,82 +163,60 @@ class Graph:
         output: Which value is the network's output.
         depends: Which values depend on weights.
         read: Which values a step needs again once it is computed.
-        recipes: For every effective weight how it follows from the network's own.
+        affine: How the effective weights follow from the network's own.
     """
 
     steps: list[Step] = field(default_factory=list)
     output: int = 0
     depends: list[bool] = field(default_factory=lambda: [False])
     read: set[int] = field(default_factory=set)
-    recipes: dict[str, Callable[[Tensors], Tensor]] = field(default_factory=dict)
+    affine: list[Affine] = field(default_factory=list)
 
     def effective(self, own: Tensors) -> Tensors:
         """Compute the effective weights from the network's own parameters by name."""
-        return {name: recipe(own) for name, recipe in self.recipes.items()}
+        return _named(self.affine, [one.effective(own) for one in self.affine])
 
-    def push(self, own: Tensors, tangent: Tensors) -> tuple[Tensors, Tensors]:
-        r"""Compute the effective weights :math:`u = \varphi(w)` and :math:`\varphi'(w) v`.
+    def push(self, own: Tensors, v: Tensors) -> Tensors:
+        """Compute their derivative along v."""
+        return _named(self.affine, [one.push(own, v) for one in self.affine])
 
-        Args:
-            own: w, the network's own parameters by name.
-            tangent: v, likewise.
-
-        Returns:
-            Both by names of effective weights, in the dtype of w but computed in float64.
-        """
-        with torch.enable_grad():
-            w = {name: p.detach().double().requires_grad_() for name, p in own.items()}
-            u = self.effective(w)
-            dummy = {name: torch.zeros_like(p, requires_grad=True) for name, p in u.items()}
-            back = _gradients(_inner(u, dummy), w, create_graph=True)
-            moved = _gradients(_inner(back, tangent), dummy)
-        like = next(iter(own.values()))
-        return (
-            {name: p.detach().to(like) for name, p in u.items()},
-            {name: p.to(like) for name, p in moved.items()},
-        )
-
-    def pull(
-        self, own: Tensors, tangent: Tensors, curved: Tensors, gradient: Tensors | None
-    ) -> Tensors:
-        r"""Carry a product from the effective weights back to the network's own.
-
-        .. math:: H v = \varphi'(w)^\top \tilde H \varphi'(w) v
-            + \nabla_w \big( \nabla_w \langle \tilde g, \varphi(w) \rangle^\top v \big)
+    def pull(self, own: Tensors, v: Tensors, curved: Tensors, gradient: Tensors | None) -> Tensors:
+        """Carry a product by the effective weights back to the network's own.
 
         Args:
             own: w.
-            tangent: v.
-            curved: The product by the effective weights, in float64.
+            v: What was multiplied.
+            curved: The product, by those of the effective weights that it reached.
             gradient: Of the loss by the effective weights, None to leave its part out.
-
-        Returns:
-            With the names of w, in float64; nothing if there was no batch.
         """
-        if not curved:
-            return {}
-        with torch.enable_grad():
-            w = {name: p.detach().double().requires_grad_() for name, p in own.items()}
-            u = self.effective(w)
-            result = _gradients(_inner(u, curved), w, retain_graph=True)
-            if gradient is None:
-                return result
-            slope = _gradients(_inner(u, gradient), w, create_graph=True)
-            bent = _inner(slope, tangent)
-            if not bent.requires_grad:
-                return result
-            second = _gradients(bent, w)
-        return {name: part + second[name] for name, part in result.items()}
+        total: Tensors = {}
+        for one in self.affine:
+            names = (f"{one.name}.weight", f"{one.name}.bias")
+            if names[0] not in curved:
+                continue
+            part = one.pull(
+                *(own, v, (curved[names[0]], curved[names[1]])),
+                None if gradient is None else (gradient[names[0]], gradient[names[1]]),
+            )
+            for name, tensor in part.items():
+                total[name] = total[name] + tensor if name in total else tensor
+        return total
 
 
-def _inner(one: Tensors, other: Tensors) -> Tensor:
-    products = [(one[name] * other[name].double()).sum() for name in one if name in other]
-    return torch.stack(products).sum()
+def _named(affine: list[Affine], pairs: list[tuple[Tensor, Tensor]]) -> Tensors:
+    return {
+        f"{one.name}.{kind}": tensor
+        for one, pair in zip(affine, pairs)
+        for kind, tensor in zip(("weight", "bias"), pair)
+    }
 
 
-def _gradients(of: Tensor, by: Tensors, **options: bool) -> Tensors:
-    parts: Any = torch.autograd.grad(of, list(by.values()), materialize_grads=True, **options)  # type: ignore[call-overload]
-    return dict(zip(by, parts))
+def _rows(factor: Tensor, w: Tensor) -> Tensor:
+    return factor.view(-1, *(1,) * (w.dim() - 1))
+
+
+def _over_rows(w: Tensor) -> Tensor:
+    return w.flatten(1).sum(1) if w.dim() > 1 else w
 
 
 class Uncaptured(Exception):
@@ -210,7 +293,7 @@ class _Capture:
         if isinstance(module, nn.Linear):
             return self._affine(node, path, module, LinearLayer(), x)
         if isinstance(module, _BatchNorm):
-            return self._batchnorm(path, module, x)
+            return self._batchnorm(node, path, module, x)
         if isinstance(module, nn.ReLU):
             return self._add(ReLU(), (x,))
         if isinstance(module, nn.MaxPool2d):
@@ -243,65 +326,49 @@ class _Capture:
 
     def _affine(self, node: fx.Node, path: str, module: Any, rule: Rule, x: int) -> int:
         """A convolution or linear layer, together with the BatchNorm that alone reads it."""
-        weight = self._names[f"{path}.weight"]
-        bias = self._names[f"{path}.bias"] if module.bias is not None else None
         users = list(node.users)
         after = users[0] if len(users) == 1 else None
-        folded = self._modules.get(str(after.target)) if after is not None else None
-        zero = module.weight.new_zeros(len(module.weight))
-
-        def bias_of(own: Tensors) -> Tensor:
-            return zero.to(own[weight]) if bias is None else own[bias]
-
-        if after is None or after.op != "call_module" or not isinstance(folded, _BatchNorm):
-            recipes = (lambda own: own[weight], bias_of)
-            return self._add(rule, (x,), {f"{path}.weight": recipes[0], f"{path}.bias": bias_of})
-        scale, shift = self._normalisation(str(after.target), folded)
-        rows = (-1,) + (1,) * (module.weight.dim() - 1)
-        place = self._add(
-            rule,
-            (x,),
-            {
-                f"{path}.weight": lambda own: own[weight] * scale(own).view(rows),
-                f"{path}.bias": lambda own: shift(own) + bias_of(own) * scale(own),
-            },
+        follower = self._modules.get(str(after.target)) if after is not None else None
+        folded: dict[str, Any] = {}
+        if after is not None and after.op == "call_module" and isinstance(follower, _BatchNorm):
+            folded = self._normalisation(str(after.target), follower)
+        # By the call, not the layer: one that is called twice may be normalised in two ways.
+        affine = Affine(
+            name=node.name,
+            weight=self._names[f"{path}.weight"],
+            bias=self._names.get(f"{path}.bias"),
+            channels=len(module.weight),
+            **folded,
         )
-        self._values[after] = place
+        place = self._add(rule, (x,), affine)
+        if folded and after is not None:
+            self._values[after] = place
         return place
 
-    def _batchnorm(self, path: str, module: _BatchNorm, x: int) -> int:
-        scale, shift = self._normalisation(path, module)
-        return self._add(Scale(), (x,), {f"{path}.scale": scale, f"{path}.shift": shift})
+    def _batchnorm(self, node: fx.Node, path: str, module: _BatchNorm, x: int) -> int:
+        folded = self._normalisation(path, module)
+        affine = Affine(node.name, None, None, module.num_features, **folded)
+        return self._add(Scale(), (x,), affine)
 
-    def _normalisation(
-        self, path: str, module: _BatchNorm
-    ) -> tuple[Callable[[Tensors], Tensor], Callable[[Tensors], Tensor]]:
+    def _normalisation(self, path: str, module: _BatchNorm) -> dict[str, Any]:
         if module.running_mean is None or module.running_var is None:
             raise Uncaptured(f"{path} normalises by the batch")
-        mean, inverse = module.running_mean, (module.running_var + module.eps).rsqrt()
-        gamma, beta = (self._names.get(f"{path}.{n}") for n in ("weight", "bias"))
+        return {
+            "mean": module.running_mean,
+            "inverse": (module.running_var + module.eps).rsqrt(),
+            "gamma": self._names.get(f"{path}.weight"),
+            "beta": self._names.get(f"{path}.bias"),
+        }
 
-        def scale(own: Tensors) -> Tensor:
-            return inverse if gamma is None else own[gamma] * inverse
-
-        def shift(own: Tensors) -> Tensor:
-            return (0 if beta is None else own[beta]) - mean * scale(own)
-
-        return scale, shift
-
-    def _add(
-        self,
-        rule: Rule,
-        inputs: tuple[int, ...],
-        recipes: dict[str, Callable[[Tensors], Tensor]] | None = None,
-    ) -> int:
-        graph, recipes = self._graph, recipes or {}
-        # The same layer called twice has the same effective weights.
-        graph.recipes.update(recipes)
+    def _add(self, rule: Rule, inputs: tuple[int, ...], affine: Affine | None = None) -> int:
+        graph, weights = self._graph, tuple[str, ...]()
+        if affine is not None:
+            graph.affine.append(affine)
+            weights = (f"{affine.name}.weight", f"{affine.name}.bias")
         if isinstance(rule, (Bilinear, MaxPool, SampleWise, Smooth)):
             graph.read.update(inputs)
-        graph.steps.append(Step(rule, inputs, tuple(recipes)))
-        graph.depends.append(bool(recipes) or any(graph.depends[i] for i in inputs))
+        graph.steps.append(Step(rule, inputs, weights))
+        graph.depends.append(bool(weights) or any(graph.depends[i] for i in inputs))
         return len(graph.steps)
 
     def _value(self, argument: Any) -> int:
