@@ -1,4 +1,4 @@
-"""Write the tables of the README from the files beside this script.
+"""Write the tables of the README, and of engine/README.md, from the files beside this script.
 
     python results/readme.py [--check]
 
@@ -75,15 +75,21 @@ def training_table() -> str:
     return "\n".join(parts)
 
 
-def engine_table() -> str:
+def engine_table(single_layers: bool = False) -> str:
     """Latency of sparse networks beside dense runtimes, a row a network and batch size."""
-    parts = []
+    parts: list[str] = []
     for path in sorted((HERE / "engine").glob("*.json")):
         report = json.loads(path.read_text())
-        networks = report["networks"]
+        networks = {
+            name: found
+            for name, found in report["networks"].items()
+            if name.startswith("3x3") == single_layers
+        }
         rows = [row for found in networks.values() for row in found["rows"]]
         peers = list(dict.fromkeys(r["runtime"] for r in rows if r["runtime"] != "dirprune"))
         counts = sorted({row["threads"] for row in rows})
+        if not rows:
+            continue
         versions = next(iter(networks.values()))["machine"]
         named = ", ".join(f"{peer} {versions[peer]}" for peer in peers)
         parts.append(
@@ -112,7 +118,8 @@ def engine_table() -> str:
                         + " | ".join(cells)
                         + " |"
                     )
-    return "\n".join(parts)
+        parts.append("")
+    return "\n".join(parts).rstrip()
 
 
 def comparisons() -> str:
@@ -148,6 +155,29 @@ def comparison_row(row: dict[str, str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def layer_table() -> str:
+    """What every layer of ResNet-50 takes for one image."""
+    parts = []
+    for path in sorted((HERE / "engine").glob("*.json")):
+        report = json.loads(path.read_text())
+        found = report["networks"].get("resnet50")
+        if found is None:
+            continue
+        peaks = [f"{q[1]:.0f} with {n}" for n, q in report["dense_gflops"].items()]
+        parts.append(
+            "One image, all threads. A large dense product of torch reaches "
+            f"{' and '.join(peaks)} thread(s), in GFLOP/s.\n"
+        )
+        parts.append("| layer | kernel | zeros | ms | useful GFLOP/s |\n|---|---|---|---|---|")
+        parts += [
+            f"| {row['path'] or row['op']} | {row['kernel']} | {row['sparsity']:.1%} | "
+            f"{row['milliseconds']:.3f} | {row['gflops']:.0f} |"
+            for row in found["layers"]
+            if row["gflops"] is not None
+        ]
+    return "\n".join(parts)
+
+
 def filled(text: str) -> str:
     """Replace what stands between the markers."""
     tables = {
@@ -155,6 +185,8 @@ def filled(text: str) -> str:
         "step": step_table(),
         "training": training_table(),
         "engine": engine_table(),
+        "single": engine_table(single_layers=True),
+        "layers": layer_table(),
     }
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -163,12 +195,14 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    before = README.read_text()
-    after = filled(before)
-    if "--check" in sys.argv:
-        return int(before != after)
-    README.write_text(after)
-    return 0
+    stale = 0
+    for page in (README, HERE / "engine" / "README.md"):
+        before = page.read_text()
+        after = filled(before)
+        stale += before != after
+        if "--check" not in sys.argv:
+            page.write_text(after)
+    return int("--check" in sys.argv and stale > 0)
 
 
 if __name__ == "__main__":
