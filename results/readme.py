@@ -75,6 +75,11 @@ def training_table() -> str:
     return "\n".join(parts)
 
 
+def significant(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def engine_table(single_layers: bool = False) -> str:
     """Latency of sparse networks beside dense runtimes, a row a network and batch size."""
     parts: list[str] = []
@@ -108,9 +113,9 @@ def engine_table(single_layers: bool = False) -> str:
                         for row in found["rows"]
                         if (row["batch"], row["threads"]) == (batch, threads)
                     }
-                    cells = [f"{row['quartiles'][1]:.3g}" for row in (of["dirprune"],)]
+                    cells = [significant(of["dirprune"]["quartiles"][1])]
                     cells += [
-                        f"{of[peer]['quartiles'][1]:.3g} ({of[peer]['speedup']:.2f})"
+                        f"{significant(of[peer]['quartiles'][1])} ({of[peer]['speedup']:.2f})"
                         for peer in peers
                     ]
                     parts.append(
