@@ -111,9 +111,9 @@ Bytes resizing() {
     w.integer(Key::align_corners, 1).dims({-1, 6, 5, 4});
     w.node(Op::avg_pool2d, {2}).roles({}).attributes(5);
     w.list(Key::kernel, {2, 3}).list(Key::stride, {2, 2}).list(Key::padding, {1, 1});
-    w.integer(Key::ceil_mode, 1).integer(Key::count_include_pad, 0).dims({-1, 6, 4, 3});
+    w.integer(Key::ceil_mode, 1).integer(Key::count_include_pad, 0).dims({-1, 6, 3, 3});
     w.node(Op::pad, {3}).roles({}).attributes(2).list(Key::padding, {0, 1, 2, 0});
-    w.real(Key::value, 0.5).dims({-1, 6, 5, 5});
+    w.real(Key::value, 0.5).dims({-1, 6, 4, 5});
     w.node(Op::upsample_nearest, {4}).roles({}).attributes(1).list(Key::output, {3, 7});
     w.dims({-1, 6, 3, 7});
     w.node(Op::adaptive_avg_pool2d, {5}).roles({}).attributes(1).list(Key::output, {2, 2});
@@ -162,6 +162,43 @@ void damage(Bytes& bytes, const Bytes& other) {
     }
 }
 
+// A valid graph of one convolution or pooling of any geometry.
+Bytes geometric() {
+    const auto pick = [](std::size_t low, std::size_t high) {
+        return static_cast<std::int64_t>(low + below(high - low + 1));
+    };
+    const bool pools = below(4) == 0;
+    const std::int64_t groups = pools ? 1 : pick(1, 3), c = groups * pick(1, 5), o = groups * pick(1, 9);
+    List kernel, stride, dilation, padding, in, out;
+    for (int axis = 0; axis < 2; ++axis) {
+        kernel.push_back(pick(1, 4));
+        stride.push_back(pick(1, 4));
+        dilation.push_back(pick(1, 3));
+        padding.push_back(pick(0, static_cast<std::size_t>(kernel.back() / 2)));
+        padding.push_back(pools ? padding.back() : pick(0, 3));
+        const std::int64_t reach = dilation.back() * (kernel.back() - 1) + 1;
+        const std::int64_t around = padding[padding.size() - 1] + padding[padding.size() - 2];
+        in.push_back(std::max(pick(1, 24), reach - around));
+        out.push_back((in.back() + around - reach) / stride.back() + 1);
+    }
+    Writer w;
+    w.put<std::uint32_t>(1).put<std::uint32_t>(1);
+    w.text("w").dims({o, c / groups, kernel[0], kernel[1]});
+    w.dims({-1, c, in[0], in[1]}).put<std::uint32_t>(1);
+    if (pools) {
+        w.node(Op::max_pool2d, {0}).roles({}).attributes(5);
+        w.list(Key::kernel, kernel).list(Key::padding, {padding[0], padding[2]});
+        w.integer(Key::ceil_mode, 0);
+    } else {
+        w.node(Op::conv2d, {0}).roles({{Role::weight, 0}}).attributes(5);
+        w.list(Key::padding, padding).integer(Key::groups, groups);
+        w.integer(Key::activation, pick(0, 11));
+    }
+    w.list(Key::stride, stride).list(Key::dilation, dilation);
+    w.dims({-1, pools ? c : o, out[0], out[1]}).put<std::uint32_t>(1);
+    return w.bytes();
+}
+
 // Whether the graph was accepted.
 bool try_bytes(const Bytes& bytes) {
     Graph graph;
@@ -191,7 +228,7 @@ bool try_bytes(const Bytes& bytes) {
             const Shape in = program.input_shape(), out = program.output_shape();
             const std::vector<float> x(static_cast<std::size_t>(batch * product(in)), 0.5f);
             std::vector<float> y(static_cast<std::size_t>(batch * product(out)));
-            program.run(x.data(), batch, y.data(), 2, false);
+            program.run(x.data(), batch, y.data(), 2, below(20) == 0);
         }
     } catch (const std::invalid_argument&) {  // too large for the engine
     }
@@ -211,6 +248,13 @@ int main(int count, char** arguments) {
         }
     long accepted = 0;
     for (long i = 0; i < iterations; ++i) {
+        if (i % 8 == 0) {
+            const Bytes valid = geometric();
+            if (!try_bytes(valid)) {
+                parse(valid);  // says why
+                return 1;
+            }
+        }
         Bytes bytes = seeds[below(2)];
         damage(bytes, seeds[below(2)]);
         accepted += try_bytes(bytes);
