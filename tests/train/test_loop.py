@@ -460,6 +460,12 @@ def test_precision_and_memory_format_hardly_matter(
     assert all(t.dtype in (torch.float32, torch.int64) for t in weights(tmp_path / "b").values())
 
 
+@pytest.mark.parametrize(("width", "last"), [(0.25, False), (1.0, True)])
+def test_narrow_shortcuts_stay_out_of_channels_last(width: float, last: bool) -> None:
+    session = open_session(replace(SHORT, model="resnet20", width=width))
+    assert (session.memory_format == torch.channels_last) is last
+
+
 def test_parameters_keep_their_memory_format_when_resumed(tmp_path: Path) -> None:
     config = replace(SHORT, model="loop_models:noisy", method="grda", c=0.01)
     with pytest.raises(Interrupted):

@@ -53,7 +53,8 @@ class TrainConfig:
         precision: Arithmetic of the forward pass; the half precisions are automatic mixed
             precision.
         device: auto, cpu, cuda or mps.
-        channels_last: Memory format of convolutions; by default channels last on CPU and CUDA.
+        channels_last: Memory format of convolutions; by default channels last on CPU and CUDA,
+            but for a few narrow networks with which torch would crash on a CPU.
         compile: Compile the model with torch.compile.
         accumulation: Micro-batches into which a batch is split, to save memory.
         refresh_batchnorm: Re-estimate BatchNorm statistics before the final evaluation; off in the

@@ -39,6 +39,7 @@ class Session:
         model: The same for training, with gradients averaged over all processes.
         optimizer: The method.
         lrs: Learning rate of every step.
+        memory_format: Of images and convolutions.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class Session:
     model: nn.Module
     optimizer: Optimizer
     lrs: list[float]
+    memory_format: torch.memory_format
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +75,7 @@ class Session:
     def place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Bring a batch to the device, in the model's precision and memory format."""
         dtype = torch.float64 if self.config.precision == "float64" else torch.float32
-        memory_format = _memory_format(self.config, self.device)
-        images = images.to(self.device, dtype, non_blocking=True, memory_format=memory_format)
+        images = images.to(self.device, dtype, non_blocking=True, memory_format=self.memory_format)
         return images, labels.to(self.device, non_blocking=True)
 
     def zero_totals(self) -> Tensor:
@@ -151,12 +152,14 @@ def open_session(config: TrainConfig, initial: Mapping[str, Tensor] | None = Non
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator: Any = Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
     net = net.double() if config.precision == "float64" else net.float()
-    net = net.to(accelerator.device).to(memory_format=_memory_format(config, accelerator.device))
+    memory_format = _memory_format(config, accelerator.device, net)
+    net = net.to(accelerator.device).to(memory_format=memory_format)
     if config.compile:
         net.compile()
     lrs = learning_rates(config, num_batches(len(data.train), config.batch_size))
     optimizer = build_optimizer(config, net, len(lrs))
-    return Session(config, data, accelerator, net, accelerator.prepare(net), optimizer, lrs)
+    model = accelerator.prepare(net)
+    return Session(config, data, accelerator, net, model, optimizer, lrs, memory_format)
 
 
 def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -278,10 +281,27 @@ def _device_type(config: TrainConfig) -> str:
     return device
 
 
-def _memory_format(config: TrainConfig, device: torch.device) -> torch.memory_format:
-    chosen = config.channels_last
-    last = device.type in ("cpu", "cuda") if chosen is None else chosen
+def _memory_format(
+    config: TrainConfig, device: torch.device, net: nn.Module
+) -> torch.memory_format:
+    last = config.channels_last
+    if last is None:
+        last = device.type == "cuda" or (device.type == "cpu" and not _has_narrow_shortcut(net))
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _has_narrow_shortcut(net: nn.Module) -> bool:
+    """Whether torch 2.14's backward pass writes past its memory, channels last, on a CPU.
+
+    It does in the gradient of strided 1x1 convolutions with 3 or 4 channels; 8 were safe.
+    """
+    return any(
+        isinstance(m, nn.Conv2d)
+        and m.kernel_size == (1, 1)
+        and max(m.stride) > 1
+        and m.in_channels // m.groups < 8
+        for m in net.modules()
+    )
 
 
 def _check_slices(num_images: int, batch_size: int, world: int) -> None:
