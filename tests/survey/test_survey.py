@@ -223,6 +223,7 @@ def test_a_budget_makes_it_coarser(
     assert found["plane"]["measured"]["third"] == "order"
     assert cli.main([*words, "--out", str(tmp_path / "no"), "--budget", "0.001s"]) == 2
     assert "the coarsest survey takes about" in capsys.readouterr().err
+    assert cli.main([*words, "--out", str(tmp_path / "no"), "--budget", "4s"]) == 0
 
 
 def test_plain_checkpoints(runs: list[str], tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class Record:
             ValueError: If the folder has figures of something else.
         """
         asked = plain(asdict(config))
-        if self.figures:
+        if "plan" in self.figures:  # before there is one, nothing has been measured
             before = self.figures["config"]
             differing = [
                 f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"
