@@ -7,7 +7,7 @@
 namespace dirprune {
 namespace {
 
-constexpr double most_packed = 1 << 24;  // floats
+constexpr double most_packed = 1 << 24;          // floats
 constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes that may be kept there beside all else
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -22,7 +22,8 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
     const double groups = ceil_div(double(g.outputs), height);
     const double shift_y = double((g.kernel_y - 1) * g.dilation_y / g.stride_y);
     const double shift_x = double((g.kernel_x - 1) * g.dilation_x / g.stride_x) * double(g.batch);
-    const double phases = double(std::min(g.kernel_y, g.stride_y) * std::min(g.kernel_x, g.stride_x));
+    const double phases =
+        double(std::min(g.kernel_y, g.stride_y) * std::min(g.kernel_x, g.stride_x));
 
     // Regions, and the vectors and calls of kernels in all of them.
     double region_rows, region_width, tiles, vectors;
@@ -57,7 +58,8 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
         (choice.spans ? std::min(plane, columns + shift_y * (width + shift_x) + shift_x)
                       : (choice.rows + shift_y) * (columns + shift_x));
     cycles += mean_tile * (touched > l2 ? 0.8 : touched > l1 ? 0.3 : 0);
-    if (choice.direct && double(g.height * g.width * g.batch) * 4 > 2048) cycles += mean_tile * 0.1;
+    if (choice.direct && double(g.height * g.width * g.batch) * 4 > 2048)
+        cycles += mean_tile * 0.1;
     if (entries * (4 + 4 * height) > l2) cycles += 0.4 * (1 + height) / 2;
 
     double total = tiles * entries * cycles;
@@ -86,7 +88,9 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
             choice.spans ? (choice.region_rows + shift_y) * (double(width) + shift_x)
                          : (choice.rows * choice.region_rows * double(g.stride_y) + shift_y) *
                                (std::min<double>(choice.columns * choice.region_columns * lanes,
-                                                 double(width)) * double(g.stride_x) + shift_x);
+                                                 double(width)) *
+                                    double(g.stride_x) +
+                                shift_x);
         const int fits = std::max(1, static_cast<int>(l1 / 4 / floats));
         std::vector<int> blocks;
         if (fan_in == 1 || g.groups > 8) {
@@ -107,7 +111,8 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
         }
     };
     for (bool dense : {false, true}) {
-        if (dense && (density < 0.2 || (g.groups > 1 && (g.outputs / g.groups) % kernels.dense_height)))
+        if (dense &&
+            (density < 0.2 || (g.groups > 1 && (g.outputs / g.groups) % kernels.dense_height)))
             continue;
         const auto& table = dense ? kernels.dense : kernels.sparse;
         for (int rows = 1; rows <= max_rows; ++rows) {
@@ -143,7 +148,8 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
             choice.spans = true;
             const auto cut = (g.out_height + region_rows - 1) / region_rows;
             choice.region_rows = static_cast<int>((g.out_height + cut - 1) / cut);
-            const std::int64_t pitch = width + (g.kernel_x - 1) * g.dilation_x / g.stride_x * g.batch;
+            const std::int64_t pitch =
+                width + (g.kernel_x - 1) * g.dilation_x / g.stride_x * g.batch;
             const std::int64_t vectors =
                 ((choice.region_rows - 1) * pitch + width + lanes - 1) / lanes;
             for (int columns = 1; columns <= max_columns; ++columns) {
@@ -157,10 +163,10 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
     }
     std::stable_sort(found.begin(), found.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
-    if (found.empty())
-        throw std::invalid_argument("a kernel reaches too far for the engine");
+    if (found.empty()) throw std::invalid_argument("a kernel reaches too far for the engine");
     std::vector<Choice> result;
-    for (std::size_t i = 0; i < std::min(most, found.size()); ++i) result.push_back(found[i].second);
+    for (std::size_t i = 0; i < std::min(most, found.size()); ++i)
+        result.push_back(found[i].second);
     return result;
 }
 

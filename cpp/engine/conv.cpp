@@ -106,8 +106,8 @@ void ConvPlan::lay_out() {
     }
     phases_y_ = phases(g_.kernel_y, g_.stride_y, g_.dilation_y);
     phases_x_ = phases(g_.kernel_x, g_.stride_x, g_.dilation_x);
-    const std::int64_t rows = std::min<std::int64_t>(
-        std::int64_t(choice_.rows) * choice_.region_rows, g_.out_height);
+    const std::int64_t rows =
+        std::min<std::int64_t>(std::int64_t(choice_.rows) * choice_.region_rows, g_.out_height);
     const std::int64_t columns = std::min(
         ceil_div(std::int64_t(choice_.columns) * choice_.region_columns * lanes, g_.batch),
         g_.out_width);
@@ -119,8 +119,8 @@ void ConvPlan::lay_out() {
     row_pitch_ = plane_columns_ * g_.batch;
     if (!choice_.spans) row_pitch_ = round_up(row_pitch_, lanes);
     plane_pitch_ = plane_rows_ * row_pitch_;
-    channel_pitch_ = round_up(
-        plane_pitch_ * std::int64_t(phases_y_.size() * phases_x_.size()), lanes);
+    channel_pitch_ =
+        round_up(plane_pitch_ * std::int64_t(phases_y_.size() * phases_x_.size()), lanes);
 }
 
 void ConvPlan::make_regions() {
@@ -168,8 +168,9 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
         const std::int64_t step = std::int64_t(choice_.columns) * lanes;
         for (std::int64_t at = 0; at < length; at += step) {
             const std::int64_t stop = std::min(at + step, length);
-            TileAt tile{1, static_cast<std::int32_t>(ceil_div(stop - at, lanes)), 0,
-                        static_cast<std::int32_t>(at), 0, {}};
+            TileAt tile{1, static_cast<std::int32_t>(ceil_div(stop - at, lanes)),
+                        0, static_cast<std::int32_t>(at),
+                        0, {}};
             if (pitch == width) {  // no padding between the rows: nothing to leave out
                 tile.out = static_cast<std::int32_t>(at);
                 if ((stop - at) % lanes)
@@ -193,8 +194,11 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
             for (std::int32_t lane = 0; lane < width; lane += step) {
                 const std::int32_t count = std::min(step, width - lane);
                 TileAt tile{std::min(choice_.rows, rows - row),
-                            static_cast<std::int32_t>(ceil_div(count, lanes)), row, lane,
-                            static_cast<std::int32_t>(row * out_row + lane), {}};
+                            static_cast<std::int32_t>(ceil_div(count, lanes)),
+                            row,
+                            lane,
+                            static_cast<std::int32_t>(row * out_row + lane),
+                            {}};
                 if (count % lanes)
                     for (std::int32_t r = 0; r < tile.rows; ++r)
                         add_pieces(tile, r * tile.columns * lanes, count, r * out_row);
@@ -289,7 +293,8 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
             return static_cast<std::uint32_t>(
                 std::lower_bound(all + nonzeros.ends[static_cast<std::size_t>(row)],
                                  all + nonzeros.ends[static_cast<std::size_t>(row) + 1],
-                                 static_cast<std::uint32_t>(limit)) - all);
+                                 static_cast<std::uint32_t>(limit)) -
+                all);
         };
         return std::pair(at((from - base) * taps), at((to - base) * taps));
     };
@@ -322,9 +327,9 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
                 if (at[h] < stop[h]) index = std::min(index, nonzeros.index[at[h]]);
             if (index == none) break;
             Entry<height> entry{};
-            entry.offset = static_cast<std::int32_t>(
-                (base + index / taps - block.first_channel) * channel_pitch_ +
-                offsets[index % taps]);
+            entry.offset = static_cast<std::int32_t>((base + index / taps - block.first_channel) *
+                                                         channel_pitch_ +
+                                                     offsets[index % taps]);
             if (choice_.direct)
                 entry.offset += static_cast<std::int32_t>(block.first_channel * channel_pitch_);
             for (int h = 0; h < height; ++h)
@@ -349,14 +354,15 @@ void ConvPlan::run(const float* x, const float* residual, float* out, int thread
         parts = std::min<std::int64_t>(ceil_div(groups_, share_), ceil_div(4 * threads, regions));
     const std::int64_t shares = ceil_div(groups_, share_);
     const auto tasks = static_cast<std::size_t>(regions * parts);
-    parallel_for(tasks, static_cast<std::size_t>(threads), [&](std::size_t task, std::size_t seat) {
-        const auto part = static_cast<std::int64_t>(task) % parts;
-        const auto first = static_cast<std::int32_t>(shares * part / parts) * share_;
-        const auto last =
-            std::min(groups_, static_cast<std::int32_t>(shares * (part + 1) / parts) * share_);
-        const Region& region = regions_[task / static_cast<std::size_t>(parts)];
-        compute(region, first, last, x, residual, out, scratch[seat]);
-    });
+    parallel_for(
+        tasks, static_cast<std::size_t>(threads), [&](std::size_t task, std::size_t seat) {
+            const auto part = static_cast<std::int64_t>(task) % parts;
+            const auto first = static_cast<std::int32_t>(shares * part / parts) * share_;
+            const auto last =
+                std::min(groups_, static_cast<std::int32_t>(shares * (part + 1) / parts) * share_);
+            const Region& region = regions_[task / static_cast<std::size_t>(parts)];
+            compute(region, first, last, x, residual, out, scratch[seat]);
+        });
 }
 
 void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t last, const float* x,

@@ -12,8 +12,8 @@ namespace dirprune {
 
 // A convolution; a pixel is `batch` floats, so many images side by side.
 struct Geometry {
-    std::int64_t channels = 1, height = 1, width = 1;            // of the input
-    std::int64_t outputs = 1, out_height = 1, out_width = 1;     // of the result
+    std::int64_t channels = 1, height = 1, width = 1;         // of the input
+    std::int64_t outputs = 1, out_height = 1, out_width = 1;  // of the result
     std::int64_t kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1;
     std::int64_t top = 0, left = 0, dilation_y = 1, dilation_x = 1, groups = 1, batch = 1;
 
@@ -41,12 +41,12 @@ struct Epilogue {
 
 // How one convolution is computed. Sizes of tiles are in vectors, of regions in tiles.
 struct Choice {
-    bool dense = false;    // several output channels share every input
-    bool spans = false;    // tiles run on over the ends of padded rows
-    bool direct = false;   // reads the input in place
+    bool dense = false;   // several output channels share every input
+    bool spans = false;   // tiles run on over the ends of padded rows
+    bool direct = false;  // reads the input in place
     int rows = 1, columns = 1;
     int region_rows = 1, region_columns = 1;
-    int block = 1;         // input channels at a time (groups, where several fit)
+    int block = 1;  // input channels at a time (groups, where several fit)
 
     std::string name() const;
     bool operator==(const Choice&) const = default;
@@ -54,7 +54,7 @@ struct Choice {
 
 // A choice, made ready for given weights. Immutable: many threads may run one plan.
 class ConvPlan {
-public:
+  public:
     ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonzeros& nonzeros,
              const float* bias, Epilogue epilogue, const Choice& choice);
 
@@ -66,19 +66,19 @@ public:
     std::size_t scratch_size() const { return packed_size_ + partial_size_; }
     const Choice& choice() const { return choice_; }
 
-private:
+  private:
     struct Block {
         std::int32_t first_channel, channels;  // of the input
         std::int32_t first_group, groups;      // of output channels
         bool begin, end;
-        std::vector<std::int32_t> order;       // of groups, from first_group on
+        std::vector<std::int32_t> order;  // of groups, from first_group on
         std::vector<std::uint32_t> ends;
-        std::vector<std::uint32_t> entries;    // Entry<height> as words
+        std::vector<std::uint32_t> entries;  // Entry<height> as words
     };
     struct TileAt {
-        std::int32_t rows, columns;            // of its kernel
-        std::int32_t row, lane;                // in the region
-        std::int32_t out;                      // where the pieces, or all, count from
+        std::int32_t rows, columns;  // of its kernel
+        std::int32_t row, lane;      // in the region
+        std::int32_t out;            // where the pieces, or all, count from
         std::vector<Piece> pieces;
     };
     struct Region {
@@ -101,9 +101,9 @@ private:
     Choice choice_;
     Epilogue epilogue_;
     float low_, high_;
-    int height_;                                 // output channels in a group
-    std::int32_t groups_;                        // of output channels
-    std::int32_t share_;                         // of them that go to one thread, at least
+    int height_;           // output channels in a group
+    std::int32_t groups_;  // of output channels
+    std::int32_t share_;   // of them that go to one thread, at least
     std::vector<float> bias_;
     std::vector<std::int32_t> phases_y_, phases_x_;
     std::int32_t plane_rows_ = 1, plane_columns_ = 1;

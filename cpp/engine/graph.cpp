@@ -11,25 +11,78 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
 
-constexpr std::size_t most = 1 << 16;           // nodes, and tensors
-constexpr std::size_t longest = 1024;           // bytes of a name
-constexpr std::int64_t largest = 1LL << 40;     // elements of a tensor, or of a value per sample
-constexpr std::int64_t integers = 1LL << 31;    // dimensions and integer attributes stay below
+constexpr std::size_t most = 1 << 16;         // nodes, and tensors
+constexpr std::size_t longest = 1024;         // bytes of a name
+constexpr std::int64_t largest = 1LL << 40;   // elements of a tensor, or of a value per sample
+constexpr std::int64_t integers = 1LL << 31;  // dimensions and integer attributes stay below
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 constexpr std::string_view op_names[num_ops] = {
-    "conv2d", "linear", "batch_norm", "affine", "relu", "relu6", "leaky_relu", "elu", "gelu",
-    "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "softmax", "add", "sub", "mul", "div",
-    "constant", "cat", "slice", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d", "mean", "reshape", "permute", "pad", "upsample_nearest",
-    "upsample_bilinear", "layer_norm", "dropout",
+    "conv2d",
+    "linear",
+    "batch_norm",
+    "affine",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "hardsigmoid",
+    "softmax",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "constant",
+    "cat",
+    "slice",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "mean",
+    "reshape",
+    "permute",
+    "pad",
+    "upsample_nearest",
+    "upsample_bilinear",
+    "layer_norm",
+    "dropout",
 };
 constexpr std::string_view key_names[num_keys] = {
-    "stride", "padding", "dilation", "groups", "activation", "activation_parameter", "eps",
-    "slope", "alpha", "tanh", "dim", "scalar", "reversed", "start", "end", "step", "kernel",
-    "ceil_mode", "count_include_pad", "output", "dims", "keepdim", "size", "value",
-    "align_corners", "p", "momentum", "trained",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "activation",
+    "activation_parameter",
+    "eps",
+    "slope",
+    "alpha",
+    "tanh",
+    "dim",
+    "scalar",
+    "reversed",
+    "start",
+    "end",
+    "step",
+    "kernel",
+    "ceil_mode",
+    "count_include_pad",
+    "output",
+    "dims",
+    "keepdim",
+    "size",
+    "value",
+    "align_corners",
+    "p",
+    "momentum",
+    "trained",
 };
 
 enum class Kind { integer, flag, real, pair, four, integers };
@@ -50,11 +103,19 @@ Rule rule(Op op) {
     constexpr std::uint32_t affine_roles = bit(Role::weight) | bit(Role::bias);
     switch (op) {
         case Op::conv2d:
-            return {1, 2, bit(Role::weight), bit(Role::bias),
-                    bit(stride) | bit(padding) | bit(dilation) | bit(groups), epilogue};
+            return {1,
+                    2,
+                    bit(Role::weight),
+                    bit(Role::bias),
+                    bit(stride) | bit(padding) | bit(dilation) | bit(groups),
+                    epilogue};
         case Op::linear: return {1, 2, bit(Role::weight), bit(Role::bias), 0, epilogue};
         case Op::batch_norm:
-            return {1, 1, bit(Role::running_mean) | bit(Role::running_var), affine_roles, bit(eps),
+            return {1,
+                    1,
+                    bit(Role::running_mean) | bit(Role::running_var),
+                    affine_roles,
+                    bit(eps),
                     bit(momentum)};
         case Op::affine: return {1, 2, bit(Role::scale) | bit(Role::shift), 0, 0, epilogue};
         case Op::leaky_relu: return {1, 1, 0, 0, bit(slope), 0};
@@ -112,7 +173,7 @@ Kind kind(Op op, Key key) {
 
 // Takes fields off the front of bytes, never beyond their end.
 class Reader {
-public:
+  public:
     explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
 
     template <typename T>
@@ -141,7 +202,7 @@ public:
     }
     bool empty() const { return bytes_.empty(); }
 
-private:
+  private:
     std::span<const std::uint8_t> bytes(std::size_t size) {
         if (size > bytes_.size()) refuse("the file ends in the middle of a field");
         const auto front = bytes_.first(size);
@@ -153,7 +214,9 @@ private:
 
 Attribute read_attribute(Reader& reader, Op op, Key key) {
     const Kind wanted = kind(op, key);
-    const auto wrong = [&] { refuse("attribute " + std::string(key_names[int(key)]) + " is wrong"); };
+    const auto wrong = [&] {
+        refuse("attribute " + std::string(key_names[int(key)]) + " is wrong");
+    };
     const auto checked = [&](std::int64_t value) {
         if (value <= -integers || value >= integers) wrong();
         return value;
@@ -220,7 +283,8 @@ void read_node(Reader& reader, const Graph& graph, Node& node) {
     }
     check_keys(keys, allowed.keys, allowed.optional_keys, "attribute");
     node.shape = reader.dims<std::int32_t>();
-    if (node.shape != infer_shape(graph, node)) refuse("its shape is not what follows from its inputs");
+    if (node.shape != infer_shape(graph, node))
+        refuse("its shape is not what follows from its inputs");
 }
 
 }  // namespace

@@ -33,26 +33,26 @@ struct Tile {
     const std::uint32_t* ends;  // ends[i], ends[i + 1]: the entries of group order[i]
     const std::int32_t* order;
     const void* entries;
-    std::int32_t first, last;   // of i
+    std::int32_t first, last;  // of i
     const float* x;
-    std::ptrdiff_t x_row;       // between rows of the tile
-    const float* bias;          // of group 0
-    float* partial;             // of group 0; null if there is but one block
+    std::ptrdiff_t x_row;  // between rows of the tile
+    const float* bias;     // of group 0
+    float* partial;        // of group 0; null if there is but one block
     bool begin, end;
-    float* out;                 // of channel 0
+    float* out;  // of channel 0
     std::ptrdiff_t out_channel, out_row;
-    std::ptrdiff_t residual;    // from out to what is added there
+    std::ptrdiff_t residual;  // from out to what is added there
     bool has_residual;
     float low, high;
-    const Piece* pieces;        // of a tile that is not full
-    std::int32_t num_pieces;    // 0: the tile is full
-    std::int32_t channels;      // how many there are: the last group may have fewer than height
+    const Piece* pieces;      // of a tile that is not full
+    std::int32_t num_pieces;  // 0: the tile is full
+    std::int32_t channels;    // how many there are: the last group may have fewer than height
 };
 
 // Copy what a region of the output reads of some channels, zeros around the input included, so
 // that equal steps apart become neighbours: one plane for each phase of the strides.
 struct Packing {
-    const float* x;             // of the first channel
+    const float* x;  // of the first channel
     std::ptrdiff_t x_channel;
     std::int32_t channels, height, width, batch;  // of the input; a pixel is `batch` floats
     float* to;
@@ -72,7 +72,7 @@ struct Window {
 struct Pooling {
     const float* x;  // one plane
     float* y;
-    float* row;      // room for padding floats before it, width x batch + margin behind it
+    float* row;  // room for padding floats before it, width x batch + margin behind it
     std::int32_t width, batch;
     const Window *rows, *columns;
     std::int32_t num_rows, num_columns;
@@ -83,7 +83,18 @@ struct Pooling {
 using TileKernel = void (*)(const Tile&);
 
 enum class Activation : std::uint8_t {
-    none, relu, relu6, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, tanh, hardswish, hardsigmoid,
+    none,
+    relu,
+    relu6,
+    leaky_relu,
+    elu,
+    gelu,
+    gelu_tanh,
+    silu,
+    sigmoid,
+    tanh,
+    hardswish,
+    hardsigmoid,
 };
 enum class Binary : std::uint8_t { add, sub, mul, div };
 
@@ -91,10 +102,10 @@ inline constexpr int max_rows = 8, max_columns = 24;
 inline constexpr int slack = 64;  // floats behind every buffer that vectors may touch
 
 struct Kernels {
-    int lanes;         // floats in a vector
-    int max_tile;      // vectors in a tile
-    int dense_height;  // channels in a group of the dense kernels
-    int dense_tile;    // vectors in a tile of theirs
+    int lanes;                                         // floats in a vector
+    int max_tile;                                      // vectors in a tile
+    int dense_height;                                  // channels in a group of the dense kernels
+    int dense_tile;                                    // vectors in a tile of theirs
     TileKernel sparse[max_rows + 1][max_columns + 1];  // by rows and columns; null: not there
     TileKernel dense[max_rows + 1][max_columns + 1];
 

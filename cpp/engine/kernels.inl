@@ -119,8 +119,8 @@ void tile_kernel(const Tile& t) {
             float* out = t.out + channel * t.out_channel;
             if (t.num_pieces) {
                 alignas(64) float values[(vectors + 1) * lanes];
-                unrolled<vectors>(
-                    [&](auto v) INLINE_LAMBDA { store(values + v * lanes, acc[0][h][v]); });
+                unrolled<vectors>([&](auto v)
+                                      INLINE_LAMBDA { store(values + v * lanes, acc[0][h][v]); });
                 finish_pieces(t, values, out);
                 return;
             }
@@ -183,8 +183,9 @@ void pack(const Packing& p) {
                     continue;
                 }
                 const std::ptrdiff_t begin = std::ptrdiff_t(first) * p.batch;
-                const float* from = x + (std::ptrdiff_t(y) * p.width + left +
-                                         std::ptrdiff_t(first) * p.stride_x) * p.batch;
+                const float* from =
+                    x + (std::ptrdiff_t(y) * p.width + left + std::ptrdiff_t(first) * p.stride_x) *
+                            p.batch;
                 for (std::ptrdiff_t i = 0; i < begin; ++i) to[i] = 0;
                 if (p.stride_x == 1)
                     copy(to + begin, from, std::ptrdiff_t(last - first) * p.batch,
@@ -291,7 +292,8 @@ void activate(Activation activation, float parameter, const float* x, float* y, 
     switch (activation) {
         case Activation::none: return apply([](Vec v) { return v; });
         case Activation::relu: return apply([=](Vec v) { return at_least(v, zero); });
-        case Activation::relu6: return apply([=](Vec v) { return at_most(at_least(v, zero), six); });
+        case Activation::relu6:
+            return apply([=](Vec v) { return at_most(at_least(v, zero), six); });
         case Activation::leaky_relu:
             return apply([=](Vec v) { return v > 0.0f ? v : parameter * v; });
         case Activation::elu:
@@ -349,8 +351,8 @@ void maximum(const float* a, const float* b, float* y, std::size_t n) {
     map2(a, b, y, n, [](Vec u, Vec v) { return larger(u, v); });
 }
 
-// First the rows of a window, side by side in vectors, then its columns. `row` begins and ends with
-// columns that change nothing, so that windows over the edge are like all others.
+// First the rows of a window, side by side in vectors, then its columns. `row` begins and ends
+// with columns that change nothing, so that windows over the edge are like all others.
 template <typename F, typename Finish>
 INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& finish) {
     const std::ptrdiff_t width = std::ptrdiff_t(p.width) * p.batch;
@@ -399,12 +401,14 @@ INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& f
     }
 }
 void max_pool(const Pooling& p) {
-    pool(p, -__builtin_inff(), [](auto a, auto b) { return larger(a, b); },
-         [](auto v, float) { return v; });
+    pool(
+        p, -__builtin_inff(), [](auto a, auto b) { return larger(a, b); },
+        [](auto v, float) { return v; });
 }
 void average_pool(const Pooling& p) {
-    pool(p, 0.0f, [](auto a, auto b) { return a + b; },
-         [](auto v, float scale) { return v * scale; });
+    pool(
+        p, 0.0f, [](auto a, auto b) { return a + b; },
+        [](auto v, float scale) { return v * scale; });
 }
 
 void add_exp(const float* x, const float* largest, float* y, float* sum, std::size_t n) {

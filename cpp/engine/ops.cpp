@@ -16,8 +16,8 @@ constexpr std::int64_t worthwhile = 1 << 14;  // floats that a thread should hav
 // Run f on pieces [first, last) of [0, size), in threads only if there is enough to do.
 template <typename F>
 void in_pieces(std::int64_t size, std::int64_t work_each, int threads, const F& f) {
-    const std::int64_t pieces =
-        std::clamp<std::int64_t>(size * work_each / worthwhile, 1, std::min<std::int64_t>(size, 4 * threads));
+    const std::int64_t pieces = std::clamp<std::int64_t>(
+        size * work_each / worthwhile, 1, std::min<std::int64_t>(size, 4 * threads));
     const auto parts = static_cast<std::size_t>(pieces), most = static_cast<std::size_t>(threads);
     parallel_for(parts, most, [&](std::size_t piece, std::size_t) {
         const auto i = static_cast<std::int64_t>(piece);
@@ -112,8 +112,9 @@ void binary(const Call& c, Binary op) {
     };
     if (outer == 1 && middle.size == 1) {  // one long row
         in_pieces(inner.size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
-            c.kernels.binary(op, a.data + first * inner.a, 0, int(inner.a), b.data + first * inner.b,
-                             0, int(inner.b), c.out + first, 1, count(last - first));
+            c.kernels.binary(op, a.data + first * inner.a, 0, int(inner.a),
+                             b.data + first * inner.b, 0, int(inner.b), c.out + first, 1,
+                             count(last - first));
         });
     } else if (outer == 1) {
         in_pieces(middle.size, inner.size, c.threads,
@@ -145,8 +146,8 @@ void affine(const Call& c) {
         scale[count(i)] = a;
         shift[count(i)] = b;
     }
-    const auto code = static_cast<Activation>(
-        c.node.has(Key::activation) ? c.node.integer(Key::activation) : 0);
+    const auto code =
+        static_cast<Activation>(c.node.has(Key::activation) ? c.node.integer(Key::activation) : 0);
     const float parameter =
         c.node.has(Key::activation_parameter) ? c.node.real(Key::activation_parameter) : 0;
     const float* x = c.inputs[0].data;
@@ -165,30 +166,32 @@ void affine(const Call& c) {
 void softmax(const Call& c) {
     const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
     const float* x = c.inputs[0].data;
-    in_pieces(s.before, 4 * s.along * s.after, c.threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<float> largest(count(s.after)), sum(count(s.after));
-        for (std::int64_t i = begin; i < end; ++i) {
-            const float* from = x + i * s.along * s.after;
-            float* to = c.out + i * s.along * s.after;
-            if (s.after == 1) {  // one row: its elements are neighbours
-                const float most = *std::max_element(from, from + s.along);
-                float total = 0;
-                for (std::int64_t j = 0; j < s.along; ++j) total += to[j] = std::exp(from[j] - most);
-                for (std::int64_t j = 0; j < s.along; ++j) to[j] /= total;
-                continue;
-            }
-            std::copy_n(from, s.after, largest.begin());
-            std::fill(sum.begin(), sum.end(), 0.0f);
-            for (std::int64_t j = 1; j < s.along; ++j)
-                c.kernels.maximum(from + j * s.after, largest.data(), largest.data(),
-                                  count(s.after));
-            for (std::int64_t j = 0; j < s.along; ++j)
-                c.kernels.add_exp(from + j * s.after, largest.data(), to + j * s.after, sum.data(),
-                                  count(s.after));
-            c.kernels.binary(Binary::div, to, s.after, 1, sum.data(), 0, 1, to, count(s.along),
-                             count(s.after));
-        }
-    });
+    in_pieces(s.before, 4 * s.along * s.after, c.threads,
+              [&](std::int64_t begin, std::int64_t end) {
+                  std::vector<float> largest(count(s.after)), sum(count(s.after));
+                  for (std::int64_t i = begin; i < end; ++i) {
+                      const float* from = x + i * s.along * s.after;
+                      float* to = c.out + i * s.along * s.after;
+                      if (s.after == 1) {  // one row: its elements are neighbours
+                          const float most = *std::max_element(from, from + s.along);
+                          float total = 0;
+                          for (std::int64_t j = 0; j < s.along; ++j)
+                              total += to[j] = std::exp(from[j] - most);
+                          for (std::int64_t j = 0; j < s.along; ++j) to[j] /= total;
+                          continue;
+                      }
+                      std::copy_n(from, s.after, largest.begin());
+                      std::fill(sum.begin(), sum.end(), 0.0f);
+                      for (std::int64_t j = 1; j < s.along; ++j)
+                          c.kernels.maximum(from + j * s.after, largest.data(), largest.data(),
+                                            count(s.after));
+                      for (std::int64_t j = 0; j < s.along; ++j)
+                          c.kernels.add_exp(from + j * s.after, largest.data(), to + j * s.after,
+                                            sum.data(), count(s.after));
+                      c.kernels.binary(Binary::div, to, s.after, 1, sum.data(), 0, 1, to,
+                                       count(s.along), count(s.after));
+                  }
+              });
 }
 
 void cat(const Call& c) {
@@ -300,7 +303,8 @@ std::vector<Window> sliding(std::int64_t size, std::int64_t results, std::int64_
 std::vector<Window> adaptive(std::int64_t size, std::int64_t results) {
     std::vector<Window> windows;
     for (std::int64_t i = 0; i < results; ++i) {
-        const std::int64_t start = i * size / results, end = ((i + 1) * size + results - 1) / results;
+        const std::int64_t start = i * size / results,
+                           end = ((i + 1) * size + results - 1) / results;
         windows.push_back({static_cast<std::int32_t>(start), static_cast<std::int32_t>(end), 1,
                            static_cast<float>(end - start)});
     }
@@ -316,11 +320,11 @@ void windows2d(const Call& c) {
             windows[i] = adaptive(size, results);
             continue;
         }
-        windows[i] = sliding(size, results, c.node.list(Key::kernel)[i],
-                             c.node.list(Key::stride)[i], c.node.list(Key::padding)[i],
-                             c.node.has(Key::dilation) ? c.node.list(Key::dilation)[i] : 1,
-                             c.node.has(Key::count_include_pad) &&
-                                 c.node.integer(Key::count_include_pad));
+        windows[i] =
+            sliding(size, results, c.node.list(Key::kernel)[i], c.node.list(Key::stride)[i],
+                    c.node.list(Key::padding)[i],
+                    c.node.has(Key::dilation) ? c.node.list(Key::dilation)[i] : 1,
+                    c.node.has(Key::count_include_pad) && c.node.integer(Key::count_include_pad));
     }
     const bool max = c.node.op == Op::max_pool2d || c.node.op == Op::adaptive_max_pool2d;
     // Maxima of every second column need no count and can be found side by side.
@@ -439,25 +443,28 @@ void upsample(const Call& c) {
         }
     }
     const std::int64_t row = x[2] * c.batch, out_row = c.shape[2] * c.batch;
-    in_pieces(c.shape[0] * c.shape[1], 4 * out_row, c.threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-            const Source sy = sources[0][count(i % c.shape[1])];
-            const float* plane = c.inputs[0].data + i / c.shape[1] * x[1] * row;
-            const float *top = plane + sy.low * row, *bottom = plane + sy.high * row;
-            float* to = c.out + i * out_row;
-            for (std::int64_t j = 0; j < c.shape[2]; ++j, to += c.batch) {
-                const Source sx = sources[1][count(j)];
-                const std::int64_t l = sx.low * c.batch, h = sx.high * c.batch;
-                if (!linear) {
-                    std::copy_n(top + l, c.batch, to);
-                    continue;
-                }
-                for (std::int64_t b = 0; b < c.batch; ++b)
-                    to[b] = (1 - sy.share) * ((1 - sx.share) * top[l + b] + sx.share * top[h + b]) +
-                            sy.share * ((1 - sx.share) * bottom[l + b] + sx.share * bottom[h + b]);
-            }
-        }
-    });
+    in_pieces(c.shape[0] * c.shape[1], 4 * out_row, c.threads,
+              [&](std::int64_t begin, std::int64_t end) {
+                  for (std::int64_t i = begin; i < end; ++i) {
+                      const Source sy = sources[0][count(i % c.shape[1])];
+                      const float* plane = c.inputs[0].data + i / c.shape[1] * x[1] * row;
+                      const float *top = plane + sy.low * row, *bottom = plane + sy.high * row;
+                      float* to = c.out + i * out_row;
+                      for (std::int64_t j = 0; j < c.shape[2]; ++j, to += c.batch) {
+                          const Source sx = sources[1][count(j)];
+                          const std::int64_t l = sx.low * c.batch, h = sx.high * c.batch;
+                          if (!linear) {
+                              std::copy_n(top + l, c.batch, to);
+                              continue;
+                          }
+                          for (std::int64_t b = 0; b < c.batch; ++b)
+                              to[b] = (1 - sy.share) *
+                                          ((1 - sx.share) * top[l + b] + sx.share * top[h + b]) +
+                                      sy.share * ((1 - sx.share) * bottom[l + b] +
+                                                  sx.share * bottom[h + b]);
+                      }
+                  }
+              });
 }
 
 void layer_norm(const Call& c) {
@@ -474,8 +481,7 @@ void layer_norm(const Call& c) {
             const float* x = c.inputs[0].data + i * n * batch;
             float* y = c.out + i * n * batch;
             if (batch == 1) {
-                const float m =
-                    scale * chained_sum(n, [x](std::int64_t j) { return x[j]; });
+                const float m = scale * chained_sum(n, [x](std::int64_t j) { return x[j]; });
                 const float v = scale * chained_sum(n, [x, m](std::int64_t j) {
                                     return (x[j] - m) * (x[j] - m);
                                 });
@@ -511,7 +517,8 @@ void transpose(const float* from, float* to, std::int64_t rows, std::int64_t col
     constexpr std::int64_t tile = 16;  // both sides of a tile stay in the cache
     in_pieces((columns + tile - 1) / tile, tile * rows * batch, threads,
               [&](std::int64_t first, std::int64_t last) {
-                  for (std::int64_t j0 = first * tile; j0 < std::min(last * tile, columns); j0 += tile)
+                  for (std::int64_t j0 = first * tile; j0 < std::min(last * tile, columns);
+                       j0 += tile)
                       for (std::int64_t i0 = 0; i0 < rows; i0 += tile)
                           for (std::int64_t j = j0; j < std::min(j0 + tile, columns); ++j)
                               for (std::int64_t i = i0; i < std::min(i0 + tile, rows); ++i) {

@@ -1,7 +1,7 @@
 // Every operator but convolution and linear, on one image or on several side by side.
 //
-// A value with shape (-1, d1, ..., dk) is stored as (d1, ..., dk, batch): the images of a batch lie
-// in neighbouring floats, as one dimension more at the end.
+// A value with shape (-1, d1, ..., dk) is stored as (d1, ..., dk, batch): the images of a batch
+// lie in neighbouring floats, as one dimension more at the end.
 #pragma once
 
 #include <vector>

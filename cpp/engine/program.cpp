@@ -19,13 +19,13 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr double tuning_seconds = 1.6;   // of the first call
-constexpr std::size_t most_choices = 10; // timed for each layer
-constexpr double mostly_dense = 0.4;     // a matrix with more non-zeros is kept as it is
+constexpr double tuning_seconds = 1.6;    // of the first call
+constexpr std::size_t most_choices = 10;  // timed for each layer
+constexpr double mostly_dense = 0.4;      // a matrix with more non-zeros is kept as it is
 
 // Aligned floats, zeroed: what vectors touch behind an array must not be slow to compute with.
 class Buffer {
-public:
+  public:
     float* ensure(std::int64_t size) {
         if (size > size_) {
             data_.reset();
@@ -39,7 +39,7 @@ public:
     }
     float* get() const { return data_.get(); }
 
-private:
+  private:
     struct Delete {
         void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
     };
@@ -175,7 +175,7 @@ void Program::plan_memory() {
         last[storage_[value]] = std::max<std::size_t>(last[storage_[value]], value);
     }
     last[storage_[graph_.output]] = count;
-    std::map<std::int64_t, std::int64_t> taken;  // offset -> end
+    std::map<std::int64_t, std::int64_t> taken;     // offset -> end
     std::multimap<std::size_t, std::int64_t> ends;  // when what lies at an offset may go
     for (std::uint32_t value = 0; value < count; ++value) {
         while (!ends.empty() && ends.begin()->first < value) {
@@ -230,8 +230,7 @@ bool Program::is_rows(const Layer& layer, int batch) const {
 }
 
 const float* Program::data(std::uint32_t value, const Arena& arena) const {
-    if (is_constant(value))
-        return graph_.tensor(graph_.nodes[value - 1], Role::value)->data;
+    if (is_constant(value)) return graph_.tensor(graph_.nodes[value - 1], Role::value)->data;
     return arena.values.get() + offsets_[value] * arena.batch;
 }
 
@@ -290,7 +289,8 @@ void Program::run_all(const float* x, std::int64_t batch, float* out, int thread
     give_back(std::move(arena));
 }
 
-// The first images go through the network once to make the plans, timing them if there are seconds.
+// The first images go through the network once to make the plans, timing them if there are
+// seconds.
 std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, const float* x,
                                                           std::int64_t images, int threads,
                                                           double seconds) {
@@ -352,7 +352,8 @@ bool Program::is_constant(std::uint32_t value) const {
 double Program::work(const Layer& layer) const {
     const Geometry& g = layer.geometry;
     return static_cast<double>(layer.nonzeros->index.size()) *
-               static_cast<double>(g.out_height * g.out_width) + 1;
+               static_cast<double>(g.out_height * g.out_width) +
+           1;
 }
 
 void Program::load(const float* x, std::int64_t images, Arena& arena, int threads) const {
@@ -386,7 +387,8 @@ void Program::run_node(std::size_t number, Arena& arena, Plans& plans, int threa
     const Node& node = graph_.nodes[number];
     if (node.op == Op::constant || node.op == Op::reshape || node.op == Op::dropout) return;
     if (layers_[number]) return run_layer(number, arena, plans, threads, tuning);
-    Call call{kernels_, graph_, node, {}, nullptr, without_batch(node.shape), arena.batch, threads};
+    Call call{kernels_,    graph_, node, {}, nullptr, without_batch(node.shape),
+              arena.batch, threads};
     for (std::uint32_t value : node.inputs) {
         const Shape& shape = graph_.shape(value);
         const bool constant = shape.empty() || shape[0] != -1;
@@ -418,8 +420,8 @@ void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int thre
     if (layer.transposed && residual) epilogue = {};  // both follow when it is transposed back
     for (const Choice& choice :
          choices(kernels_, geometry, layer.density, tuning->seconds > 0 ? most_choices : 1)) {
-        auto candidate = std::make_shared<const ConvPlan>(
-            kernels_, geometry, *layer.nonzeros, layer.bias.data(), epilogue, choice);
+        auto candidate = std::make_shared<const ConvPlan>(kernels_, geometry, *layer.nonzeros,
+                                                          layer.bias.data(), epilogue, choice);
         for (int trial = 0; trial < 3; ++trial) {
             const auto begin = Clock::now();
             run_plan(*candidate, layer, arena, x, residual, out, threads);
@@ -463,8 +465,9 @@ void Program::run_rows(const Layer& layer, const float* x, const float* residual
                        int threads) const {
     const Geometry& g = layer.geometry;
     const auto& n = *layer.nonzeros;
-    const std::int64_t pieces = std::clamp<std::int64_t>(
-        static_cast<std::int64_t>(n.index.size()) >> 14, 1, std::min<std::int64_t>(4 * threads, g.outputs));
+    const std::int64_t pieces =
+        std::clamp<std::int64_t>(static_cast<std::int64_t>(n.index.size()) >> 14, 1,
+                                 std::min<std::int64_t>(4 * threads, g.outputs));
     const auto piece = [&](std::size_t part, std::size_t) {
         const std::int64_t first = g.outputs * static_cast<std::int64_t>(part) / pieces;
         const std::int64_t last = g.outputs * static_cast<std::int64_t>(part + 1) / pieces;

@@ -1,10 +1,10 @@
 // A network made ready to run: numpy-shaped floats in, floats out.
 //
-// Images go through the network in blocks of as many as a vector has lanes. While the maps are large
-// they do so one by one, because so much stays in the caches; from some node on they lie side by
-// side in neighbouring floats, so that every operator works on whole vectors however small the map.
-// What remains of a batch goes through one by one. Memory for activations is planned once for
-// either way, and does not grow with the batch.
+// Images go through the network in blocks of as many as a vector has lanes. While the maps are
+// large they do so one by one, because so much stays in the caches; from some node on they lie
+// side by side in neighbouring floats, so that every operator works on whole vectors however small
+// the map. What remains of a batch goes through one by one. Memory for activations is planned once
+// for either way, and does not grow with the batch.
 //
 // run() may be called by several threads at once: each call has an arena of its own, all share the
 // plans. The threads that a call uses come from the process's pool (pool.hpp); if another call has
@@ -29,13 +29,13 @@ inline constexpr int max_threads = 256;
 // What one node took.
 struct Timing {
     std::string path, op, kernel;
-    double sparsity;      // of its weight; NaN if it has none
+    double sparsity;  // of its weight; NaN if it has none
     double milliseconds;
-    double gflop;         // 2 x multiplications by weights that are not zero
+    double gflop;  // 2 x multiplications by weights that are not zero
 };
 
 class Program {
-public:
+  public:
     // tensors: the values of the graph's tensors in their order, with their shapes; they are read
     // here and not later. Throws std::invalid_argument for bytes that are no valid graph.
     Program(std::span<const std::uint8_t> graph, std::span<const float* const> tensors,
@@ -58,14 +58,14 @@ public:
         return {shape.begin() + 1, shape.end()};
     }
 
-private:
+  private:
     // A convolution or linear layer.
     struct Layer {
         Geometry geometry;
         std::shared_ptr<const Nonzeros> nonzeros;  // layers may share a weight
-        std::vector<float> bias, dense;  // dense: the weight where it is mostly not zero
+        std::vector<float> bias, dense;            // dense: the weight where it is mostly not zero
         Epilogue epilogue;
-        bool transposed = false;         // linear over the last of several dimensions
+        bool transposed = false;  // linear over the last of several dimensions
         double density = 0;
     };
     struct Plans {
@@ -110,17 +110,17 @@ private:
 
     const Kernels& kernels_;
     Graph graph_;
-    std::vector<std::unique_ptr<Layer>> layers_;     // by node, null for other operators
-    std::vector<std::vector<float>> tensors_;        // those that are read while running
-    std::vector<std::uint32_t> storage_;             // by value: the value whose memory it has
-    std::vector<std::int64_t> offsets_;              // by value, in floats per image of a block
-    std::vector<std::size_t> last_;                  // by value: the one whose node reads it last
+    std::vector<std::unique_ptr<Layer>> layers_;  // by node, null for other operators
+    std::vector<std::vector<float>> tensors_;     // those that are read while running
+    std::vector<std::uint32_t> storage_;          // by value: the value whose memory it has
+    std::vector<std::int64_t> offsets_;           // by value, in floats per image of a block
+    std::vector<std::size_t> last_;               // by value: the one whose node reads it last
     std::int64_t arena_size_ = 0, transposed_size_ = 0;  // floats per image
 
-    std::mutex mutex_;                               // guards what follows
+    std::mutex mutex_;  // guards what follows
     std::map<Mode, std::shared_ptr<const Plans>> plans_;
     std::vector<std::unique_ptr<Arena>> arenas_;
-    std::mutex making_;                              // one call makes plans, the others wait
+    std::mutex making_;  // one call makes plans, the others wait
 };
 
 }  // namespace dirprune

@@ -14,12 +14,14 @@ void check_rank(const Shape& x, std::size_t rank) {
 }
 
 std::size_t check_dim(const Shape& x, std::int64_t dim) {
-    if (dim < 1 || dim >= static_cast<std::int64_t>(x.size())) refuse("a dimension is out of range");
+    if (dim < 1 || dim >= static_cast<std::int64_t>(x.size()))
+        refuse("a dimension is out of range");
     return static_cast<std::size_t>(dim);
 }
 
 void check_vector(const Tensor* tensor, std::int64_t size) {
-    if (tensor && tensor->shape != Shape{size}) refuse("a tensor does not have one entry a channel");
+    if (tensor && tensor->shape != Shape{size})
+        refuse("a tensor does not have one entry a channel");
 }
 
 // How many windows fit; all arguments stay below 2^31, so that nothing here overflows.
@@ -63,7 +65,8 @@ Shape channelwise(const Graph& graph, const Node& node, const Shape& x) {
     for (int role = 0; role < num_roles; ++role)
         check_vector(graph.tensor(node, static_cast<Role>(role)), x[1]);
     if (node.has(Key::eps) && node.real(Key::eps) < 0) refuse("eps must be at least 0");
-    if (node.has(Key::momentum) && !(node.real(Key::momentum) >= 0 && node.real(Key::momentum) <= 1))
+    if (node.has(Key::momentum) &&
+        !(node.real(Key::momentum) >= 0 && node.real(Key::momentum) <= 1))
         refuse("momentum must be from 0 to 1");
     return x;
 }
@@ -88,7 +91,8 @@ Shape binary(const Graph& graph, const Node& node) {
             refuse("cannot broadcast along the batch");
         for (std::size_t i = shape.size() == rank; i < shape.size(); ++i) {
             std::int64_t& dim = result[rank - shape.size() + i];
-            if (dim != 1 && shape[i] != 1 && dim != shape[i]) refuse("cannot broadcast the shapes");
+            if (dim != 1 && shape[i] != 1 && dim != shape[i])
+                refuse("cannot broadcast the shapes");
             dim = std::max(dim, shape[i]);
         }
     }
@@ -120,12 +124,12 @@ Shape pool(const Node& node, const Shape& x) {
     check_rank(x, 4);
     Shape result = x;
     for (std::size_t i = 0; i < 2; ++i) {
-        const std::int64_t kernel = node.list(Key::kernel)[i], padding = node.list(Key::padding)[i];
+        const std::int64_t kernel = node.list(Key::kernel)[i],
+                           padding = node.list(Key::padding)[i];
         if (padding > kernel / 2) refuse("padding is more than half a window");
-        result[2 + i] =
-            windows(x[2 + i], kernel, node.list(Key::stride)[i], padding, padding,
-                    node.has(Key::dilation) ? node.list(Key::dilation)[i] : 1,
-                    node.integer(Key::ceil_mode) != 0);
+        result[2 + i] = windows(x[2 + i], kernel, node.list(Key::stride)[i], padding, padding,
+                                node.has(Key::dilation) ? node.list(Key::dilation)[i] : 1,
+                                node.integer(Key::ceil_mode) != 0);
     }
     return result;
 }
@@ -173,7 +177,8 @@ Shape permute(const Node& node, const Shape& x) {
 Shape pad(const Node& node, const Shape& x) {
     check_rank(x, 4);
     const auto& padding = node.list(Key::padding);
-    if (*std::min_element(padding.begin(), padding.end()) < 0) refuse("padding must be at least 0");
+    if (*std::min_element(padding.begin(), padding.end()) < 0)
+        refuse("padding must be at least 0");
     return {-1, x[1], x[2] + padding[0] + padding[1], x[3] + padding[2] + padding[3]};
 }
 
@@ -215,7 +220,8 @@ Shape sample(const Graph& graph, const Node& node) {
         case Op::pad: return pad(node, x);
         case Op::layer_norm: return layer_norm(graph, node, x);
         case Op::dropout:
-            if (!(node.real(Key::p) >= 0 && node.real(Key::p) <= 1)) refuse("p must be from 0 to 1");
+            if (!(node.real(Key::p) >= 0 && node.real(Key::p) <= 1))
+                refuse("p must be from 0 to 1");
             return x;
         default: return x;
     }

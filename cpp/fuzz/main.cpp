@@ -131,8 +131,8 @@ std::size_t below(std::size_t n) { return engine() % n; }
 
 void damage(Bytes& bytes, const Bytes& other) {
     static const std::vector<std::uint32_t> telling{
-        0, 1, 2, 3, 7, 8, 15, 255, 256, 1 << 15, 1 << 16, 1u << 24, 1u << 30, 0x7fffffff,
-        0x80000000, 0xffffffff};
+        0,   1,       2,       3,        7,        8,          15,         255,
+        256, 1 << 15, 1 << 16, 1u << 24, 1u << 30, 0x7fffffff, 0x80000000, 0xffffffff};
     for (std::size_t times = 1 + below(4); times > 0 && !bytes.empty(); --times) {
         const std::size_t at = below(bytes.size());
         switch (below(6)) {
@@ -168,7 +168,8 @@ Bytes geometric() {
         return static_cast<std::int64_t>(low + below(high - low + 1));
     };
     const bool pools = below(4) == 0;
-    const std::int64_t groups = pools ? 1 : pick(1, 3), c = groups * pick(1, 5), o = groups * pick(1, 9);
+    const std::int64_t groups = pools ? 1 : pick(1, 3), c = groups * pick(1, 5),
+                       o = groups * pick(1, 9);
     List kernel, stride, dilation, padding, in, out;
     for (int axis = 0; axis < 2; ++axis) {
         kernel.push_back(pick(1, 4));
