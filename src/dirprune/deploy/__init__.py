@@ -4,8 +4,9 @@ Importing this loads nothing; each name loads its own module on first use, and w
 ``Engine``, does so without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dirprune._lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.deploy.bench import benchmark as benchmark
@@ -36,14 +37,4 @@ _HOME = {
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dirprune.deploy' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME, __all__)

@@ -3,8 +3,9 @@
 Importing this loads nothing; each public name loads its own module on first use.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dirprune._lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.directional import FlatProjector as FlatProjector
@@ -88,14 +89,4 @@ _HOME = {
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dirprune.landscape' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME, __all__)
