@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dirprune import refresh_batchnorm
 from dirprune.landscape import (
+    Hessian,
     Objective,
     Point,
     hessian_diagonal,
@@ -39,7 +40,7 @@ DIGITS = TrainConfig(device="cpu", method="sgd", augment=False)
 NETWORKS = {
     "mlp": replace(DIGITS, model="mlp", width=1 / 16),
     "convnet": replace(DIGITS, model="convnet", width=1 / 8),
-    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=8, channels_last=False),
+    "resnet20": replace(DIGITS, model="resnet20", width=0.25, epochs=8),
 }
 SEEDS = {"mlp": (1, 2, 3), "convnet": (1, 2, 3), "resnet20": (1,)}
 SPARSITIES = (0.5, 0.8, 0.9)
@@ -49,30 +50,6 @@ SAMPLES = 100
 """Products for the estimate of the diagonal where the Hessian is not known."""
 RANKS = (0, 10, 50, 100, 300, 600, 1000, 1500)
 SHOWN = ("rule", "rank", "lam", "sparsity", "overlap", "clipped", "leaves", "curvature")
-
-
-class Curvature:
-    """Products with the Hessian of an objective at a point, by differentiating twice."""
-
-    def __init__(self, objective: Objective, point: Point) -> None:
-        objective.load(point)
-        self.objective = objective
-        self.dimension = objective.layout.size
-        self.dtype, self.device = point.w.dtype, point.w.device
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Multiply a vector with shape (d,)."""
-        model, total = self.objective.model, torch.zeros_like(v)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        for inputs, targets in self.objective.batches():
-            loss = self.objective.loss(model(inputs), targets) * (
-                len(targets) / self.objective.data.samples
-            )
-            gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-            flat = torch.cat([g.reshape(-1) for g in gradients])
-            parts = torch.autograd.grad(flat @ v, parameters)
-            total += torch.cat([g.reshape(-1) for g in parts])
-        return total
 
 
 def dense(objective: Objective, point: Point) -> Tensor:
@@ -102,7 +79,8 @@ def curvature(
         hessian = dense(objective, point)
         values, columns = torch.linalg.eigh(hessian)
         return values, columns.mT.contiguous(), hessian.diag()
-    product = Curvature(objective, point)
+    objective.load(point)
+    product = Hessian(objective.model, objective.loss, objective.data)
     pairs = top_eigenpairs(product, known, which="magnitude", tol=3e-2, basis=3 * known)
     print(
         f"    {pairs.products} products, residuals up to {float(pairs.residuals.max()):.1e}, "
