@@ -16,6 +16,7 @@ from dirprune.survey.config import parse_duration
 from dirprune.survey.display import Display
 from dirprune.survey.networks import open_subject
 from dirprune.survey.survey import SurveyConfig
+from dirprune.train.models import build_model
 
 COARSE = ["--samples", "200", "--test-samples", "100", "--points", "5", "--grid", "3"]
 COARSE += ["--curve-epochs", "1", "--eigenvectors", "3", "--steps", "6", "--probes", "2"]
@@ -237,6 +238,20 @@ def test_plain_checkpoints(runs: list[str], tmp_path: Path) -> None:
     assert found["networks"][0]["method"] is None
     assert set(found["curve"]) == {"net1", "magnitude", "soft_threshold", "random"}
     assert "directional" not in found["plane"]
+
+
+@pytest.mark.parametrize(("width", "last"), [(0.25, False), (1.0, True)])
+def test_narrow_shortcuts_stay_out_of_channels_last(
+    width: float, last: bool, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file in files:
+        net = build_model("resnet20", num_classes=10, channels=1, size=(8, 8), width=width)
+        save_file(net.state_dict(), file)
+    subject = open_subject(files, SurveyConfig(model="resnet20", width=width))
+    inner = subject.model.get_parameter("3.conv1.weight")
+    assert inner.is_contiguous(memory_format=torch.channels_last) is last
+    assert inner.is_contiguous() is not last
 
 
 MISTAKES = [

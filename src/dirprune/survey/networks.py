@@ -16,6 +16,7 @@ from dirprune.checkpoint import list_checkpoints, load_checkpoint
 from dirprune.files import read_json
 from dirprune.landscape import FrozenData, Layout, Point
 from dirprune.landscape.objective import Loss
+from dirprune.layout import fastest_layout
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import Dataset, load_data
@@ -73,10 +74,19 @@ class TrainingBatches:
         source: Training images.
         batch_size: Images per batch.
         augment: Whether they are augmented.
+        memory_format: Of the images.
     """
 
-    def __init__(self, source: Source, batch_size: int, *, augment: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        augment: bool,
+        memory_format: torch.memory_format,
+    ) -> None:
         self._source, self._batch_size, self._augment = source, batch_size, augment
+        self._memory_format = memory_format
         # The last batch may be one image, of which BatchNorm can take no variance.
         self._drop_last = len(source) >= batch_size
 
@@ -92,7 +102,7 @@ class TrainingBatches:
             augment=self._augment,
             drop_last=self._drop_last,
         ):
-            yield _last(x), y
+            yield x.contiguous(memory_format=self._memory_format), y
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class Subject:
         source: The data set.
         training: What curves are fitted on.
         data: Frozen data by name: train, test, and augmented if training augments.
+        memory_format: Of images and convolutions.
     """
 
     model: nn.Module
@@ -116,6 +127,7 @@ class Subject:
     source: Dataset
     training: TrainingBatches
     data: dict[str, FrozenData]
+    memory_format: torch.memory_format
 
     @property
     def dense(self) -> Network:
@@ -180,30 +192,37 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
         width=main.width,
     )
     dtype = torch.float64 if main.precision == "float64" else torch.float32
-    model = model.to(_device(config), dtype).to(memory_format=torch.channels_last)
+    device = torch.device(_device(config))
+    memory_format = fastest_layout(model, device)
+    model = model.to(device, dtype).to(memory_format=memory_format)
     layout = Layout(model)
     names = _names(paths)
     points = [layout.point(_weights(path), str(path)) for path in paths]
     layout.check_distinct(dict(zip(names, points)))
     roles = ["dense", "sparse"] + ["run"] * (len(paths) - 2)
     networks = [Network(*row) for row in zip(names, roles, points, paths, configs)]
-    batches = TrainingBatches(source.train, main.batch_size, augment=source.augment)
-    data = frozen_data(source, config)
-    return Subject(model, layout, F.cross_entropy, networks, source, batches, data)
+    batches = TrainingBatches(
+        source.train, main.batch_size, augment=source.augment, memory_format=memory_format
+    )
+    data = frozen_data(source, config, memory_format)
+    return Subject(model, layout, F.cross_entropy, networks, source, batches, data, memory_format)
 
 
-def frozen_data(source: Dataset, config: SurveyConfig) -> dict[str, FrozenData]:
+def frozen_data(
+    source: Dataset, config: SurveyConfig, memory_format: torch.memory_format
+) -> dict[str, FrozenData]:
     """Take a part of training and test images, the same ones for the same seed.
 
     Args:
         source: The data set.
         config: Its ``samples``, ``test_samples`` and ``seed`` are read.
+        memory_format: Of the images.
     """
     train = _part(source.train, config.samples, config.seed)
     frozen = {"train": train, "test": _part(source.test, config.test_samples, config.seed)}
-    data = {name: _freeze(part, None) for name, part in frozen.items()}
+    data = {name: _freeze(part, None, memory_format) for name, part in frozen.items()}
     if source.augment:
-        data["augmented"] = _freeze(train, config.seed)
+        data["augmented"] = _freeze(train, config.seed, memory_format)
     return data
 
 
@@ -214,16 +233,14 @@ def _part(source: Source, count: int, seed: int) -> Source:
     return source.take(torch.from_numpy(np.sort(order[:count])))
 
 
-def _freeze(source: Source, augmentation: int | None) -> FrozenData:
+def _freeze(
+    source: Source, augmentation: int | None, memory_format: torch.memory_format
+) -> FrozenData:
     # Batches of nearly one size: each counts the same where statistics are re-estimated.
     count = num_batches(len(source), EVALUATION_BATCH)
     size = num_batches(len(source), count)
     drawn = source.batches(size, seed=augmentation, augment=augmentation is not None)
-    return FrozenData([(_last(x), y) for x, y in drawn])
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return FrozenData([(x.contiguous(memory_format=memory_format), y) for x, y in drawn])
 
 
 def _run_config(path: Path) -> TrainConfig | None:

@@ -52,7 +52,7 @@ def survey(
             shown.say(f"{out} was finished: there is nothing left to do")
             return record.figures
         chosen = _plan(subject, config, record, shown)
-        subject = replace(subject, data=frozen_data(subject.source, chosen))
+        subject = replace(subject, data=frozen_data(subject.source, chosen, subject.memory_format))
         _run(subject, chosen, record, shown)
         shutil.rmtree(record.work, ignore_errors=True)
         record.finish()

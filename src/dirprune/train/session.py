@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dirprune.checkpoint import pack, unpack
+from dirprune.layout import fastest_layout
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import Dataset, load_data
 from dirprune.train.forecast import Magnitudes
@@ -284,24 +285,9 @@ def _device_type(config: TrainConfig) -> str:
 def _memory_format(
     config: TrainConfig, device: torch.device, net: nn.Module
 ) -> torch.memory_format:
-    last = config.channels_last
-    if last is None:
-        last = device.type == "cuda" or (device.type == "cpu" and not _has_narrow_shortcut(net))
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _has_narrow_shortcut(net: nn.Module) -> bool:
-    """Whether torch 2.14's backward pass writes past its memory, channels last, on a CPU.
-
-    It does in the gradient of strided 1x1 convolutions with 3 or 4 channels; 8 were safe.
-    """
-    return any(
-        isinstance(m, nn.Conv2d)
-        and m.kernel_size == (1, 1)
-        and max(m.stride) > 1
-        and m.in_channels // m.groups < 8
-        for m in net.modules()
-    )
+    if config.channels_last is None:
+        return fastest_layout(net, device)
+    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def _check_slices(num_images: int, batch_size: int, world: int) -> None:
