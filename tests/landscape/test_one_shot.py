@@ -6,16 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from dirprune import soft_threshold
 from dirprune.landscape import (
-    MatrixOperator,
     Objective,
     Shot,
     diagonal_prune,
-    hessian_diagonal,
     magnitude_prune,
     prune_once,
 )
@@ -150,29 +147,12 @@ def test_every_rule_makes_as_many_zeros(sparsity: float) -> None:
         assert shot.sparsity == sparsity
 
 
-def test_the_diagonal_is_exact_or_estimated_without_bias() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(12, 12, generator=generator, dtype=DOUBLE)
-    a = a + a.mT
-    op, truth = MatrixOperator(a), a.diag()
-    assert torch.equal(hessian_diagonal(op), truth)
-    samples = 4000
-    spread = ((a.square().sum(1) - truth.square()) / samples).sqrt()
-    errors = (hessian_diagonal(op, samples) - truth) / spread
-    limit = norm.isf(1e-5 / 24)
-    assert float(errors.abs().max()) < limit
-    assert 0.3 < float(errors.square().mean().sqrt()) < 2  # and no better than it can be
-    # Where nothing is off the diagonal, one sample will do.
-    assert torch.equal(hessian_diagonal(MatrixOperator(truth.diag()), 1), truth)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: magnitude_prune(torch.ones(3), 1.5), "between 0 and 1"),
         (lambda: magnitude_prune(torch.ones(3), math.nan), "between 0 and 1"),
         (lambda: diagonal_prune(torch.ones(3), 0.5, torch.ones(2)), "one number a weight"),
-        (lambda: hessian_diagonal(MatrixOperator(torch.eye(2)), 0), "at least 1"),
         (
             lambda: prune_once(
                 torch.ones(3), 0.5, torch.ones(1), torch.eye(3)[:1], torch.ones(3), [2]

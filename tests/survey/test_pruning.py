@@ -2,19 +2,16 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from dirprune import soft_threshold
-from dirprune.landscape import Objective, Point
+from dirprune.landscape import Point
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls, shrunk
 from dirprune.survey.curvature import projection_ratios
 from dirprune.survey.estimate import LEAST, within
 from dirprune.survey.networks import Network
-from dirprune.survey.pruning import gauss_newton_diagonal
 
 
 @given(st.integers(1, 39), st.integers(0, 1000))
@@ -52,27 +49,6 @@ def test_projection_ratios() -> None:
         assert float(found[i]) == pytest.approx(float((p @ way).norm() / way.norm()))
     inside = projection_ratios(basis, basis.T @ torch.randn(5, dtype=torch.float64))
     assert float(inside[-1]) == pytest.approx(1)
-
-
-def test_the_diagonal_is_that_of_the_gauss_newton_matrix() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
-    x = torch.randn(12, 3, dtype=torch.float64)
-    data = [(x[:5], torch.zeros(5).long()), (x[5:], torch.zeros(7).long())]
-    expected = torch.zeros(31, dtype=torch.float64)
-    parameters = list(model.parameters())
-    for sample in x:
-        outputs = model(sample[None])[0]
-        rows = [torch.autograd.grad(z, parameters, retain_graph=True) for z in outputs]
-        jacobian = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
-        p = outputs.detach().softmax(0)
-        middle = p.diag() - torch.outer(p, p)
-        expected += (jacobian.T @ middle @ jacobian).diag() / len(x)
-    draws = 20_000
-    objective = Objective(model, F.cross_entropy, data)
-    found = gauss_newton_diagonal(objective, draws, 0, lambda done, total: None)
-    assert bool((found >= 0).all())
-    # A sum of squares of near-Gaussian variables: two relative variances a draw, five sigma.
-    torch.testing.assert_close(found, expected, rtol=5 * (3 / draws) ** 0.5, atol=1e-12)
 
 
 def test_a_budget_shrinks_until_it_fits() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dirprune.landscape.density import directional_density as directional_density
     from dirprune.landscape.density import rayleigh_quotient as rayleigh_quotient
     from dirprune.landscape.density import spectral_density as spectral_density
+    from dirprune.landscape.diagonal import gauss_newton_diagonal as gauss_newton_diagonal
+    from dirprune.landscape.diagonal import hessian_diagonal as hessian_diagonal
     from dirprune.landscape.frame import Frame as Frame
     from dirprune.landscape.frame import filter_normalised as filter_normalised
     from dirprune.landscape.hessian import Check as Check
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from dirprune.landscape.objective import Objective as Objective
     from dirprune.landscape.one_shot import Shot as Shot
     from dirprune.landscape.one_shot import diagonal_prune as diagonal_prune
-    from dirprune.landscape.one_shot import hessian_diagonal as hessian_diagonal
     from dirprune.landscape.one_shot import magnitude_prune as magnitude_prune
     from dirprune.landscape.one_shot import prune_once as prune_once
     from dirprune.landscape.paths import PathFigures as PathFigures
@@ -84,7 +85,8 @@ _HOME = {
     "Shot": "dirprune.landscape.one_shot",
     "magnitude_prune": "dirprune.landscape.one_shot",
     "diagonal_prune": "dirprune.landscape.one_shot",
-    "hessian_diagonal": "dirprune.landscape.one_shot",
+    "hessian_diagonal": "dirprune.landscape.diagonal",
+    "gauss_newton_diagonal": "dirprune.landscape.diagonal",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

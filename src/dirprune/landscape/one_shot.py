@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from dirprune.directional import DirectionalPath, Flat, FlatProjector
-from dirprune.landscape.krylov import Operator
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def prune_once(
         sparsity: Share of zeros, from 0 to 1.
         values: Eigenvalues of the Hessian at w, with shape (K,).
         vectors: Their eigenvectors as rows, with shape (K, d).
-        diagonal: Of the Hessian, with shape (d,), such as from :func:`hessian_diagonal`.
+        diagonal: Of the Hessian, with shape (d,), such as from :func:`.diagonal.hessian_diagonal`.
         ranks: How many directions to protect, those of largest :math:`|\theta|` first; 0 to K.
 
     Returns:
@@ -176,50 +175,6 @@ def diagonal_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
             "one number a weight"
         )
     return _without_least(w, diagonal.to(w.dtype).clamp(min=0) * w.square(), sparsity)
-
-
-def hessian_diagonal(op: Operator, samples: int | None = None, seed: int = 0) -> Tensor:
-    r"""Diagonal of a symmetric operator.
-
-    Exactly, from d products; or by Hutchinson's estimate from random signs z,
-
-    .. math:: \hat h = \frac1m \sum_{i=1}^m z_i \odot A z_i, \qquad
-        \operatorname{Var} \hat h_j = \frac1m \sum_{i \ne j} A_{ij}^2
-
-    Args:
-        op: Such as a Hessian.
-        samples: m, at least 1; None is exact.
-        seed: Of the signs.
-
-    Returns:
-        With shape (d,).
-
-    Raises:
-        ValueError: If samples is below 1.
-
-    References:
-        An estimator for the diagonal of a matrix (Bekas et al., 2007)
-
-    Example:
-        >>> from dirprune.landscape import MatrixOperator
-        >>> hessian_diagonal(MatrixOperator(torch.tensor([[2.0, 1.0], [1.0, 5.0]])))
-        tensor([2., 5.])
-    """
-    found = torch.zeros(op.dimension, dtype=op.dtype, device=op.device)
-    if samples is None:
-        unit = torch.zeros_like(found)
-        for j in range(op.dimension):
-            unit[j] = 1
-            found[j] = op(unit)[j]
-            unit[j] = 0
-        return found
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}; None is exact")
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(samples):
-        signs = torch.randint(0, 2, (op.dimension,), generator=generator).to(found) * 2 - 1
-        found += signs * op(signs)
-    return found / samples
 
 
 def _without_least(w: Tensor, cost: Tensor, sparsity: float) -> Tensor:

@@ -1,17 +1,15 @@
 """One-shot directional pruning of the dense network, against what is cheaper."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.files import write_tensors
-from dirprune.landscape import Objective, Point, Shot, prune_once
+from dirprune.landscape import Objective, Point, Shot, gauss_newton_diagonal, prune_once
 from dirprune.landscape.paths import over_all
 from dirprune.landscape.policy import Statistics
 from dirprune.survey.config import SurveyConfig
@@ -75,49 +73,6 @@ def survey_directional(
     wanted = sorted({*SPARSITIES, *([own] if own > 0 else [])})
     for sparsity in wanted:
         record.piece("directional", "table", f"{sparsity:.4f}", call=partial(rows, sparsity))
-
-
-def gauss_newton_diagonal(
-    objective: Objective, probes: int, seed: int, progress: Callable[[int, int], None]
-) -> Tensor:
-    r"""Estimate the diagonal of the Gauss-Newton matrix of the mean cross-entropy.
-
-    With labels drawn from the network's own answers, :math:`\hat y \sim p`, gradients of different
-    samples are independent with mean zero, so that over batches of sums
-
-    .. math:: \operatorname{diag} G
-        = \frac1N\,\mathbb E \sum_b \Big(\sum_{i \in b} \nabla \ell(f(x_i), \hat y_i)\Big)^2
-
-    No estimate is negative, unlike those from products with the Hessian.
-
-    Args:
-        objective: At whose private copy's weights.
-        probes: How many times labels are drawn.
-        seed: Of the draws.
-        progress: Is told after every one.
-
-    Returns:
-        With shape (d,).
-
-    References:
-        New Insights and Perspectives on the Natural Gradient Method (Martens, 2020), section 9;
-        Optimal Brain Damage (LeCun, Denker and Solla, 1989)
-    """
-    model = objective.model
-    own = dict(model.named_parameters())
-    parameters = [own[name] for name in objective.layout.shapes]
-    total = torch.zeros(objective.layout.size, dtype=torch.float64, device=parameters[0].device)
-    generator = torch.Generator(parameters[0].device).manual_seed(seed)
-    for done in range(1, probes + 1):
-        for inputs, _ in objective.batches():
-            outputs = model(inputs)
-            answers = outputs.detach().softmax(1)
-            labels = answers.multinomial(1, generator=generator).squeeze(1)
-            loss = F.cross_entropy(outputs, labels, reduction="sum")
-            gradients = torch.autograd.grad(loss, parameters)
-            total += torch.cat([g.reshape(-1) for g in gradients]).double().square()
-        progress(done, probes)
-    return total.div_(probes * objective.data.samples)
 
 
 class _Measure:
