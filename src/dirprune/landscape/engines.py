@@ -312,19 +312,6 @@ class ForwardOverReverse(AutogradEngine):
         return moved
 
 
-class CompiledForwardOverReverse(ForwardOverReverse):
-    """The same, compiled at the first batch of every size."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._compiled = torch.compile(self._derivative)
-
-    def _one_batch(self, along: Tensors, x: Tensor, y: Tensor) -> Tensors:
-        with _quiet():
-            moved: Tensors = self._compiled(along, x, y)
-            return moved
-
-
 class GaussNewtonByAutograd(AutogradEngine):
     """The outputs' derivative along v, through the loss's curvature, and back."""
 

@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dirprune.landscape.engines import (
     Batches,
-    CompiledForwardOverReverse,
     Engine,
     ForwardOverReverse,
     GaussNewtonByAutograd,
@@ -28,7 +27,7 @@ from dirprune.landscape.graph import Uncaptured, capture
 from dirprune.landscape.objective import Loss, Objective
 from dirprune.landscape.pearlmutter import Tensors
 
-Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse", "compiled"]
+Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
 Parameters = Iterable[str] | Callable[[str, nn.Parameter], bool]
 # Samples on which ways to multiply are compared and timed.
 _TRIAL = 64
@@ -246,8 +245,6 @@ class _Curvature:
                 "reverse-over-reverse": ReverseOverReverse(model, own, names, loss),
                 "forward-over-reverse": ForwardOverReverse(model, own, names, loss),
             }
-        if mode == "compiled" and not self._gauss_newton:
-            return {mode: CompiledForwardOverReverse(model, own, names, loss)}
         if mode in plain:
             return {mode: plain[mode]}
         if mode not in ("auto", "graph"):
