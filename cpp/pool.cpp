@@ -3,12 +3,14 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cfenv>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -17,9 +19,10 @@ namespace dirprune::pool {
 
 namespace {
 
-// How long a thread polls before it sleeps: the time between two layers of a network, which is
-// less than the system needs to wake a thread, and too short to disturb other threads.
-constexpr std::chrono::microseconds PATIENCE{20};
+// How long a thread polls before it sleeps: at first all to itself, about the time between two
+// layers of a network, then giving way to whoever else wants to run. To wake a thread that sleeps
+// takes a virtual machine longer than many layers last.
+constexpr std::chrono::microseconds ALERT{20}, PATIENCE{500};
 
 void relax() {
 #if defined(__x86_64__)
@@ -31,24 +34,50 @@ void relax() {
 
 template <class Condition>
 void poll(Condition met) {
-    const auto end = std::chrono::steady_clock::now() + PATIENCE;
-    while (!met() && std::chrono::steady_clock::now() < end) relax();
+    const auto begin = std::chrono::steady_clock::now();
+    while (!met()) {
+        const auto waited = std::chrono::steady_clock::now() - begin;
+        if (waited > PATIENCE) return;
+        if (waited < ALERT)
+            relax();
+        else
+            std::this_thread::yield();
+    }
 }
 
+struct alignas(64) Range {
+    std::atomic<std::size_t> next;
+    std::size_t end;
+};
+
 struct Job {
+    Job(std::size_t parts, std::size_t seats, Body body, void* context)
+        : body(body), context(context), seats(seats), ranges(new Range[seats]) {
+        for (std::size_t i = 0; i < seats; ++i) {
+            ranges[i].next = parts * i / seats;
+            ranges[i].end = parts * (i + 1) / seats;
+        }
+    }
+
     const Body body;
     void* const context;
-    const std::size_t parts;
     const std::size_t seats;
+    const std::unique_ptr<Range[]> ranges;  // of parts, one for each seat
     std::fenv_t arithmetic{};
 
-    std::atomic<std::size_t> next{0};
     std::atomic<std::size_t> working{0};  // workers that have a seat and have not finished
     std::size_t taken = 1;                // seats; the first is the caller's
     std::exception_ptr error{};
     std::condition_variable finished{};
 
-    bool open() const { return taken < seats && next.load(std::memory_order_relaxed) < parts; }
+    bool open() const {
+        return taken < seats && std::any_of(&ranges[0], &ranges[seats], [](const Range& range) {
+                   return range.next.load(std::memory_order_relaxed) < range.end;
+               });
+    }
+    void stop() {
+        for (std::size_t i = 0; i < seats; ++i) ranges[i].next = ranges[i].end;
+    }
 };
 
 class Pool {
@@ -73,10 +102,13 @@ class Pool {
   private:
     void work(Job& job, std::size_t seat) {
         try {
-            for (std::size_t part; (part = job.next.fetch_add(1)) < job.parts;)
-                job.body(job.context, part, seat);
+            for (std::size_t i = 0; i < job.seats; ++i) {
+                Range& range = job.ranges[(seat + i) % job.seats];
+                for (std::size_t part; (part = range.next.fetch_add(1)) < range.end;)
+                    job.body(job.context, part, seat);
+            }
         } catch (...) {
-            job.next = job.parts;
+            job.stop();
             std::lock_guard lock(mutex_);
             if (!job.error) job.error = std::current_exception();
         }
@@ -159,7 +191,7 @@ void run(std::size_t parts, std::size_t threads, Body body, void* context) {
         for (std::size_t part = 0; part < parts; ++part) body(context, part, 0);
         return;
     }
-    Job job{.body = body, .context = context, .parts = parts, .seats = seats};
+    Job job(parts, seats, body, context);
     instance().run(job);
 }
 

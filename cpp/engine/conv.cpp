@@ -347,26 +347,34 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
 
 void ConvPlan::run(const float* x, const float* residual, float* out, int threads,
                    const std::vector<float*>& scratch) const {
-    // Fewer regions than the threads can share evenly: cut the output channels as well.
-    std::int64_t parts = 1;
-    const auto regions = static_cast<std::int64_t>(regions_.size());
-    if (threads > 1 && regions < 8 * threads && regions % threads)
-        parts = std::min<std::int64_t>(ceil_div(groups_, share_), ceil_div(4 * threads, regions));
+    // Fewer regions than the threads can share evenly: cut the output channels as well, finely
+    // where a thread need not copy its input again for each piece.
     const std::int64_t shares = ceil_div(groups_, share_);
+    const auto regions = static_cast<std::int64_t>(regions_.size());
+    const bool copied_once = choice_.direct || (blocks_.size() == 1 && g_.groups == 1);
+    std::int64_t parts = 1;
+    if (threads > 1 && regions < 8 * threads)
+        parts = std::min(shares, copied_once
+                                     ? ceil_div(8 * threads, regions)
+                                     : threads / std::gcd(regions, std::int64_t(threads)));
+    std::vector<std::int64_t> copied(static_cast<std::size_t>(threads), -1);  // region, by seat
     const auto tasks = static_cast<std::size_t>(regions * parts);
     parallel_for(
         tasks, static_cast<std::size_t>(threads), [&](std::size_t task, std::size_t seat) {
+            const auto region = static_cast<std::int64_t>(task) / parts;
             const auto part = static_cast<std::int64_t>(task) % parts;
             const auto first = static_cast<std::int32_t>(shares * part / parts) * share_;
             const auto last =
                 std::min(groups_, static_cast<std::int32_t>(shares * (part + 1) / parts) * share_);
-            const Region& region = regions_[task / static_cast<std::size_t>(parts)];
-            compute(region, first, last, x, residual, out, scratch[seat]);
+            const bool copies = !choice_.direct && !(copied_once && copied[seat] == region);
+            copied[seat] = region;
+            compute(regions_[static_cast<std::size_t>(region)], first, last, copies, x, residual,
+                    out, scratch[seat]);
         });
 }
 
-void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t last, const float* x,
-                       const float* residual, float* out, float* scratch) const {
+void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t last, bool copies,
+                       const float* x, const float* residual, float* out, float* scratch) const {
     const std::int64_t out_row = g_.out_width * g_.batch;
     const std::int64_t at = region.row * out_row + region.column * g_.batch;
     const std::int64_t fan_in = g_.channels / g_.groups, fan_out = g_.outputs / g_.groups;
@@ -407,8 +415,9 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
         tile.last = std::min(last - block.first_group, block.groups);
         if (tile.first >= tile.last) continue;
         const std::int64_t channel = std::int64_t(block.first_group) * height_;
-        const float* origin = x + region.row * row_pitch_ + region.column * g_.batch;
-        if (!choice_.direct) {
+        const float* const origin =
+            choice_.direct ? x + region.row * row_pitch_ + region.column * g_.batch : scratch;
+        if (copies) {
             // Of many groups only those that these output channels read.
             std::int64_t from = 0, to = block.channels;
             if (block.begin && block.end) {
@@ -421,7 +430,6 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
             packing.channels = static_cast<std::int32_t>(to - from);
             packing.to = scratch + from * channel_pitch_;
             kernels_.pack(packing);
-            origin = scratch;
         }
         tile.ends = block.ends.data();
         tile.order = block.order.data();

@@ -92,8 +92,8 @@ class ConvPlan {
     void make_blocks(const Nonzeros& nonzeros);
     template <int height>
     void fill(Block& block, const Nonzeros& nonzeros) const;
-    void compute(const Region& region, std::int32_t first, std::int32_t last, const float* x,
-                 const float* residual, float* out, float* scratch) const;
+    void compute(const Region& region, std::int32_t first, std::int32_t last, bool copies,
+                 const float* x, const float* residual, float* out, float* scratch) const;
     void activate(const Region& region, std::int32_t first, std::int32_t last, float* out) const;
 
     const Kernels& kernels_;
