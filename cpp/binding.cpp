@@ -90,6 +90,13 @@ nb::object run(dirprune::Program& program, const Array& x, int threads, bool tun
     return nb::cast(nb::ndarray<float, nb::numpy>(data, shape.size(), shape.data(), owner));
 }
 
+nb::list chosen(dirprune::Program& program) {
+    nb::list result;
+    for (const auto& mode : program.chosen())
+        result.append(nb::make_tuple(mode.batch, mode.threads, mode.choices, mode.seconds));
+    return result;
+}
+
 nb::list profile(dirprune::Program& program, const Array& x, int threads, bool tune, int repeats) {
     const std::int64_t batch = batch_of(program, x);
     std::vector<dirprune::Timing> rows;
@@ -128,6 +135,14 @@ NB_MODULE(_cpp, m) {
         .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))
         .def("profile", &profile, nb::arg("x"), nb::arg("threads"), nb::arg("tune"),
              nb::arg("repeats"))
+        .def("chosen", &chosen)
+        .def(
+            "choose",
+            [](dirprune::Program& program, int batch, int threads,
+               const std::vector<std::vector<int>>& choices, const std::vector<double>& seconds) {
+                program.choose({batch, threads, choices, seconds});
+            },
+            nb::arg("batch"), nb::arg("threads"), nb::arg("choices"), nb::arg("seconds"))
         .def_prop_ro("input_shape", &dirprune::Program::input_shape)
         .def_prop_ro("output_shape", &dirprune::Program::output_shape);
 }

@@ -69,6 +69,10 @@ std::string Choice::name() const {
            (direct ? "in place" : "packed") + " by " + std::to_string(block);
 }
 
+std::vector<int> Choice::numbers() const {
+    return {dense, spans, direct, rows, columns, region_rows, region_columns, block};
+}
+
 ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonzeros& nonzeros,
                    const float* bias, Epilogue epilogue, const Choice& choice)
     : kernels_(kernels), g_(geometry), choice_(choice), epilogue_(epilogue) {

@@ -49,6 +49,7 @@ struct Choice {
     int block = 1;  // input channels at a time (groups, where several fit)
 
     std::string name() const;
+    std::vector<int> numbers() const;
     bool operator==(const Choice&) const = default;
 };
 

@@ -411,17 +411,12 @@ void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int thre
     auto& plan = plans.plans[number];
     if (!tuning) return run_plan(*plan, layer, arena, x, residual, out, threads);
 
-    Geometry geometry = layer.geometry;
-    geometry.batch = arena.batch;
     const auto start = Clock::now();
     const double share = tuning->seconds * work(layer) / tuning->work;
     double best = std::numeric_limits<double>::infinity();
-    Epilogue epilogue = layer.epilogue;
-    if (layer.transposed && residual) epilogue = {};  // both follow when it is transposed back
     for (const Choice& choice :
-         choices(kernels_, geometry, layer.density, tuning->seconds > 0 ? most_choices : 1)) {
-        auto candidate = std::make_shared<const ConvPlan>(kernels_, geometry, *layer.nonzeros,
-                                                          layer.bias.data(), epilogue, choice);
+         choices_of(number, arena.batch, tuning->seconds > 0 ? most_choices : 1)) {
+        const auto candidate = make_plan(number, arena.batch, choice);
         for (int trial = 0; trial < 3; ++trial) {
             const auto begin = Clock::now();
             run_plan(*candidate, layer, arena, x, residual, out, threads);
@@ -438,6 +433,65 @@ void Program::run_layer(std::size_t number, Arena& arena, Plans& plans, int thre
     }
     tuning->seconds = std::max(0.0, tuning->seconds - seconds_since(start));
     tuning->work -= work(layer);
+}
+
+std::vector<Choice> Program::choices_of(std::size_t number, int batch, std::size_t most) const {
+    Geometry geometry = layers_[number]->geometry;
+    geometry.batch = batch;
+    return choices(kernels_, geometry, layers_[number]->density, most);
+}
+
+std::shared_ptr<const ConvPlan> Program::make_plan(std::size_t number, int batch,
+                                                   const Choice& choice) const {
+    const Layer& layer = *layers_[number];
+    Geometry geometry = layer.geometry;
+    geometry.batch = batch;
+    Epilogue epilogue = layer.epilogue;
+    // The activation and the residual follow when the result is transposed back.
+    if (layer.transposed && graph_.nodes[number].inputs.size() == 2) epilogue = {};
+    return std::make_shared<const ConvPlan>(kernels_, geometry, *layer.nonzeros,
+                                            layer.bias.data(), epilogue, choice);
+}
+
+std::vector<Chosen> Program::chosen() {
+    const std::lock_guard lock(mutex_);
+    std::vector<Chosen> result;
+    for (const auto& [mode, plans] : plans_) {
+        if (mode.threads == 0) continue;
+        Chosen chosen{mode.batch, mode.threads, {}, plans->seconds};
+        for (const auto& plan : plans->plans)
+            chosen.choices.push_back(plan ? plan->choice().numbers() : std::vector<int>{});
+        result.push_back(std::move(chosen));
+    }
+    return result;
+}
+
+void Program::choose(const Chosen& chosen) {
+    const std::size_t nodes = graph_.nodes.size();
+    const auto check = [](bool holds) {
+        if (!holds) throw std::invalid_argument("these choices are of another network");
+    };
+    check(chosen.batch == 1 || chosen.batch == kernels_.lanes);
+    check(chosen.threads >= 1 && chosen.threads <= max_threads);
+    check(chosen.choices.size() == nodes && chosen.seconds.size() == nodes);
+    auto made = std::make_shared<Plans>();
+    made->plans.resize(nodes);
+    made->seconds = chosen.seconds;
+    for (std::size_t i = 0; i < nodes; ++i) {
+        check(chosen.seconds[i] >= 0 && chosen.seconds[i] < 1e9);
+        if (!layers_[i] || is_rows(*layers_[i], chosen.batch)) {
+            check(chosen.choices[i].empty());
+            continue;
+        }
+        const auto all = choices_of(i, chosen.batch, std::numeric_limits<std::size_t>::max());
+        const auto found = std::find_if(all.begin(), all.end(), [&](const Choice& choice) {
+            return choice.numbers() == chosen.choices[i];
+        });
+        check(found != all.end());
+        made->plans[i] = make_plan(i, chosen.batch, *found);
+    }
+    const std::lock_guard lock(mutex_);
+    plans_.emplace(Mode{chosen.batch, chosen.threads}, made);
 }
 
 void Program::run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,

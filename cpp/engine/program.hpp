@@ -34,6 +34,13 @@ struct Timing {
     double gflop;  // 2 x multiplications by weights that are not zero
 };
 
+// How the layers are computed in one mode, in numbers that a file can keep.
+struct Chosen {
+    int batch, threads;
+    std::vector<std::vector<int>> choices;  // by node; empty where there is nothing to choose
+    std::vector<double> seconds;            // by node
+};
+
 class Program {
   public:
     // tensors: the values of the graph's tensors in their order, with their shapes; they are read
@@ -51,6 +58,11 @@ class Program {
     // Like run(); times each node, the least of `repeats` runs.
     std::vector<Timing> profile(const float* x, std::int64_t batch, int threads, bool tune,
                                 int repeats);
+
+    // What tuning has found so far, and finding it again without timing. choose() throws
+    // std::invalid_argument for what does not belong to this network and these kernels.
+    std::vector<Chosen> chosen();
+    void choose(const Chosen& chosen);
 
     Shape input_shape() const { return {graph_.input.begin() + 1, graph_.input.end()}; }
     Shape output_shape() const {
@@ -99,6 +111,9 @@ class Program {
                   Tuning* tuning) const;
     void run_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
                    Tuning* tuning) const;
+    std::vector<Choice> choices_of(std::size_t number, int batch, std::size_t most) const;
+    std::shared_ptr<const ConvPlan> make_plan(std::size_t number, int batch,
+                                              const Choice& choice) const;
     void run_rows(const Layer& layer, const float* x, const float* residual, float* out,
                   int threads) const;
     void run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dirprune.files import write_tensors
+from dirprune.tensors import write_tensors
 
 _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
 

@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
@@ -24,8 +20,6 @@ def naming_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path} ({error}): is the disk full?") from error
     except OSError as error:
         advice = "make room or choose another folder"
         raise type(error)(f"cannot write {path} ({error.strerror or error}): {advice}") from error
@@ -77,36 +71,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: it is not of dirprune")
     return value
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file as a whole or not at all.
-
-    Args:
-        path: The file.
-        tensors: Any shapes, devices and memory formats; those that share memory are written
-            once each.
-        metadata: Goes into the file's header.
-    """
-    with writing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(_separate(tensors), temporary, metadata)
-        temporary.chmod(mode)  # safetensors would leave it readable by its owner only
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values as safetensors wants them: contiguous, on the CPU, sharing no memory."""
-    seen: set[int] = set()
-    separate = {}
-    for name, tensor in tensors.items():
-        cpu = tensor.detach().cpu().contiguous()
-        storage = cpu.untyped_storage().data_ptr()
-        separate[name] = cpu.clone() if storage in seen else cpu
-        seen.add(storage)
-    return separate
 
 
 def _flush(path: Path) -> None:

@@ -1,7 +1,11 @@
 """Engine: whole networks against torch, and everything a caller can do wrong."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -199,3 +203,66 @@ print(*Engine({str(path)!r}, threads=1)(np.ones((3, 3, 9, 9), np.float32)).shape
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
     assert run.stdout.split() == ["3", "5"], run.stderr
+
+
+@pytest.fixture
+def own(path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(path, tmp_path))
+
+
+def test_what_was_tuned_is_kept(own: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 3, 9, 9), dtype=np.float32)
+    first = Engine(own, threads=2, keep=True)
+    before = first(x[:1]), first(x)
+    file = Path(f"{own}.tuned.json")
+    kept = file.read_text()
+    assert {(m["batch"], m["threads"]) for m in json.loads(kept)["modes"]} >= {(1, 2)}
+
+    second = Engine(own, threads=2, keep=True)
+    assert second._program.chosen() == first._program.chosen()  # before the first call
+    np.testing.assert_array_equal(second(x[:1]), before[0])
+    np.testing.assert_array_equal(second(x), before[1])
+    assert file.read_text() == kept
+
+    Engine(own, threads=1, keep=True)(x[:1])
+    modes = {(m["batch"], m["threads"]) for m in json.loads(file.read_text())["modes"]}
+    assert modes >= {(1, 1), (1, 2)}  # one file for any number of threads
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-40],
+        lambda text: "[]",
+        lambda text: text.replace('"network": "', '"network": "0'),
+        lambda text: text.replace('"batch": 1,', '"batch": 3,'),
+        lambda text: text.replace('"threads": 1,', '"threads": 100000,'),
+        lambda text: text.replace('"seconds": [', '"seconds": [NaN,'),
+        lambda text: re.sub(r"\d+(?=\s*\])", "77777", text),
+    ],
+)
+def test_what_was_kept_is_checked(own: Path, damage: Callable[[str], str]) -> None:
+    x = np.ones((1, 3, 9, 9), np.float32)
+    before = Engine(own, threads=1, keep=True)(x)
+    file = Path(f"{own}.tuned.json")
+    text = file.read_text()
+    file.write_text(damage(text))
+    assert file.read_text() != text
+    engine = Engine(own, threads=1, keep=True)
+    assert engine._program.chosen() == []
+    np.testing.assert_allclose(engine(x), before, rtol=1e-4, atol=1e-6)
+    modes = json.loads(file.read_text())["modes"]  # written anew
+    assert [(m["batch"], m["threads"]) for m in modes] == [(1, 1)]
+
+
+def test_keeping_needs_tuning_and_a_place(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="needs tune=True"):
+        Engine(own, keep=True, tune=False)
+
+    def refuse(*_: object) -> None:
+        raise OSError("cannot write model.dpz.tuned.json")
+
+    monkeypatch.setattr("dirprune.deploy.tuned.write_json", refuse)
+    engine = Engine(own, threads=1, keep=True)
+    with pytest.warns(UserWarning, match="cannot write .* the next start will tune again"):
+        engine(np.ones((1, 3, 9, 9), np.float32))

@@ -14,6 +14,7 @@ from dirprune.deploy.container import read_file
 from dirprune.deploy.encode import encode
 from dirprune.deploy.fold import fold
 from dirprune.deploy.profile import LayerTime, Profile
+from dirprune.deploy.tuned import TunedFile
 
 Array = NDArray[np.float32]
 _MOST_THREADS = 256
@@ -40,10 +41,16 @@ class Engine:
             a vector has lanes), choose how to compute each layer by timing, in less than two
             seconds. Without, the choice is fixed, and with it every bit of the result, for any
             number of threads.
+        keep: Keep what tuning finds in ``PATH.tuned.json``, and take it from there at the next
+            start: the first call is as fast as all others, and one file gives the same bits again.
+            What another network or instruction set left there is written anew. Of another
+            processor with the same instruction set it is used, but may be slower than it could:
+            delete it there.
         check: Refuse inputs that are not finite.
 
     Raises:
-        ValueError: If the file is damaged, has no network in it, or threads is out of range.
+        ValueError: If the file is damaged, has no network in it, threads is out of range, or
+            ``keep`` is asked for without ``tune``.
         OSError: If it cannot be read.
         RuntimeError: If dirprune was installed without its C++ extension.
 
@@ -63,9 +70,12 @@ class Engine:
         threads: int | None = None,
         *,
         tune: bool = True,
+        keep: bool = False,
         check: bool = False,
     ) -> None:
         self._extension = _extension()
+        if keep and not tune:
+            raise ValueError("keep=True keeps what tuning finds: it needs tune=True")
         if threads is None:
             threads = min(_usable_cpus(), _MOST_THREADS)
         if not 1 <= threads <= _MOST_THREADS:
@@ -79,6 +89,9 @@ class Engine:
         arrays = [np.ascontiguousarray(array) for array in graph.tensors.values()]
         self._program = self._extension.Program(encode(graph), arrays)
         self._threads, self._tune, self._check = threads, tune, check
+        self._tuned = TunedFile(path, self._extension.chosen()) if keep else None
+        if self._tuned:
+            self._tuned.load(self._program)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -112,6 +125,8 @@ class Engine:
             MemoryError: If the batch is too large; smaller ones still run.
         """
         result: Array = self._program.run(self._checked(x), self._threads, self._tune)
+        if self._tuned:
+            self._tuned.save(self._program)
         return result
 
     def profile(self, x: Any, repeats: int = 10) -> Profile:

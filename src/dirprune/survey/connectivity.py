@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from dirprune.directional import DirectionalPath, FlatProjector
-from dirprune.files import write_tensors
 from dirprune.landscape import (
     Curve,
     Frame,
@@ -28,6 +27,7 @@ from dirprune.survey.config import SurveyConfig
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
+from dirprune.tensors import write_tensors
 
 LAMBDAS = 41
 """Points on the line of directional pruning."""

@@ -19,7 +19,8 @@ from dirprune.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from dirprune.files import write_json, write_tensors
+from dirprune.files import write_json
+from dirprune.tensors import write_tensors
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
 from dirprune.train.endings import Diverged, Interrupted

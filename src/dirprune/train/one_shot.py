@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dirprune.files import write_json, write_tensors
+from dirprune.files import write_json
 from dirprune.groups import param_groups
+from dirprune.tensors import write_tensors
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
 from dirprune.train.masked import magnitudes, smallest
