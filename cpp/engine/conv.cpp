@@ -190,7 +190,8 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                                static_cast<std::int32_t>(last - first),
                                row * out_row + first - row * pitch);
             }
-            tiles.push_back(std::move(tile));
+            // All padding, where rows are far apart: nothing is stored of it.
+            if (!tile.pieces.empty()) tiles.push_back(std::move(tile));
         }
     } else {
         const std::int32_t step = choice_.columns * lanes;

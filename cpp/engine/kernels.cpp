@@ -4,8 +4,8 @@
 
 namespace dirprune {
 
-const Kernels& kernels() {
-    switch (chosen()) {
+const Kernels& kernels(Isa isa) {
+    switch (isa) {
 #if defined(__x86_64__)
         case Isa::avx2: return avx2_kernels;
         case Isa::avx512: return avx512_kernels;

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "dispatch.hpp"
+
 namespace dirprune {
 
 // Output channels are computed `height` at a time. An entry of a group of channels names an input,
@@ -138,7 +140,6 @@ extern const Kernels avx2_kernels, avx512_kernels;
 extern const Kernels neon_kernels;
 #endif
 
-// The table of the instruction set in use, see dispatch.hpp.
-const Kernels& kernels();
+const Kernels& kernels(Isa isa);
 
 }  // namespace dirprune

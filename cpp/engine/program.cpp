@@ -7,6 +7,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "dispatch.hpp"
 #include "engine/choose.hpp"
 #include "engine/ops.hpp"
 #include "pool.hpp"
@@ -68,7 +69,7 @@ struct Program::Tuning {
 
 Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* const> tensors,
                  std::span<const Shape> shapes)
-    : kernels_(kernels()), graph_(parse(bytes)) {
+    : kernels_(kernels(dirprune::chosen())), graph_(parse(bytes)) {
     if (tensors.size() != graph_.tensors.size() || shapes.size() != tensors.size())
         throw std::invalid_argument("the graph has " + std::to_string(graph_.tensors.size()) +
                                     " tensors, got " + std::to_string(tensors.size()));

@@ -1,6 +1,7 @@
 """Engine: whole networks against torch, and everything a caller can do wrong."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -266,3 +267,28 @@ def test_keeping_needs_tuning_and_a_place(own: Path, monkeypatch: pytest.MonkeyP
     engine = Engine(own, threads=1, keep=True)
     with pytest.warns(UserWarning, match="cannot write .* the next start will tune again"):
         engine(np.ones((1, 3, 9, 9), np.float32))
+
+
+def test_tiles_of_nothing_but_padding_store_nothing(tmp_path: Path) -> None:
+    script = f"""
+import numpy as np, torch
+from dirprune.deploy import Engine, save
+torch.manual_seed(0)
+net = torch.nn.Conv2d(2, 3, (2, 3), stride=(3, 1), padding=(2, 0), dilation=2)
+x = torch.randn(1, 2, 13, 7)
+save(net, {str(tmp_path / "net.dpz")!r}, torch.randn(2, 2, 13, 7))
+engine = Engine({str(tmp_path / "net.dpz")!r}, threads=1)
+# Tiles of 4 pixels run over the ends of rows of 7, of which 3 are stored.
+spanning = [0, 1, 0, 1, 1, 5, 1, 2]
+engine._program.choose(1, 1, [spanning], [0.0])
+np.testing.assert_allclose(engine(x), net(x).detach(), atol=1e-5)
+print("as torch")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"DIRPRUNE_ISA": "portable"},
+    )
+    assert run.stdout == "as torch\n", run.stderr

@@ -1,0 +1,191 @@
+// The engine's kernels: every instruction set against sums written down in double precision.
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "engine/choose.hpp"
+#include "engine/conv.hpp"
+#include "engine/kernels.hpp"
+#include "selftest/selftest.hpp"
+
+namespace dirprune::selftest {
+namespace {
+
+using Array = std::vector<float>;
+using Random = std::mt19937;
+
+std::int64_t between(Random& random, std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random() % static_cast<unsigned>(high - low + 1));
+}
+
+Array noise(Random& random, std::int64_t length, double density = 1) {
+    std::normal_distribution<float> normal;
+    std::bernoulli_distribution there(density);
+    Array a(static_cast<std::size_t>(length));
+    for (float& x : a) x = there(random) ? normal(random) : 0.0f;
+    return a;
+}
+
+double activated(Activation activation, double p, double x) {
+    const double ramp = std::fmin(std::fmax((x + 3) / 6, 0), 1);
+    switch (activation) {
+        case Activation::none: return x;
+        case Activation::relu: return std::fmax(x, 0);
+        case Activation::relu6: return std::fmin(std::fmax(x, 0), 6);
+        case Activation::leaky_relu: return x > 0 ? x : p * x;
+        case Activation::elu: return x > 0 ? x : p * std::expm1(x);
+        case Activation::gelu: return x / 2 * std::erfc(-x / std::sqrt(2.0));
+        case Activation::gelu_tanh:
+            return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+        case Activation::silu: return x / (1 + std::exp(-x));
+        case Activation::sigmoid: return 1 / (1 + std::exp(-x));
+        case Activation::tanh: return std::tanh(x);
+        case Activation::hardswish: return x * ramp;
+        case Activation::hardsigmoid: return ramp;
+    }
+    return NAN;
+}
+
+bool near(double a, double b, double scale) { return std::abs(a - b) <= 1e-5 * (scale + 1); }
+
+Geometry draw(Random& random) {
+    for (;;) {
+        Geometry g;
+        g.groups = between(random, 1, 3);
+        g.channels = g.groups * between(random, 1, 9);
+        g.outputs = g.groups * between(random, 1, 9);
+        g.height = between(random, 1, 17);
+        g.width = between(random, 1, 17);
+        g.kernel_y = between(random, 1, 4);
+        g.kernel_x = between(random, 1, 4);
+        g.stride_y = between(random, 1, 3);
+        g.stride_x = between(random, 1, 3);
+        g.dilation_y = between(random, 1, 2);
+        g.dilation_x = between(random, 1, 2);
+        g.top = between(random, 0, 2);
+        g.left = between(random, 0, 2);
+        const auto out = [](std::int64_t side, std::int64_t before, std::int64_t after,
+                            std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
+            const std::int64_t rest = side + before + after - (kernel - 1) * dilation - 1;
+            return rest < 0 ? 0 : rest / stride + 1;
+        };
+        const std::int64_t bottom = between(random, 0, 2), right = between(random, 0, 2);
+        g.out_height = out(g.height, g.top, bottom, g.kernel_y, g.stride_y, g.dilation_y);
+        g.out_width = out(g.width, g.left, right, g.kernel_x, g.stride_x, g.dilation_x);
+        if (g.out_height > 0 && g.out_width > 0) return g;
+    }
+}
+
+// One output of a convolution, and the sum of its summands' magnitudes.
+std::pair<double, double> at(const Geometry& g, const Array& x, const Array& weight, std::int64_t o,
+                             std::int64_t row, std::int64_t column, std::int64_t image) {
+    const std::int64_t fan_in = g.channels / g.groups;
+    const std::int64_t base = o / (g.outputs / g.groups) * fan_in;
+    double sum = 0, scale = 0;
+    for (std::int64_t c = 0; c < fan_in; ++c)
+        for (std::int64_t i = 0; i < g.kernel_y; ++i)
+            for (std::int64_t j = 0; j < g.kernel_x; ++j) {
+                const std::int64_t y = row * g.stride_y - g.top + i * g.dilation_y;
+                const std::int64_t z = column * g.stride_x - g.left + j * g.dilation_x;
+                if (y < 0 || y >= g.height || z < 0 || z >= g.width) continue;
+                const auto from =
+                    (((base + c) * g.height + y) * g.width + z) * g.batch + image;
+                const auto entry = ((o * fan_in + c) * g.kernel_y + i) * g.kernel_x + j;
+                const double term = double(x[static_cast<std::size_t>(from)]) *
+                                    double(weight[static_cast<std::size_t>(entry)]);
+                sum += term;
+                scale += std::abs(term);
+            }
+    return {sum, scale};
+}
+
+bool convolves(const Kernels& kernels, Random& random) {
+    Geometry g = draw(random);
+    if (random() % 2) g.batch = kernels.lanes;
+    constexpr double densities[] = {0, 0.1, 0.5, 1};
+    const double density = densities[random() % 4];
+    const std::int64_t row = g.channels / g.groups * g.taps();
+    const Array weight = noise(random, g.outputs * row, density), bias = noise(random, g.outputs);
+    const Array x = noise(random, g.x_size() + slack);
+    const Array residual = noise(random, g.out_size() + slack);
+    const bool adds = random() % 2;
+    constexpr Activation some[] = {Activation::none, Activation::relu, Activation::relu6,
+                                   Activation::silu};
+    const Epilogue epilogue{some[random() % 4], 0};
+    const Nonzeros nonzeros(weight.data(), g.outputs, row);
+
+    const auto all = choices(kernels, g, density, 1000);
+    for (int trial = 0; trial < 6; ++trial) {
+        const Choice& choice = all[random() % all.size()];
+        const int threads = random() % 2 ? 3 : 1;
+        const ConvPlan plan(kernels, g, nonzeros, bias.data(), epilogue, choice);
+        std::vector<Array> scratch(3, Array(plan.scratch_size() + slack));
+        Array out(static_cast<std::size_t>(g.out_size() + slack), NAN);
+        plan.run(x.data(), adds ? residual.data() : nullptr, out.data(), threads,
+                 {scratch[0].data(), scratch[1].data(), scratch[2].data()});
+        std::size_t n = 0;
+        for (std::int64_t o = 0; o < g.outputs; ++o)
+            for (std::int64_t i = 0; i < g.out_height; ++i)
+                for (std::int64_t j = 0; j < g.out_width; ++j)
+                    for (std::int64_t image = 0; image < g.batch; ++image, ++n) {
+                        auto [sum, scale] = at(g, x, weight, o, i, j, image);
+                        sum += bias[static_cast<std::size_t>(o)] + (adds ? residual[n] : 0.0f);
+                        if (!near(out[n], activated(epilogue.activation, 0, sum), scale))
+                            return false;
+                    }
+    }
+    return true;
+}
+
+bool activates(const Kernels& kernels, Random& random) {
+    for (int kind = 0; kind <= static_cast<int>(Activation::hardsigmoid); ++kind)
+        for (std::size_t length : {0, 1, 7, 33}) {
+            const Array x = noise(random, static_cast<std::int64_t>(length));
+            Array y(length);
+            kernels.activate(static_cast<Activation>(kind), 0.3f, x.data(), y.data(), length);
+            for (std::size_t i = 0; i < length; ++i)
+                if (!near(y[i], activated(static_cast<Activation>(kind), 0.3f, x[i]), 0))
+                    return false;
+        }
+    return true;
+}
+
+bool sums(const Kernels& kernels, Random& random) {
+    const std::int64_t rows = 23, width = 67;
+    const Array weight = noise(random, rows * width, 0.3), bias = noise(random, rows);
+    const Array x = noise(random, width);
+    const Nonzeros n(weight.data(), rows, width);
+    Array out(rows);
+    kernels.sparse_rows(n.ends.data(), n.index.data(), n.value.data(), bias.data(), 0, rows,
+                        x.data(), out.data());
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const float* const w = weight.data() + row * width;
+        double sum = 0;
+        for (std::int64_t i = 0; i < width; ++i) sum += double(w[i]) * double(x[std::size_t(i)]);
+        const float b = bias[static_cast<std::size_t>(row)];
+        if (!near(kernels.dot(w, x.data(), width), sum, width) ||
+            !near(out[static_cast<std::size_t>(row)], sum + b, width))
+            return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+void test_engine() {
+    for (Isa isa : available()) {
+        const Kernels& table = kernels(isa);
+        const std::string suffix = ", " + std::string(name(isa));
+        Random random(1);
+        bool good = true;
+        for (int i = 0; i < 500; ++i) good = convolves(table, random) && good;
+        check(good, ("convolutions in many ways" + suffix).c_str());
+        check(activates(table, random), ("activations" + suffix).c_str());
+        check(sums(table, random), ("products of sparse and dense rows" + suffix).c_str());
+    }
+}
+
+}  // namespace dirprune::selftest
