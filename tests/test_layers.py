@@ -19,6 +19,7 @@ FLOOR = {
     "survey": 2,
     "shipping": 2,
     "cli": 3,
+    "__main__": 4,
 }
 
 

@@ -5,6 +5,7 @@ What a command needs is imported when it runs: help and mistakes in the words ta
 
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -49,6 +50,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
     figures = published(config)
     recipe = {"name": config.model, "published": figures} if figures else None
     summary = train_run(config, out, resume=resume, overwrite=overwrite, recipe=recipe)
+    if not _is_first():
+        return
     if over:
         print(f"{out} had finished: there was nothing left to do")
     page = write_report([out], out / "report.html")
@@ -163,7 +166,8 @@ def landscape(
     from dirprune.survey.survey import survey
 
     survey(runs, options, out)
-    print(f"report: {write_report([out], out / 'report.html')}")
+    if _is_first():
+        print(f"report: {write_report([out], out / 'report.html')}")
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
@@ -301,8 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
         command()
     except Diverged as problem:
         return _fail(problem, 1)
-    except Interrupted as problem:
-        return _fail(problem, 130)
+    except Interrupted as problem:  # in all processes at once
+        return _fail(problem, 130) if _is_first() else 130
     except KeyboardInterrupt:
         return _fail("interrupted; what was saved is kept", 130)
     except (ValueError, TypeError, OSError, ImportError) as problem:
@@ -380,6 +384,11 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
 def _fail(problem: BaseException | str, status: int) -> int:
     print(f"dirprune: {' '.join(str(problem).split())}", file=sys.stderr)
     return status
+
+
+def _is_first() -> bool:
+    """Whether this is the one process that reports, of those that torchrun may have started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _ship(runs: list[Path]) -> None:

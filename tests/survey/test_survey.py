@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,48 @@ def test_broken_off_and_continued(
         assert found[name] == figures[name], name
     assert found["hessian"]["of"] == figures["hessian"]["of"]
     assert found["plane"]["measured"] == figures["plane"]["measured"]
+
+
+def test_two_processes_measure_what_one_does(runs: list[str], tmp_path: Path) -> None:
+    """Broken off by a signal to one of them, and continued."""
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc_per_node", "2"]
+    words = ["landscape", *runs, "--out", str(tmp_path / "two"), *COARSE]
+    stopped, whole = (
+        subprocess.run(
+            [*launch, *program, *words],
+            env=environment,
+            timeout=120,
+            capture_output=True,
+            text=True,
+        )
+        for program in ([str(tests / "scripts" / "survey_of_two.py")], ["-m", "dirprune"])
+    )
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("give the same command again") <= 1  # of one process
+    assert "Traceback" not in stopped.stderr.split("torch/distributed")[0]
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("estimating") == 0  # that was done before
+    assert whole.stdout.count("report:") == 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = landscape(runs, tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    two = json.loads((tmp_path / "two" / "landscape.json").read_text())
+    for name in ("dimension", "data", "networks", "curve"):
+        assert two[name] == one[name], name
+    assert two["plane"]["measured"] == one["plane"]["measured"]
+    assert two["plane"]["networks"] == one["plane"]["networks"]
+    top, of = (one["hessian"][name] for name in ("top", "of"))
+    assert two["hessian"]["top"]["values"] == pytest.approx(top["values"], rel=1e-4)
+    for name, found in two["hessian"]["of"].items():
+        assert found["ratios"] == pytest.approx(of[name]["ratios"], rel=1e-2)
+        assert found["rayleigh"] == pytest.approx(of[name]["rayleigh"], rel=1e-4)
 
 
 def test_repeated_or_changed(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dirprune.survey.config import show_duration
+from dirprune.survey.processes import anywhere, place
 from dirprune.train.isolated import Stopped
 from dirprune.train.stopping import StopSignals
 
@@ -17,7 +18,7 @@ TELL_EVERY = 60.0
 
 
 class Display:
-    """Shows progress, and breaks off where a signal asks for it.
+    """Shows progress in the first process, and breaks all off where a signal asks for it.
 
     Args:
         out: The survey's folder, named when it is broken off.
@@ -26,7 +27,7 @@ class Display:
 
     def __init__(self, out: Path, console: Console | None = None) -> None:
         self._out = out
-        self._console = console or Console()
+        self._console = console or Console(quiet=place()[0] > 0)
         self._stop = StopSignals()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -88,10 +89,10 @@ class Display:
         return progress
 
     def check(self) -> None:
-        """Break off if a signal came.
+        """Break off if a signal came to any process; all of them have to ask.
 
         Raises:
             Stopped: If so.
         """
-        if self._stop.received:
+        if anywhere(self._stop.received):
             raise Stopped(self._out)

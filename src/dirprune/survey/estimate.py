@@ -47,6 +47,7 @@ class Size(NamedTuple):
         batches: Steps in an epoch of fitting.
         moments: Checkpoints that the runs share.
         batchnorm: Whether statistics are refreshed.
+        processes: That share the points.
     """
 
     others: int
@@ -54,6 +55,7 @@ class Size(NamedTuple):
     batches: int
     moments: int
     batchnorm: bool
+    processes: int = 1
 
 
 def measure_units(subject: Subject, config: SurveyConfig) -> Units:
@@ -113,12 +115,12 @@ def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]
         "hessian": (0, top + elsewhere + densities, 0),
         "directional": (tables, config.steps + first, 0),
         "curve": (
-            size.others * (2 * config.points + 8),
+            size.others * (2 * config.points / size.processes + 8),
             0,
             size.others * config.curve_epochs * size.batches,
         ),
-        "plane": (config.grid**2 + 9, 0, 0),
-        "along": (config.grid**2 + 3, 0, 0),
+        "plane": (config.grid**2 / size.processes + 9, 0, 0),
+        "along": (config.grid**2 / size.processes + 3, 0, 0),
         "training": (0, size.moments * top, 0),
     }
     return {part: sum(n * s for n, s in zip(counts[part], units)) for part in config.parts}

@@ -19,6 +19,7 @@ from dirprune.survey.curvature import survey_hessian, survey_training
 from dirprune.survey.display import Display
 from dirprune.survey.estimate import Size, estimate, measure_units, within
 from dirprune.survey.networks import Subject, frozen_data, open_subject
+from dirprune.survey.processes import of_first, place, together
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
 
@@ -28,7 +29,8 @@ def survey(
 ) -> dict[str, Any]:
     """Measure the landscape around finished runs.
 
-    The same call goes on after a stop, with what has been measured left as it is.
+    The same call goes on after a stop, with what has been measured left as it is. The processes
+    of torchrun share the products and the points; the first one shows progress and writes.
 
     Args:
         paths: Run folders or .safetensors files: first the dense reference (SGD), then the sparse
@@ -44,8 +46,8 @@ def survey(
         ValueError: If the networks do not belong together, or the folder holds other figures.
         FileNotFoundError: If a run or its data is not there.
     """
-    record = Record(out)
-    with display or Display(out) as shown:
+    with together(out) as folder, display or Display(out) as shown:
+        record = Record(folder)
         subject = open_subject(paths, config)
         record.begin(config, _identity(subject), str(subject.layout.device))
         if record.finished:
@@ -92,7 +94,7 @@ def _plan(
     def plan() -> dict[str, Any]:
         display.say("estimating the time: one evaluation, one product, one step of each kind")
         size = _size(subject, config)
-        units = measure_units(subject, config)
+        units = of_first(measure_units(subject, config))
         samples = {name: data.samples for name, data in subject.data.items()}
         # 0 stands for all, which a budget has to know as a number.
         full = replace(config, samples=samples["train"], test_samples=samples["test"])
@@ -135,6 +137,7 @@ def _size(subject: Subject, config: SurveyConfig) -> Size:
         batches=len(subject.training),
         moments=moments,
         batchnorm=subject.has_batchnorm,
+        processes=place()[1],
     )
 
 
