@@ -3,14 +3,16 @@
     python results/landscape/measure.py [FOLDER [PART ...]]
 
 Trains what is missing in FOLDER (runs/landscape by default), surveys it as `dirprune landscape`
-does, and writes a file for each PART (seeds, variants and training; without any, all): a line for
-each network that was compared with SGD's, or for each epoch.
+does, and writes a file for each PART (seeds, variants, training, planes, projections and edges;
+without any, all): a line for each network that was compared with SGD's, for each epoch, or for
+each point of a plane, of what is projected on it, or of its edges.
 """
 
 import csv
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import torch
 
 from dirprune import threshold_path
 from dirprune.files import write_json
+from dirprune.landscape import path, straight_line
 from dirprune.survey.config import SurveyConfig
+from dirprune.survey.networks import open_subject
 from dirprune.survey.survey import survey
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import load_data
@@ -39,6 +43,10 @@ NETWORKS = {
 }
 SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
+# Of the Hessian a plane takes the sharp directions alone, for directional pruning.
+PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
+THIRDS = ("sgd, other batches", "sgd, other seed")
+"""Whose end spans a plane together with SGD's and gRDA's."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +211,70 @@ def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
     ]
 
 
+def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]]:
+    """What a line begins with, networks with all their checkpoints, and a survey's folder."""
+    for name, plain in NETWORKS.items():
+        config, folder = replace(plain, keep_checkpoints=1000), runs / f"{name}-checkpoints"
+        paths = family(folder, config)
+        other = replace(config, method="sgd", seed=SEEDS[-1])
+        paths["sgd, other seed"] = trained(folder / f"sgd-{other.seed}", other)
+        for third in THIRDS:
+            order = ["sgd", "grda", third, *paths]
+            head = {"model": name, "third": third}
+            out = folder / f"plane-{third.replace(', ', '-').replace(' ', '-')}"
+            yield head, {label: paths[label] for label in order}, out
+
+
+def planes(runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """Loss and error on every plane: SGD at (0, 0), gRDA at (x, 0), the third network above."""
+    for head, paths, out in corners(runs):
+        found = survey(list(paths.values()), PLANE, out)["plane"]["measured"]["figures"]
+        yield [
+            head
+            | {"x": x, "y": y}
+            | {f"{on}_{of}": found[of][on][j][i] for on in found["loss"] for of in ("loss", "error")}
+            for j, y in enumerate(found["y"])
+            for i, x in enumerate(found["x"])
+        ]
+
+
+def projections(runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """Where networks, their ways and directional pruning lie: on the plane, and how far from it."""
+    for head, paths, out in corners(runs):
+        figures = survey(list(paths.values()), PLANE, out)
+        plane, ends = figures["plane"], figures["networks"]
+        labels = dict(zip([end["name"] for end in ends], paths))
+        rows = [
+            ("end", labels.get(name, name), None, at) for name, at in plane["networks"].items()
+        ]
+        for name, way in plane["trajectories"].items():
+            rows += [("epoch", labels[name], n, at) for n, at in zip(way["epoch"], way["at"])]
+        way = plane["directional"]
+        rows += [("zeros", "directional", n, at) for n, at in zip(way["sparsity"], way["at"])]
+        names = ("what", "network", "value", "x", "y", "off")
+        yield [head | dict(zip(names, (*row[:3], *row[3]))) for row in rows]
+
+
+def edges(runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """Loss and error along the straight edges of every plane's triangle."""
+    for head, paths, _ in corners(runs):
+        subject = open_subject(list(paths.values()), PLANE)
+        labels = dict(zip([n.name for n in subject.networks], paths))
+        for a, b in combinations(subject.networks[:3], 2):
+            way = straight_line(a.point, b.point)
+            found = path(way, subject.model, subject.loss, subject.data)
+            columns = {
+                f"{on}_{of}": getattr(found, of)[on].values
+                for on in found.loss
+                for of in ("loss", "error")
+            }
+            start = head | {"from": labels[a.name], "to": labels[b.name]}
+            yield [
+                start | {"t": t} | {key: values[k] for key, values in columns.items()}
+                for k, t in enumerate(found.t)
+            ]
+
+
 def shown(value: Any) -> Any:
     """A figure as the table shows it."""
     return "" if value is None else f"{value:.5g}" if isinstance(value, float) else value
@@ -213,6 +285,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/landscape")
     parts = {"seeds": seeds, "variants": variants, "training": training}
+    parts |= {"planes": planes, "projections": projections, "edges": edges}
     for part in sys.argv[2:] or parts:
         rows: list[dict[str, Any]] = []
         for more in parts[part](runs):

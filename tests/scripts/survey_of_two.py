@@ -1,12 +1,13 @@
-"""Run by test_survey.py under torchrun: the command, which a signal to one process breaks off."""
+"""Run by test_survey.py under torchrun: the command, broken off by a signal to one process."""
 
 import os
-import runpy
 import signal
+import sys
 
+from dirprune import cli
 from dirprune.survey.display import Display
 
-LOOK = 80
+LOOK = 120
 """At which look at progress the second process gets the signal."""
 
 if __name__ == "__main__":
@@ -20,4 +21,5 @@ if __name__ == "__main__":
         check(self)
 
     Display.check = checked  # type: ignore[method-assign]
-    runpy.run_module("dirprune", run_name="__main__")
+    print("status", cli.main(), flush=True)
+    sys.exit(cli.main())

@@ -28,21 +28,16 @@ def together(out: Path) -> Iterator[Path]:
     Returns:
         The folder in which this process reads and writes.
     """
-    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-    if joins:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Of tensors on CPU and GPU, each by what suits it.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     folder: AbstractContextManager[Path] = nullcontext(out) if place()[0] == 0 else _copy(out)
-    try:
-        with folder as mine:
-            if place()[1] > 1:
-                dist.barrier()  # all have read before one writes
-            yield mine
-    finally:
-        if joins:
-            dist.destroy_process_group()
+    with folder as mine:
+        if place()[1] > 1:
+            dist.barrier()  # all have read before one writes
+        yield mine
 
 
 def place() -> tuple[int, int]:
