@@ -252,7 +252,7 @@ def main(page: Path) -> None:
     floor = [e.distance(valley_minimum(e)) for e in ends]
     flipped = [e.distance(e.pruned(), among=e.sgd * e.problem.start < 0) for e in ends]
     flips = float((ends[-1].sgd * ends[-1].problem.start < 0).double().mean())
-    draw(1, "to shrunk magnitudes", RATES, shrunk)
+    draw(1, "to the soft threshold", RATES, shrunk)
     draw(1, "to directional pruning", RATES, pruned)
     draw(1, "... its part in weights whose sign flipped", RATES, flipped)
     draw(1, "to the minimum on the valley floor", RATES, floor)
@@ -286,13 +286,13 @@ def main(page: Path) -> None:
     figure.write_html(page, include_plotlyjs=True)
 
     share = (flipped[-1] / pruned[-1]) ** 2
-    print(f"weights near zero: {pruned} to directional pruning, {shrunk} to shrunk magnitudes")
+    print(f"weights near zero: {pruned} to directional pruning, {shrunk} to the soft threshold")
     print(f"   {flips:.0%} of the weights flipped; they hold {share:.0%} of the error")
     print(f"   {floor} to the minimum on the valley floor")
     print(f"separated: {left}, of which time foretells all but {noise}, slope {exponent:.2f}")
     print(f"   over time: {in_time}, slope {decay:.2f}")
 
-    # Directional pruning, not plain shrinking, is where gRDA goes;
+    # Directional pruning, not the soft threshold, is where gRDA goes;
     assert max(pruned) < 0.15 < 0.9 < min(shrunk)
     # and in flat directions it is there to rounding, at any time and rate.
     for e in apart:

@@ -45,8 +45,8 @@ SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
 # Of the Hessian a plane takes the sharp directions alone, for directional pruning.
 PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
-THIRDS = ("sgd, other batches", "sgd, other seed")
-"""Whose end spans a plane together with SGD's and gRDA's."""
+THIRDS = ("other batches", "other seed")
+"""The second SGD run, whose end spans a plane together with the first one's and gRDA's."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,9 @@ def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]
         other = replace(config, method="sgd", seed=SEEDS[-1])
         paths["sgd, other seed"] = trained(folder / f"sgd-{other.seed}", other)
         for third in THIRDS:
-            order = ["sgd", "grda", third, *paths]
+            order = ["sgd", "grda", f"sgd, {third}", *paths]
             head = {"model": name, "third": third}
-            out = folder / f"plane-{third.replace(', ', '-').replace(' ', '-')}"
+            out = folder / f"plane-sgd-{third.replace(' ', '-')}"
             yield head, {label: paths[label] for label in order}, out
 
 
@@ -232,14 +232,18 @@ def planes(runs: Path) -> Iterator[list[dict[str, Any]]]:
         yield [
             head
             | {"x": x, "y": y}
-            | {f"{on}_{of}": found[of][on][j][i] for on in found["loss"] for of in ("loss", "error")}
+            | {
+                f"{on}_{of}": found[of][on][j][i]
+                for on in found["loss"]
+                for of in ("loss", "error")
+            }
             for j, y in enumerate(found["y"])
             for i, x in enumerate(found["x"])
         ]
 
 
 def projections(runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """Where networks, their ways and directional pruning lie: on the plane, and how far from it."""
+    """Where networks, their ways and directional pruning lie on the plane, and how far off."""
     for head, paths, out in corners(runs):
         figures = survey(list(paths.values()), PLANE, out)
         plane, ends = figures["plane"], figures["networks"]
@@ -247,7 +251,8 @@ def projections(runs: Path) -> Iterator[list[dict[str, Any]]]:
         rows = [
             ("end", labels.get(name, name), None, at) for name, at in plane["networks"].items()
         ]
-        for name, way in plane["trajectories"].items():
+        for name in list(labels)[:3]:
+            way = plane["trajectories"][name]
             rows += [("epoch", labels[name], n, at) for n, at in zip(way["epoch"], way["at"])]
         way = plane["directional"]
         rows += [("zeros", "directional", n, at) for n, at in zip(way["sparsity"], way["at"])]

@@ -37,7 +37,7 @@ def measure(logistic: bool, separated: bool, time: float, rate: float) -> list[d
     step = ends.grda - ends.sgd
     figures = {
         "to_directional": ends.distances(pruned),
-        "to_shrunk": ends.distances(soft_threshold(ends.sgd, ends.lam)),
+        "to_soft_threshold": ends.distances(soft_threshold(ends.sgd, ends.lam)),
         "to_foretold": ends.distances(ends.foretold),
         "to_valley_minimum": ends.distances(PAGE["valley_minimum"](ends)),
         "flipped": flipped.double().mean(1),

@@ -12,8 +12,8 @@ from dirprune import soft_threshold
 from dirprune.landscape import (
     Objective,
     Shot,
-    diagonal_prune,
     magnitude_prune,
+    obd_prune,
     prune_once,
 )
 from dirprune.landscape.points import Point
@@ -88,7 +88,7 @@ def test_once_weights_are_clipped_the_step_leaves_the_floor() -> None:
 def test_with_nothing_protected_it_is_the_soft_threshold() -> None:
     net = LeastSquares()
     shots = net.shots(0.7)
-    shrunk, directional = shots["shrunk magnitude None"], shots["directional 0"]
+    shrunk, directional = shots["soft_threshold None"], shots["directional 0"]
     assert torch.equal(shrunk.weights, directional.weights)
     assert shrunk.lam == directional.lam == float(net.w.abs().sort().values[13])
     torch.testing.assert_close(shrunk.weights, soft_threshold(net.w, shrunk.lam))
@@ -100,7 +100,7 @@ def test_with_nothing_protected_it_is_the_soft_threshold() -> None:
 def test_overlap_counts_the_zeros_that_magnitude_has_too() -> None:
     w = torch.tensor([1.0, 2.0, 3.0, 4.0])
     shots = prune_once(w, 0.5, torch.ones(1), torch.eye(4)[:1], torch.tensor([9.0, 1, 0.1, 1]), [])
-    diagonal = next(shot for shot in shots if shot.rule == "diagonal")
+    diagonal = next(shot for shot in shots if shot.rule == "obd")
     assert diagonal.weights.tolist() == [1, 0, 0, 4]
     assert diagonal.overlap == 0.5
     assert diagonal.curvature == 0
@@ -117,14 +117,14 @@ def test_ranks_that_cannot_reach_a_sparsity_are_left_out() -> None:
     assert len(prune_once(w.abs(), 0.25, values, protected, diagonal, [0, 1])) == 4
 
 
-def test_the_diagonal_rule_is_best_where_the_hessian_is_diagonal() -> None:
+def test_obd_is_best_where_the_hessian_is_diagonal() -> None:
     generator = torch.Generator().manual_seed(1)
     w, h = torch.randn(8, generator=generator), torch.rand(8, generator=generator) ** 4
 
     def loss(weights: Tensor) -> float:
         return float((0.5 * h * (weights - w).square()).sum())
 
-    ours = diagonal_prune(w, 3 / 8, h)
+    ours = obd_prune(w, 3 / 8, h)
     best = min(
         loss(w.index_fill(0, torch.tensor(chosen), 0.0))
         for chosen in itertools.combinations(range(8), 3)
@@ -133,10 +133,10 @@ def test_the_diagonal_rule_is_best_where_the_hessian_is_diagonal() -> None:
     assert best < loss(magnitude_prune(w, 3 / 8))
 
 
-def test_where_nothing_is_curved_the_diagonal_rule_is_magnitude() -> None:
+def test_where_nothing_is_curved_obd_is_magnitude() -> None:
     w = torch.randn(50, generator=torch.Generator().manual_seed(0))
     for h in (torch.zeros(50), -torch.rand(50)):
-        assert torch.equal(diagonal_prune(w, 0.7, h), magnitude_prune(w, 0.7))
+        assert torch.equal(obd_prune(w, 0.7, h), magnitude_prune(w, 0.7))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.7, 0.95, 1.0])
@@ -152,7 +152,7 @@ def test_every_rule_makes_as_many_zeros(sparsity: float) -> None:
     [
         (lambda: magnitude_prune(torch.ones(3), 1.5), "between 0 and 1"),
         (lambda: magnitude_prune(torch.ones(3), math.nan), "between 0 and 1"),
-        (lambda: diagonal_prune(torch.ones(3), 0.5, torch.ones(2)), "one number a weight"),
+        (lambda: obd_prune(torch.ones(3), 0.5, torch.ones(2)), "one number a weight"),
         (
             lambda: prune_once(
                 torch.ones(3), 0.5, torch.ones(1), torch.eye(3)[:1], torch.ones(3), [2]

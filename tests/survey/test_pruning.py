@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dirprune import soft_threshold
 from dirprune.landscape import Point
 from dirprune.survey.config import SurveyConfig
-from dirprune.survey.controls import controls, shrunk
+from dirprune.survey.controls import controls, pruned
 from dirprune.survey.curvature import projection_ratios
 from dirprune.survey.estimate import LEAST, within
 from dirprune.survey.networks import Network
@@ -17,7 +17,7 @@ from dirprune.survey.networks import Network
 @given(st.integers(1, 39), st.integers(0, 1000))
 def test_the_same_zeros_and_no_more(count: int, seed: int) -> None:
     w = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    made = shrunk(w, count / 40)
+    made = pruned(w, count / 40)
     smallest = w.abs().argsort()[:count]
     for x in made.values():
         assert sorted((x == 0).nonzero().flatten().tolist()) == sorted(smallest.tolist())

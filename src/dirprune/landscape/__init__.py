@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from dirprune.landscape.objective import Measured as Measured
     from dirprune.landscape.objective import Objective as Objective
     from dirprune.landscape.one_shot import Shot as Shot
-    from dirprune.landscape.one_shot import diagonal_prune as diagonal_prune
     from dirprune.landscape.one_shot import magnitude_prune as magnitude_prune
+    from dirprune.landscape.one_shot import obd_prune as obd_prune
     from dirprune.landscape.one_shot import prune_once as prune_once
     from dirprune.landscape.paths import PathFigures as PathFigures
     from dirprune.landscape.paths import path as path
@@ -84,7 +84,7 @@ _HOME = {
     "prune_once": "dirprune.landscape.one_shot",
     "Shot": "dirprune.landscape.one_shot",
     "magnitude_prune": "dirprune.landscape.one_shot",
-    "diagonal_prune": "dirprune.landscape.one_shot",
+    "obd_prune": "dirprune.landscape.one_shot",
     "hessian_diagonal": "dirprune.landscape.diagonal",
     "gauss_newton_diagonal": "dirprune.landscape.diagonal",
 }

@@ -6,7 +6,7 @@ how a loss answers when sharp directions are spared, and how many of them matter
 
 With k directions protected among d, :math:`s_j = 1 - \operatorname{sign}(w_j) (Q^\top Q
 \operatorname{sign}(w))_j` differs from 1 by about :math:`\sqrt{k / d}`: as long as k is much
-smaller than d, this is nearly soft-thresholded magnitude, and zeroes nearly the same weights. And
+smaller than d, this is nearly the soft threshold, and zeroes nearly the same weights. And
 at a sparsity worth having most weights stop at zero before their way is complete, after which the
 step is not flat any more.
 """
@@ -25,7 +25,7 @@ class Shot:
     r"""What one rule makes of the weights of a trained network.
 
     Attributes:
-        rule: ``magnitude``; ``shrunk magnitude``, the soft threshold; ``diagonal``, which is
+        rule: ``magnitude``; ``soft_threshold``, which takes the same from all others; ``obd``,
             optimal brain damage; or ``directional``.
         rank: The number k of directions that ``directional`` protects, None for other rules.
         lam: :math:`\lambda`, None for the rules that leave other weights as they are.
@@ -70,7 +70,7 @@ def prune_once(
         ranks: How many directions to protect, those of largest :math:`|\theta|` first; 0 to K.
 
     Returns:
-        Magnitude, shrunk magnitude, diagonal, and directional for every rank that can reach the
+        Magnitude, soft threshold, OBD, and directional for every rank that can reach the
         sparsity at all (see :attr:`~dirprune.DirectionalPath.largest_sparsity`).
 
     Raises:
@@ -121,8 +121,8 @@ def prune_once(
 
     shots = [
         shot("magnitude", least),
-        *shrunk("shrunk magnitude", lambda x: x, None),
-        shot("diagonal", diagonal_prune(w, sparsity, diagonal)),
+        *shrunk("soft_threshold", lambda x: x, None),
+        shot("obd", obd_prune(w, sparsity, diagonal)),
     ]
     for rank in ranks:
         flat = FlatProjector.from_eigenpairs(values, vectors, rank=rank)
@@ -147,7 +147,7 @@ def magnitude_prune(w: Tensor, sparsity: float) -> Tensor:
     return _without_least(w, w.abs(), sparsity)
 
 
-def diagonal_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
+def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
     r"""Set the weights to zero whose removal costs least, were the Hessian diagonal.
 
     .. math:: \tfrac12 H_{jj} w_j^2
@@ -166,7 +166,7 @@ def diagonal_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
         Optimal Brain Damage (LeCun et al., 1989)
 
     Example:
-        >>> diagonal_prune(torch.tensor([1.0, 2.0, 3.0]), 0.6, torch.tensor([9.0, 1.0, 0.1]))
+        >>> obd_prune(torch.tensor([1.0, 2.0, 3.0]), 0.6, torch.tensor([9.0, 1.0, 0.1]))
         tensor([1., 0., 0.])
     """
     if diagonal.shape != w.shape:

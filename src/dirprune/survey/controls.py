@@ -23,11 +23,11 @@ def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
     w, rest = dense.point
     made = {"random": w + random_direction(w, float((sparse.point.w - w).norm()), seed)}
     if sparse.zeros > dense.zeros:
-        made = shrunk(w, sparse.zeros) | made
+        made = pruned(w, sparse.zeros) | made
     return [Network(name, "control", Point(x, rest)) for name, x in made.items()]
 
 
-def shrunk(w: Tensor, sparsity: float) -> dict[str, Tensor]:
+def pruned(w: Tensor, sparsity: float) -> dict[str, Tensor]:
     """Set the smallest weights to zero, and leave or shrink the others.
 
     Args:
@@ -38,7 +38,7 @@ def shrunk(w: Tensor, sparsity: float) -> dict[str, Tensor]:
         ``magnitude`` and ``soft_threshold``, with the same zeros.
 
     Example:
-        >>> shrunk(torch.tensor([1.0, -3.0]), 0.5)
+        >>> pruned(torch.tensor([1.0, -3.0]), 0.5)
         {'magnitude': tensor([ 0., -3.]), 'soft_threshold': tensor([ 0., -2.])}
     """
     path = DirectionalPath(w, lambda x: x)  # with everything flat it is the soft threshold

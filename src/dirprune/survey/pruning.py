@@ -24,15 +24,6 @@ SAMPLE = 4000
 """Coordinates of which score and magnitude are kept for drawing."""
 
 
-METHODS = {
-    "magnitude": "magnitude",
-    "shrunk magnitude": "soft_threshold",
-    "diagonal": "obd",
-    "directional": "directional",
-}
-"""What the rules are called beside the other networks."""
-
-
 def survey_directional(
     subject: Subject, config: SurveyConfig, record: Record, display: Display
 ) -> None:
@@ -101,7 +92,7 @@ class _Measure:
 def _row(shot: Shot, w: Tensor, vectors: Tensor) -> dict[str, Any]:
     step = shot.weights - w
     return {
-        "method": METHODS[shot.rule],
+        "method": shot.rule,
         "k": shot.rank,
         "lam": shot.lam,
         "sparsity": shot.sparsity,
