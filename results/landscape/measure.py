@@ -265,19 +265,18 @@ def edges(runs: Path) -> Iterator[list[dict[str, Any]]]:
     for head, paths, _ in corners(runs):
         subject = open_subject(list(paths.values()), PLANE)
         labels = dict(zip([n.name for n in subject.networks], paths))
+        rows = []
         for a, b in combinations(subject.networks[:3], 2):
             way = straight_line(a.point, b.point)
             found = path(way, subject.model, subject.loss, subject.data)
-            columns = {
-                f"{on}_{of}": getattr(found, of)[on].values
-                for on in found.loss
-                for of in ("loss", "error")
-            }
-            start = head | {"from": labels[a.name], "to": labels[b.name]}
-            yield [
-                start | {"t": t} | {key: values[k] for key, values in columns.items()}
-                for k, t in enumerate(found.t)
-            ]
+            row = head | {"from": labels[a.name], "to": labels[b.name], "length": found.length}
+            for on, loss in found.loss.items():
+                at, most = loss.largest
+                row |= {f"{on}_max": most, f"{on}_at": at, f"{on}_rise": loss.rise}
+                row |= {f"{on}_from": loss.values[0], f"{on}_to": loss.values[-1]}
+                row[f"{on}_error_max"] = found.error[on].largest[1]
+            rows.append(row)
+        yield rows
 
 
 def shown(value: Any) -> Any:
