@@ -1,8 +1,8 @@
-"""Run by test_survey.py under torchrun: the command, broken off by a signal to one process."""
+"""Run by test_survey.py in two processes: the command, broken off by a signal to one of them."""
 
 import os
+import runpy
 import signal
-import sys
 
 from dirprune import cli
 from dirprune.survey.display import Display
@@ -22,4 +22,4 @@ if __name__ == "__main__":
 
     Display.check = checked  # type: ignore[method-assign]
     print("status", cli.main(), flush=True)
-    sys.exit(cli.main())
+    runpy.run_module("dirprune", run_name="__main__")
