@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dirprune.landscape import Eigenpairs, LanczosProgress, MatrixOperator, top_eigenpairs
+from dirprune.landscape.krylov import Krylov
 
 
 def matrix_with(values: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -103,6 +104,56 @@ def test_float32_reaches_its_floor_and_stops_there() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert top_eigenpairs(op, 5, tol=2 * reachable).converged
+
+
+class Diagonal:
+    """A diagonal matrix of any size."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.dimension, self.dtype, self.device = len(values), values.dtype, values.device
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.values * v
+
+
+def test_float32_keeps_its_accuracy_over_long_vectors() -> None:
+    # Summed in float32 from end to end, what follows a few large terms is lost.
+    large = torch.logspace(-0.5, 1.5, 12, dtype=torch.float64).flip(0)
+    op = Diagonal(torch.cat([large, 0.05 * torch.randn(400_000)]).float())
+    krylov = Krylov(op, torch.randn(op.dimension), 20)
+    for _ in range(20):
+        krylov.step()
+    basis = krylov.basis.double()
+    torch.testing.assert_close(basis @ basis.mT, torch.eye(21).double(), atol=1e-5, rtol=0)
+    assert krylov.noise < 1e-6 * 31.6
+    pairs = top_eigenpairs(op, 5, tol=1e-5)
+    assert pairs.converged
+    torch.testing.assert_close(pairs.values, op.values[:5].double(), rtol=1e-6, atol=0)
+    off = op.values.double() * pairs.vectors.double() - pairs.values[:, None] * pairs.vectors
+    assert bool((off.norm(dim=1) <= 1e-5 * pairs.values).all())
+
+
+class Rough(Diagonal):
+    """Whose products carry some rounding, always the same."""
+
+    def __init__(self, values: Tensor, size: float) -> None:
+        super().__init__(values)
+        self.size, self.products = size, 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.products += 1
+        wave = torch.sin(1e3 * torch.arange(self.dimension, dtype=v.dtype) * (1 + v[0]))
+        return super().__call__(v) + self.size * wave * v.norm() / self.dimension**0.5
+
+
+def test_rounding_costs_a_product_or_two_where_the_tolerance_can_be_reached() -> None:
+    values = torch.cat([torch.tensor([10.0, 9, 8, 7, 6]), torch.linspace(0, 5, 500)]).double()
+    smooth = top_eigenpairs(Diagonal(values), 5, tol=1e-5)
+    op = Rough(values, 2e-5)  # a third of what is asked
+    pairs = top_eigenpairs(op, 5, tol=1e-5)
+    assert pairs.converged
+    assert op.products == pairs.products <= smooth.products + 2
 
 
 def test_too_few_products_are_said() -> None:

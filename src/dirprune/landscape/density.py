@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dirprune.landscape.krylov import Krylov, Operator, check_memory
+from dirprune.landscape.krylov import Krylov, Operator, check_memory, length
 
 _TEMPORARY = 4
 
@@ -278,7 +278,7 @@ def directional_density(
             break
     triangle = krylov.triangle.clone()
     nodes, weights = _quadrature(triangle)
-    return DirectionalDensity(nodes, weights, triangle, krylov.beta, float(d.norm()), krylov.noise)
+    return DirectionalDensity(nodes, weights, triangle, krylov.beta, length(d), krylov.noise)
 
 
 def _quadrature(triangle: Tensor) -> tuple[Tensor, Tensor]:

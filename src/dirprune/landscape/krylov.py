@@ -15,6 +15,9 @@ import psutil
 import torch
 from torch import Tensor
 
+# Terms of an inner product that are summed in the vectors' own type.
+_BLOCK = 2**12
+
 
 class Operator(Protocol):
     """A symmetric linear map that is known by its products only.
@@ -87,10 +90,10 @@ class Krylov:
         self.basis = torch.zeros(self.size + 1, op.dimension, dtype=op.dtype, device=op.device)
         self.projected = torch.zeros(self.size + 1, self.size + 1, dtype=torch.float64)
         self.used, self.beta, self.noise, self.scale = 0, 0.0, 0.0, 0.0
-        length = float(_checked(op, start).norm())
-        if not 0 < length < float("inf"):
-            raise ValueError(f"the start vector has length {length}: give one with direction")
-        self.basis[0] = start / length
+        norm = length(_checked(op, start))
+        if not 0 < norm < float("inf"):
+            raise ValueError(f"the start vector has length {norm}: give one with direction")
+        self.basis[0] = start / norm
 
     @property
     def triangle(self) -> Tensor:
@@ -110,16 +113,16 @@ class Krylov:
                 "a product with the operator is not finite: are the weights or the loss infinite?"
             )
         rows = self.basis[: j + 1]
-        column = torch.zeros(j + 1, dtype=product.dtype, device=product.device)
+        column = torch.zeros(j + 1, dtype=torch.float64)
         # What is left after cancellation to the last digits has no direction of its own.
-        before = float(product.norm())
+        before = length(product)
         self.scale = max(self.scale, before)
         smallest = 16 * torch.finfo(product.dtype).eps * self.scale
         for _ in range(4):
-            parts = rows @ product
-            product = product - parts @ rows
+            parts = inner(rows, product)
+            product = product - parts.to(rows) @ rows
             column += parts
-            self.beta = float(product.norm())
+            self.beta = length(product)
             if self.beta > 0.5 * before or self.beta <= smallest:
                 break
             before = self.beta
@@ -128,9 +131,8 @@ class Krylov:
             self.basis[j + 1] = 0
         else:
             self.basis[j + 1] = product / self.beta
-        exact = column.double().cpu()
-        self.noise = max(self.noise, float((exact[:j] - self.projected[:j, j]).norm()))
-        self.projected[j, j] = exact[j]
+        self.noise = max(self.noise, float((column[:j] - self.projected[:j, j]).norm()))
+        self.projected[j, j] = column[j]
         self.projected[j, j + 1] = self.projected[j + 1, j] = self.beta
         self.used = j + 1
 
@@ -138,8 +140,8 @@ class Krylov:
         """Go on from an invariant space in another direction, with shape (d,)."""
         rows = self.basis[: self.used]
         for _ in range(2):
-            direction = direction - (rows @ direction) @ rows
-        self.basis[self.used] = direction / direction.norm()
+            direction = direction - inner(rows, direction).to(rows) @ rows
+        self.basis[self.used] = direction / length(direction)
 
     def restart(self, values: Tensor, vectors: Tensor) -> None:
         """Keep some eigenpairs of T and the newest vector, and make room.
@@ -175,6 +177,30 @@ class Krylov:
         for columns in torch.split(self.basis, 2**16, dim=1):
             columns[: len(weights)] = weights @ columns[: self.used]
         return self.basis[: len(weights)]
+
+
+def inner(rows: Tensor, v: Tensor) -> Tensor:
+    r"""Compute :math:`V v`, summed in float64 over blocks short enough for the vectors' own type.
+
+    Summed in float32 from end to end, a million terms of unequal size lose three digits of seven,
+    and with them the basis its orthogonality.
+
+    Args:
+        rows: V with shape (m, d).
+        v: With shape (d,).
+
+    Returns:
+        In float64, on the CPU, with shape (m,).
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=v.device)
+    for columns, part in zip(torch.split(rows, _BLOCK, dim=1), torch.split(v, _BLOCK)):
+        total += columns @ part
+    return total.cpu()
+
+
+def length(v: Tensor) -> float:
+    """Return the norm of a vector, summed in float64."""
+    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
 
 
 def memory_of(op: Operator, vectors: int) -> int:

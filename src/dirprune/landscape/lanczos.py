@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dirprune.checkpoint import load_checkpoint, save_checkpoint
-from dirprune.landscape.krylov import Krylov, Operator, check_memory
+from dirprune.landscape.krylov import Krylov, Operator, check_memory, length
 
 Which = Literal["largest", "smallest", "magnitude"]
 # Products, remainders and blocks that are held beside the basis.
@@ -89,8 +89,9 @@ def top_eigenpairs(
 
     The residual that the process predicts, :math:`\beta |e_m^\top s_i|`, knows nothing of the
     operator's own rounding. So one product with a random combination of all k vectors measures
-    what it leaves out; where that alone is too much, k products measure each residual, the search
-    stops, and a warning states the floor (in float32 about 1e-6 of the largest eigenvalue).
+    what it leaves out, and the search goes on until both together are small. Where rounding alone
+    is too much, k products measure each residual, the search stops, and a warning states the
+    floor (in float32 about 1e-6 of the largest eigenvalue).
 
     Of an eigenvalue that is there several times exactly, one start vector shows as many copies as
     rounding brings in: fewer may be returned.
@@ -135,7 +136,7 @@ def top_eigenpairs(
         search.load(state)
     saved = time.monotonic()
     try:
-        while not search.done and search.products < max_products:
+        while not (search.done and search.measure()) and search.products < max_products:
             search.advance()
             tell(search.progress(memory))
             if state is not None and time.monotonic() - saved > save_every:
@@ -199,6 +200,7 @@ class _Search:
         self._turned, self.whole = False, True
         self._values = torch.zeros(0, dtype=torch.float64)
         self._residuals = self._targets = self._values
+        self._rounding, self._measured = 0.0, False
         self.products, self.done = 0, False
 
     def advance(self) -> None:
@@ -215,6 +217,7 @@ class _Search:
             self._turned = True
         krylov.step()
         self.products += 1
+        self._measured = False
         self.done = self._judge()
 
     def _judge(self) -> bool:
@@ -230,30 +233,44 @@ class _Search:
         # After an invariant space was left its values look exact, while others may be missing.
         looked = krylov.used == krylov.size or not (self._turned or krylov.beta == 0)
         enough = len(self._values) == self._k and looked
-        return enough and bool((self._residuals <= self._targets.clamp(min=krylov.noise)).all())
+        # More products do not help a pair whose residual is rounding.
+        rounding = max(self._rounding, krylov.noise)
+        left = self._targets - rounding
+        within = torch.where(left > 0.2 * rounding, left, rounding)
+        return enough and bool((self._residuals <= within).all())
 
-    def finish(self) -> Eigenpairs:
-        """Form the vectors and measure what the process itself cannot know of their residuals."""
+    def measure(self) -> bool:
+        """Measure what the process cannot know of the residuals; tell whether they stand."""
         krylov = self._krylov
         values, vectors = self._ritz()
-        count = min(self._k, krylov.used)
-        values, newest = values[:count], krylov.basis[krylov.used].clone()
-        predicted = krylov.beta * vectors[-1, :count]
-        rows = krylov.combine(vectors[:, :count]).clone()
-        signs = torch.randint(2, (count,), generator=self._generator).double() * 2 - 1
-        mixed = signs.to(rows) @ rows
-        left = self._op(mixed) - (signs * values).to(rows) @ rows
-        left -= float(signs @ predicted) * newest
+        count = len(self._values)
+        generator = torch.Generator().manual_seed(self.products)
+        signs = torch.randint(2, (count,), generator=generator).double() * 2 - 1
+        mixed = vectors[:, :count] @ torch.stack([signs, signs * values[:count]], dim=1)
+        rows = krylov.basis[: krylov.used]
+        mixture, scaled = mixed.mT.to(rows) @ rows
+        left = self._op(mixture) - scaled
+        left -= krylov.beta * float(mixed[-1, 0]) * krylov.basis[krylov.used]
         self.products += 1
-        noise = max(float(left.norm()), krylov.noise)
-        residuals = predicted.abs() + float(left.norm())
+        self._rounding, self._measured = length(left), True
+        return self._judge()
+
+    def finish(self) -> Eigenpairs:
+        """Form the vectors."""
+        if not self._measured:
+            self.measure()
+        krylov = self._krylov
+        _, vectors = self._ritz()
+        values = self._values
+        rows = krylov.combine(vectors[:, : len(values)]).clone()
+        residuals = self._residuals + self._rounding
         if not bool((residuals <= self._targets).all()):
             measured = [
-                float((self._op(row) - float(value) * row).norm())
-                for row, value in zip(rows, values)
+                length(self._op(row) - float(value) * row) for row, value in zip(rows, values)
             ]
-            self.products += count
+            self.products += len(measured)
             residuals = torch.tensor(measured, dtype=torch.float64)
+        noise = max(self._rounding, krylov.noise)
         return Eigenpairs(values, rows, residuals, self._targets, noise, self.products)
 
     def progress(self, memory: int) -> LanczosProgress:
@@ -289,7 +306,7 @@ class _Search:
         numbers = {
             **{"used": krylov.used, "beta": krylov.beta, "noise": krylov.noise},
             **{"scale": krylov.scale, "products": self.products},
-            **{"turned": self._turned, "done": self.done},
+            **{"rounding": self._rounding, "turned": self._turned, "done": self.done},
         }
         save_checkpoint(path, tensors, {"identity": self._identity, "numbers": numbers})
 
@@ -313,5 +330,6 @@ class _Search:
         krylov.used, krylov.beta = numbers["used"], numbers["beta"]
         krylov.noise, krylov.scale = numbers["noise"], numbers["scale"]
         self.products, self._turned = numbers["products"], numbers["turned"]
+        self._rounding = numbers["rounding"]
         self._generator.set_state(tensors["generator"])
         self.done = numbers["done"] and self._judge()
