@@ -30,7 +30,7 @@ from dirprune.landscape.pearlmutter import Tensors
 Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
 Parameters = Iterable[str] | Callable[[str, nn.Parameter], bool]
 # Samples on which ways to multiply are compared and timed.
-_TRIAL = 64
+_TRIAL = 32
 
 
 class Check(NamedTuple):

@@ -235,7 +235,7 @@ class _Search:
         enough = len(self._values) == self._k and looked
         # More products do not help a pair whose residual is rounding.
         rounding = max(self._rounding, krylov.noise)
-        left = self._targets - rounding
+        left = (self._targets**2 - rounding**2).clamp(min=0).sqrt()
         within = torch.where(left > 0.2 * rounding, left, rounding)
         return enough and bool((self._residuals <= within).all())
 
@@ -263,7 +263,8 @@ class _Search:
         _, vectors = self._ritz()
         values = self._values
         rows = krylov.combine(vectors[:, : len(values)]).clone()
-        residuals = self._residuals + self._rounding
+        # Rounding has no reason to point along the newest vector.
+        residuals = torch.hypot(self._residuals, self._residuals.new_tensor(self._rounding))
         if not bool((residuals <= self._targets).all()):
             measured = [
                 length(self._op(row) - float(value) * row) for row, value in zip(rows, values)
