@@ -216,14 +216,14 @@ def fewest_steps(hessian: Hessian, goal: float) -> int:
 
     op: Any = SimpleNamespace(matvec=hessian, dtype=hessian.dtype, device=hessian.device)
     start = torch.randn(hessian.dimension, generator=torch.Generator().manual_seed(0))
-    found = lanczos_tridiagonal(op, start, 70)
+    found = lanczos_tridiagonal(op, start, 64)
     alphas, betas = found.alphas.double(), found.betas.double()
-    for steps in range(11, 70):
+    for steps in range(11, 64):
         triangle = alphas[:steps].diag() + betas[: steps - 1].diag(1) + betas[: steps - 1].diag(-1)
         values, vectors = torch.linalg.eigh(triangle)
         if bool((betas[steps - 1] * vectors[-1, -10:].abs() <= goal * values[-10:]).all()):
             return steps
-    return 70
+    return 64
 
 
 def worst_residual(
