@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dirprune.landscape import GaussNewton, Hessian
+from dirprune.landscape import GaussNewton, Hessian, top_eigenpairs
 from dirprune.landscape.graph import Uncaptured, capture
 from dirprune.train.models import build_model
 
@@ -295,6 +295,27 @@ def test_float32_and_channels_last() -> None:
     assert check.asymmetry < 1e-6
     wider = Hessian(model.float(), F.cross_entropy, (x.float(), y), dtype=D)
     assert wider(v).dtype == D
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_eigenpairs_found_in_float32_stand_in_float64_without_kinks(layout: Any) -> None:
+    # With kinks they need not: rounding decides on which side of one a unit is.
+    model = shaken(
+        nn.Sequential(
+            *(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Softplus(), nn.Flatten()),
+            nn.Linear(72, 3),
+        )
+    )
+    x, y = images(20)
+    exact = Hessian(model, F.cross_entropy, (x, y), mode="reverse-over-reverse")
+    single = Hessian(
+        model.to(memory_format=layout), F.cross_entropy, (x, y), dtype=torch.float32, mode="graph"
+    )
+    pairs = top_eigenpairs(single, 5, tol=1e-5)
+    assert pairs.converged
+    for row, value in zip(pairs.vectors.double(), pairs.values):
+        assert float((exact(row) - value * row).norm()) < 2e-5 * float(value)
 
 
 class Once(torch.autograd.Function):
