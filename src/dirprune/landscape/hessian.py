@@ -214,7 +214,8 @@ class _Curvature:
             raise failures[0]
         best = _agreed(min(self.timings, key=lambda name: self.timings[name]))
         engine = candidates[best]
-        check = _compared(u, v, *twice[best], self._multiply(engine, u, trial, alone=True))
+        once, again = twice[best]
+        check = _compared(u, v, once, again, self._multiply(engine, u, trial, alone=True))
         rounding = torch.finfo(self.dtype).eps ** 0.5
         if not check.difference <= rounding:
             raise ValueError(
