@@ -1,6 +1,7 @@
 """Exporting and measuring from the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +105,15 @@ def test_a_mistake_is_told_in_one_line(
     assert complaint.count("\n") == 1
     assert told in complaint
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_version_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    record = json.loads((old / "config.json").read_text())
+    del record["task"]
+    (old / "config.json").write_text(json.dumps(record))
+    assert cli.main(["export", str(old), "--out", str(tmp_path / "m.dpz")]) == 2
+    assert "of another version of dirprune" in capsys.readouterr().err
+    assert not (tmp_path / "m.dpz").exists()

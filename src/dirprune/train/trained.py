@@ -34,6 +34,10 @@ def trained_network(run: Path) -> Network:
             f"{run} holds no finished run: needed are config.json and model.safetensors"
         )
     record = read_json(folder.config)
+    if not {"config", "task"} <= record.keys():
+        raise ValueError(
+            f"{folder.config} does not say what was trained: it is of another version of dirprune"
+        )
     config, task = record["config"], record["task"]
     shape = (task["channels"], *task["size"])
     net = build_model(
