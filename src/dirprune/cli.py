@@ -238,7 +238,7 @@ def bench(
 
     Args:
         model: The compact file.
-        vs: Runtimes to compare with, separated by commas.
+        vs: Runtimes to compare with, separated by commas; besides onnxruntime-int8, openvino-int8.
         batch: Batch sizes, separated by commas.
         threads: Numbers of threads, separated by commas.
         rounds: Timed calls of each.

@@ -82,6 +82,19 @@ def test_peers(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_peers_in_eight_bits(name: str) -> None:
+    against = f"{name}-int8"
+    if not is_installed(against):
+        pytest.skip("pip install dirprune[bench]")
+    figures = benchmark(network(), X, against=[against], batches=(3,), threads=(1,), rounds=2)
+    [row] = [row for row in figures.rows if row.runtime == name]
+    assert row.precision == "i8"
+    assert 1e-5 < row.difference < 0.1  # computed in 8 bits, and of the same network
+    assert "onnx" in figures.bytes
+
+
+@pytest.mark.usefixtures("_engine")
 def test_a_peer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dirprune.deploy.peers.find_spec",

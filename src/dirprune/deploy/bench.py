@@ -23,9 +23,10 @@ from dirprune.deploy import capture, load, save
 from dirprune.deploy.graph import Graph
 from dirprune.deploy.module import GraphNet
 from dirprune.deploy.onnx import write_onnx
-from dirprune.deploy.peers import PEERS, Call, Peer, check_peers, is_installed, open_peers
+from dirprune.deploy.peers import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
+from dirprune.deploy.quantized import write_int8
 
-TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2}
+TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2, "i8": 0.3}
 """Largest difference from torch that is let pass, relative to the largest output."""
 
 
@@ -124,8 +125,9 @@ def benchmark(
     Args:
         model: A file of :func:`dirprune.deploy.save`, or a module.
         example_inputs: For a module, as for :func:`dirprune.deploy.capture`.
-        against: Runtimes to compare with: some of torch, onnxruntime and openvino. One that is
-            not installed is left out, and named in the result.
+        against: Runtimes to compare with: some of torch, onnxruntime, openvino, and these two with
+            8-bit arithmetic: onnxruntime-int8, openvino-int8. One that is not installed is left
+            out, and named in the result.
         batches: Batch sizes.
         threads: Numbers of threads.
         rounds: Timed calls of each.
@@ -147,6 +149,7 @@ def benchmark(
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         compact, onnx = Path(folder, "model.dpz"), Path(folder, "model.onnx")
+        int8 = Path(folder, "int8.onnx")
         if isinstance(model, nn.Module):
             save(net, compact)
         else:
@@ -155,6 +158,9 @@ def benchmark(
         if set(against) - {"torch"} - set(missing):
             write_onnx(graph, onnx)
             sizes["onnx"] = onnx.stat().st_size
+        if set(against) & set(INT8) - set(missing):
+            write_int8(onnx, int8, graph.shape[1:])
+            sizes["int8 onnx"] = int8.stat().st_size
         rows: list[Row] = []
         try:
             for batch, count in product(batches, threads):
@@ -162,7 +168,9 @@ def benchmark(
                 peers = [Peer("dirprune", "f32", _engine(compact, count))]
                 for name in against:
                     if name not in missing:
-                        peers += open_peers(name, net, onnx, shape, count)
+                        peers += open_peers(
+                            name, net, int8 if name in INT8 else onnx, shape, count
+                        )
                 rows += _measure(peers, net, shape, count, rounds)
         finally:
             torch.set_num_threads(before)

@@ -17,7 +17,10 @@ Array = NDArray[np.float32]
 Call = Callable[[Array], Array]
 
 PEERS = ("torch", "onnxruntime", "openvino")
-"""What can be compared with."""
+"""What is compared with if nothing else is said."""
+
+INT8 = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
+"""What can be compared with besides, and what runs it: the network quantized to 8 bits."""
 
 
 class Peer(NamedTuple):
@@ -40,13 +43,16 @@ def check_peers(names: tuple[str, ...]) -> None:
     Raises:
         ValueError: If there is such a name.
     """
-    if unknown := sorted(set(names) - set(PEERS)):
-        raise ValueError(f"cannot compare with {unknown[0]}: choose from {', '.join(PEERS)}")
+    if unknown := sorted(set(names) - {*PEERS, *INT8}):
+        known = ", ".join([*PEERS, *INT8])
+        raise ValueError(f"cannot compare with {unknown[0]}: choose from {known}")
 
 
 def is_installed(name: str) -> bool:
     """Whether a runtime, and what it needs to read a network, can be imported."""
-    needed = (name,) if name == "torch" else (name, "onnx")
+    needed: tuple[str, ...] = (name,) if name == "torch" else (name, "onnx")
+    if name in INT8:
+        needed = (INT8[name], "onnx", "onnxruntime")  # whose tool quantizes
     return all(find_spec(module) is not None for module in needed)
 
 
@@ -56,15 +62,18 @@ def open_peers(name: str, net: GraphNet, onnx: Path, shape: Shape, threads: int)
     The batch size is told in advance where a runtime can make use of it.
 
     Args:
-        name: One of :data:`PEERS`.
+        name: One of :data:`PEERS` or :data:`INT8`.
         net: The network.
-        onnx: The same as a file of ONNX; torch does not need it.
+        onnx: The same as a file of ONNX, for :data:`INT8` quantized; torch does not need it.
         shape: Of the input, with the batch size.
         threads: To compute with.
 
     Returns:
         One peer, or two where the runtime's own choice of precision is not float32.
     """
+    if name in INT8:
+        peer = _OPEN[INT8[name]](net, onnx, shape, threads)[0]
+        return [Peer(peer.name, "i8", peer.call)]
     return _OPEN[name](net, onnx, shape, threads)
 
 
