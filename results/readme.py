@@ -80,6 +80,12 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def label(row: dict[str, Any]) -> str:
+    """A runtime, and its arithmetic unless that is float32."""
+    precision: str = row["precision"]
+    return row["runtime"] + {"f32": "", "i8": " int8"}.get(precision, f" {precision}")
+
+
 def engine_table(single_layers: bool = False) -> str:
     """Latency of sparse networks beside dense runtimes, a row a network and batch size."""
     parts: list[str] = []
@@ -91,15 +97,17 @@ def engine_table(single_layers: bool = False) -> str:
             if name.startswith("3x3") == single_layers
         }
         rows = [row for found in networks.values() for row in found["rows"]]
-        peers = list(dict.fromkeys(r["runtime"] for r in rows if r["runtime"] != "dirprune"))
+        peers = list(dict.fromkeys(label(r) for r in rows if r["runtime"] != "dirprune"))
         counts = sorted({row["threads"] for row in rows})
         if not rows:
             continue
         versions = next(iter(networks.values()))["machine"]
-        named = ", ".join(f"{peer} {versions[peer]}" for peer in peers)
+        runtimes = dict.fromkeys(row["runtime"] for row in rows)
+        named = ", ".join(f"{name} {versions[name]}" for name in runtimes if name != "dirprune")
         parts.append(
-            f"One batch in ms, median of calls in turn (in brackets: times ours, median round by "
-            f"round), {report['environment']['hardware']['cpu']}, {named}, all in float32:\n"
+            "One batch in ms, median of calls in turn (in brackets: times ours, median round by "
+            f"round), {report['environment']['hardware']['cpu']}, {named}; float32 where nothing "
+            "else is said:\n"
         )
         parts.append(
             "| network | zeros | batch | threads | **dirprune** | " + " | ".join(peers) + " |"
@@ -109,7 +117,7 @@ def engine_table(single_layers: bool = False) -> str:
             for batch in dict.fromkeys(row["batch"] for row in found["rows"]):
                 for threads in counts:
                     of = {
-                        row["runtime"]: row
+                        label(row): row
                         for row in found["rows"]
                         if (row["batch"], row["threads"]) == (batch, threads)
                     }
