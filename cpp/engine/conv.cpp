@@ -353,15 +353,16 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
 void ConvPlan::run(const float* x, const float* residual, float* out, int threads,
                    const std::vector<float*>& scratch) const {
     // Fewer regions than the threads can share evenly: cut the output channels as well, finely
-    // where a thread need not copy its input again for each piece.
+    // where no thread copies the same input again for each piece.
     const std::int64_t shares = ceil_div(groups_, share_);
     const auto regions = static_cast<std::int64_t>(regions_.size());
-    const bool copied_once = choice_.direct || (blocks_.size() == 1 && g_.groups == 1);
+    const bool copied_once = blocks_.size() == 1 && g_.groups == 1;  // and then found again
+    const bool own_input = g_.groups > 1 && blocks_.front().begin && blocks_.front().end;
+    const bool finely = choice_.direct || copied_once || own_input;
     std::int64_t parts = 1;
     if (threads > 1 && regions < 8 * threads)
-        parts = std::min(shares, copied_once
-                                     ? ceil_div(8 * threads, regions)
-                                     : threads / std::gcd(regions, std::int64_t(threads)));
+        parts = std::min(shares, finely ? ceil_div(8 * threads, regions)
+                                        : threads / std::gcd(regions, std::int64_t(threads)));
     std::vector<std::int64_t> copied(static_cast<std::size_t>(threads), -1);  // region, by seat
     const auto tasks = static_cast<std::size_t>(regions * parts);
     parallel_for(

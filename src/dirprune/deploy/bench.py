@@ -29,6 +29,9 @@ from dirprune.deploy.quantized import write_int8
 TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2, "i8": 0.3}
 """Largest difference from torch that is let pass, relative to the largest output."""
 
+SETTLING = 0.1
+"""Seconds of calls before one is timed: idle threads of other runtimes spin for some hundredths."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -119,8 +122,8 @@ def benchmark(
     """Measure a network here and in other runtimes.
 
     All runtimes get the same network in the same process and take turns; before every call that
-    is timed they make one that is not, so that nobody pays for another's caches or spinning
-    threads. Outputs are compared before anything is timed.
+    is timed they make others that are not, for a tenth of a second, so that nobody pays for
+    another's caches or spinning threads. Outputs are compared before anything is timed.
 
     Args:
         model: A file of :func:`dirprune.deploy.save`, or a module.
@@ -247,7 +250,10 @@ def _measure(
     times: list[list[float]] = [[] for _ in peers]
     for _ in range(rounds):
         for peer, own in zip(peers, times):
+            settled = time.perf_counter() + SETTLING
             peer.call(x)
+            while time.perf_counter() < settled:
+                peer.call(x)
             start = time.perf_counter()
             peer.call(x)
             own.append(1e3 * (time.perf_counter() - start))
