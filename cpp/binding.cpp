@@ -90,9 +90,9 @@ nb::object run(dirprune::Program& program, const Array& x, int threads, bool tun
     return nb::cast(nb::ndarray<float, nb::numpy>(data, shape.size(), shape.data(), owner));
 }
 
-nb::list chosen(dirprune::Program& program) {
+nb::list tuned(dirprune::Program& program) {
     nb::list result;
-    for (const auto& mode : program.chosen())
+    for (const auto& mode : program.tuned())
         result.append(nb::make_tuple(mode.batch, mode.threads, mode.choices, mode.seconds));
     return result;
 }
@@ -135,11 +135,13 @@ NB_MODULE(_cpp, m) {
         .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))
         .def("profile", &profile, nb::arg("x"), nb::arg("threads"), nb::arg("tune"),
              nb::arg("repeats"))
-        .def("chosen", &chosen)
+        .def("tuned", &tuned)
+        .def_prop_ro("modes", &dirprune::Program::modes)
         .def(
             "choose",
             [](dirprune::Program& program, int batch, int threads,
                const std::vector<std::vector<int>>& choices, const std::vector<double>& seconds) {
+                nb::gil_scoped_release release;
                 program.choose({batch, threads, choices, seconds});
             },
             nb::arg("batch"), nb::arg("threads"), nb::arg("choices"), nb::arg("seconds"))

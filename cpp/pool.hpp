@@ -21,11 +21,12 @@ void run(std::size_t parts, std::size_t threads, Body body, void* context);
 // among them, and returns when all are done. A seat in [0, threads) belongs to one thread for the
 // duration of the call, so that it can name scratch space.
 //
-// A thread takes neighbouring parts, in rising order, and then what others have left: where parts
-// are neighbours in memory as well, what one call wrote is in its cache at the next. Any number of threads may call at a time,
-// also from inside a body, and the child of a fork may call. An exception stops the parts that
-// have not begun and is thrown here. Workers compute with the caller's floating-point environment
-// (rounding, flushing of denormals): what comes out does not depend on who computes it.
+// A seat takes neighbouring parts, in rising order, and then what others have left. The caller has
+// the first seat, the workers the others as they come: of two threads each gets the same parts of
+// every call, and what it wrote in one is in its cache at the next. Any number of threads may call
+// at a time, also from inside a body, and the child of a fork may call. An exception stops the
+// parts that have not begun and is thrown here. Workers compute with the caller's floating-point
+// environment (rounding, flushing of denormals): what comes out does not depend on who computes it.
 template <class F>
 void parallel_for(std::size_t parts, std::size_t threads, F&& body, pool::Run run = pool::run) {
     using Function = std::remove_reference_t<F>;

@@ -454,45 +454,51 @@ std::shared_ptr<const ConvPlan> Program::make_plan(std::size_t number, int batch
                                             layer.bias.data(), epilogue, choice);
 }
 
-std::vector<Chosen> Program::chosen() {
+std::vector<Tuned> Program::tuned() {
     const std::lock_guard lock(mutex_);
-    std::vector<Chosen> result;
+    std::vector<Tuned> result;
     for (const auto& [mode, plans] : plans_) {
         if (mode.threads == 0) continue;
-        Chosen chosen{mode.batch, mode.threads, {}, plans->seconds};
+        Tuned tuned{mode.batch, mode.threads, {}, plans->seconds};
         for (const auto& plan : plans->plans)
-            chosen.choices.push_back(plan ? plan->choice().numbers() : std::vector<int>{});
-        result.push_back(std::move(chosen));
+            tuned.choices.push_back(plan ? plan->choice().numbers() : std::vector<int>{});
+        result.push_back(std::move(tuned));
     }
     return result;
 }
 
-void Program::choose(const Chosen& chosen) {
+std::size_t Program::modes() {
+    const std::lock_guard lock(mutex_);
+    return static_cast<std::size_t>(
+        std::count_if(plans_.begin(), plans_.end(), [](const auto& p) { return p.first.threads; }));
+}
+
+void Program::choose(const Tuned& tuned) {
     const std::size_t nodes = graph_.nodes.size();
     const auto check = [](bool holds) {
         if (!holds) throw std::invalid_argument("these choices are of another network");
     };
-    check(chosen.batch == 1 || chosen.batch == kernels_.lanes);
-    check(chosen.threads >= 1 && chosen.threads <= max_threads);
-    check(chosen.choices.size() == nodes && chosen.seconds.size() == nodes);
+    check(tuned.batch == 1 || tuned.batch == kernels_.lanes);
+    check(tuned.threads >= 1 && tuned.threads <= max_threads);
+    check(tuned.choices.size() == nodes && tuned.seconds.size() == nodes);
     auto made = std::make_shared<Plans>();
     made->plans.resize(nodes);
-    made->seconds = chosen.seconds;
+    made->seconds = tuned.seconds;
     for (std::size_t i = 0; i < nodes; ++i) {
-        check(chosen.seconds[i] >= 0 && chosen.seconds[i] < 1e9);
-        if (!layers_[i] || is_rows(*layers_[i], chosen.batch)) {
-            check(chosen.choices[i].empty());
+        check(tuned.seconds[i] >= 0 && tuned.seconds[i] < 1e9);
+        if (!layers_[i] || is_rows(*layers_[i], tuned.batch)) {
+            check(tuned.choices[i].empty());
             continue;
         }
-        const auto all = choices_of(i, chosen.batch, std::numeric_limits<std::size_t>::max());
+        const auto all = choices_of(i, tuned.batch, std::numeric_limits<std::size_t>::max());
         const auto found = std::find_if(all.begin(), all.end(), [&](const Choice& choice) {
-            return choice.numbers() == chosen.choices[i];
+            return choice.numbers() == tuned.choices[i];
         });
         check(found != all.end());
-        made->plans[i] = make_plan(i, chosen.batch, *found);
+        made->plans[i] = make_plan(i, tuned.batch, *found);
     }
     const std::lock_guard lock(mutex_);
-    plans_.emplace(Mode{chosen.batch, chosen.threads}, made);
+    plans_.emplace(Mode{tuned.batch, tuned.threads}, made);
 }
 
 void Program::run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,

@@ -35,7 +35,7 @@ struct Timing {
 };
 
 // How the layers are computed in one mode, in numbers that a file can keep.
-struct Chosen {
+struct Tuned {
     int batch, threads;
     std::vector<std::vector<int>> choices;  // by node; empty where there is nothing to choose
     std::vector<double> seconds;            // by node
@@ -59,10 +59,11 @@ class Program {
     std::vector<Timing> profile(const float* x, std::int64_t batch, int threads, bool tune,
                                 int repeats);
 
-    // What tuning has found so far, and finding it again without timing. choose() throws
-    // std::invalid_argument for what does not belong to this network and these kernels.
-    std::vector<Chosen> chosen();
-    void choose(const Chosen& chosen);
+    // What tuning has found so far, in how many modes, and having it without timing. choose()
+    // throws std::invalid_argument for what does not belong to this network and these kernels.
+    std::vector<Tuned> tuned();
+    std::size_t modes();
+    void choose(const Tuned& tuned);
 
     Shape input_shape() const { return {graph_.input.begin() + 1, graph_.input.end()}; }
     Shape output_shape() const {

@@ -56,7 +56,7 @@ Geometry draw(Random& random) {
         Geometry g;
         g.groups = between(random, 1, 3);
         g.channels = g.groups * between(random, 1, 9);
-        g.outputs = g.groups * between(random, 1, 9);
+        g.outputs = g.groups * between(random, 1, random() % 8 ? 9 : 120);
         g.height = between(random, 1, 17);
         g.width = between(random, 1, 17);
         g.kernel_y = between(random, 1, 4);
@@ -80,8 +80,9 @@ Geometry draw(Random& random) {
 }
 
 // One output of a convolution, and the sum of its summands' magnitudes.
-std::pair<double, double> at(const Geometry& g, const Array& x, const Array& weight, std::int64_t o,
-                             std::int64_t row, std::int64_t column, std::int64_t image) {
+std::pair<double, double> at(const Geometry& g, const Array& x, const Array& weight,
+                             std::int64_t o, std::int64_t row, std::int64_t column,
+                             std::int64_t image) {
     const std::int64_t fan_in = g.channels / g.groups;
     const std::int64_t base = o / (g.outputs / g.groups) * fan_in;
     double sum = 0, scale = 0;

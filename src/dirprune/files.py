@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the disk is full or not writable; the message names ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     with naming_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -220,7 +220,7 @@ def test_what_was_tuned_is_kept(own: Path) -> None:
     assert {(m["batch"], m["threads"]) for m in json.loads(kept)["modes"]} >= {(1, 2)}
 
     second = Engine(own, threads=2, keep=True)
-    assert second._program.chosen() == first._program.chosen()  # before the first call
+    assert second._program.tuned() == first._program.tuned()  # before the first call
     np.testing.assert_array_equal(second(x[:1]), before[0])
     np.testing.assert_array_equal(second(x), before[1])
     assert file.read_text() == kept
@@ -237,9 +237,10 @@ def test_what_was_tuned_is_kept(own: Path) -> None:
         lambda text: "[]",
         lambda text: text.replace('"network": "', '"network": "0'),
         lambda text: text.replace('"batch": 1,', '"batch": 3,'),
-        lambda text: text.replace('"threads": 1,', '"threads": 100000,'),
         lambda text: text.replace('"seconds": [', '"seconds": [NaN,'),
         lambda text: re.sub(r"\d+(?=\s*\])", "77777", text),
+        lambda text: "[" * 200_000,
+        lambda text: text.replace('"batch": 1,', '"batch": [[]],'),
     ],
 )
 def test_what_was_kept_is_checked(own: Path, damage: Callable[[str], str]) -> None:
@@ -250,10 +251,36 @@ def test_what_was_kept_is_checked(own: Path, damage: Callable[[str], str]) -> No
     file.write_text(damage(text))
     assert file.read_text() != text
     engine = Engine(own, threads=1, keep=True)
-    assert engine._program.chosen() == []
+    assert engine._program.tuned() == []
     np.testing.assert_allclose(engine(x), before, rtol=1e-4, atol=1e-6)
     modes = json.loads(file.read_text())["modes"]  # written anew
     assert [(m["batch"], m["threads"]) for m in modes] == [(1, 1)]
+
+
+def test_engines_of_other_numbers_of_threads_keep_their_part(own: Path) -> None:
+    x = np.ones((1, 3, 9, 9), np.float32)
+    file = Path(f"{own}.tuned.json")
+    Engine(own, threads=2, keep=True)(x)
+    record = json.loads(file.read_text())
+    record["modes"] = [{}, *50 * record["modes"]]  # what is no mode, and the same repeated
+    file.write_text(json.dumps(record))
+    one = Engine(own, threads=1, keep=True)
+    assert one._program.tuned() == []
+    one.profile(x)  # tunes as well as a call
+    modes = json.loads(file.read_text())["modes"]
+    assert {m["threads"] for m in modes} == {1, 2}
+    assert len(Engine(own, threads=2, keep=True)._program.tuned()) == 1
+
+
+def test_many_engines_keep_at_a_time(own: Path) -> None:
+    x = np.ones((1, 3, 9, 9), np.float32)
+    for _ in range(5):
+        engines = [Engine(own, threads=1, keep=True) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda engine: engine(x), engines))  # a warning would be an error
+        file = Path(f"{own}.tuned.json")
+        assert [m["threads"] for m in json.loads(file.read_text())["modes"]] == [1]
+        file.unlink()
 
 
 def test_keeping_needs_tuning_and_a_place(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

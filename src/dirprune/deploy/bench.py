@@ -30,7 +30,7 @@ TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2, "i8": 0.3}
 """Largest difference from torch that is let pass, relative to the largest output."""
 
 SETTLING = 0.1
-"""Seconds of calls before one is timed: idle threads of other runtimes spin for some hundredths."""
+"""Seconds of calls before one is timed: threads of other runtimes spin on for some hundredths."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Engine:
         arrays = [np.ascontiguousarray(array) for array in graph.tensors.values()]
         self._program = self._extension.Program(encode(graph), arrays)
         self._threads, self._tune, self._check = threads, tune, check
-        self._tuned = TunedFile(path, self._extension.chosen()) if keep else None
+        self._tuned = TunedFile(path, self._extension.chosen(), threads) if keep else None
         if self._tuned:
             self._tuned.load(self._program)
 
@@ -147,6 +147,8 @@ class Engine:
         if not len(x):
             raise ValueError("an empty batch takes no time: give at least one sample")
         rows = self._program.profile(x, self._threads, self._tune, repeats)
+        if self._tuned:
+            self._tuned.save(self._program)
         total = sum(row[4] for row in rows) or 1.0
         layers = tuple(
             LayerTime(

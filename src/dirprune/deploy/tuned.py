@@ -10,49 +10,62 @@ from typing import Any
 from dirprune.files import write_json
 
 _VERSION = 1
+_NAMES = ("batch", "threads", "choices", "seconds")
 
 
 class TunedFile:
     """The file ``model.dpz.tuned.json`` of ``model.dpz``.
 
     It belongs to one content of the network's file, one instruction set and one form of the
-    engine. What belongs to others, or is damaged, counts as if it were not there.
+    engine, and has a part for every number of threads. What belongs to others, or is damaged,
+    counts as if it were not there.
 
     Args:
         path: Of the network.
         isa: Instruction set in use.
+        threads: Of the engine; other parts are neither used nor lost.
     """
 
-    def __init__(self, path: str | Path, isa: str) -> None:
-        self.path = Path(f"{path}.tuned.json")
+    def __init__(self, path: str | Path, isa: str, threads: int) -> None:
+        self.path = Path(f"{path}.tuned.json").absolute()
         network = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self._key = {"version": _VERSION, "network": network, "isa": isa}
-        self._modes = 0  # that the file holds
+        self._threads = threads
+        self._saved = 0  # modes of the program
         self._lock = threading.Lock()
 
     def load(self, program: Any) -> None:
-        """Give a program what the file holds."""
-        try:
-            record = json.loads(self.path.read_text())
-            if {key: record[key] for key in self._key} != self._key:
-                return
-            for mode in record["modes"]:
+        """Give a program what the file holds for it."""
+        batches: list[Any] = []
+        for mode in self._modes():
+            if mode["threads"] != self._threads or mode["batch"] in batches:
+                continue
+            batches.append(mode["batch"])
+            try:
                 program.choose(**mode)
-                self._modes += 1
-        except (OSError, ValueError, LookupError, TypeError):
-            return
+            except (ValueError, TypeError, RuntimeError, MemoryError):
+                continue  # of something else, though it does not say so
+        self._saved = program.modes
 
     def save(self, program: Any) -> None:
         """Write what a program has found since the last time, if anything; warn if that fails."""
+        if program.modes == self._saved or not self.path.parent.is_dir():
+            return
         with self._lock:
-            modes = program.chosen()
-            if len(modes) <= self._modes:
-                return
-            self._modes = len(modes)
-            names = ("batch", "threads", "choices", "seconds")
+            found = [dict(zip(_NAMES, mode)) for mode in program.tuned()]
+            others = [m for m in self._modes() if m["threads"] != self._threads]
+            self._saved = len(found)
             try:
-                write_json(
-                    self.path, self._key | {"modes": [dict(zip(names, mode)) for mode in modes]}
-                )
+                write_json(self.path, self._key | {"modes": others + found})
             except OSError as error:
-                warnings.warn(f"{error}; the next start will tune again", stacklevel=4)
+                warnings.warn(f"{error}; the next start will tune again", stacklevel=3)
+
+    def _modes(self) -> list[dict[str, Any]]:
+        """What the file holds for this network, as it stands there."""
+        try:
+            record = json.loads(self.path.read_text())
+            if {key: record[key] for key in self._key} != self._key:
+                return []
+            return [m for m in record["modes"] if m.keys() == set(_NAMES)]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return []

@@ -325,6 +325,8 @@ class _Search:
                 "or give another file"
             )
         numbers = meta["numbers"]
+        if "rounding" not in numbers:
+            raise ValueError(f"{path} is of another version of dirprune: delete it to start anew")
         krylov = self._krylov
         krylov.basis[: len(tensors["basis"])] = tensors["basis"]
         krylov.projected = tensors["projected"]
