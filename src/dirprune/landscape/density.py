@@ -35,8 +35,9 @@ def rayleigh_quotient(op: Operator, d: Tensor) -> float:
 
     Example:
         >>> from dirprune.landscape import MatrixOperator
-        >>> rayleigh_quotient(MatrixOperator(torch.tensor([1.0, 3.0]).diag()), torch.ones(2))
-        2.0
+        >>> op = MatrixOperator(torch.tensor([1.0, 3.0]).diag())
+        >>> rayleigh_quotient(op, torch.tensor([0.0, 2.0]))
+        3.0
     """
     krylov = Krylov(op, d, 1)
     krylov.step()
