@@ -26,6 +26,7 @@ from dirprune.landscape.engines import (
 from dirprune.landscape.graph import Uncaptured, capture
 from dirprune.landscape.objective import Loss, Objective
 from dirprune.landscape.pearlmutter import Tensors
+from dirprune.processes import of_first, rank_and_world
 
 Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
 Parameters = Iterable[str] | Callable[[str, nn.Parameter], bool]
@@ -143,7 +144,7 @@ class _Curvature:
 
     def _batches(self) -> Batches:
         """Every batch in one process; else this one's part of them."""
-        rank, world = _place()
+        rank, world = rank_and_world()
         samples = self._objective.data.samples
         for x, y in islice(self._objective.batches(), rank, None, world):
             yield x, y, len(y) / samples
@@ -171,7 +172,7 @@ class _Curvature:
                 for n, s in self.shapes.items()
             ]
         )
-        if not alone and _place()[1] > 1:
+        if not alone and rank_and_world()[1] > 1:
             dist.all_reduce(flat)
         return flat.to(self.dtype)
 
@@ -180,7 +181,7 @@ class _Curvature:
             self._engine = self._chosen()
         if not self._ready:
             mean = torch.tensor(self._engine.prepare(self._batches()), dtype=torch.float64)
-            if _place()[1] > 1:
+            if rank_and_world()[1] > 1:
                 dist.all_reduce(mean)
             self.loss = float(mean)
             if not math.isfinite(self.loss):
@@ -212,7 +213,7 @@ class _Curvature:
                 if isinstance(failure, NotTwiceDifferentiable):
                     raise TypeError(str(failure)) from failure
             raise failures[0]
-        best = _agreed(min(self.timings, key=lambda name: self.timings[name]))
+        best = of_first(min(self.timings, key=lambda name: self.timings[name]))
         engine = candidates[best]
         once, again = twice[best]
         check = _compared(u, v, once, again, self._multiply(engine, u, trial, alone=True))
@@ -258,7 +259,7 @@ class _Curvature:
                     *(graph, own, loss),
                     gauss_newton=self._gauss_newton,
                     layout=layout,
-                    keep=self._keep / _place()[1],
+                    keep=self._keep / rank_and_world()[1],
                 )
         except Uncaptured as error:
             if mode == "graph":
@@ -392,19 +393,3 @@ def _normalise_by_batch(model: nn.Module) -> None:
         if isinstance(module, _BatchNorm):
             module.track_running_stats = False
             module.running_mean = module.running_var = None
-
-
-def _place() -> tuple[int, int]:
-    """This process's number and the number of all."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def _agreed(name: str) -> str:
-    """The first process's choice, so that all round alike."""
-    if _place()[1] == 1:
-        return name
-    names: list[str] = [name]
-    dist.broadcast_object_list(names, 0)
-    return names[0]

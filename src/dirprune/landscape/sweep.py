@@ -15,6 +15,7 @@ from dirprune.checkpoint import load_checkpoint, save_checkpoint
 from dirprune.landscape.objective import Objective
 from dirprune.landscape.points import Point
 from dirprune.landscape.policy import Statistics
+from dirprune.processes import rank_and_world
 
 SAVE_EVERY = 30.0
 """Seconds between two saves; what is measured is saved as well when the work is broken off."""
@@ -76,7 +77,7 @@ def sweep(
     Raises:
         ValueError: If the file holds the measurements of other work.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = rank_and_world()
     # Per point: whether it is measured, then loss and error on every data set.
     figures = torch.zeros(count, 1 + 2 * len(objectives), dtype=torch.float64)
     about = [

@@ -8,8 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dirprune.processes import anywhere, rank_and_world
 from dirprune.survey.config import show_duration
-from dirprune.survey.processes import anywhere, place
 from dirprune.train.isolated import Stopped
 from dirprune.train.stopping import StopSignals
 
@@ -27,7 +27,7 @@ class Display:
 
     def __init__(self, out: Path, console: Console | None = None) -> None:
         self._out = out
-        self._console = console or Console(quiet=place()[0] > 0)
+        self._console = console or Console(quiet=rank_and_world()[0] > 0)
         self._stop = StopSignals()
         self._bars = Progress(
             TextColumn("{task.description}"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.landscape.sweep import digest
+from dirprune.processes import of_first, rank_and_world
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
 from dirprune.survey.connectivity import (
     survey_along,
@@ -19,9 +20,9 @@ from dirprune.survey.curvature import survey_hessian, survey_training
 from dirprune.survey.display import Display
 from dirprune.survey.estimate import Size, estimate, measure_units, within
 from dirprune.survey.networks import Subject, frozen_data, open_subject
-from dirprune.survey.processes import of_first, place, together
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
+from dirprune.survey.together import together
 
 
 def survey(
@@ -137,7 +138,7 @@ def _size(subject: Subject, config: SurveyConfig) -> Size:
         batches=len(subject.training),
         moments=moments,
         batchnorm=subject.has_batchnorm,
-        processes=place()[1],
+        processes=rank_and_world()[1],
     )
 
 
