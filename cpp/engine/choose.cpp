@@ -65,7 +65,7 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
     double total = tiles * entries * cycles;
     const double ends = tiles * groups * height;
     total += ends * (8 + 1.5 * mean_tile * (1 + 1.3 * (blocks - 1)));
-    if (choice.spans ? shift_x > 0 : std::fmod(width, lanes) != 0) total += ends * 2 * mean_tile;
+    if (choice.spans ? shift_x > 0 : width < lanes) total += ends * 2 * mean_tile;
     if (!choice.direct)
         total += regions * double(g.channels) * plane / lanes * (g.stride_x > 1 ? 5 : 3);
     return total;

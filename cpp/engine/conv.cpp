@@ -172,9 +172,8 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
         const std::int64_t step = std::int64_t(choice_.columns) * lanes;
         for (std::int64_t at = 0; at < length; at += step) {
             const std::int64_t stop = std::min(at + step, length);
-            TileAt tile{1, static_cast<std::int32_t>(ceil_div(stop - at, lanes)),
-                        0, static_cast<std::int32_t>(at),
-                        0, {}};
+            const auto columns = static_cast<std::int32_t>(ceil_div(stop - at, lanes));
+            TileAt tile{1, columns, 0, static_cast<std::int32_t>(at), (columns - 1) * lanes, 0, {}};
             if (pitch == width) {  // no padding between the rows: nothing to leave out
                 tile.out = static_cast<std::int32_t>(at);
                 if ((stop - at) % lanes)
@@ -194,19 +193,24 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
             if (!tile.pieces.empty()) tiles.push_back(std::move(tile));
         }
     } else {
+        // A tile that is not full ends where the row ends, and computes some pixels of its
+        // neighbour again; only a row that is shorter than a vector is stored in pieces.
         const std::int32_t step = choice_.columns * lanes;
         for (std::int32_t row = 0; row < rows; row += choice_.rows)
             for (std::int32_t lane = 0; lane < width; lane += step) {
-                const std::int32_t count = std::min(step, width - lane);
+                const std::int32_t first = std::max(std::min(lane, width - lanes), 0);
+                const std::int32_t count = std::min(lane + step, width) - first;
+                const auto columns = static_cast<std::int32_t>(ceil_div(count, lanes));
                 TileAt tile{std::min(choice_.rows, rows - row),
-                            static_cast<std::int32_t>(ceil_div(count, lanes)),
+                            columns,
                             row,
-                            lane,
-                            static_cast<std::int32_t>(row * out_row + lane),
+                            first,
+                            std::max(count - lanes, 0),
+                            static_cast<std::int32_t>(row * out_row + first),
                             {}};
-                if (count % lanes)
+                if (count < lanes)
                     for (std::int32_t r = 0; r < tile.rows; ++r)
-                        add_pieces(tile, r * tile.columns * lanes, count, r * out_row);
+                        add_pieces(tile, r * lanes, count, r * out_row);
                 tiles.push_back(std::move(tile));
             }
     }
@@ -446,6 +450,7 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
         tile.channels = static_cast<std::int32_t>(g_.outputs - channel);
         std::ptrdiff_t number = 0;
         for (const TileAt& where : tilings_[static_cast<std::size_t>(region.tiles)]) {
+            tile.tail = where.tail;
             tile.x = origin + where.row * row_pitch_ + where.lane;
             tile.out = out + at + channel * tile.out_channel + where.out;
             tile.partial = partial + number++ * partial_tile +

@@ -79,6 +79,7 @@ class ConvPlan {
     struct TileAt {
         std::int32_t rows, columns;  // of its kernel
         std::int32_t row, lane;      // in the region
+        std::int32_t tail;           // lane of the last column, counted from there
         std::int32_t out;            // where the pieces, or all, count from
         std::vector<Piece> pieces;
     };

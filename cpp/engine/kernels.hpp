@@ -43,6 +43,7 @@ struct Tile {
     bool begin, end;
     float* out;  // of channel 0
     std::ptrdiff_t out_channel, out_row;
+    std::ptrdiff_t tail;  // of the last column, in floats: where rows end it overlaps the one before
     std::ptrdiff_t residual;  // from out to what is added there
     bool has_residual;
     float low, high;

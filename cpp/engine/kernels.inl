@@ -41,13 +41,34 @@ __attribute__((noinline)) void finish_pieces(const Tile& t, const float* values,
 // one tile has too few.
 constexpr int chains = 8;
 
+// What the next group of channels writes, and adds, is nowhere near what this one does: the hardware
+// does not fetch it by itself.
+template <int rows, int columns>
+INLINE void prefetch_results(const Tile& t, std::ptrdiff_t channel) {
+    constexpr int line = 16;  // floats
+    const float* const out = t.out + channel * t.out_channel;
+    unrolled<rows>([&](auto r) INLINE_LAMBDA {
+        unrolled<(columns * lanes + line - 1) / line>([&](auto i) INLINE_LAMBDA {
+            __builtin_prefetch(out + r * t.out_row + i * line, 1);
+        });
+    });
+    if (t.has_residual)
+        unrolled<rows>([&](auto r) INLINE_LAMBDA {
+            unrolled<(columns * lanes + line - 1) / line>([&](auto i) INLINE_LAMBDA {
+                __builtin_prefetch(out + t.residual + r * t.out_row + i * line);
+            });
+        });
+}
+
 template <int height, int rows, int columns>
 void tile_kernel(const Tile& t) {
     constexpr int vectors = rows * columns;
     constexpr int sets = height > 1 || vectors >= 6 ? 1 : (chains + vectors - 1) / vectors;
     const auto* entries = static_cast<const Entry<height>*>(t.entries);
-    const Vec low = broadcast(t.low), high = broadcast(t.high);
-    const std::ptrdiff_t x_row = t.x_row;
+    const std::ptrdiff_t x_row = t.x_row, tail = t.tail;
+    const auto lane = [tail](auto c) INLINE_LAMBDA -> std::ptrdiff_t {
+        return c + 1 < columns ? c * lanes : tail;
+    };
 
     for (std::int32_t i = t.first; i < t.last; ++i) {
         const std::ptrdiff_t group = t.order[i];
@@ -69,23 +90,29 @@ void tile_kernel(const Tile& t) {
             unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[s + 1][0][v] = Vec{}; });
         });
 
+        if (height == 1 && t.end && i + 1 < t.last) prefetch_results<rows, columns>(t, t.order[i + 1]);
         const auto* entry = entries + t.ends[i];
         const auto* const end = entries + t.ends[i + 1];
         const auto add = [&](auto s, const Entry<height>& e) INLINE_LAMBDA {
-            const float* x = t.x + e.offset;
+            // One register a row, which the compiler would otherwise spend on every vector.
+            const float* x[rows];
+            unrolled<rows>([&](auto r) INLINE_LAMBDA {
+                x[r] = r ? x[r - (r > 0)] + x_row : t.x + e.offset;
+                asm("" : "+r"(x[r]));
+            });
             if constexpr (height == 1) {
                 const Vec weight = broadcast(e.weight[0]);
                 unrolled<rows>([&](auto r) INLINE_LAMBDA {
                     unrolled<columns>([&](auto c) INLINE_LAMBDA {
                         Vec& a = acc[s][0][r * columns + c];
-                        a = multiply_add(weight, load(x + r * x_row + c * lanes), a);
+                        a = multiply_add(weight, load(x[r] + lane(c)), a);
                     });
                 });
             } else {
                 Vec pixel[vectors];
                 unrolled<rows>([&](auto r) INLINE_LAMBDA {
                     unrolled<columns>([&](auto c) INLINE_LAMBDA {
-                        pixel[r * columns + c] = load(x + r * x_row + c * lanes);
+                        pixel[r * columns + c] = load(x[r] + lane(c));
                     });
                 });
                 unrolled<height>([&](auto h) INLINE_LAMBDA {
@@ -124,12 +151,20 @@ void tile_kernel(const Tile& t) {
                 finish_pieces(t, values, out);
                 return;
             }
+            const auto place = [&](auto r, auto c) INLINE_LAMBDA {
+                return out + r * t.out_row + lane(c);
+            };
+            if (t.has_residual)
+                unrolled<rows>([&](auto r) INLINE_LAMBDA {
+                    unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                        acc[0][h][r * columns + c] += load(place(r, c) + t.residual);
+                    });
+                });
+            const Vec low = broadcast(t.low), high = broadcast(t.high);
             unrolled<rows>([&](auto r) INLINE_LAMBDA {
                 unrolled<columns>([&](auto c) INLINE_LAMBDA {
-                    float* to = out + r * t.out_row + c * lanes;
-                    Vec v = acc[0][h][r * columns + c];
-                    if (t.has_residual) v += load(to + t.residual);
-                    store(to, at_most(at_least(v, low), high));
+                    const Vec v = acc[0][h][r * columns + c];
+                    store(place(r, c), at_most(at_least(v, low), high));
                 });
             });
         });

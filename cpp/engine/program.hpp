@@ -3,14 +3,16 @@
 // Images go through the network in blocks of as many as a vector has lanes. While the maps are
 // large they do so one by one, because so much stays in the caches; from some node on they lie
 // side by side in neighbouring floats, so that every operator works on whole vectors however small
-// the map. What remains of a batch goes through one by one. Memory for activations is planned once
-// for either way, and does not grow with the batch.
+// the map. What remains of a batch goes through one by one. Each thread takes blocks and images of
+// its own as long as there is one for every thread. Memory for activations is planned once for
+// either way, and grows with the threads, not with the batch.
 //
 // run() may be called by several threads at once: each call has an arena of its own, all share the
 // plans. The threads that a call uses come from the process's pool (pool.hpp); if another call has
 // them, this one does with its own.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,6 +27,16 @@
 namespace dirprune {
 
 inline constexpr int max_threads = 256;
+
+class Stopwatch {
+  public:
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 // What one node took.
 struct Timing {
@@ -87,38 +99,43 @@ class Program {
     };
     struct Arena;
     struct Tuning;
+    struct Pass;
     struct Mode {
         int batch, threads;  // threads: 0 without tuning
         auto operator<=>(const Mode&) const = default;
     };
 
+    // program.cpp: what is done once
     void make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros);
     void plan_memory();
-    double work(const Layer& layer) const;  // multiplications for an image
-    std::unique_ptr<Arena> borrow(int batch);
-    void give_back(std::unique_ptr<Arena> arena);
 
-    void run_all(const float* x, std::int64_t batch, float* out, int threads, bool tune,
-                 std::vector<Timing>* timings);
+    // tuning.cpp: plans for every layer
     std::shared_ptr<const Plans> make_plans(const Mode& mode, const float* x, std::int64_t images,
-                                            int threads, double seconds);
-    // The node from which on images go side by side; before it, one by one.
-    std::size_t turn(const Plans& single, const Plans& block) const;
-    void run_nodes(std::size_t first, std::size_t last, Arena& arena, Plans& plans, int threads,
-                   Tuning* tuning, std::vector<Timing>* timings) const;
-    void load(const float* x, std::int64_t images, Arena& arena, int threads) const;
-    void store(const Arena& arena, std::int64_t images, float* out) const;
-    void run_node(std::size_t number, Arena& arena, Plans& plans, int threads,
-                  Tuning* tuning) const;
-    void run_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
-                   Tuning* tuning) const;
+                                            double seconds);
+    void tune_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
+                    Tuning& tuning) const;
     std::vector<Choice> choices_of(std::size_t number, int batch, std::size_t most) const;
     std::shared_ptr<const ConvPlan> make_plan(std::size_t number, int batch,
                                               const Choice& choice) const;
-    void run_rows(const Layer& layer, const float* x, const float* residual, float* out,
-                  int threads) const;
-    void run_plan(const ConvPlan& plan, const Layer& layer, Arena& arena, const float* x,
-                  const float* residual, float* out, int threads) const;
+
+    // batches.cpp: images and threads
+    std::shared_ptr<Arena> borrow(std::int64_t batch);
+    void run_all(Pass& pass);
+    void run_block(Pass& pass, std::int64_t first, std::int64_t images, int crew);
+    void run_singles(Pass& pass, std::int64_t first, std::int64_t images, int crew);
+    std::size_t turn(const Pass& pass, std::int64_t images, int crew) const;
+    void run_nodes(std::size_t first, std::size_t last, Arena& arena, Pass& pass, int crew) const;
+    void load(const float* x, std::int64_t images, Arena& arena, int threads) const;
+    void store(const Arena& arena, std::int64_t images, float* out) const;
+
+    // nodes.cpp: one node
+    void run_node(std::size_t number, Arena& arena, const Plans& plans, int threads) const;
+    void run_plan(std::size_t number, const ConvPlan& plan, Arena& arena, int threads) const;
+    void run_rows(std::size_t number, Arena& arena, int threads) const;
+    float* result(std::size_t number, Arena& arena) const;
+    const float* residual(std::size_t number, const Arena& arena) const;
+
+    double work(const Layer& layer) const;  // multiplications for an image
     bool is_rows(const Layer& layer, int batch) const;
     bool is_constant(std::uint32_t value) const;
     const float* data(std::uint32_t value, const Arena& arena) const;

@@ -60,7 +60,7 @@ def test_networks_compute_what_torch_does(family: str, tmp_path: Path) -> None:
 def test_the_same_bits_for_any_number_of_threads(path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((11, 3, 9, 9), np.float32)
     first = Engine(path, threads=1, tune=False)(x)
-    for threads in (2, 3, 7):
+    for threads in (2, 3, 7, 40):
         np.testing.assert_array_equal(Engine(path, threads, tune=False)(x), first)
     np.testing.assert_allclose(Engine(path, threads=2)(x), first, rtol=0, atol=1e-5)
 
@@ -257,7 +257,7 @@ def test_what_was_kept_is_checked(own: Path, damage: Callable[[str], str]) -> No
     assert [(m["batch"], m["threads"]) for m in modes] == [(1, 1)]
 
 
-def test_engines_of_other_numbers_of_threads_keep_their_part(own: Path) -> None:
+def test_engines_of_more_threads_keep_their_part(own: Path) -> None:
     x = np.ones((1, 3, 9, 9), np.float32)
     file = Path(f"{own}.tuned.json")
     Engine(own, threads=2, keep=True)(x)
@@ -269,7 +269,7 @@ def test_engines_of_other_numbers_of_threads_keep_their_part(own: Path) -> None:
     one.profile(x)  # tunes as well as a call
     modes = json.loads(file.read_text())["modes"]
     assert {m["threads"] for m in modes} == {1, 2}
-    assert len(Engine(own, threads=2, keep=True)._program.tuned()) == 1
+    assert len(Engine(own, threads=2, keep=True)._program.tuned()) == 2  # it may need either
 
 
 def test_many_engines_keep_at_a_time(own: Path) -> None:

@@ -17,13 +17,13 @@ class TunedFile:
     """The file ``model.dpz.tuned.json`` of ``model.dpz``.
 
     It belongs to one content of the network's file, one instruction set and one form of the
-    engine, and has a part for every number of threads. What belongs to others, or is damaged,
-    counts as if it were not there.
+    engine, and has a part for every number of threads that may compute an image. What belongs to
+    others, or is damaged, counts as if it were not there.
 
     Args:
         path: Of the network.
         isa: Instruction set in use.
-        threads: Of the engine; other parts are neither used nor lost.
+        threads: Of the engine; parts of more threads are neither used nor lost.
     """
 
     def __init__(self, path: str | Path, isa: str, threads: int) -> None:
@@ -36,11 +36,9 @@ class TunedFile:
 
     def load(self, program: Any) -> None:
         """Give a program what the file holds for it."""
-        batches: list[Any] = []
         for mode in self._modes():
-            if mode["threads"] != self._threads or mode["batch"] in batches:
+            if mode["threads"] > self._threads:
                 continue
-            batches.append(mode["batch"])
             try:
                 program.choose(**mode)
             except (ValueError, TypeError, RuntimeError, MemoryError):
@@ -52,8 +50,9 @@ class TunedFile:
         if program.modes == self._saved or not self.path.parent.is_dir():
             return
         with self._lock:
+            self.load(program)  # what others have found since
             found = [dict(zip(_NAMES, mode)) for mode in program.tuned()]
-            others = [m for m in self._modes() if m["threads"] != self._threads]
+            others = [m for m in self._modes() if m["threads"] > self._threads]
             self._saved = len(found)
             try:
                 write_json(self.path, self._key | {"modes": others + found})
@@ -61,11 +60,13 @@ class TunedFile:
                 warnings.warn(f"{error}; the next start will tune again", stacklevel=3)
 
     def _modes(self) -> list[dict[str, Any]]:
-        """What the file holds for this network, as it stands there."""
+        """What the file holds for this network, one of a kind."""
         try:
             record = json.loads(self.path.read_text())
             if {key: record[key] for key in self._key} != self._key:
                 return []
-            return [m for m in record["modes"] if m.keys() == set(_NAMES)]
+            modes = [m for m in record["modes"] if m.keys() == set(_NAMES)]
+            kinds = {(m["batch"], m["threads"]): m for m in modes}
+            return [m for kind, m in kinds.items() if set(map(type, kind)) == {int}]
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return []
