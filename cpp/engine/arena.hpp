@@ -1,7 +1,10 @@
 // What one call works in.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -13,14 +16,23 @@
 namespace dirprune {
 
 // Aligned floats, zeroed: what vectors touch behind an array must not be slow to compute with.
+// Large ones lie in large pages, where the system has them: channels are further apart than small
+// pages are long, so that nearly every one would cost a look into the table of pages.
 class Buffer {
   public:
     float* ensure(std::int64_t size) {
         if (size > size_) {
             data_.reset();
             size_ = 0;
-            const auto bytes = static_cast<std::size_t>(size) * sizeof(float);
-            data_.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
+            constexpr std::size_t line = 64, page = 2 << 20;
+            const auto needed = static_cast<std::size_t>(size) * sizeof(float);
+            const std::size_t step = needed < page ? line : page;
+            const std::size_t bytes = (needed + step - 1) / step * step;
+            data_.reset(static_cast<float*>(std::aligned_alloc(step, bytes)));
+            if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+            if (step == page) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+#endif
             std::memset(data_.get(), 0, bytes);
             size_ = size;
         }
@@ -29,10 +41,10 @@ class Buffer {
     float* get() const { return data_.get(); }
 
   private:
-    struct Delete {
-        void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
+    struct Free {
+        void operator()(float* p) const { std::free(p); }
     };
-    std::unique_ptr<float, Delete> data_;
+    std::unique_ptr<float, Free> data_;
     std::int64_t size_ = 0;
 };
 

@@ -36,10 +36,12 @@ class Engine:
 
     Args:
         path: File that :func:`dirprune.deploy.save` wrote, with a network in it.
-        threads: That a call may use, 1 to 256; all that this process may run on by default.
+        threads: That a call may use, 1 to 256; all that this process may run on by default. Of a
+            batch each takes images of its own, as long as there is one for every thread, and what
+            is left they share; memory for activations grows with them, not with the batch.
         tune: At the first call with a batch of one kind (single images, or blocks of as many as
-            a vector has lanes), choose how to compute each layer by timing, in less than two
-            seconds. Without, the choice is fixed, and with it every bit of the result, for any
+            a vector has lanes, alone on a thread or shared), choose how to compute each layer by
+            timing, in less than two seconds. Without, the choice is fixed, and with it every bit of the result, for any
             number of threads.
         keep: Keep what tuning finds in ``PATH.tuned.json``, and take it from there at the next
             start: the first call is as fast as all others, and one file gives the same bits again.
