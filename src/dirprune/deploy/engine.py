@@ -41,8 +41,8 @@ class Engine:
             is left they share; memory for activations grows with them, not with the batch.
         tune: At the first call with a batch of one kind (single images, or blocks of as many as
             a vector has lanes, alone on a thread or shared), choose how to compute each layer by
-            timing, in less than two seconds. Without, the choice is fixed, and with it every bit of the result, for any
-            number of threads.
+            timing, in less than two seconds. Without, the choice is fixed, and with it every bit
+            of the result, for any number of threads.
         keep: Keep what tuning finds in ``PATH.tuned.json``, and take it from there at the next
             start: the first call is as fast as all others, and one file gives the same bits again.
             What another network or instruction set left there is written anew. Of another
