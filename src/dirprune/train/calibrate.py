@@ -28,7 +28,7 @@ def calibrate(
         All trials in the order of time.
 
     Example:
-        >>> trials = calibrate(lambda c: c / (1 + c), start=1.0, target=0.9)
+        >>> trials = calibrate(lambda c: c**2 / (1 + c**2), start=1.0, target=0.9)
         >>> [round(sparsity, 2) for c, sparsity in trials]
         [0.5, 0.9]
     """
@@ -53,8 +53,9 @@ def next_strength(trials: Sequence[Trial], target: float) -> float:
 
     The logarithm of the odds of a zero, :math:`\log s / (1 - s)`, is taken to be linear in
     :math:`\log c`: between the nearest trials on either side of the target if there are both,
-    through the last two or with slope 1 otherwise. A step inside an interval stays 10 % away from
-    its ends; one outside is between 1.2-fold and 20-fold.
+    through the last two or with slope 2 otherwise. A step inside an interval stays 10 % away from
+    its ends; one outside is between 1.2-fold and 5-fold: where weights are normalised, a strength
+    a few times too large ends near 100 % zeros, which tells little of the way there.
 
     Args:
         trials: At least one.
@@ -76,7 +77,7 @@ def next_strength(trials: Sequence[Trial], target: float) -> float:
         return math.exp(below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0]))
     x, y = below or above or points[-1]
     step = (wanted - y) / _slope(points)
-    step = math.copysign(min(max(abs(step), math.log(1.2)), math.log(20)), wanted - y)
+    step = math.copysign(min(max(abs(step), math.log(1.2)), math.log(5)), wanted - y)
     return math.exp(x + step)
 
 
@@ -85,7 +86,7 @@ def _slope(points: Sequence[tuple[float, float]]) -> float:
         (x1, y1), (x2, y2) = points[-2:]
         if x1 != x2 and (y2 - y1) / (x2 - x1) > 0.1:
             return (y2 - y1) / (x2 - x1)
-    return 1.0
+    return 2.0
 
 
 def _log_odds(share: float) -> float:
