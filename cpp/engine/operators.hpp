@@ -1,0 +1,70 @@
+// What the operators share.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "engine/ops.hpp"
+#include "pool.hpp"
+
+namespace dirprune::ops {
+
+// One or several operators each, see compute().
+void activation(const Call& c, Activation code, float parameter);
+void binary(const Call& c, Binary op);
+void affine(const Call& c);
+void softmax(const Call& c);
+void layer_norm(const Call& c);
+void cat(const Call& c);
+void slice(const Call& c);
+void permute(const Call& c);
+void pad(const Call& c);
+void pool2d(const Call& c);
+void mean(const Call& c);
+void upsample(const Call& c);
+
+inline constexpr std::int64_t worthwhile = 1 << 14;  // floats that a thread should have to do
+
+// Run f on pieces [first, last) of [0, size), in threads only if there is enough to do.
+template <typename F>
+void in_pieces(std::int64_t size, std::int64_t work_each, int threads, const F& f) {
+    const std::int64_t pieces = std::clamp<std::int64_t>(
+        size * work_each / worthwhile, 1, std::min<std::int64_t>(size, 4 * threads));
+    const auto parts = static_cast<std::size_t>(pieces), most = static_cast<std::size_t>(threads);
+    parallel_for(parts, most, [&](std::size_t piece, std::size_t) {
+        const auto i = static_cast<std::int64_t>(piece);
+        f(size * i / pieces, size * (i + 1) / pieces);
+    });
+}
+
+inline std::size_t count(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+// The value's shape as (before, along, after) one dimension of the result, the batch in `after`.
+struct Split {
+    std::int64_t before = 1, along = 1, after = 1;
+};
+// dim counts the batch as dimension 0, as attributes do.
+inline Split split(const Shape& shape, std::int64_t dim, std::int64_t batch) {
+    Split result;
+    for (std::size_t i = 0; i < shape.size(); ++i)
+        (std::int64_t(i) + 1 < dim    ? result.before
+         : std::int64_t(i) + 1 == dim ? result.along
+                                      : result.after) *= shape[i];
+    result.after *= batch;
+    return result;
+}
+
+// Sums in `parallel` chains: fast, and rounds less than one long chain.
+template <typename F>
+float chained_sum(std::int64_t n, const F& term) {
+    float acc[16] = {};
+    std::int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (std::int64_t j = 0; j < 16; ++j) acc[j] += term(i + j);
+    for (std::int64_t j = 0; i + j < n; ++j) acc[j] += term(i + j);
+    for (int width = 8; width > 0; width /= 2)
+        for (int j = 0; j < width; ++j) acc[j] += acc[j + width];
+    return acc[0];
+}
+
+}  // namespace dirprune::ops
