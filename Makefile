@@ -4,7 +4,7 @@ BIN = .venv/bin
 EXTENSION = CMakeLists.txt $(shell find cpp -type f)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
-.PHONY: demo test check format bench models fuzz selftest cross-check clean
+.PHONY: demo test check format bench models fuzz selftest cross-check emulate clean
 
 .venv/demo: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
@@ -55,6 +55,12 @@ cross-check: .venv/dev
 	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(BIN)/cmake --build build/aarch64
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest without-fork
+
+# The same with AVX-512 where the processor has none; needs Debian and some minutes.
+emulate: .venv/dev
+	$(CMAKE) -B build/emulated -DDIRPRUNE_SELFTEST=ON -DCMAKE_EXE_LINKER_FLAGS=-static
+	$(BIN)/cmake --build build/emulated
+	cpp/selftest/emulated.sh build/emulated/selftest
 
 clean:
 	rm -rf .venv runs build src/dirprune/*.so

@@ -141,7 +141,8 @@ def comparisons() -> str:
     for path in sorted(HERE.glob("*/comparison.csv")):
         about = json.loads((path.parent / "about.json").read_text())
         parts.append(f"**{about['title']}** ({machine(about['environment'])}), made by")
-        parts.append(f"`{about['command']}`:\n")
+        apart = [f", {method} apart by `{call}`" for method, call in about["apart"].items()]
+        parts.append(f"`{about['command']}`{''.join(apart)}:\n")
         parts.append("| method | seeds | test accuracy, % | zeros, % | s/epoch | after zstd, kB |")
         parts.append("|---|---|---|---|---|---|")
         parts += [comparison_row(row) for row in csv.DictReader(path.open())]
