@@ -41,8 +41,8 @@ __attribute__((noinline)) void finish_pieces(const Tile& t, const float* values,
 // one tile has too few.
 constexpr int chains = 8;
 
-// What the next group of channels writes, and adds, is nowhere near what this one does: the hardware
-// does not fetch it by itself.
+// What the next group of channels writes, and adds, is nowhere near what this one does: the
+// hardware does not fetch it by itself.
 template <int rows, int columns>
 INLINE void prefetch_results(const Tile& t, std::ptrdiff_t channel) {
     constexpr int line = 16;  // floats
@@ -90,7 +90,8 @@ void tile_kernel(const Tile& t) {
             unrolled<vectors>([&](auto v) INLINE_LAMBDA { acc[s + 1][0][v] = Vec{}; });
         });
 
-        if (height == 1 && t.end && i + 1 < t.last) prefetch_results<rows, columns>(t, t.order[i + 1]);
+        if (height == 1 && t.end && i + 1 < t.last)
+            prefetch_results<rows, columns>(t, t.order[i + 1]);
         const auto* entry = entries + t.ends[i];
         const auto* const end = entries + t.ends[i + 1];
         const auto add = [&](auto s, const Entry<height>& e) INLINE_LAMBDA {
