@@ -121,6 +121,8 @@ def test_taken_images_are_those_asked_for(source: Source) -> None:
     assert torch.equal(images, next(source.batches(23))[0][indices])
 
 
+# torch says so where fewer processors are usable than workers are asked for
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker:UserWarning")
 # Forking a process that has threads, as PyTorch's loader does, warns from Python 3.12 on.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_worker_processes_change_nothing(stream: StreamSource) -> None:
