@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,3 +62,21 @@ def test_empty_grids_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="at least one mu and one c"):
         tune(SHORT, tmp_path, mus=mus, cs=cs)
+
+
+def test_mistakes_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="c must be at least 0 and finite, got nan"):
+        tune(SHORT, tmp_path / "out", cs=(math.nan,))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run: choose another folder"):
+        tune(SHORT, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", math.inf), ("width", 1e9), ("warmup_epochs", math.inf)]
+)
+def test_settings_without_end_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        replace(SHORT, **{name: value})

@@ -106,7 +106,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every range once, so that nothing later has to."""
-        _in_range("width", self.width, self.width > 0, "above 0")
+        _in_range("width", self.width, 0 < self.width <= 100, "above 0, at most 100")
         _in_range("epochs", self.epochs, self.epochs >= 1, "at least 1")
         _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _in_range("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
@@ -121,7 +121,8 @@ class TrainConfig:
         _in_range("sparsity", zeros, zeros is None or 0 <= zeros < 1, "in [0, 1)")
         self._check_target()
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
-        _in_range("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
+        warmup = self.warmup_epochs
+        _in_range("warmup_epochs", warmup, 0 <= warmup < math.inf, "at least 0 and finite")
         _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
         batches = self.batch_seed
         _in_range("batch_seed", batches, batches is None or 0 <= batches < 2**32, "in [0, 2**32)")

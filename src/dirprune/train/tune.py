@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from dirprune.files import write_json
@@ -88,8 +89,12 @@ def tune(
     """
     if not mus or not cs or min(cs) <= 0:
         raise ValueError(f"tune needs at least one mu and one c, all above 0, got {mus} and {cs}")
-    base = _trial_config(config, epochs)
     out = Path(out)
+    if RunFolder(out).config.exists():
+        raise ValueError(f"{out} holds a run: choose another folder for the trials")
+    base = _trial_config(config, epochs)
+    for mu, c in product(mus, cs):
+        replace(base, mu=mu, c=c)  # out of range: told before anything is trained
     reference = _run(replace(base, c=0.0, mu=mus[0]), out / "reference", display)
     trials: list[Trial] = []
     for mu in mus:
