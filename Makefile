@@ -56,7 +56,7 @@ cross-check: .venv/dev
 	$(BIN)/cmake --build build/aarch64
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest without-fork
 
-# The same with AVX-512 where the processor has none; needs Debian and some minutes.
+# The same with AVX-512 where the processor has none; needs Debian and 20 minutes.
 emulate: .venv/dev
 	$(CMAKE) -B build/emulated -DDIRPRUNE_SELFTEST=ON -DCMAKE_EXE_LINKER_FLAGS=-static
 	$(BIN)/cmake --build build/emulated
