@@ -34,7 +34,8 @@ INIT
 chmod +x root/init
 (cd root && find . | busybox cpio -o -H newc) >image/boot/initramfs
 cp unpacked/boot/vmlinuz-* image/boot/vmlinuz
-# With compact saving of registers, as Bochs 2.7 does it, programs that use AVX hang.
+# Bochs 2.7 gives another size for compactly saved registers than Linux computes, which then turns
+# the saving off and with it hides AVX and AVX-512: so without the compact form.
 cat >image/boot/grub/grub.cfg <<'GRUB'
 set timeout=0
 menuentry selftest {
