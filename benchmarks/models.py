@@ -2,8 +2,8 @@
 
 With fresh weights of which 90 % are zero, and BatchNorm statistics drawn at random. ``difference``
 is the largest one between outputs, over the largest output; ``bytes`` the size of the lossless
-file, ``zstd`` that of the same dense tensors after zstandard's level 19, which takes hours for the
-largest networks and is left out above 20 million weights.
+file, ``zstd`` that of the same dense tensors after zstandard's level 19, which is slow and left
+out above 20 million weights.
 
 A run that was stopped goes on where its file ends.
 

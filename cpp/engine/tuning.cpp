@@ -1,6 +1,5 @@
 // Which way each layer is computed, and how that is found and kept.
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <stdexcept>
 

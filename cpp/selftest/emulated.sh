@@ -60,7 +60,7 @@ BOCHS
 # Its debugger, if Bochs has one, waits for a word.
 echo c | timeout 3600 bochs -q -f bochsrc >/dev/null 2>&1 &
 bochs=$!
-while kill -0 $bochs 2>/dev/null && ! grep -qE 'exit status|panic' serial 2>/dev/null; do sleep 2; done
+while kill -0 $bochs 2>/dev/null && ! grep -qE 'exit status [0-9]|panic' serial 2>/dev/null; do sleep 2; done
 kill $bochs 2>/dev/null || true
 if ! [ -s serial ]; then
     tail -n 3 bochs.log

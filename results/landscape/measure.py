@@ -5,9 +5,7 @@
 Trains what is missing in FOLDER (runs/landscape by default), surveys it as `dirprune landscape`
 does, and writes a file for each PART (seeds, variants, training, planes, projections and edges;
 without any, all): a line for each network that was compared with SGD's, for each epoch, or for
-each point of a plane, of what is projected on it, or of its edges. The part cifar has to be asked
-for: it needs images in FOLDER/cifar10/train and FOLDER/cifar10/test, a folder a class; here they
-were the first 500 and 100 of every class of CIFAR-10.
+each point of a plane, of what is projected on it, or of its edges.
 """
 
 import csv
@@ -47,14 +45,6 @@ SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
 # Of the Hessian a plane takes the sharp directions alone, for directional pruning.
 PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
-# Of images with BatchNorm: c is found within gRDA's run, for nine zeros in ten.
-CIFAR = TrainConfig(
-    device="cpu", keep_checkpoints=1, model="vgg16_bn", width=0.25, batch_size=128, mu=0.6,
-    epochs=30,
-)  # fmt: skip
-CIFAR_SURVEY = SurveyConfig(
-    what="hessian,curve", samples=1000, test_samples=1000, curve_epochs=15, curve_momentum=0.9
-)
 THIRDS = ("other batches", "other seed")
 """The second SGD run, whose end spans a plane together with the first one's and gRDA's."""
 
@@ -221,23 +211,6 @@ def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
     ]
 
 
-def cifar(runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """A network with BatchNorm on images, one seed."""
-    folder = runs / "cifar"
-    config = replace(CIFAR, data=f"imagefolder:{runs / 'cifar10'}")
-    sgd = replace(config, method="sgd")
-    paths = {
-        "sgd": trained(folder / "sgd-1", sgd),
-        "grda": trained(folder / "grda-1", replace(config, target_sparsity=0.9)),
-        "sgd, other batches": trained(
-            folder / "sgd-other-batches-1", replace(sgd, batch_seed=sgd.seed + OTHER_BATCHES)
-        ),
-        "sgd, other seed": trained(folder / "sgd-2", replace(sgd, seed=2)),
-    }
-    head = {"model": config.model, "variant": "", "seed": config.seed, "mu": config.mu}
-    yield surveyed(paths, CIFAR_SURVEY, folder / "landscape", head)
-
-
 def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]]:
     """What a line begins with, networks with all their checkpoints, and a survey's folder."""
     for name, plain in NETWORKS.items():
@@ -319,7 +292,7 @@ def main() -> None:
     parts |= {"planes": planes, "projections": projections, "edges": edges}
     for part in sys.argv[2:] or parts:
         rows: list[dict[str, Any]] = []
-        for more in (parts | {"cifar": cifar})[part](runs):
+        for more in parts[part](runs):
             rows += more
             with (HERE / f"{part}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
