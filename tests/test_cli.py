@@ -55,6 +55,7 @@ MISTAKES = [
     (["train", "--out", "OUT", "--method", "adam"], "sgd_momentum"),
     (["train", "--out", "OUT", "--device", "cuda:7"], "cuda:7"),
     (["train", "--out", "OUT", "--resume"], "OUT"),
+    (["train", "--out", "OUT", "--recipe=digit"], "digits"),
     (["report"], "at least one run folder"),
     (["report", "OUT"], "OUT"),
 ]
@@ -75,6 +76,22 @@ def test_a_mistake_is_told_in_one_line(
     assert complaint.count("\n") == 1
     assert told in complaint
     assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_was_missed_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aimed = [*QUICK, "--epochs", "6", "--target-sparsity", "0.6", "--c", "0.05"]
+    steering = "dirprune.train.loop.steer"
+    for folder, told in (("hit", False), ("missed", True)):
+        with pytest.MonkeyPatch.context() as patch:
+            if told:
+                patch.setattr(steering, lambda session, progress: None)
+                patch.setattr("dirprune.train.steering.FIRST_PACE", 0.0)
+            assert cli.main([*aimed, "--out", str(tmp_path / folder)]) == 0
+        printed = capsys.readouterr().out
+        assert ("target missed: " in printed) == told
+    assert "zeros instead of 60.00%" in printed
 
 
 def test_divergence_has_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
         config: What to train, and how.
         out: Folder of the run.
         resume: Go on with the run in the folder, to the same bits as without the stop.
-        overwrite: Replace the run in the folder.
+        overwrite: Replace the run in the folder, as soon as the new one has saved something.
     """
     from dirprune.report.page import write_report
     from dirprune.train.loop import train as train_run
@@ -54,9 +54,9 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
         return
     if over:
         print(f"{out} had finished: there was nothing left to do")
-    page = write_report([out], out / "report.html")
     _print_runs({config.method: summary})
-    print(f"report: {page}")
+    _tell_target(config, summary)
+    print(f"report: {write_report([out], out / 'report.html')}")
 
 
 def compare(
@@ -106,7 +106,7 @@ def tune(
         out: Folder of the trials.
         mus: Exponents to try.
         cs: Scales to try with each, smallest first.
-        tune_epochs: Epochs of a trial, 1 to 5.
+        tune_epochs: Epochs of a trial; the paper's authors advise 1 to 5.
         tolerance: Accuracy that may be lost against c = 0, as a fraction.
     """
     from dirprune.train.tune import tune as tune_trials
@@ -330,6 +330,8 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
 
 def _take_recipe(arguments: list[str]) -> tuple[list[str], TrainConfig]:
     """Take --recipe NAME out of the words; what it names replaces the defaults."""
+    # --recipe=NAME is --recipe NAME
+    arguments = [word for given in arguments for word in re.split("(?<=^--recipe)=", given)]
     if "--recipe" not in arguments:
         # the usual values of the paper's extensions, for the methods that use momentum
         usual = replace(DEMO, momentum=0.9, weight_decay=5e-4)
@@ -411,6 +413,17 @@ def _ship(runs: list[Path]) -> None:
         table.add_row(str(run), *sizes, *told)
     if table.row_count:
         Console().print(table)
+
+
+def _tell_target(config: TrainConfig, summary: dict[str, Any]) -> None:
+    """Say so if a run has missed its target by more than the point that is promised."""
+    from dirprune.train.steering import target_of
+
+    target, ended = target_of(config, summary["total"]), summary["sparsity"]
+    if target is not None and not config.forecast and abs(ended - target) > 0.01:
+        print(
+            f"target missed: {ended:.2%} zeros instead of {target:.2%}; give more epochs, or --c"
+        )
 
 
 def _print_runs(summaries: dict[str, dict[str, Any]]) -> None:

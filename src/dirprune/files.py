@@ -1,5 +1,6 @@
 """Writing files so that none is ever half there, and saying in one line why it failed."""
 
+import errno
 import json
 import os
 import threading
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_NOT_FOR_WANT_OF_ROOM = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -22,7 +25,8 @@ def naming_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room or choose another folder"
+        room = "" if error.errno in _NOT_FOR_WANT_OF_ROOM else "make room or "
+        advice = f"{room}choose another folder"
         raise type(error)(f"cannot write {path} ({error.strerror or error}): {advice}") from error
 
 

@@ -4,6 +4,8 @@ import math
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -118,6 +120,30 @@ def test_processes_are_apart_and_tell_what_went_wrong(tmp_path: Path) -> None:
         run_isolated(_write_pid, tmp_path / "nothing" / "pid", out=tmp_path)
     with pytest.raises(RuntimeError, match="exit status 3"):
         run_isolated(os._exit, 3, out=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see the process")
+def test_ctrl_c_while_the_first_process_is_still_being_made(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dirprune", "compare", "--out", str(tmp_path / "out")]
+    options = ["--methods", "sgd", "--epochs", "1", "--seeds", "1"]
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not _has_clean_process(process.pid) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.3)  # into its imports, which take seconds
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert told.startswith("dirprune: interrupted, saved in ")
+    assert told.count("\n") == 1
+
+
+def _has_clean_process(pid: int) -> bool:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    with suppress(FileNotFoundError):  # a child that has ended since
+        return any(b"forkserver" in Path(f"/proc/{c}/cmdline").read_bytes() for c in children)
+    return False
 
 
 def test_peak_memory_is_a_processs_own(tmp_path: Path) -> None:

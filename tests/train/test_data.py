@@ -299,7 +299,11 @@ def test_bad_image_folder(
         ("zzz", ValueError, "unknown data 'zzz': there are digits, fashion-mnist"),
         ("imagefolder", ValueError, "needs a folder: write imagefolder:FOLDER"),
         ("imagefolder:{}/none", FileNotFoundError, "no folder .*none: give one that holds"),
-        ("imagenet:{}/none", FileNotFoundError, "no folder .*none: give one that holds"),
+        (
+            "imagenet:{}/none",
+            FileNotFoundError,
+            "imagenet:FOLDER holds .* image-net.org has",
+        ),
         ("imagefolder:{}/file", NotADirectoryError, "file is a file: give a folder"),
         ("imagefolder:{}", FileNotFoundError, "has neither test/ nor val/"),
         ("imagenet:{}", FileNotFoundError, "has no train/"),

@@ -189,6 +189,7 @@ def test_sizes_out_of_reach_are_refused(size: int) -> None:
         ({"target_sparsity": 0.9, "c": 0.0}, "c above 0"),
         ({"forecast": True, "c": 0.0}, "c above 0"),
         ({"target_size": "1MB", "epochs": 2}, "at least 6 epochs"),
+        ({"forecast": True, "epochs": 1}, "a forecast needs at least 2 epochs, got 1"),
     ],
 )
 def test_configs_that_contradict_themselves_are_refused(
@@ -203,6 +204,7 @@ def test_configs_that_contradict_themselves_are_refused(
     [
         ({"method": "sgd"}, "sgd has no threshold"),
         ({"prune": "weights", "target_sparsity": 0.9999}, "can end between 0.00% and 98.64%"),
+        ({"target_sparsity": 0.9999999}, "leaves none of 38,410 parameters: give less"),
         ({"target_sparsity": None, "target_size": "9MB"}, "give a target_size between"),
     ],
 )

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import random
 import signal
 from collections.abc import Callable, Mapping
@@ -6,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from dirprune.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from dirprune.files import naming_errors
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import load_data
@@ -447,6 +452,70 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert load_checkpoint(latest)[1]["step"] == STEPS
     assert [p for p in out.rglob("*") if p.name.endswith(".part")] == []
     assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
+
+
+def test_a_disk_that_is_full_from_the_start_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "run"
+    train(replace(SHORT, epochs=1), out, display=QUIET)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(OSError, match=r"cannot write .*events.* \(No space .*make room") as caught:
+        train(SHORT, out, overwrite=True, display=QUIET)
+    one_line(caught.value)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room or choose another folder"),
+        (errno.EROFS, "choose another folder"),
+        (errno.ENOTDIR, "choose another folder"),
+    ],
+)
+def test_advice_fits_what_is_wrong_with_the_disk(number: int, advice: str) -> None:
+    def fail() -> None:
+        with naming_errors(Path("here")):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=rf"^cannot write here \({os.strerror(number)}\): {advice}$"):
+        fail()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_broken_image_of_streamed_data_costs_no_run(tmp_path: Path, part: str) -> None:
+    rng = np.random.default_rng(0)
+    for path in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "data" / path).mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(256, size=(70, 70, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / path / f"{i}.png")
+    config = TrainConfig(
+        data=f"imagefolder:{tmp_path / 'data'}", model="convnet", width=0.1, epochs=1, method="sgd"
+    )
+    broken = tmp_path / "data" / part / "b" / "1.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    with pytest.raises(ValueError, match=r"broken image .*b/1\.png"):
+        train(config, tmp_path / "new", display=QUIET)
+    train(SHORT, tmp_path / "old", display=QUIET)
+    before = {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match="broken image"):
+        train(config, tmp_path / "old", overwrite=True, display=QUIET)
+    assert {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()} == before
+    broken.write_bytes(whole)
+    for name, overwrite in (("new", False), ("old", True)):
+        summary = train(config, tmp_path / name, overwrite=overwrite, display=QUIET)
+        assert summary["status"] == "finished"
+        assert not (tmp_path / name / ".replaced").exists()
 
 
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"channels_last": False}])

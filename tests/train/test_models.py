@@ -129,7 +129,16 @@ def wrong(num_classes):
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes + 1))
 def nothing(num_classes):
     return None
+def broken(num_classes):
+    raise KeyError("oops")
+class Broken(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+    def forward(self, x):
+        return x.no_such_thing
+number = 3
 """
+    (tmp_path / "no_python.py").write_text("import torch\ndef net(:\n")
     (tmp_path / "my_networks.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -140,9 +149,20 @@ def nothing(num_classes):
         ("my_networks:nothing", TypeError, "must return an nn.Module, got NoneType"),
         ("my_networks:missing", ImportError, "cannot import model 'my_networks:missing'"),
         ("no_such_module:net", ImportError, "No module named 'no_such_module'"),
+        ("no_python:net", ImportError, r"SyntaxError: .*no_python.py, line 2"),
+        (
+            "my_networks:number",
+            TypeError,
+            "number is a int: give module.path:callable",
+        ),
+        ("torch:nn", TypeError, "torch:nn is a module: give module.path:callable"),
+        ("os.path:join", ValueError, r"os.path:join\(num_classes=4\) failed with TypeError"),
+        ("my_networks:broken", ValueError, r"KeyError: 'oops' \(my_networks.py, line 10\)"),
+        ("my_networks:Broken", ValueError, r"AttributeError: .*\(my_networks.py, line 15\)"),
     ]:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=message) as caught:
             build_model(name, num_classes=4, channels=1, size=(8, 8))
+        assert "\n" not in str(caught.value)
 
 
 def test_timm_models_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +196,7 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("alexnet", 3, 8, 1.0, r"alexnet cannot take images with shape \(3, 8, 8\)"),
         ("vit_b_16", 3, 32, 1.0, "vit_b_16 cannot take images.*: Wrong image height"),
         ("vgg16_bn", 1, 8, 1.0, "at least 32x32 pixels, these have 8x8: take convnet"),
+        ("convnet", 1, 1, 1.0, "at least 2x2 pixels, these have 1x1: take mlp"),
     ],
 )
 def test_bad_input(name: str, channels: int, side: int, width: float, message: str) -> None:

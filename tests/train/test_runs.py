@@ -62,9 +62,35 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder
     (folder.checkpoints / "mine.txt").touch()
     folder.check_free(overwrite=True)
     folder.begin(CONFIG, None, "cpu", {})
+    folder.settle()
     left = ["checkpoints", "checkpoints/mine.txt", "config.json", "notes.txt"]
     assert contents(folder.path) == left
     assert (folder.path / "notes.txt").read_text() == "mine"
+
+
+def test_an_overwritten_run_comes_back_while_nothing_new_is_saved(folder: RunFolder) -> None:
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+
+    before = files()
+    for _ in range(2):  # the second start finds what a killed one has left
+        folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+        (folder.path / "events.out.tfevents.2").touch()
+    assert not folder.summary.exists()
+    folder.give_back()
+    assert files() == before
+    folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+    write_json(folder.summary, {"status": "diverged"})
+    folder.give_back()
+    assert json.loads(folder.summary.read_text()) == {"status": "diverged"}
+
+
+def test_a_new_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(CONFIG, None, "cpu", {})
+    folder.give_back()
+    assert not contents(tmp_path)
+    folder.check_free()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -120,6 +146,13 @@ def test_resuming_needs_the_same_config(folder: RunFolder, tmp_path: Path) -> No
         RunFolder(tmp_path / "elsewhere").check_resumable(CONFIG)
 
 
+@pytest.mark.parametrize("text", ["no json", "[1]", '{"config": [1], "versions": {}}'])
+def test_a_damaged_config_is_named(folder: RunFolder, text: str) -> None:
+    folder.config.write_text(text)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is damaged"):
+        folder.check_resumable(CONFIG)
+
+
 def test_a_diverged_run_is_not_resumed(folder: RunFolder) -> None:
     write_json(folder.summary, {"status": "diverged"})
     with pytest.raises(ValueError, match=r"diverged.*smaller lr"):
@@ -136,6 +169,21 @@ def test_metrics_survive_a_line_that_was_cut_off(folder: RunFolder) -> None:
     folder.append_metrics({"epoch": 2, "lr": 0.2})
     first = whole.splitlines()[0]
     assert folder.metrics.read_text().splitlines() == [first, '{"epoch": 2, "lr": 0.2}']
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"lr": 0.1}'])
+def test_damaged_metrics_are_refused_and_left_alone(folder: RunFolder, line: str) -> None:
+    text = f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n'
+    folder.metrics.write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line 2: restore it"):
+        folder.truncate_metrics(3)
+    assert folder.metrics.read_text() == text
+
+
+def test_metrics_that_lack_an_epoch_are_refused(folder: RunFolder) -> None:
+    folder.append_metrics({"epoch": 1})
+    with pytest.raises(ValueError, match="holds 1 of the 2 epochs behind the checkpoint"):
+        folder.truncate_metrics(2)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no"), OSError(28, "full")])

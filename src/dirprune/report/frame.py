@@ -1,7 +1,6 @@
 """What every page is made of: its template, its figures as HTML, its key, its file."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 from plotly.offline.offline import get_plotlyjs
 
+from dirprune.files import writing
 from dirprune.report.published import citation
 
 CONFIG = {
@@ -97,16 +97,8 @@ def write_page(path: Path, text: str) -> Path:
     """Through a temporary file in the same folder, so that no reader sees half a page."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for the report: make it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

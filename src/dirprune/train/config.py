@@ -151,6 +151,8 @@ class TrainConfig:
             raise ValueError(
                 "a target or forecast needs c above 0, got 0: leave c out or raise it"
             )
+        if self.forecast and self.epochs < 2:
+            raise ValueError(f"a forecast needs at least 2 epochs, got {self.epochs}")
         if (share is not None or size is not None) and self.epochs < 6:
             raise ValueError(f"a target needs at least 6 epochs to steer by, got {self.epochs}")
 

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,12 @@ def _standard(kind: str, folder: str) -> Dataset:
 
 
 def _folders(kind: str, folder: str) -> Dataset:
+    if kind == "imagenet" and not Path(folder).expanduser().exists():
+        raise FileNotFoundError(
+            f"no folder {folder}: imagenet:FOLDER holds train/CLASS/ and val/CLASS/; "
+            "image-net.org has the archives (ILSVRC2012), and torchvision.datasets.ImageNet "
+            "unpacks them"
+        )
     names = ["val"] if kind == "imagenet" else evaluation_parts(folder)
     classes, files = class_folders(folder, ["train", *names])
     images = decode_small(files) if kind == "imagefolder" else None

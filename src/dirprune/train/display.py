@@ -1,5 +1,7 @@
 """What a run shows: a line per epoch, and below it, in a terminal, how far it is."""
 
+import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +9,9 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dirprune.files import naming_errors
 from dirprune.train.config import TrainConfig
@@ -66,6 +70,9 @@ class Displays:
 class TensorBoard:
     """The epochs' figures as TensorBoard's scalars.
 
+    Written at once and here: torch's SummaryWriter leaves that to a thread, which fills the
+    screen with its traceback when the disk is full.
+
     Args:
         folder: Where its files go.
     """
@@ -74,24 +81,31 @@ class TensorBoard:
         self._folder = folder
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Open a file that takes the place of earlier ones from ``step`` on."""
-        with naming_errors(self._folder):
-            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
+        """Begin a file that takes the place of earlier ones from ``step`` on."""
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._path = self._folder / name
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int) -> None:
         """Steps are not shown."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write every number of the epoch."""
-        with naming_errors(self._folder):
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, value, record["step"])
-            self._writer.flush()
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name not in ("epoch", "step")
+        ]
+        self._write(step=record["step"], summary=Summary(value=values))
 
     def stop(self) -> None:
-        """Close the file."""
-        self._writer.close()
+        """Everything is written already."""
+
+    def _write(self, **fields: Any) -> None:
+        with naming_errors(self._path), self._path.open("ab") as file:
+            event = Event(wall_time=time.time(), **fields)
+            RecordWriter(file).write(event.SerializeToString())
 
 
 class ConsoleDisplay:

@@ -116,7 +116,10 @@ def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
 def _existing(folder: str) -> Path:
     root = Path(folder).expanduser()
     if not root.exists():
-        raise FileNotFoundError(f"no folder {root}: give one that holds train/ and test/ or val/")
+        raise FileNotFoundError(
+            f"no folder {root}: give one that holds train/ and test/ or val/, each with a folder "
+            "of images per class"
+        )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file: give a folder with train/ and test/ or val/")
     return root

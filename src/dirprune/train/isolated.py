@@ -2,7 +2,9 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.stopping import StopSignals
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 # What a call may raise for good reasons: told to the caller, who knows what to do.
 _PASSED_ON = (ValueError, TypeError, OSError, ImportError)
 
@@ -48,7 +51,8 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, call, args))
     with StopSignals() as stop:
-        process.start()
+        with _held_back():
+            process.start()
         sender.close()
         told = False
         try:
@@ -82,8 +86,28 @@ def _context() -> Any:
     return context
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Let signals wait while a process starts.
+
+    Ctrl-C reaches the clean process as well, which would die of it in the midst of its imports;
+    so it and its children start with signals held back.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # nor is there a clean process
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let them through when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(sender: Connection, call: Callable[..., object], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it too, and sends SIGTERM
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     problem: BaseException | None = None
     try:
         call(*args)

@@ -70,7 +70,7 @@ def train(
         config: Decides the weights.
         out: The run's folder.
         resume: Go on with the run in ``out``; one that has finished returns its summary.
-        overwrite: Replace the run in ``out``.
+        overwrite: Replace the run in ``out``, as soon as the new one has saved something.
         display: Where progress is shown; by default on the standard output.
         initial: Weights and buffers to start from instead of fresh ones.
         recipe: Name and published figures of the paper's row that this is, for the report.
@@ -109,18 +109,12 @@ def train(
         else:
             folder.begin(config, recipe, session.device.type, session.data.task)
     shown = Displays(TensorBoard(folder.path), display or ConsoleDisplay()) if main else Displays()
-    total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
-    shown.start(config, total, session.steps_per_epoch, progress.step)
     try:
-        with StopSignals() as stop:
-            while progress.step < len(session.lrs):
-                _train_epoch(session, progress, folder, shown, stop)
-                _end_epoch(session, progress, folder, shown)
-                if progress.step < len(session.lrs) and _anywhere(session, stop.received):
-                    _interrupt(session, progress, folder)
-            summary = _finish(session, progress, folder) if main else {}
-    finally:
-        shown.stop()
+        summary = _train_all(session, progress, folder, shown)
+    except (ValueError, OSError):  # the user's to mend, upon which he starts again
+        if main and not resume:
+            folder.give_back()
+        raise
     everywhere: list[Summary] = broadcast_object_list([summary])
     return everywhere[0]
 
@@ -137,6 +131,25 @@ def _check_folder(
     folder.check_resumable(config)
     summary = folder.read_summary()
     return summary if summary and summary["status"] == "finished" else None
+
+
+def _train_all(
+    session: Session, progress: Progress, folder: RunFolder, display: Display
+) -> Summary:
+    """Train to the end, from wherever the run was left; only one process has a summary."""
+    total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
+    try:
+        display.start(session.config, total, session.steps_per_epoch, progress.step)
+        with StopSignals() as stop:
+            while progress.step < len(session.lrs):
+                _train_epoch(session, progress, folder, display, stop)
+                _end_epoch(session, progress, folder, display)
+                if progress.step < len(session.lrs) and _anywhere(session, stop.received):
+                    _interrupt(session, progress, folder)
+            main = session.accelerator.is_main_process
+            return _finish(session, progress, folder) if main else {}
+    finally:
+        display.stop()
 
 
 def _train_epoch(
@@ -239,9 +252,11 @@ def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: st
     kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
     if session.accelerator.is_main_process:
         _write_unfinished("diverged", progress, folder)
+    steered = session.config.target_sparsity or session.config.target_size
+    knobs = "lr or target, more epochs, a larger mu," if steered else "lr, c, mu or sparsity,"
     raise Diverged(
-        f"diverged at step {progress.step}: {reason}; start again with a smaller lr, c, mu or "
-        f"sparsity, or with warmup_epochs ({kept})"
+        f"diverged at step {progress.step}: {reason}; start again with a smaller {knobs} "
+        f"or with warmup_epochs ({kept})"
     )
 
 
@@ -260,6 +275,7 @@ def _interrupt(session: Session, progress: Progress, folder: RunFolder) -> None:
 
 def _write_unfinished(status: str, progress: Progress, folder: RunFolder) -> None:
     write_json(folder.summary, unfinished_summary(status, folder.read_metrics(), progress.best))
+    folder.settle()
 
 
 def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
@@ -269,6 +285,7 @@ def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
     save_checkpoint(path, *snapshot(session, progress))
     best = progress.best["step"] if progress.best else None
     remove_old_checkpoints(folder.checkpoints, session.config.keep_checkpoints, best)
+    folder.settle()
 
 
 def _resume(session: Session, folder: RunFolder) -> Progress:

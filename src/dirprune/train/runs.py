@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,11 @@ class RunFolder:
         """The folder of what resuming needs."""
         return self.path / "checkpoints"
 
+    @property
+    def replaced(self) -> Path:
+        """The folder of the run that is being overwritten, until the new one has saved."""
+        return self.path / ".replaced"
+
     def check_free(self, *, overwrite: bool = False) -> None:
         """Refuse a folder in which a new run would destroy something.
 
@@ -101,8 +107,12 @@ class RunFolder:
             ValueError: If the run was started with other values, or has diverged.
         """
         if not self._holds_run():
+            damaged = self.config.is_file()
             raise FileNotFoundError(
-                f"{self.path} holds no run that could be resumed: leave out --resume "
+                f"{self.config} is damaged or of no run of dirprune: restore it, or choose "
+                "another folder"
+                if damaged
+                else f"{self.path} holds no run that could be resumed: leave out --resume "
                 "(resume=True) to start one"
             )
         check_same_config(read_json(self.config)["config"], config, str(self.path))
@@ -119,7 +129,10 @@ class RunFolder:
         device: str,
         task: Mapping[str, Any],
     ) -> None:
-        """Start a run: remove what an earlier one wrote, and nothing else, and write the config.
+        """Start a run: set aside what an earlier one wrote, and nothing else; write the config.
+
+        The earlier run comes back with :meth:`give_back`, and is gone for good with
+        :meth:`settle`.
 
         Args:
             config: Of the new run.
@@ -128,7 +141,10 @@ class RunFolder:
             task: What the network has to fit, as :attr:`.data.Dataset.task` gives it.
         """
         with naming_errors(self.path):
-            self._clear()
+            if self.replaced.exists():  # a start that was cut short: what it left is not that run
+                self._clear()
+            else:
+                self._set_aside()
             self.path.mkdir(parents=True, exist_ok=True)
         record = {
             "config": asdict(config),
@@ -136,6 +152,21 @@ class RunFolder:
             "task": dict(task),
         }
         write_json(self.config, record | environment(device))
+
+    def settle(self) -> None:
+        """Remove the run that this one replaces."""
+        if self.replaced.is_dir():
+            with naming_errors(self.replaced):
+                shutil.rmtree(self.replaced)
+
+    def give_back(self) -> None:
+        """Undo :meth:`begin`, if nothing of the new run has been saved."""
+        if self.summary.exists() or any(self.checkpoints.glob("step-*")):
+            return
+        self._clear()
+        if self.replaced.is_dir():
+            _move(self.replaced, self.path, _written(self.replaced))
+            shutil.rmtree(self.replaced)
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the final figures, or None while there are none."""
@@ -146,20 +177,40 @@ class RunFolder:
 
         Args:
             until: The last epoch wanted; by default all.
+
+        Raises:
+            ValueError: If another line is damaged.
         """
         records: list[dict[str, Any]] = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
+        text = self.metrics.read_text() if self.metrics.exists() else ""
+        for number, line in enumerate(text.splitlines(keepends=True), start=1):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                break
-            if until is None or record["epoch"] <= until:
-                records.append(record)
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("epoch"), int):
+                if until is None or record["epoch"] <= until:
+                    records.append(record)
+            elif line.endswith("\n"):
+                raise ValueError(
+                    f"{self.metrics} is damaged in line {number}: restore it, or start anew with "
+                    "--overwrite (overwrite=True)"
+                )
         return records
 
     def truncate_metrics(self, until: int) -> None:
-        """Forget the epochs after ``until``, which a resumed run is about to repeat."""
-        lines = [json.dumps(record) + "\n" for record in self.read_metrics(until)]
+        """Forget the epochs after ``until``, which a resumed run is about to repeat.
+
+        Raises:
+            ValueError: If the figures of an epoch before it are not there.
+        """
+        records = self.read_metrics(until)
+        if len(records) < until:
+            raise ValueError(
+                f"{self.metrics} holds {len(records)} of the {until} epochs behind the "
+                "checkpoint: restore it, or start anew with --overwrite (overwrite=True)"
+            )
+        lines = [json.dumps(record) + "\n" for record in records]
         with writing(self.metrics) as temporary:
             temporary.write_text("".join(lines))
 
@@ -177,20 +228,40 @@ class RunFolder:
             record = json.loads(self.config.read_text())
         except ValueError:
             return False
-        return isinstance(record, dict) and record.keys() >= {"config", "versions"}
+        known = isinstance(record, dict) and record.keys() >= {"config", "versions"}
+        return known and isinstance(record["config"], dict)
 
     def _clear(self) -> None:
-        if not self._holds_run():
-            return
-        for path in self.checkpoints.glob("step-*.safetensors"):
+        for path in _written(self.path) if self._holds_run() else ():
             path.unlink()
-        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
-            self.checkpoints.rmdir()
-        page = self.path / "report.html"
-        files = [self.metrics, self.summary, self.weights, self.exported, page]
-        # The config goes last: while it is there, an overwrite that was cut short can be repeated.
-        for path in [*files, *self.path.glob("events.out.tfevents.*"), self.config]:
-            path.unlink(missing_ok=True)
+        _remove_empty(self.checkpoints)
+
+    def _set_aside(self) -> None:
+        if self._holds_run():
+            _move(self.path, self.replaced, _written(self.path))
+            _remove_empty(self.checkpoints)
+
+
+def _written(path: Path) -> list[Path]:
+    """What a run has written into its folder."""
+    folder = RunFolder(path)
+    files = [folder.metrics, folder.summary, folder.weights, folder.exported, path / "report.html"]
+    files += folder.checkpoints.glob("step-*.safetensors")
+    files += path.glob("events.out.tfevents.*")
+    # The config goes last: while it is there, an overwrite that was cut short can be repeated.
+    return [file for file in (*files, folder.config) if file.exists()]
+
+
+def _move(source: Path, target: Path, files: list[Path]) -> None:
+    for file in files:
+        moved = target / file.relative_to(source)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(moved)
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str) -> None:

@@ -28,7 +28,8 @@ def target_of(config: TrainConfig, total: int) -> float | None:
         total: Number of trainable parameters.
 
     Raises:
-        ValueError: If no sparsity leads to ``config.target_size``.
+        ValueError: If no sparsity leads to ``config.target_size``, or ``config.target_sparsity``
+            leaves no weight.
 
     Example:
         >>> target_of(TrainConfig(target_size="481B"), total=1000)
@@ -36,7 +37,13 @@ def target_of(config: TrainConfig, total: int) -> float | None:
     """
     if config.target_size is not None:
         return sparsity_for_size(parse_size(config.target_size), total)
-    return config.target_sparsity
+    target = config.target_sparsity
+    if target is not None and (1 - target) * total < 1:
+        raise ValueError(
+            f"a target_sparsity of {target} leaves none of {total:,} parameters: give less than "
+            f"{1 - 1 / total:.9g}"
+        )
+    return target
 
 
 def start_steering(session: Session, progress: Progress) -> None:

@@ -4,7 +4,9 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,9 +63,10 @@ def build_model(
     if name in OWN:
         builder, smallest = OWN[name]
         if min(size) < smallest:
+            other = "mlp" if name == "convnet" else "convnet"
             raise ValueError(
                 f"{name} needs images of at least {smallest}x{smallest} pixels, "
-                f"these have {size[0]}x{size[1]}: take convnet or larger images"
+                f"these have {size[0]}x{size[1]}: take {other} or larger images"
             )
         return builder(num_classes, channels, size, width)
     if width != 1.0:
@@ -118,12 +121,29 @@ def _from_user(name: str, num_classes: int) -> nn.Module:
         sys.path.append(os.getcwd())  # a console script does not look there
     try:
         function: Any = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(f"cannot import model {name!r}: {error}") from error
-    model = function(num_classes=num_classes)
+    except Exception as error:
+        raise ImportError(f"cannot import model {name!r}: {_told(error)}") from error
+    if not callable(function):
+        raise TypeError(
+            f"{name} is a {type(function).__name__}: give module.path:callable, something that "
+            "returns an nn.Module when called with num_classes"
+        )
+    try:
+        model = function(num_classes=num_classes)
+    except Exception as error:
+        raise ValueError(
+            f"{name}(num_classes={num_classes}) failed with {_told(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
+
+
+def _told(error: Exception) -> str:
+    """What went wrong in code of others, and in which line of it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {reason} ({Path(at.filename).name}, line {at.lineno})"
 
 
 @torch.no_grad()
@@ -134,9 +154,10 @@ def _check_outputs(
     model.eval()
     try:
         outputs = model(torch.zeros(shape))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name} cannot take images with shape {shape[1:]}: {reason}") from error
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot take images with shape {shape[1:]}: {_told(error)}"
+        ) from error
     model.train()
     found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if found != (1, num_classes):
