@@ -25,11 +25,14 @@ from dirprune.train.calibrate import calibrate, closest, next_strength
 from dirprune.train.compare import compare
 from dirprune.train.comparison import Plan, method_config
 from dirprune.train.config import TrainConfig
+from dirprune.train.display import Displays
 from dirprune.train.endings import Diverged, Interrupted
 from dirprune.train.isolated import run_isolated
+from dirprune.train.loop import train
 from dirprune.train.methods import METHODS, build_optimizer
 from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES
-from dirprune.train.one_shot import prune_magnitude
+from dirprune.train.one_shot import prune_finished, prune_magnitude
+from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import peak_memory_mib
 from dirprune.train.table import csv_text, markdown_text, rows
@@ -414,3 +417,17 @@ def test_a_row_of_nothing() -> None:
     table = rows({"grda": [{"status": "diverged"}]})
     assert "| grda | 0 (+1 diverged) | - |" in markdown_text(table)
     assert csv_text(table).splitlines()[1].startswith("grda,0,1,,")
+
+
+def test_pruning_that_was_cut_short_is_done_anew(tmp_path: Path) -> None:
+    config = TrainConfig(model="mlp", width=0.1, epochs=1, method="sgd")
+    train(config, tmp_path / "dense", display=Displays())
+    pruned = RunFolder(tmp_path / "pruned")
+    final = replace(config, method="magnitude", sparsity=0.5)
+    pruned.begin(final, None, "cpu", {})  # and no more
+    prune_finished(tmp_path / "dense", config, pruned.path, final)
+    summary = pruned.read_summary()
+    assert summary is not None
+    assert summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    names = ("config.json", "metrics.jsonl", "model.safetensors", "summary.json")
+    assert sorted(path.name for path in pruned.path.iterdir()) == list(names)

@@ -85,6 +85,21 @@ def test_an_overwritten_run_comes_back_while_nothing_new_is_saved(folder: RunFol
     assert json.loads(folder.summary.read_text()) == {"status": "diverged"}
 
 
+def test_an_overwritten_run_comes_back_if_the_disk_is_full(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = contents(folder.path)
+    with monkeypatch.context() as patch:
+        patch.setattr("dirprune.train.runs.write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+    assert contents(folder.path) == before
+    folder.check_resumable(CONFIG)
+
+
 def test_a_new_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(CONFIG, None, "cpu", {})

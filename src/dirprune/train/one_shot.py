@@ -64,6 +64,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
         weights=folder.weights,
     )
     write_json(folder.summary, figures | {"epochs": config.epochs})
+    folder.settle()  # a try that was cut short, if there was one
 
 
 @torch.no_grad()

@@ -151,7 +151,11 @@ class RunFolder:
             "recipe": dict(recipe) if recipe else None,
             "task": dict(task),
         }
-        write_json(self.config, record | environment(device))
+        try:
+            write_json(self.config, record | environment(device))
+        except OSError:
+            self.give_back()
+            raise
 
     def settle(self) -> None:
         """Remove the run that this one replaces."""
