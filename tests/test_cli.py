@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dirprune import cli
+from dirprune.cli import commands
 
 QUICK = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "2", "--c", "0.1"]
 
@@ -116,7 +117,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert cli.main([*QUICK, "--out", str(out), "--resume"]) == 0
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "landscape", "report"])
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert "--out" in capsys.readouterr().out
@@ -125,7 +126,7 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_demo_trains_both_methods(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "DEMO", cli.TrainConfig(model="mlp", epochs=3, c=0.05))
+    monkeypatch.setattr(commands, "DEMO", commands.TrainConfig(model="mlp", epochs=3, c=0.05))
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
     runs = {m: json.loads((tmp_path / m / "summary.json").read_text()) for m in ("sgd", "grda")}
     assert runs["sgd"]["sparsity"] < 0.01 < runs["grda"]["sparsity"]

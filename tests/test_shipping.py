@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dirprune import _native, cli
+from dirprune.cli import commands
 from dirprune.deploy import load
 from dirprune.shipping import ship
 from dirprune.train.runs import RunFolder
@@ -53,5 +54,5 @@ def test_what_cannot_be_exported_is_named_and_left_out(
         raise ValueError("aten.sort has no place in a file")
 
     monkeypatch.setattr("dirprune.shipping.shrink", refuse)
-    cli._ship([run])
+    commands._ship([run])
     assert "not exported: aten.sort" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,67 @@
+"""What commands print: tables of runs, of trials and of exported networks."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dirprune.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dirprune.train.tune import TuneResult
+
+
+def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
+    """Print a line for each finished run."""
+    table = Table(caption="sparsity: share of zeros; size: weights after zstd")
+    table.add_column("")
+    for title in ("test accuracy", "sparsity", "nonzeros", "s/epoch", "size"):
+        table.add_column(title, justify="right")
+    for name, s in summaries.items():
+        table.add_row(
+            name,
+            f"{s['test_accuracy']:.2%}",
+            f"{s['sparsity']:.2%}",
+            f"{s['nonzeros']:,}",
+            f"{s['seconds_per_epoch']:.2f}",
+            f"{s['weights_zstd_bytes'] / 1e3:,.1f} kB",
+        )
+    Console().print(table)
+
+
+def print_target(config: TrainConfig, summary: dict[str, Any]) -> None:
+    """Say so if a run has missed its target by more than the point that is promised."""
+    from dirprune.train.steering import target_of
+
+    target, ended = target_of(config, summary["total"]), summary["sparsity"]
+    if target is not None and not config.forecast and abs(ended - target) > 0.01:
+        print(
+            f"target missed: {ended:.2%} zeros instead of {target:.2%}; give more epochs, or --c"
+        )
+
+
+def print_trials(result: "TuneResult") -> None:
+    """Print a line for each trial of c and mu."""
+    table = Table(caption="accuracy on held-out training data after the early epochs")
+    for title in ("mu", "c", "accuracy", "sparsity", ""):
+        table.add_column(title, justify="right")
+    for trial in (result.reference, *result.trials):
+        mark = "chosen" if trial == result.chosen else ""
+        figures = (f"{trial.mu:g}", f"{trial.c:g}", f"{trial.validation_accuracy:.2%}")
+        table.add_row(*figures, f"{trial.sparsity:.2%}", mark)
+    Console().print(table)
+
+
+def print_exports(found: dict[str, dict[str, Any]]) -> None:
+    """Print size and latency of each exported network."""
+    table = Table(caption="shrunk and saved; ms for one image on one thread, median")
+    table.add_column("")
+    for title in ("file", "dense", "torch", "dirprune"):
+        table.add_column(title, justify="right")
+    for name, export in found.items():
+        sizes = (f"{export[key] / 1e3:,.1f} kB" for key in ("file_bytes", "dense_bytes"))
+        times = (export["latency_ms"].get(key) for key in ("torch", "dirprune"))
+        told = ("-" if ms is None else f"{ms:.3f} ms" for ms in times)
+        table.add_row(name, *sizes, *told)
+    if table.row_count:
+        Console().print(table)
