@@ -5,13 +5,16 @@
 Trains what is missing in FOLDER (runs/landscape by default), surveys it as `dirprune landscape`
 does, and writes a file for each PART (seeds, variants, training, planes, projections and edges;
 without any, all): a line for each network that was compared with SGD's, for each epoch, or for
-each point of a plane, of what is projected on it, or of its edges.
+each point of a plane, of what is projected on it, or of its edges. The parts vgg16 and vgg16_bn
+have to be asked for: they need images in FOLDER/cifar10/train and FOLDER/cifar10/test, a folder a
+class; here they were the first 1,000 and 200 of every class of CIFAR-10.
 """
 
 import csv
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,16 @@ SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
 # Of the Hessian a plane takes the sharp directions alone, for directional pruning.
 PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
+# Of images, without and with BatchNorm: c is found within gRDA's run, for nine zeros in ten.
+IMAGES = TrainConfig(device="cpu", keep_checkpoints=1, width=0.25, mu=0.6)
+PHOTOGRAPHS = {
+    # without BatchNorm and with augmentation it learns too slowly for an hour or two
+    "vgg16": replace(IMAGES, model="vgg16", batch_size=32, epochs=40, augment=False),
+    "vgg16_bn": replace(IMAGES, model="vgg16_bn", batch_size=64, epochs=20),
+}
+PHOTOGRAPHS_SURVEY = SurveyConfig(
+    what="hessian,curve", samples=1000, test_samples=1000, curve_epochs=15, curve_momentum=0.9
+)
 THIRDS = ("other batches", "other seed")
 """The second SGD run, whose end spans a plane together with the first one's and gRDA's."""
 
@@ -211,6 +224,24 @@ def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
     ]
 
 
+def photographs(name: str, runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """A larger network on images, one seed."""
+    config, folder = (
+        replace(PHOTOGRAPHS[name], data=f"imagefolder:{runs / 'cifar10'}"),
+        runs / name,
+    )
+    sgd = replace(config, method="sgd")
+    other = replace(sgd, batch_seed=sgd.seed + OTHER_BATCHES)
+    paths = {
+        "sgd": trained(folder / "sgd-1", sgd),
+        "grda": trained(folder / "grda-1", replace(config, target_sparsity=0.9)),
+        "sgd, other batches": trained(folder / "sgd-other-batches-1", other),
+        "sgd, other seed": trained(folder / "sgd-2", replace(sgd, seed=2)),
+    }
+    head = {"model": name, "variant": "", "seed": config.seed, "mu": config.mu}
+    yield surveyed(paths, PHOTOGRAPHS_SURVEY, folder / "landscape", head)
+
+
 def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]]:
     """What a line begins with, networks with all their checkpoints, and a survey's folder."""
     for name, plain in NETWORKS.items():
@@ -290,9 +321,10 @@ def main() -> None:
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/landscape")
     parts = {"seeds": seeds, "variants": variants, "training": training}
     parts |= {"planes": planes, "projections": projections, "edges": edges}
+    asked = {name: partial(photographs, name) for name in PHOTOGRAPHS}
     for part in sys.argv[2:] or parts:
         rows: list[dict[str, Any]] = []
-        for more in parts[part](runs):
+        for more in (parts | asked)[part](runs):
             rows += more
             with (HERE / f"{part}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
