@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch.optim import SGD
 
 from dirprune.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from dirprune.files import naming_errors
+from dirprune.tensors import write_tensors
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
 from dirprune.train.data import load_data
@@ -309,14 +311,38 @@ def test_the_same_start_with_other_batches(tmp_path: Path) -> None:
 
 def test_weights_to_start_from(tmp_path: Path) -> None:
     first = train(replace(SHORT, epochs=1), tmp_path / "a", display=QUIET)
-    config = replace(SHORT, epochs=1, lr=1e-30, seed=9)
-    again = train(config, tmp_path / "b", display=QUIET, initial=weights(tmp_path / "a"))
+    start = tmp_path / "a" / "model.safetensors"
+    config = replace(SHORT, epochs=1, lr=1e-30, seed=9, start_from=str(start))
+    again = train(config, tmp_path / "b", display=QUIET)
     assert again["test_loss"] == pytest.approx(first["test_loss"], rel=1e-6)
-    wrong = weights(tmp_path / "a") | {"extra": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"initial weights: of another model.*first extra") as e:
-        train(config, tmp_path / "c", display=QUIET, initial=wrong)
-    one_line(e.value)
-    assert not (tmp_path / "c").exists()
+    for name in ("wrong", "none"):
+        (tmp_path / name).mkdir()
+    write_tensors(tmp_path / "wrong" / "x", weights(tmp_path / "a") | {"extra": torch.ones(1)})
+    (tmp_path / "none" / "x").write_text("no weights")
+    for folder, told in (
+        ("wrong", "x: of another model, 1 tensors differ, first extra"),
+        ("none", "x is no safetensors file"),
+        ("missing", "missing/x"),
+    ):
+        mistaken = replace(config, start_from=str(tmp_path / folder / "x"))
+        with pytest.raises((ValueError, OSError), match=told) as e:
+            train(mistaken, tmp_path / "c", display=QUIET)
+        one_line(e.value)
+        assert not (tmp_path / "c").exists()
+
+
+def test_a_run_stopped_at_once_still_starts_from_its_weights(tmp_path: Path) -> None:
+    train(replace(SHORT, epochs=1, seed=9), tmp_path / "a", display=QUIET)
+    start = str(tmp_path / "a" / "model.safetensors")
+    config = replace(SHORT, epochs=1, start_from=start)
+    train(config, tmp_path / "whole", display=QUIET)
+    out = tmp_path / "run"
+    shutil.copytree(tmp_path / "whole", out)
+    shutil.rmtree(out / "checkpoints")
+    (out / "summary.json").unlink()
+    train(config, out, resume=True, display=QUIET)
+    a, b = weights(tmp_path / "whole"), weights(out)
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_refreshing_batchnorm_changes_statistics_only(tmp_path: Path) -> None:
@@ -371,8 +397,10 @@ def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) ->
     weights = dict(open_session(config).net.state_dict())
     last = [name for name, tensor in weights.items() if tensor.dim() > 1][-1]
     blind = {n: torch.zeros_like(t) if n != last else t for n, t in weights.items()}
+    write_tensors(tmp_path / "blind", blind)
+    begun = replace(config, start_from=str(tmp_path / "blind"))
     with pytest.raises(Diverged, match=r"every image gets the same scores.*no checkpoint"):
-        train(config, tmp_path / "run", display=QUIET, initial=blind)
+        train(begun, tmp_path / "run", display=QUIET)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
 
 

@@ -21,6 +21,8 @@ class TrainConfig:
         model: mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
             resnet50, timm:NAME, or module.path:callable of your own.
         width: Factor on every hidden width of dirprune's own models.
+        start_from: A safetensors file of weights to start from instead of fresh ones, such as a
+            run's model.safetensors.
         method: sgd, sgd_momentum, grda, grda_momentum, prox_sgd, rda, gmp, gmp_momentum,
             magnitude_finetune or random; dirprune.train.methods.METHODS explains them.
         epochs: Passes over the training data.
@@ -44,7 +46,7 @@ class TrainConfig:
             steps, a tenth at each of lr_steps; cosine to zero.
         lr_steps: Where the schedule steps divides the rate by ten, as shares of all epochs.
         warmup_epochs: Epochs of linear warm-up before the schedule's own rate.
-        seed: Decides initial weights, batches, augmentation and dropout.
+        seed: Decides fresh weights, batches, augmentation and dropout.
         batch_seed: Decides the last three if given: another one is a second run from the same
             start, a control for whatever two runs are compared by.
         validation: Share of the training data held out for choosing; 0 trains on all of it.
@@ -75,6 +77,7 @@ class TrainConfig:
     data: str = "digits"
     model: str = "convnet"
     width: float = 1.0
+    start_from: str | None = None
     method: str = "grda"
     epochs: int = 60
     batch_size: int = 32

@@ -58,7 +58,6 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     display: Display | None = None,
-    initial: Mapping[str, Tensor] | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Train a network and leave everything worth knowing about it in a folder.
@@ -72,7 +71,6 @@ def train(
         resume: Go on with the run in ``out``; one that has finished returns its summary.
         overwrite: Replace the run in ``out``, as soon as the new one has saved something.
         display: Where progress is shown; by default on the standard output.
-        initial: Weights and buffers to start from instead of fresh ones.
         recipe: Name and published figures of the paper's row that this is, for the report.
 
     Returns:
@@ -96,7 +94,7 @@ def train(
     finished = _check_folder(folder, config, resume=resume, overwrite=overwrite)
     if finished is not None:
         return finished
-    session = open_session(config, initial)
+    session = open_session(config)
     progress = _resume(session, folder) if resume else Progress(session.zero_totals())
     if progress.step == 0:
         start_steering(session, progress)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from dirprune.files import write_json
@@ -17,8 +16,9 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
 from dirprune.train.masked import magnitudes, smallest
 from dirprune.train.runs import RunFolder
-from dirprune.train.session import Progress, load_weights, open_session
+from dirprune.train.session import Progress, open_session
 from dirprune.train.summary import finished_summary
+from dirprune.train.weights import load_weights, read_weights
 
 
 def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: TrainConfig) -> None:
@@ -40,7 +40,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
     """
     trained = RunFolder(dense)
     session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
-    load_weights(session.net, load_file(trained.weights), str(trained.weights))
+    load_weights(session.net, read_weights(trained.weights), str(trained.weights))
     prune_magnitude(session.net, config.mask_sparsity, config.prune)
     if config.refresh_batchnorm:
         refresh_statistics(session)

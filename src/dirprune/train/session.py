@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from dirprune.train.models import build_model
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.sources import num_batches
+from dirprune.train.weights import load_weights, read_weights
 
 _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -122,18 +124,18 @@ class Progress:
     scales: list[dict[str, Any]] = field(default_factory=list)
 
 
-def open_session(config: TrainConfig, initial: Mapping[str, Tensor] | None = None) -> Session:
+def open_session(config: TrainConfig) -> Session:
     """Make everything a run works with.
 
     Args:
-        config: Of the run; ``config.seed`` decides the initial weights.
-        initial: Weights to start from instead.
+        config: Of the run.
 
     Returns:
         The session, before its first step.
 
     Raises:
         ValueError: If the config cannot be followed on this machine or with this data.
+        OSError: If the data or the weights to start from cannot be read.
     """
     device = _device_type(config)
     data = load_data(config)
@@ -147,8 +149,8 @@ def open_session(config: TrainConfig, initial: Mapping[str, Tensor] | None = Non
         size=data.size,
         width=config.width,
     )
-    if initial is not None:
-        load_weights(net, initial, "the initial weights")
+    if config.start_from is not None:
+        load_weights(net, read_weights(Path(config.start_from)), config.start_from)
     # A second run in one process may have another device or precision, which accelerate refuses.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator: Any = Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
@@ -228,29 +230,6 @@ def restore(
         [Magnitudes(**moment) for moment in unpack(meta["past"], tensors)],
         meta["scales"],
     )
-
-
-def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights and buffers, or say in one line why they do not fit.
-
-    Args:
-        net: Any module.
-        tensors: By the names of its state_dict.
-        origin: Where they come from, for the message.
-
-    Raises:
-        ValueError: If a name or a shape differs.
-    """
-    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differing = sorted(n for n in own | given if own.get(n) != given.get(n))
-    if differing:
-        name = differing[0]
-        raise ValueError(
-            f"{origin}: of another model, {len(differing)} tensors differ, first {name} (here "
-            f"{own.get(name, 'missing')}, there {given.get(name, 'missing')}): give the same model"
-        )
-    net.load_state_dict(dict(tensors))
 
 
 def peak_memory_mib(device: torch.device) -> float:

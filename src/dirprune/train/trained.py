@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from dirprune.files import read_json
 from dirprune.train.models import build_model
 from dirprune.train.runs import RunFolder
-from dirprune.train.session import load_weights
+from dirprune.train.weights import load_weights, read_weights
 
 Network = tuple[nn.Module, tuple[int, int, int]]
 """A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
@@ -70,16 +68,3 @@ def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> N
     net = build_model(name, num_classes=num_classes, channels=3, size=(size, size))
     load_weights(net, read_weights(weights), str(weights))
     return net.float().eval(), (3, size, size)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        ValueError: If it is none.
-        OSError: If it cannot be read.
-    """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error})") from None
