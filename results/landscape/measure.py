@@ -59,8 +59,9 @@ FIRST_EPOCHS = {"vgg16": 10}
 """Epochs of SGD before any run begins: without BatchNorm the loss stays on a plateau for some, and
 from fresh weights gRDA's threshold was faster than what leads off it."""
 PHOTOGRAPHS_SURVEY = SurveyConfig(
-    what="hessian,curve", samples=1000, test_samples=1000, curve_epochs=15, curve_momentum=0.9
-)
+    what="hessian,curve", samples=500, test_samples=500, probes=1, points=31,
+    curve_epochs=6, curve_momentum=0.9,
+)  # fmt: skip
 THIRDS = ("other batches", "other seed")
 """The second SGD run, whose end spans a plane together with the first one's and gRDA's."""
 
@@ -105,8 +106,8 @@ def varied(config: TrainConfig, variant: Variant) -> TrainConfig:
 
 
 def trained(folder: Path, config: TrainConfig) -> Path:
-    """Train a network if that has not been done."""
-    if not (folder / "summary.json").exists():
+    """Train a network unless that has been done to the end."""
+    if (RunFolder(folder).read_summary() or {}).get("status") != "finished":
         print(folder, flush=True)
         train(config, folder, resume=(folder / "config.json").exists(), display=Displays())
     return folder
