@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dirprune import threshold_path
-from dirprune.files import write_json
+from dirprune.files import read_json, write_json
 from dirprune.landscape import path, straight_line
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.networks import open_subject
@@ -340,13 +340,13 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for more in (parts | asked)[part](runs):
             rows += more
-            with (HERE / f"{part}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            with (HERE / f"{part}.csv").open("w", newline="") as table:
+                writer = csv.DictWriter(table, rows[0], lineterminator="\n")
                 writer.writeheader()
                 writer.writerows({key: shown(value) for key, value in r.items()} for r in rows)
-    known = environment("cpu")
-    kept = {key: known[key] for key in ("versions", "commit", "hardware", "started")}
-    write_json(HERE / "environment.json", kept)
+        known, file = environment("cpu"), HERE / "environment.json"
+        kept = {key: known[key] for key in ("versions", "commit", "hardware", "started")}
+        write_json(file, (read_json(file) if file.exists() else {}) | {part: kept})
 
 
 if __name__ == "__main__":

@@ -315,14 +315,15 @@ def test_weights_to_start_from(tmp_path: Path) -> None:
     config = replace(SHORT, epochs=1, lr=1e-30, seed=9, start_from=str(start))
     again = train(config, tmp_path / "b", display=QUIET)
     assert again["test_loss"] == pytest.approx(first["test_loss"], rel=1e-6)
-    for name in ("wrong", "none"):
-        (tmp_path / name).mkdir()
+    for name in ("wrong", "none", "folder/x"):
+        (tmp_path / name).mkdir(parents=True)
     write_tensors(tmp_path / "wrong" / "x", weights(tmp_path / "a") | {"extra": torch.ones(1)})
     (tmp_path / "none" / "x").write_text("no weights")
     for folder, told in (
         ("wrong", "x: of another model, 1 tensors differ, first extra"),
         ("none", "x is no safetensors file"),
         ("missing", "missing/x"),
+        ("folder", "folder/x is a folder"),
     ):
         mistaken = replace(config, start_from=str(tmp_path / folder / "x"))
         with pytest.raises((ValueError, OSError), match=told) as e:

@@ -13,8 +13,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ValueError: If it is none.
-        OSError: If it cannot be read.
+        OSError: If it cannot be read, or is a folder.
     """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder: give a file of weights, such as {path / 'model.safetensors'}"
+        )
     try:
         return load_file(path)
     except SafetensorError as error:
