@@ -22,9 +22,9 @@ from torchvision import datasets, transforms
 
 from dirprune import refresh_batchnorm
 from dirprune.deploy import Engine, save
-from dirprune.files import read_json
+from dirprune._support.files import read_json
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import IMAGENET_STATISTICS, load_data
+from dirprune.data.loading import IMAGENET_STATISTICS, load_data
 from dirprune.train.trained import trained_network
 from machine import write
 from sparse_networks import paper_resnet50

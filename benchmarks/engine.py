@@ -17,8 +17,9 @@ import torch
 import torchvision
 from torch import nn
 
-from dirprune.deploy import Engine, benchmark, save
-from dirprune.train.models import build_model
+from dirprune.bench import benchmark
+from dirprune.deploy import Engine, save
+from dirprune.models import build_model
 from machine import interleaved, quartiles, write
 from sparse_networks import masked, paper_resnet50
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import Hessian, top_eigenpairs
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 from machine import interleaved, quartiles, ratios, write
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dirprune import GRDA
-from dirprune.train.augment import CropFlip
-from dirprune.train.models import build_model
-from dirprune.train.sources import MemorySource
+from dirprune.data.augment import CropFlip
+from dirprune.models import build_model
+from dirprune.data.sources import MemorySource
 from machine import interleaved, quartiles, ratios, write
 
 BATCH = 128

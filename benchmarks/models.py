@@ -26,8 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
 from dirprune.deploy import Engine, save
-from dirprune.deploy.container import read_file
-from dirprune.deploy.fold import fold
+from dirprune.deploy.file.container import read_file
+from dirprune.deploy.graph.fold import fold
 
 FAMILIES = (
     "resnet", "wide_resnet", "resnext", "vgg", "mobilenet", "efficientnet", "densenet",

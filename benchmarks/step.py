@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from dirprune import GRDA
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 from machine import interleaved, quartiles, ratios, write
 
 LR, C, MU = 0.1, 1e-3, 0.6

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.optim import lr_scheduler
 
-from dirprune import GRDA, _native, param_groups, soft_threshold, threshold_path
+from dirprune import GRDA, param_groups, soft_threshold, threshold_path
 from dirprune import update as update_module
 from reference.grda_paper import Coordinate
 from step import allocated
@@ -41,7 +41,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dic
     if request.param == "chunked":
         monkeypatch.setattr(update_module, "CHUNK", 3)
     if request.param == "extension":
-        if _native.extension() is None:
+        if native.extension() is None:
             pytest.skip("the C++ extension is not built here")
         return {"fused": True}
     return {"foreach": True} if request.param == "foreach" else {"fused": False}
@@ -709,7 +709,7 @@ def test_bad_parameters_are_refused() -> None:
 
 
 def test_fused_without_the_extension_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "grda_step", lambda: None)
+    monkeypatch.setattr(native, "grda_step", lambda: None)
     with pytest.raises(ValueError, match=r"needs dirprune's C\+\+ extension"):
         GRDA([nn.Parameter(torch.ones(2))], fused=True)
 

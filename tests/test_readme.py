@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dirprune import _native
+from dirprune._support import native
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,7 +24,7 @@ def test_the_example_runs_and_is_short(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_other_examples_run(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "Engine" in example and _native.extension() is None:
+    if "Engine" in example and native.extension() is None:
         pytest.skip("the C++ extension is not installed")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})

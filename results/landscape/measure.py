@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from dirprune import threshold_path
-from dirprune.files import read_json, write_json
+from dirprune._support.files import read_json, write_json
 from dirprune.landscape import path, straight_line
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.networks import open_subject
 from dirprune.survey.survey import survey
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import load_data
+from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
 from dirprune.train.runs import RunFolder, environment

@@ -29,10 +29,10 @@ from dirprune.landscape import (
     top_eigenpairs,
 )
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import load_data
+from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 from dirprune.train.runs import environment
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ Importing the package loads nothing; each public name loads its own module on fi
 
 from typing import TYPE_CHECKING
 
-from dirprune._lazy import lazy
+from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from dirprune import _native
+from dirprune._support import native
 from dirprune.threshold import threshold_increment
 from dirprune.update import Batch, local, state_dtype, update
 
@@ -338,7 +338,7 @@ def _check_options(group: Group) -> None:
         raise ValueError("nesterov needs momentum above 0")
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach and fused exclude each other; leave one of them None")
-    if group["fused"] and _native.grda_step() is None:
+    if group["fused"] and native.grda_step() is None:
         raise ValueError(
             "fused=True needs dirprune's C++ extension, which this installation does not have; "
             "leave fused=None for the fastest path there is"

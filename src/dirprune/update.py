@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from dirprune import _native
+from dirprune._support import native
 
 Group = dict[str, Any]
 Row = tuple[Any, ...]
@@ -76,7 +76,7 @@ def update(batch: Batch, group: Group) -> None:
         for w, _, grad, m in rows:
             w.add_(_direction(w, grad, m, group), alpha=-lr)
         return
-    if group["fused"] is not False and not group["foreach"] and (step := _native.grda_step()):
+    if group["fused"] is not False and not group["foreach"] and (step := native.grda_step()):
         fused, rows = _split(rows)
         if fused:
             _descend_fused(step, fused, group, lr, g)
@@ -141,7 +141,7 @@ def _is_channels_last(t: Tensor) -> bool:
 
 
 def _descend_fused(
-    step: _native.FusedStep, rows: list[Row], group: Group, lr: float, g: float
+    step: native.FusedStep, rows: list[Row], group: Group, lr: float, g: float
 ) -> None:
     w, v, grad, m = zip(*rows)
     step(

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dirprune.deploy.graph import Graph, Node
-from dirprune.deploy.shapes import infer_shape
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.shapes import infer_shape
 
 
 class Sketch:

@@ -10,8 +10,8 @@ from torchvision import models
 from torchvision.models import convnext, efficientnet, mobilenetv3, regnet, resnet, vgg
 
 from dirprune.deploy import capture
-from dirprune.deploy.graph import Graph
-from dirprune.train.models import build_model
+from dirprune.deploy.graph.graph import Graph
+from dirprune.models import build_model
 
 
 def small_vgg() -> nn.Module:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from dirprune.deploy import GraphNet, save
-from dirprune.deploy.capturing import capture
-from dirprune.deploy.container import _HEAD, MAGIC, VERSION, read_contents
-from dirprune.deploy.fold import fold
-from dirprune.deploy.pack import compress, decompress
+from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.file.container import _HEAD, MAGIC, VERSION, read_contents
+from dirprune.deploy.graph.fold import fold
+from dirprune.deploy.file.packing import compress, decompress
 
 TRIALS = 10_000
 MEMORY = 256 << 20
@@ -168,7 +168,7 @@ def test_no_bomb_goes_off(files: list[bytes]) -> None:
 
 
 def test_a_graph_cannot_take_tensors_of_another_type() -> None:
-    from dirprune.deploy.container import Contents, Tensor, write_contents
+    from dirprune.deploy.file.container import Contents, Tensor, write_contents
 
     graph = capture(nn.Linear(2, 2), torch.ones(2, 2))
     tensors = {name: Tensor("int32", array.astype("i4")) for name, array in graph.tensors.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from deploy.networks import NETWORKS, captured, inputs
-from dirprune import _native
+from dirprune._support import native
 from dirprune.deploy import Engine, GraphNet, save
 
 pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
@@ -166,7 +166,7 @@ def test_profile_needs_a_sample(path: Path) -> None:
 
 
 def test_says_what_is_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "extension", lambda: None)
+    monkeypatch.setattr(native, "extension", lambda: None)
     with pytest.raises(RuntimeError, match=r"C\+\+ extension, which this installation lacks"):
         Engine(path)
 

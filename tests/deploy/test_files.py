@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from deploy.networks import NETWORKS, captured, difference, inputs, sparsify
 from dirprune.deploy import GraphNet, load, save
-from dirprune.deploy.container import DTYPES
-from dirprune.deploy.pack import Layout, decompress, part_sizes, put_together, take_apart
-from dirprune.deploy.values import reduce, restore
+from dirprune.deploy.file.container import DTYPES
+from dirprune.deploy.file.packing import Layout, decompress, part_sizes, put_together, take_apart
+from dirprune.deploy.file.values import reduce, restore
 
 SMALL = ["mobilenet_v3", "efficientnet", "densenet", "regnet", "convnext", "our convnet",
          "our resnet20"]  # fmt: skip
@@ -243,8 +243,8 @@ def test_a_server_reads_and_lowers_without_torch(tmp_path: Path) -> None:
 import sys
 sys.modules |= dict.fromkeys(("torch", "torchvision", "safetensors", "scipy", "sklearn"))
 from dirprune.deploy import Engine
-from dirprune.deploy.container import read_file
-from dirprune.deploy.fold import fold
+from dirprune.deploy.file.container import read_file
+from dirprune.deploy.graph.fold import fold
 print(*[node.op for node in fold(read_file({str(path)!r}).graph).nodes])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from deploy.networks import NETWORKS, captured, difference, inputs, sparsify
 from dirprune.deploy import Graph, GraphNet, capture
-from dirprune.deploy.encode import decode, encode
-from dirprune.deploy.fold import fold
+from dirprune.deploy.file.encode import decode, encode
+from dirprune.deploy.graph.fold import fold
 
 
 @pytest.mark.parametrize("name", NETWORKS)

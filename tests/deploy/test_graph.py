@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dirprune import deploy
-from dirprune.deploy.encode import KEYS, OPS, ROLES, decode, encode
-from dirprune.deploy.graph import Graph, Node
-from dirprune.deploy.operators import OPERATORS
-from dirprune.deploy.shapes import infer_shape
+from dirprune.deploy.file.encode import KEYS, OPS, ROLES, decode, encode
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.shapes import infer_shape
 
 
 def conv(path: str = "conv", **changes: Any) -> Node:

@@ -12,8 +12,8 @@ from torch import nn
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
 from deploy.networks import NETWORKS, inputs, sparsify
 from dirprune.deploy import export_onnx, shrink
-from dirprune.deploy.graph import Graph
-from dirprune.deploy.module import GraphNet
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.module import GraphNet
 
 onnx = pytest.importorskip("onnx", reason="pip install dirprune[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install dirprune[onnx]")

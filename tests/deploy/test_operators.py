@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirprune.deploy import GraphNet
-from dirprune.deploy.encode import encode
-from dirprune.deploy.graph import Graph, Node
-from dirprune.deploy.shapes import infer_shape
+from dirprune.deploy.file.encode import encode
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.shapes import infer_shape
 
 _cpp = pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
 

@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from deploy.networks import NETWORKS, difference, inputs, sparsify
 from dirprune import sparsity_report
-from dirprune.deploy import shrink, shrinking
-from dirprune.deploy.channels.smallest import smallest
+from dirprune.deploy import shrink
+from dirprune.deploy.shrinking import network as shrinking
+from dirprune.deploy.shrinking.smallest import smallest
 
 
 def silence(model: nn.Module, share: float = 0.4) -> nn.Module:

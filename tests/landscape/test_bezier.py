@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 from dirprune.landscape import Curve, Layout, Objective, Point, fit_bezier, path, straight_line
-from dirprune.landscape.bezier import bend_gradient
-from dirprune.landscape.curve import bernstein
+from dirprune.landscape.connectivity.bezier import bend_gradient
+from dirprune.landscape.connectivity.curve import bernstein
 
 Pairs = list[tuple[Tensor, Tensor]]
 

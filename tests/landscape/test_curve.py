@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from dirprune.landscape import Curve, Point, straight_line
-from dirprune.landscape.curve import bent_line, bernstein
+from dirprune.landscape.connectivity.curve import bent_line, bernstein
 
 
 def through(*control: Tensor) -> Curve:

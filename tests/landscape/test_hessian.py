@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import GaussNewton, Hessian, top_eigenpairs
-from dirprune.landscape.graph import Uncaptured, capture
-from dirprune.train.models import build_model
+from dirprune.landscape.curvature.graph import Uncaptured, capture
+from dirprune.models import build_model
 
 D = torch.float64
 MODES = ["graph", "reverse-over-reverse", "forward-over-reverse"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dirprune.landscape import Eigenpairs, LanczosProgress, MatrixOperator, top_eigenpairs
-from dirprune.landscape.krylov import Krylov
+from dirprune.landscape.curvature.krylov import Krylov
 
 
 def matrix_with(values: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -16,7 +16,7 @@ from dirprune.landscape import (
     obd_prune,
     prune_once,
 )
-from dirprune.landscape.points import Point
+from dirprune.landscape.objectives.points import Point
 
 DOUBLE = torch.float64
 ROWS, COLUMNS = 6, 20

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import GaussNewton, Hessian, top_eigenpairs
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 
 D = torch.float64
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -15,7 +15,7 @@ from torch import nn
 
 from dirprune import refresh_batchnorm
 from dirprune.landscape import Layout, PathFigures, Point, path, straight_line
-from dirprune.landscape.paths import Profile
+from dirprune.landscape.connectivity.paths import Profile
 
 DATA = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(3, (50,), generator=torch.Generator().manual_seed(2))

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from reading import CHROMIUM, Page, browse
 from synthetic_runs import TOTAL, write_comparison, write_json, write_run
 
-from dirprune.report import figures
-from dirprune.report.arms import arms, statistic
-from dirprune.report.captions import panels
-from dirprune.report.page import write_report
-from dirprune.report.published import published
-from dirprune.report.read import read_results, read_run
-from dirprune.report.words import headline
+from dirprune.report.runs import figures
+from dirprune.report.runs.arms import arms, statistic
+from dirprune.report.runs.captions import panels
+from dirprune.report.runs.page import write_report
+from dirprune.report.shared.published import published
+from dirprune.report.runs.read import read_results, read_run
+from dirprune.report.runs.words import headline
 
 
 def report(folders: list[Path], out: Path) -> Page:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import Layout, path, straight_line
-from dirprune.landscape.policy import Statistics
+from dirprune.landscape.objectives.policy import Statistics
 
 
 class Counted:

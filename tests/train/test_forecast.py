@@ -16,7 +16,7 @@ from torch import nn
 from dirprune.grda import GRDA
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays, forecast_line
-from dirprune.train.endings import Interrupted
+from dirprune.train.errors import Interrupted
 from dirprune.train.forecast import Magnitudes, c_for_sparsity, forecast_sparsity, magnitudes
 from dirprune.train.loop import train
 from dirprune.train.session import Progress, open_session

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from dirprune.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from dirprune.files import naming_errors
-from dirprune.tensors import write_tensors
+from dirprune._support.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from dirprune._support.files import naming_errors
+from dirprune._support.tensors import write_tensors
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import load_data
+from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
-from dirprune.train.endings import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.loop import train
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import open_session

@@ -14,12 +14,12 @@ from stop_at import StopAt
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from dirprune.checkpoint import pack, unpack
+from dirprune._support.checkpoint import pack, unpack
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
-from dirprune.train.endings import Interrupted
+from dirprune.train.errors import Interrupted
 from dirprune.train.loop import train
-from dirprune.train.masked import (
+from dirprune.train.baselines.masked import (
     MaskedSGD,
     cubic_sparsity,
     gradual_plan,
@@ -29,7 +29,7 @@ from dirprune.train.masked import (
     smallest,
 )
 from dirprune.train.methods import METHODS, build_optimizer
-from dirprune.train.prox_sgd import ProxSGD
+from dirprune.train.baselines.prox_sgd import ProxSGD
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dirprune.files import write_json, writing
+from dirprune._support.files import write_json, writing
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder, environment
 from dirprune.train.summary import histogram

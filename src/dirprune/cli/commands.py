@@ -38,7 +38,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
         resume: Go on with the run in the folder, to the same bits as without the stop.
         overwrite: Replace the run in the folder, as soon as the new one has saved something.
     """
-    from dirprune.report.page import write_report
+    from dirprune.report.runs.page import write_report
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
@@ -73,10 +73,10 @@ def compare(
         seeds: One run of every method each.
         lrs: Learning rates to choose from, on held-out training data, for every method.
     """
-    from dirprune.report.page import write_report
-    from dirprune.train.compare import compare as compare_methods
-    from dirprune.train.comparison import finished_runs
-    from dirprune.train.table import markdown_text
+    from dirprune.report.runs.page import write_report
+    from dirprune.study.compare import compare as compare_methods
+    from dirprune.study.comparison import finished_runs
+    from dirprune.study.tables import markdown_text
 
     table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
     print(markdown_text(table))
@@ -105,7 +105,7 @@ def tune(
         tune_epochs: Epochs of a trial; the paper's authors advise 1 to 5.
         tolerance: Accuracy that may be lost against c = 0, as a fraction.
     """
-    from dirprune.train.tune import tune as tune_trials
+    from dirprune.study.tune import tune as tune_trials
 
     result = tune_trials(config, out, mus=mus, cs=cs, epochs=tune_epochs, tolerance=tolerance)
     print_trials(result)
@@ -120,7 +120,7 @@ def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = 
         resume: Go on with what is in the folder.
         overwrite: Replace earlier runs in the folder.
     """
-    from dirprune.report.page import write_report
+    from dirprune.report.runs.page import write_report
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
@@ -151,7 +151,7 @@ def landscape(
         out: Folder of landscape.json.
         options: What is measured, and how finely.
     """
-    from dirprune.report.page import write_report
+    from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
 
     survey(runs, options, out)
@@ -166,7 +166,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         runs: Run folders, or one folder of a comparison or a landscape.
         out: The page; report.html in the first folder by default.
     """
-    from dirprune.report.page import write_report
+    from dirprune.report.runs.page import write_report
 
     if not runs:
         raise ValueError("report needs at least one run folder, got none")
@@ -235,9 +235,9 @@ def bench(
         break_even: Also find from which sparsity on it is faster than the fastest of them, by
             masking it at the first batch size and number of threads.
     """
-    from dirprune.deploy import benchmark
-    from dirprune.deploy.crossover import break_even as find_break_even
-    from dirprune.files import write_json
+    from dirprune.bench import benchmark
+    from dirprune.bench.break_even import break_even as find_break_even
+    from dirprune._support.files import write_json
 
     peers = tuple(filter(None, vs.split(",")))
     batches, counts = _numbers("batch", batch), _numbers("threads", threads)
@@ -264,7 +264,7 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
 
 def _ship(runs: list[Path]) -> None:
     """Export runs, and print what came of it; networks that cannot be exported are named."""
-    from dirprune.shipping import ship
+    from dirprune.cli.shipping import ship
 
     found = {}
     for run in runs:

@@ -8,7 +8,7 @@ from rich.table import Table
 from dirprune.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from dirprune.train.tune import TuneResult
+    from dirprune.study.tune import TuneResult
 
 
 def print_runs(summaries: dict[str, dict[str, Any]]) -> None:

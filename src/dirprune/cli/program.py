@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from dirprune.cli.commands import is_first
 from dirprune.cli.parsing import parse, unboxed
-from dirprune.train.endings import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted
 
 
 def main(arguments: list[str] | None = None) -> int:

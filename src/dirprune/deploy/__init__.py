@@ -6,33 +6,31 @@ Importing this loads nothing; each name loads its own module on first use, and w
 
 from typing import TYPE_CHECKING
 
-from dirprune._lazy import lazy
+from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
-    from dirprune.deploy.bench import benchmark as benchmark
-    from dirprune.deploy.capturing import capture as capture
+    from dirprune.deploy.graph.capture import capture as capture
     from dirprune.deploy.engine import Engine as Engine
-    from dirprune.deploy.files import load as load
-    from dirprune.deploy.files import save as save
-    from dirprune.deploy.graph import Graph as Graph
-    from dirprune.deploy.graph import Node as Node
-    from dirprune.deploy.module import GraphNet as GraphNet
+    from dirprune.deploy.file.io import load as load
+    from dirprune.deploy.file.io import save as save
+    from dirprune.deploy.graph.graph import Graph as Graph
+    from dirprune.deploy.graph.graph import Node as Node
+    from dirprune.deploy.graph.module import GraphNet as GraphNet
     from dirprune.deploy.onnx import export_onnx as export_onnx
-    from dirprune.deploy.shrinking import shrink as shrink
+    from dirprune.deploy.shrinking.network import shrink as shrink
 
 _HOME = {
-    # the four verbs, and one that measures
-    "shrink": "dirprune.deploy.shrinking",
-    "save": "dirprune.deploy.files",
-    "load": "dirprune.deploy.files",
+    # the four verbs
+    "shrink": "dirprune.deploy.shrinking.network",
+    "save": "dirprune.deploy.file.io",
+    "load": "dirprune.deploy.file.io",
     "Engine": "dirprune.deploy.engine",
     "export_onnx": "dirprune.deploy.onnx",
-    "benchmark": "dirprune.deploy.bench",
     # what they are made of
-    "capture": "dirprune.deploy.capturing",
-    "GraphNet": "dirprune.deploy.module",
-    "Graph": "dirprune.deploy.graph",
-    "Node": "dirprune.deploy.graph",
+    "capture": "dirprune.deploy.graph.capture",
+    "GraphNet": "dirprune.deploy.graph.module",
+    "Graph": "dirprune.deploy.graph.graph",
+    "Node": "dirprune.deploy.graph.graph",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

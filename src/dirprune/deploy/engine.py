@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dirprune import _native
-from dirprune.deploy.container import read_file
-from dirprune.deploy.encode import encode
-from dirprune.deploy.fold import fold
+from dirprune._support import native
+from dirprune.deploy.file.container import read_file
+from dirprune.deploy.file.encode import encode
+from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.profile import LayerTime, Profile
 from dirprune.deploy.tuned import TunedFile
 
@@ -195,7 +195,7 @@ def _as_array(x: Any) -> NDArray[Any]:
 
 
 def _extension() -> ModuleType:
-    extension = _native.extension()
+    extension = native.extension()
     if extension is None:
         raise RuntimeError(
             "Engine needs dirprune's C++ extension, which this installation lacks: install a "

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, helper, numpy_helper
 
-from dirprune.deploy.graph import Graph, Node
-from dirprune.deploy.operators import Shape
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.operators import Shape
 
 Attrs = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from dirprune.files import write_json
+from dirprune._support.files import write_json
 
 _VERSION = 1
 _NAMES = ("batch", "threads", "choices", "seconds")

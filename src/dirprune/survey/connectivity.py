@@ -21,13 +21,13 @@ from dirprune.landscape import (
     plane_along,
     straight_line,
 )
-from dirprune.landscape.paths import over_all
-from dirprune.landscape.policy import Statistics
+from dirprune.landscape.connectivity.paths import over_all
+from dirprune.landscape.objectives.policy import Statistics
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
-from dirprune.tensors import write_tensors
+from dirprune._support.tensors import write_tensors
 
 LAMBDAS = 41
 """Points on the line of directional pruning."""

@@ -17,13 +17,13 @@ from dirprune.landscape import (
     spectral_density,
     top_eigenpairs,
 )
-from dirprune.landscape.lanczos import Eigenpairs, LanczosProgress
+from dirprune.landscape.curvature.lanczos import Eigenpairs, LanczosProgress
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Moment, Network, Subject
 from dirprune.survey.record import Record
-from dirprune.tensors import write_tensors
+from dirprune._support.tensors import write_tensors
 
 TOP_ELSEWHERE = 5
 """How many of the largest eigenvalues are found at the other networks' own ends."""

@@ -8,9 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dirprune.processes import anywhere, rank_and_world
+from dirprune._support.processes import anywhere, rank_and_world
 from dirprune.survey.config import show_duration
-from dirprune.train.isolated import Stopped
+from dirprune.study.isolated import Stopped
 from dirprune.train.stopping import StopSignals
 
 TELL_EVERY = 60.0

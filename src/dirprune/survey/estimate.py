@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from dirprune.landscape import straight_line
-from dirprune.landscape.bezier import bend_gradient
-from dirprune.landscape.curve import bent_line
-from dirprune.landscape.paths import over_all
-from dirprune.landscape.policy import Statistics
+from dirprune.landscape.connectivity.bezier import bend_gradient
+from dirprune.landscape.connectivity.curve import bent_line
+from dirprune.landscape.connectivity.paths import over_all
+from dirprune.landscape.objectives.policy import Statistics
 from dirprune.survey.config import SurveyConfig, show_duration
 from dirprune.survey.curvature import TOP_ELSEWHERE, hessian_at
 from dirprune.survey.networks import Subject

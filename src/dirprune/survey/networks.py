@@ -12,17 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dirprune.checkpoint import list_checkpoints, load_checkpoint
-from dirprune.files import read_json
+from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
+from dirprune._support.files import read_json
 from dirprune.landscape import FrozenData, Layout, Point
-from dirprune.landscape.objective import Loss
-from dirprune.layout import fastest_layout
+from dirprune.landscape.objectives.objective import Loss
+from dirprune._support.memory_format import fastest_layout
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import Dataset, load_data
-from dirprune.train.models import build_model
+from dirprune.data.loading import Dataset, load_data
+from dirprune.models import build_model
 from dirprune.train.runs import RunFolder
-from dirprune.train.sources import Source, num_batches
+from dirprune.data.sources import Source, num_batches
 
 EVALUATION_BATCH = 500
 """Most images in a batch of frozen data."""

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.landscape import Objective, Point, Shot, gauss_newton_diagonal, prune_once
-from dirprune.landscape.paths import over_all
-from dirprune.landscape.policy import Statistics
+from dirprune.landscape.connectivity.paths import over_all
+from dirprune.landscape.objectives.policy import Statistics
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.curvature import hessian_at, sharp_directions
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Subject
 from dirprune.survey.record import Record
-from dirprune.tensors import write_tensors
+from dirprune._support.tensors import write_tensors
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 """At which every method prunes, besides that of the sparse network."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dirprune.files import read_json, write_json
+from dirprune._support.files import read_json, write_json
 from dirprune.landscape import Frame, Measured, PathFigures, PlaneFigures
-from dirprune.landscape.paths import Profile
+from dirprune.landscape.connectivity.paths import Profile
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.runs import environment
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dirprune.landscape.sweep import digest
-from dirprune.processes import of_first, rank_and_world
+from dirprune.landscape.objectives.sweep import digest
+from dirprune._support.processes import of_first, rank_and_world
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
 from dirprune.survey.connectivity import (
     survey_along,
@@ -22,7 +22,7 @@ from dirprune.survey.estimate import Size, estimate, measure_units, within
 from dirprune.survey.networks import Subject, frozen_data, open_subject
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
-from dirprune.survey.together import together
+from dirprune.survey.process_group import together
 
 
 def survey(

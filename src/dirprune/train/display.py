@@ -13,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dirprune.files import naming_errors
+from dirprune._support.files import naming_errors
 from dirprune.train.config import TrainConfig
 
 # Seconds without a line, where there are no bars, after which there is one.

@@ -9,7 +9,7 @@ from torch import Tensor
 from dirprune.batchnorm import refresh_batchnorm
 from dirprune.sparsity import sparsity_report
 from dirprune.train.session import Progress, Session
-from dirprune.train.sources import Source
+from dirprune.data.sources import Source
 from dirprune.train.summary import largest_threshold
 
 

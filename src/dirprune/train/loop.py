@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor
 
-from dirprune.checkpoint import (
+from dirprune._support.checkpoint import (
     checkpoint_path,
     list_checkpoints,
     load_checkpoint,
     remove_old_checkpoints,
     save_checkpoint,
 )
-from dirprune.files import write_json
-from dirprune.tensors import write_tensors
+from dirprune._support.files import write_json
+from dirprune._support.tensors import write_tensors
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
-from dirprune.train.endings import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.evaluation import (
     count_answers,
     epoch_record,

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from dirprune.grda import GRDA
 from dirprune.groups import param_groups
 from dirprune.train.config import TrainConfig
-from dirprune.train.masked import (
+from dirprune.train.baselines.masked import (
     MaskedSGD,
     Scores,
     gradual_plan,
@@ -19,7 +19,7 @@ from dirprune.train.masked import (
     random_scores,
 )
 from dirprune.train.names import MASKED
-from dirprune.train.prox_sgd import ProxSGD
+from dirprune.train.baselines.prox_sgd import ProxSGD
 
 Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
 

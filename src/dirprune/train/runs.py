@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dirprune.files import naming_errors, read_json, write_json, writing
+from dirprune._support.files import naming_errors, read_json, write_json, writing
 from dirprune.train.config import TrainConfig
 
 _PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")

@@ -15,16 +15,16 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dirprune.checkpoint import pack, unpack
-from dirprune.layout import fastest_layout
+from dirprune._support.checkpoint import pack, unpack
+from dirprune._support.memory_format import fastest_layout
 from dirprune.train.config import TrainConfig
-from dirprune.train.data import Dataset, load_data
+from dirprune.data.loading import Dataset, load_data
 from dirprune.train.forecast import Magnitudes
 from dirprune.train.methods import build_optimizer
-from dirprune.train.models import build_model
+from dirprune.models import build_model
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
-from dirprune.train.sources import num_batches
+from dirprune.data.sources import num_batches
 from dirprune.train.weights import load_weights, read_weights
 
 _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from dirprune.files import read_json
-from dirprune.train.models import build_model
+from dirprune._support.files import read_json
+from dirprune.models import build_model
 from dirprune.train.runs import RunFolder
 from dirprune.train.weights import load_weights, read_weights
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from dirprune.report.frame import Panel
+from dirprune.report.shared.frame import Panel
 from dirprune.report.landscape import paths, planes, pruning, spectra
-from dirprune.report.landscape.looks import Mark
+from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.published import of_dimension
 from dirprune.report.landscape.read import Along, Landscape, Moment, Plane
 from dirprune.report.landscape.words import (
@@ -16,8 +16,8 @@ from dirprune.report.landscape.words import (
     standing,
     threshold,
 )
-from dirprune.report.read import Number
-from dirprune.report.words import percent
+from dirprune.report.runs.read import Number
+from dirprune.report.runs.words import percent
 
 
 def panels(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dirprune.report.frame import LINE, Key, page, pairs, stroke, write_page
+from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
 from dirprune.report.landscape.captions import panels
-from dirprune.report.landscape.looks import CHANCE, CONTROLS, OBD, PAPER, PATHS, PRUNED, marks
+from dirprune.report.landscape.styles import CHANCE, CONTROLS, OBD, PAPER, PATHS, PRUNED, marks
 from dirprune.report.landscape.pruning import look
 from dirprune.report.landscape.published import of_dimension, published
 from dirprune.report.landscape.read import Landscape, read_landscape

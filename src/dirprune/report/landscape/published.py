@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from dirprune.report.decode import build
+from dirprune.report.shared.decode import build
 
 
 @dataclass(frozen=True)

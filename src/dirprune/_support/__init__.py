@@ -1,0 +1,1 @@
+"""What every floor shares: files, checkpoints, processes, the C++ extension."""

@@ -1,0 +1,118 @@
+"""The runtimes that a benchmark compares, each as a function from an array to an array."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.graph.operators import Shape
+
+Array = NDArray[np.float32]
+Call = Callable[[Array], Array]
+
+PEERS = ("torch", "onnxruntime", "openvino")
+"""What is compared with if nothing else is said."""
+
+INT8 = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
+"""What can be compared with besides, and what runs it: the network quantized to 8 bits."""
+
+
+class Peer(NamedTuple):
+    """One runtime with one network, for one batch size and number of threads.
+
+    Attributes:
+        name: Of the runtime.
+        precision: Of its arithmetic, such as ``f32`` or ``bf16``.
+        call: Runs the network.
+    """
+
+    name: str
+    precision: str
+    call: Call
+
+
+def check_peers(names: tuple[str, ...]) -> None:
+    """Refuse names that are no runtimes.
+
+    Raises:
+        ValueError: If there is such a name.
+    """
+    if unknown := sorted(set(names) - {*PEERS, *INT8}):
+        known = ", ".join([*PEERS, *INT8])
+        raise ValueError(f"cannot compare with {unknown[0]}: choose from {known}")
+
+
+def is_installed(name: str) -> bool:
+    """Whether a runtime, and what it needs to read a network, can be imported."""
+    needed: tuple[str, ...] = (name,) if name == "torch" else (name, "onnx")
+    if name in INT8:
+        needed = (INT8[name], "onnx", "onnxruntime")  # whose tool quantizes
+    return all(find_spec(module) is not None for module in needed)
+
+
+def open_peers(name: str, net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Peer]:
+    """Load a network into a runtime.
+
+    The batch size is told in advance where a runtime can make use of it.
+
+    Args:
+        name: One of :data:`PEERS` or :data:`INT8`.
+        net: The network.
+        onnx: The same as a file of ONNX, for :data:`INT8` quantized; torch does not need it.
+        shape: Of the input, with the batch size.
+        threads: To compute with.
+
+    Returns:
+        One peer, or two where the runtime's own choice of precision is not float32.
+    """
+    if name in INT8:
+        peer = _OPEN[INT8[name]](net, onnx, shape, threads)[0]
+        return [Peer(peer.name, "i8", peer.call)]
+    return _OPEN[name](net, onnx, shape, threads)
+
+
+def _torch(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Peer]:
+    def call(x: Array) -> Array:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            result: Array = net(torch.from_numpy(x)).numpy()
+        return result
+
+    return [Peer("torch", "f32", call)]
+
+
+def _onnxruntime(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Peer]:
+    runtime: Any = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_free_dimension_override_by_name("batch", shape[0])
+    session = runtime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    return [Peer("onnxruntime", "f32", lambda x: session.run(["output"], {"input": x})[0])]
+
+
+def _openvino(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Peer]:
+    openvino: Any = import_module("openvino")
+    core = openvino.Core()
+    model = core.read_model(onnx)
+    model.reshape(list(shape))
+    peers: dict[str, Peer] = {}
+    for choice in ({}, {"INFERENCE_PRECISION_HINT": "f32"}):
+        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **choice}
+        compiled = core.compile_model(model, "CPU", settings)
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        request = compiled.create_infer_request()
+
+        def call(x: Array, request: Any = request) -> Array:
+            return np.array(request.infer({0: x})[0])
+
+        peers.setdefault(precision, Peer("openvino", precision, call))
+    return list(peers.values())
+
+
+_OPEN = {"torch": _torch, "onnxruntime": _onnxruntime, "openvino": _openvino}

@@ -1,0 +1,58 @@
+"""Finished runs as they would be shipped: size and latency beside their accuracy."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dirprune._support import native
+from dirprune.bench import benchmark
+from dirprune.deploy import save, shrink
+from dirprune._support.files import write_json
+from dirprune.train.runs import RunFolder
+from dirprune.train.trained import trained_network
+
+ROUNDS = 50
+"""Timed calls of each runtime."""
+
+
+def ship(run: Path) -> dict[str, Any]:
+    """Export the network of a finished run into its folder, and time it on one thread.
+
+    The network is shrunk first, which changes no output. What was found joins ``summary.json``
+    under ``deploy``, where the report looks for it; a run that was shipped before stays as it is.
+
+    Args:
+        run: Folder of a finished run.
+
+    Returns:
+        ``file_bytes`` of model.dpz, ``dense_bytes`` of the dense weights, and ``latency_ms`` for
+        one image: of ``torch``, which runs the same shrunk network, and of ``dirprune``, our
+        engine; empty where the C++ extension is not installed.
+
+    Raises:
+        FileNotFoundError: If the run has not finished.
+        ValueError: If the network has an operator that cannot be exported.
+    """
+    folder = RunFolder(run)
+    net, shape = trained_network(run)
+    summary = folder.read_summary()
+    if summary is None:
+        raise FileNotFoundError(f"{run} has no summary.json: let the run finish first")
+    found: dict[str, Any] | None = summary.get("deploy")
+    if found is None or not folder.exported.exists():
+        example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        saved = save(shrink(net, example), folder.exported, example)
+        latencies = {}
+        if native.extension() is not None:
+            timed = benchmark(
+                folder.exported, against=("torch",), batches=(1,), threads=(1,), rounds=ROUNDS
+            )
+            latencies = {row.runtime: row.milliseconds for row in timed.rows}
+        found = {
+            "file_bytes": saved.bytes,
+            "dense_bytes": sum(t.nbytes for t in net.state_dict().values()),
+            "latency_ms": latencies,
+        }
+        write_json(folder.summary, summary | {"deploy": found})
+    return found

@@ -1,0 +1,140 @@
+"""Images of your own: folders of classes, decoded into memory when they are small."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from dirprune.data.stream import read_image
+
+MEMORY_SIDE = 64
+"""Largest height and width, in pixels, of images that are kept in memory."""
+MEMORY_BYTES = 2 * 2**30
+"""Most bytes that the images of a data set may take in memory."""
+
+Files = tuple[tuple[str, ...], Tensor]
+"""Path of every image and its label, int64 with shape (N,)."""
+
+
+def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Files]]:
+    """List the images of ``folder/PART/CLASS/*`` for every part.
+
+    Args:
+        folder: Where the parts are.
+        parts: Their names, the training data first: it decides the classes.
+
+    Returns:
+        Names of the classes in the order of their labels, and the files of every part.
+
+    Raises:
+        FileNotFoundError: If the folder, a part or its images are not there.
+        NotADirectoryError: If the folder is a file.
+        ValueError: If there is one class only, or a part has a class that training has not.
+    """
+    root = _existing(folder)
+    for part in parts:
+        if not (root / part).is_dir():
+            needed = " and ".join(f"{name}/CLASS/" for name in parts)
+            raise FileNotFoundError(
+                f"{root} has no {part}/: needed are {needed} with the images of every class"
+            )
+    found = [_list(root / part) for part in parts]
+    classes = list(found[0].classes)
+    if len(classes) < 2:
+        raise ValueError(f"{root / parts[0]} has one class, {classes[0]}: needed are at least 2")
+    for part, listed in zip(parts, found, strict=True):
+        if unknown := sorted(set(listed.classes) - set(classes)):
+            raise ValueError(
+                f"{root / part} has classes that {parts[0]}/ has not ({', '.join(unknown[:3])}): "
+                f"the folders of {parts[0]}/ are the labels that the model knows"
+            )
+    return classes, [_files(listed, classes) for listed in found]
+
+
+def evaluation_parts(folder: str) -> list[str]:
+    """Say which of test/ and val/ are in a folder, the one to test on first.
+
+    Args:
+        folder: Where the parts are.
+
+    Returns:
+        ``["test", "val"]``, ``["test"]`` or ``["val"]``.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+        NotADirectoryError: If the folder is a file.
+    """
+    root = _existing(folder)
+    if not (parts := [part for part in ("test", "val") if (root / part).is_dir()]):
+        raise FileNotFoundError(
+            f"{root} has neither test/ nor val/: needed are train/ and one of them, "
+            f"each with a folder of images per class"
+        )
+    return parts
+
+
+def decode_small(parts: Sequence[Files]) -> list[Tensor] | None:
+    """Decode images that are all of one small size.
+
+    Args:
+        parts: Files of every part of the data.
+
+    Returns:
+        uint8 images with shape (N, 3, H, W) for every part; None if they differ in size, are
+        larger than `MEMORY_SIDE`, or take more than `MEMORY_BYTES` together.
+
+    Raises:
+        ValueError: If an image is broken; the message names its file.
+    """
+    width, height = read_image(parts[0][0][0]).size
+    total = sum(len(paths) for paths, _ in parts) * 3 * height * width
+    if max(width, height) > MEMORY_SIDE or total > MEMORY_BYTES:
+        return None
+    decoded = []
+    for paths, _ in parts:
+        if (images := _decode(paths, height, width)) is None:
+            return None
+        decoded.append(images)
+    return decoded
+
+
+def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
+    # One after the other: for images this small, threads lose more to the interpreter's lock
+    # than they gain.
+    images = np.empty((len(paths), height, width, 3), np.uint8)
+    for i, path in enumerate(paths):
+        image = read_image(path)
+        if image.size != (width, height):
+            return None
+        images[i] = np.asarray(image)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _existing(folder: str) -> Path:
+    root = Path(folder).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(
+            f"no folder {root}: give one that holds train/ and test/ or val/, each with a folder "
+            "of images per class"
+        )
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file: give a folder with train/ and test/ or val/")
+    return root
+
+
+def _list(folder: Path) -> ImageFolder:
+    try:
+        return ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no images in {folder}: needed is a folder of images per class ({error})"
+        ) from error
+
+
+def _files(listed: ImageFolder, classes: list[str]) -> Files:
+    label_of = {name: label for label, name in enumerate(classes)}
+    paths = tuple(path for path, _ in listed.samples)
+    return paths, torch.tensor([label_of[listed.classes[i]] for i in listed.targets])

@@ -1,0 +1,204 @@
+"""Data by name: training, validation and test images, with what a model must know of them."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from dirprune.data.augment import CropFlip
+from dirprune.train.config import TrainConfig
+from dirprune.data.folders import class_folders, decode_small, evaluation_parts
+from dirprune.data.sources import MemorySource, Source
+from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
+from dirprune.data.stream import StreamSource
+
+NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder", "imagenet")
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of every channel, for images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in parts, and what a model must know of them.
+
+    Attributes:
+        name: As given.
+        num_classes: Labels are 0 to num_classes - 1.
+        channels: 1 for grey images, 3 for colour.
+        size: Height and width of what the model sees.
+        mean: What was subtracted from every channel, for images in [0, 1].
+        std: What every channel was divided by after that.
+        train: For training.
+        validation: For choosing (an epoch, a value of c), or None.
+        test: For reporting.
+        augment: Whether training batches are to be augmented.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Source
+    validation: Source | None
+    test: Source
+    augment: bool
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What a model has to fit and to expect, so that it can be built without the data."""
+        names = ("num_classes", "channels", "size", "mean", "std")
+        return {name: getattr(self, name) for name in names}
+
+
+def load_data(config: TrainConfig) -> Dataset:
+    """Read a data set by its name.
+
+    - ``digits``: scikit-learn's, 8x8, a fixed stratified 80/20 split, no augmentation.
+    - ``fashion-mnist[:FOLDER]``: crops of the image padded by 2 black pixels, and flips.
+    - ``cifar10[:FOLDER]``, ``cifar100[:FOLDER]``: crops padded by 4 black pixels, and flips.
+    - ``imagefolder:FOLDER``: RGB images in train/CLASS/ and test/CLASS/ or val/CLASS/. With both
+      of these, test/ is tested on, and val/ is the validation data unless ``config.validation``
+      asks for a share of the training data. Images of one size up to 64x64 are kept in memory,
+      with crops padded by 4 mirrored pixels and flips from 28x28 on; others are streamed at
+      224x224 with RandomResizedCrop and flips.
+    - ``imagenet:FOLDER``: train/CLASS/ and val/CLASS/, streamed, tested on val/.
+
+    Images are normalised by mean and standard deviation of the training images. Those of CIFAR
+    are the constants in the paper's code for WRN28x10, on CIFAR-100 too (its VGG16 has
+    ImageNet's instead); streamed images have ImageNet's.
+
+    Args:
+        config: Its ``data``, ``validation``, ``seed`` and ``augment`` are read.
+
+    Returns:
+        The data; ``config.seed`` decides which images are held out for validation, if any.
+
+    Raises:
+        ValueError: If the name is unknown or the data unfit; the message says in what.
+        FileNotFoundError: If the data is not there; the message says how to get it.
+        NotADirectoryError: If a file was given for a folder.
+
+    Example:
+        >>> data = load_data(TrainConfig(data="digits", validation=0.1))
+        >>> len(data.train), len(data.validation or ()), len(data.test)
+        (1293, 144, 360)
+    """
+    kind, colon, folder = config.data.partition(":")
+    if kind not in NAMES or (kind == "digits" and colon):
+        close = difflib.get_close_matches(kind, NAMES, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"unknown data {config.data!r}: {hint}there are {', '.join(NAMES)}")
+    if kind in ("imagefolder", "imagenet"):
+        if not folder:
+            raise ValueError(f"data {config.data!r} needs a folder: write {kind}:FOLDER")
+        data = _folders(kind, folder)
+    else:
+        data = _standard(kind, folder)
+    if config.validation:
+        data = _hold_out(data, config.validation, config.seed)
+    return replace(data, name=config.data, augment=data.augment and config.augment)
+
+
+def channel_statistics(images: Tensor) -> Statistics:
+    """Mean and standard deviation of every channel of images in [0, 1].
+
+    Args:
+        images: uint8 with shape (N, C, H, W).
+
+    Returns:
+        Both, one number per channel; 1 for the deviation of a channel that is constant.
+
+    Example:
+        >>> channel_statistics(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        ((0.5,), (0.5,))
+    """
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = np.bincount(channel.numpy().ravel(), minlength=256) / channel.numel()
+        mean.append(float(share @ values))
+        std.append(float(share @ (values - mean[-1]) ** 2) ** 0.5 or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def _standard(kind: str, folder: str) -> Dataset:
+    if kind == "digits":
+        train, test = digits()
+        return _in_memory(10, [train, test], channel_statistics(train[0]), None)
+    if kind == "fashion-mnist":
+        train, test = fashion_mnist(folder)
+        return _in_memory(10, [train, test], channel_statistics(train[0]), CropFlip(2))
+    num_classes = {"cifar10": 10, "cifar100": 100}[kind]
+    return _in_memory(num_classes, cifar(kind, folder), CIFAR_STATISTICS, CropFlip(4))
+
+
+def _folders(kind: str, folder: str) -> Dataset:
+    if kind == "imagenet" and not Path(folder).expanduser().exists():
+        raise FileNotFoundError(
+            f"no folder {folder}: imagenet:FOLDER holds train/CLASS/ and val/CLASS/; "
+            "image-net.org has the archives (ILSVRC2012), and torchvision.datasets.ImageNet "
+            "unpacks them"
+        )
+    names = ["val"] if kind == "imagenet" else evaluation_parts(folder)
+    classes, files = class_folders(folder, ["train", *names])
+    images = decode_small(files) if kind == "imagefolder" else None
+    if images is not None:
+        parts = [(x, labels) for x, (_, labels) in zip(images, files, strict=True)]
+        augmentation = CropFlip(4, "reflect") if min(images[0].shape[2:]) >= 28 else None
+        return _in_memory(len(classes), parts, channel_statistics(images[0]), augmentation)
+    sources = [StreamSource(*part, *IMAGENET_STATISTICS) for part in files]
+    return _dataset(len(classes), 3, (224, 224), sources, augment=True)
+
+
+def _in_memory(
+    num_classes: int,
+    parts: "list[Examples] | tuple[Examples, ...]",
+    statistics: Statistics,
+    augmentation: CropFlip | None,
+) -> Dataset:
+    sources = [MemorySource(*part, *statistics, augmentation) for part in parts]
+    _, channels, height, width = sources[0].images.shape
+    augment = augmentation is not None
+    return _dataset(num_classes, channels, (height, width), sources, augment=augment)
+
+
+def _dataset(
+    num_classes: int,
+    channels: int,
+    size: tuple[int, int],
+    sources: "list[MemorySource] | list[StreamSource]",
+    *,
+    augment: bool,
+) -> Dataset:
+    train, test = sources[:2]
+    validation = sources[2] if len(sources) > 2 else None
+    return Dataset(
+        "", num_classes, channels, size, train.mean, train.std, train, validation, test, augment
+    )
+
+
+def _hold_out(data: Dataset, share: float, seed: int) -> Dataset:
+    try:
+        train, validation = train_test_split(
+            np.arange(len(data.train)),
+            test_size=share,
+            stratify=data.train.labels.numpy(),
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"validation={share} of {len(data.train)} training images cannot leave each of "
+            f"{data.num_classes} classes on both sides: give another share or more images"
+        ) from error
+    train, validation = torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(validation))
+    return replace(data, train=data.train.take(train), validation=data.train.take(validation))

@@ -1,0 +1,165 @@
+"""Where batches come from: each is a pure function of the seed, the epoch and its number."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dirprune.data.augment import CropFlip, normalise
+
+_ORDER, _AUGMENTATION = 0, 1  # what a random number is for, so that no stream is used twice
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one batch holds.
+
+    Attributes:
+        indices: Images of the whole batch, over all processes, int64 with shape (B,).
+        mine: The part of them that this process gets.
+        rng: Source of the whole batch's augmentation, or None to leave the images as they are.
+    """
+
+    indices: Tensor
+    mine: slice
+    rng: np.random.Generator | None
+
+
+class Source(ABC):
+    """Labelled images that can be read in any order, from any batch on, by several processes.
+
+    Attributes:
+        labels: int64 with shape (N,).
+        mean: Of every channel, for images in [0, 1].
+        std: Of every channel, for images in [0, 1].
+    """
+
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        shuffle: bool = False,
+        augment: bool = False,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one epoch, the same ones however often and wherever it is asked.
+
+        Args:
+            batch_size: Images per batch, over all processes together.
+            seed: Decides order and augmentation; needed for these two only.
+            epoch: Every epoch has its own order and augmentation.
+            start: First batch to yield; those before it cost nothing.
+            shuffle: Draw a new order of the images; otherwise they come as stored.
+            augment: Change the images at random, where the source has an augmentation.
+            drop_last: Leave out a last batch that is not full.
+            rank: Number of this process, in [0, world).
+            world: Number of processes. Each gets a contiguous slice of every batch, and the
+                slices in the order of the ranks are the batch that one process would get.
+
+        Yields:
+            Normalised float32 images with shape (B, C, H, W) and int64 labels with shape (B,).
+
+        Raises:
+            ValueError: If order or augmentation are to be drawn without a seed.
+        """
+        if seed is None and (shuffle or augment):
+            raise ValueError("shuffled or augmented batches need a seed, got None")
+        order = np.arange(len(self))
+        if shuffle:
+            order = _rng(_ORDER, seed or 0, epoch).permutation(len(self))
+        count = num_batches(len(self), batch_size, drop_last=drop_last)
+
+        def requests() -> Iterator[Request]:
+            for k in range(start, count):
+                indices = torch.from_numpy(order[k * batch_size : (k + 1) * batch_size])
+                mine = slice(len(indices) * rank // world, len(indices) * (rank + 1) // world)
+                rng = _rng(_AUGMENTATION, seed or 0, epoch, k) if augment else None
+                yield Request(indices, mine, rng)
+
+        for images, labels in self.read(requests()):
+            yield normalise(images, self.mean, self.std), labels
+
+    @abstractmethod
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's uint8 images and labels for every request, in order."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> "Source":
+        """Return a source of these images only."""
+
+
+def num_batches(num_images: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Count the batches of an epoch.
+
+    Args:
+        num_images: Images in an epoch.
+        batch_size: Images per batch.
+        drop_last: Whether a last batch that is not full is left out.
+
+    Returns:
+        Their number, which may be 0.
+
+    Example:
+        >>> num_batches(5, 2), num_batches(5, 2, drop_last=True)
+        (3, 2)
+    """
+    return num_images // batch_size if drop_last else math.ceil(num_images / batch_size)
+
+
+@dataclass(frozen=True)
+class MemorySource(Source):
+    """Small data: all images in memory as bytes, augmented and normalised a batch at a time.
+
+    Attributes:
+        images: uint8 with shape (N, C, H, W).
+        labels: int64 with shape (N,).
+        mean: Of every channel, for images in [0, 1].
+        std: Of every channel, for images in [0, 1].
+        augmentation: What ``augment`` does, or None for nothing.
+
+    Example:
+        >>> images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+        >>> source = MemorySource(images, torch.tensor([0, 1, 2]), (0.5,), (0.5,))
+        >>> [labels.tolist() for _, labels in source.batches(2)]
+        [[0, 1], [2]]
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: CropFlip | None = None
+
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Look the images up; see `Source.read`."""
+        for request in requests:
+            images = self.images[request.indices]
+            if self.augmentation is not None and request.rng is not None:
+                # Before the cut, so that no image's augmentation depends on the number of
+                # processes.
+                images = self.augmentation(images, request.rng)
+            yield images[request.mine], self.labels[request.indices[request.mine]]
+
+    def take(self, indices: Tensor) -> "MemorySource":
+        """Return a source of these images only."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def _rng(purpose: int, seed: int, epoch: int, batch: int = 0) -> np.random.Generator:
+    return np.random.default_rng((purpose, seed, epoch, batch))

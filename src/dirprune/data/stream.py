@@ -1,0 +1,129 @@
+"""Large data: image files decoded by worker processes while the model trains."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from dirprune.data.sources import Request, Source
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, int | None]
+
+
+@dataclass(frozen=True)
+class StreamSource(Source):
+    """Images in files, cut to one size the way the field does it for ImageNet.
+
+    Augmented images are a random part of the photo, resized, and mirrored every other time;
+    others are the centre, after resizing the shorter side to 256/224 of ``size``.
+
+    Attributes:
+        paths: File of every image.
+        labels: int64 with shape (N,).
+        mean: Of every channel, for images in [0, 1].
+        std: Of every channel, for images in [0, 1].
+        size: Height and width of what the model sees.
+        workers: Decoding processes; 0 decodes in this one.
+    """
+
+    paths: tuple[str, ...]
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int = 224
+    workers: int = min(8, os.cpu_count() or 1)
+
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode the images; see `Source.read`.
+
+        Raises:
+            ValueError: If an image is broken; the message names its file.
+        """
+        loader: DataLoader[Batch | ValueError] = DataLoader(
+            _Decoder(self.paths, self.labels, self.size),  # type: ignore[arg-type]
+            sampler=map(_keys, requests),
+            batch_size=None,  # the sampler's items are whole batches
+            num_workers=self.workers,
+            generator=torch.Generator(),  # or it would draw from the stream that dropout uses
+        )
+        for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            images, labels = batch
+            yield images, labels
+
+    def take(self, indices: Tensor) -> "StreamSource":
+        """Return a source of these images only."""
+        paths = tuple(self.paths[i] for i in indices.tolist())
+        return replace(self, paths=paths, labels=self.labels[indices])
+
+
+def read_image(path: str) -> Image.Image:
+    """Decode a file to an RGB image.
+
+    Args:
+        path: Any format that Pillow reads.
+
+    Returns:
+        The image.
+
+    Raises:
+        ValueError: If the file is not an image or is cut off; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            converted: Image.Image = image.convert("RGB")
+            return converted
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"broken image {path} ({reason}): replace or delete it") from error
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Maps a list of images, each its number and the seed of its augmentation, to a batch."""
+
+    paths: tuple[str, ...]
+    labels: Tensor
+    size: int
+
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | ValueError:
+        images = torch.empty(len(keys), 3, self.size, self.size, dtype=torch.uint8)
+        for out, (index, seed) in zip(images, keys, strict=True):
+            try:
+                image = read_image(self.paths[index])
+            except ValueError as error:
+                return error  # raised in a worker, it would reach the user as a page of traceback
+            cut = _centre(image, self.size) if seed is None else _part(image, self.size, seed)
+            out.copy_(torch.from_numpy(np.array(cut)).permute(2, 0, 1))
+        return images, self.labels[[index for index, _ in keys]]
+
+
+# torchvision's functions below take Pillow's images, though their types say tensors.
+def _centre(image: Any, size: int) -> Any:
+    return F.center_crop(F.resize(image, [round(size * 256 / 224)]), [size, size])
+
+
+def _part(image: Any, size: int, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        part = RandomResizedCrop(size)(image)
+        return F.hflip(part) if torch.rand(()) < 0.5 else part
+
+
+def _keys(request: Request) -> list[Key]:
+    indices = request.indices.tolist()
+    seeds: list[int | None] = [None] * len(indices)
+    if request.rng is not None:
+        # One seed per image: a process then decodes its own slice only, as one process would.
+        seeds = request.rng.integers(2**63, size=len(indices)).tolist()
+    return list(zip(indices, seeds, strict=True))[request.mine]

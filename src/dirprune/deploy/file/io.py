@@ -1,0 +1,170 @@
+"""Saving and loading a network: one compact file, without pickle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dirprune.deploy.file import container
+from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.file.container import DTYPES, Contents
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.file.values import VALUES, Values
+from dirprune._support.files import writing
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What came of :func:`save`.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        dense_bytes: Size of the tensors in it without compression.
+        runs: Whether it holds the graph, so that it can be run.
+        change: Largest difference between the outputs of the file and of the model for the
+            example inputs, over the largest output; None where there was nothing to run.
+    """
+
+    path: Path
+    bytes: int
+    dense_bytes: int
+    runs: bool
+    change: float | None = None
+
+    def __str__(self) -> str:
+        what = "network" if self.runs else "weights only"
+        factor = self.dense_bytes / self.bytes
+        line = f"{self.path}: {what}, {self.bytes:,} bytes, 1/{factor:.1f} of {self.dense_bytes:,}"
+        return line if self.change is None else f"{line}, outputs change by {self.change:.1e}"
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: Tensor | tuple[Tensor] | None = None,
+    *,
+    values: Values = "float32",
+) -> Saved:
+    """Save a network, or the weights of any module, as one compact file.
+
+    Args:
+        model: With example inputs, one that :func:`dirprune.deploy.capture` takes. A ``GraphNet``
+            (from ``load`` or ``shrink``) has its graph with it. Without either, any module: its
+            state dict is stored.
+        path: The file; an older one is replaced once the new one is complete.
+        example_inputs: A batch of 2 or more, float32.
+        values: ``float32`` keeps every bit; ``float16`` and ``int8`` (with a scale for each
+            output channel) round float32 weights of two or more dimensions.
+
+    Returns:
+        Sizes, and the change of the output.
+
+    Raises:
+        ValueError: If the model cannot be captured, or a tensor has no place in the file.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = save(model, f"{folder}/model.dpz", torch.randn(2, 64))
+        ...     again = load(f"{folder}/model.dpz")
+        >>> saved.runs, saved.change, torch.equal(again.state_dict()["0.weight"], model[0].weight)
+        (True, 0.0, True)
+    """
+    if values not in VALUES:
+        raise ValueError(f"values must be {', '.join(VALUES)}, got {values!r}")
+    path = Path(path)
+    graph = _graph(model, example_inputs)
+    contents = _contents(model, graph)
+    data = container.write_contents(contents, values)
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+    change = None
+    if graph is not None and example_inputs is not None:
+        after = container.read_contents(data).graph
+        change = _change(graph, after, example_inputs) if after is not None else None
+    dense = sum(tensor.array.nbytes for tensor in contents.tensors.values())
+    return Saved(path, len(data), dense, graph is not None, change)
+
+
+def load(path: str | Path, *, max_bytes: int = 8 << 30) -> GraphNet | dict[str, Tensor]:
+    """Load what :func:`save` wrote; the file may come from anybody.
+
+    Args:
+        path: The file.
+        max_bytes: What its tensors may need in memory at most.
+
+    Returns:
+        A module in evaluation mode, if the file holds a network; its state dict has the tensors
+        of the original, bit by bit where values were kept. Else the state dict of the module.
+
+    Raises:
+        ValueError: If it is no such file, is damaged, or larger.
+        OSError: If it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(nn.BatchNorm2d(4), f"{folder}/weights.dpz")
+        ...     list(load(f"{folder}/weights.dpz"))
+        ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
+    contents = container.read_file(path, max_bytes)
+    if contents.graph is None:
+        return {name: _to_torch(tensor) for name, tensor in contents.tensors.items()}
+    try:
+        return GraphNet(contents.graph)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from None
+
+
+def _graph(model: nn.Module, example_inputs: Tensor | tuple[Tensor] | None) -> Graph | None:
+    if isinstance(model, GraphNet):
+        return model.graph
+    return None if example_inputs is None else capture(model, example_inputs)
+
+
+def _contents(model: nn.Module, graph: Graph | None) -> Contents:
+    if graph is not None:
+        arrays = {name: container.Tensor("float32", a) for name, a in graph.tensors.items()}
+        return Contents(graph, arrays)
+    return Contents(None, {name: _to_numpy(name, t) for name, t in model.state_dict().items()})
+
+
+def _to_numpy(name: str, tensor: object) -> container.Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"{name} in the state dict is a {type(tensor).__name__}: a file holds tensors only"
+        )
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError(
+            f"{name} is {tensor.dtype} ({tensor.layout}, {tensor.device}): a file holds dense "
+            f"tensors of {', '.join(DTYPES)}"
+        )
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    stored = np.dtype(DTYPES[dtype])
+    bits = plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else np.empty(0, np.uint8)
+    return container.Tensor(dtype, bits.view(stored).reshape(plain.shape))
+
+
+def _to_torch(tensor: container.Tensor) -> Tensor:
+    dtype = getattr(torch, tensor.dtype)
+    if not tensor.array.size:
+        return torch.empty(tensor.array.shape, dtype=dtype)
+    flat = np.ascontiguousarray(tensor.array).reshape(-1).view(np.uint8).copy()
+    return torch.from_numpy(flat).view(dtype).reshape(tensor.array.shape)
+
+
+@torch.no_grad()
+def _change(before: Graph, after: Graph, example_inputs: Tensor | tuple[Tensor]) -> float:
+    x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
+    expected, found = (GraphNet(graph)(x.cpu()) for graph in (before, after))
+    largest = float(expected.abs().max())
+    change = float((expected - found).abs().max())
+    return change / largest if change else 0.0

@@ -1,0 +1,175 @@
+"""A network as a list of numbered values: what is captured, stored, shrunk, folded and run.
+
+Value 0 is the input, value i + 1 the result of node i. Dimension 0 of every value is the batch,
+written -1; only constants have none. A graph is checked when it is made, so that one that exists
+is consistent: known operators, values in order, attributes of the right kind, shapes that follow.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dirprune.deploy.graph.operators import (
+    LONGEST,
+    MOST,
+    OPERATORS,
+    Attribute,
+    Shape,
+    check_attribute,
+    check_size,
+)
+from dirprune.deploy.graph.shapes import infer_shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        op: A key of :data:`OPERATORS`.
+        inputs: Numbers of the values it reads, each made before its own.
+        shape: Of its result, -1 (the batch) first; of a constant, without -1.
+        attrs: As :data:`OPERATORS` lists them.
+        tensors: The role of each tensor, such as ``weight``, with its name in the graph.
+        path: Module that it came from, such as ``layer1.0.conv1``.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    shape: Shape
+    attrs: Mapping[str, Attribute] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network with one input and one output.
+
+    Args:
+        shape: Of the input, -1 first.
+        nodes: In an order in which they can be computed.
+        output: Number of the value that is returned.
+        tensors: float32 arrays by name, as in the state dict of the module.
+
+    Raises:
+        ValueError: If anything in it does not fit; the message names the node.
+
+    Example:
+        >>> weight = np.ones((2, 3), np.float32)
+        >>> node = Node("linear", (0,), (-1, 2), tensors={"weight": "fc.weight"}, path="fc")
+        >>> Graph((-1, 3), (node,), 1, {"fc.weight": weight}).shapes
+        ((-1, 3), (-1, 2))
+    """
+
+    shape: Shape
+    nodes: tuple[Node, ...]
+    output: int
+    tensors: Mapping[str, NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        _check_tensors(self.tensors)
+        if len(self.nodes) > MOST:
+            raise ValueError(f"{len(self.nodes)} nodes are more than the {MOST} allowed")
+        if not 1 <= len(self.shape) <= 8 or self.shape[0] != -1:
+            raise ValueError(f"the input's shape must be (-1, ...), got {self.shape}")
+        check_size(self.shape[1:])
+        shapes = [self.shape]
+        for number, node in enumerate(self.nodes):
+            try:
+                check_node(node, shapes, self.tensors)
+            except ValueError as error:
+                where = f"node {number} ({node.op[:LONGEST]}, {node.path[:LONGEST] or 'root'})"
+                raise ValueError(f"{where}: {error}") from None
+            shapes.append(node.shape)
+        if not 0 <= self.output < len(shapes):
+            raise ValueError(f"there is no value {self.output} to return")
+        if shapes[self.output][:1] != (-1,):
+            raise ValueError("the output does not depend on the input")
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of every value."""
+        return (self.shape, *(node.shape for node in self.nodes))
+
+    @property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For every value, the nodes that read it, once for each input that is this value."""
+        found: list[list[int]] = [[] for _ in range(len(self.nodes) + 1)]
+        for number, node in enumerate(self.nodes):
+            for value in node.inputs:
+                found[value].append(number)
+        return tuple(map(tuple, found))
+
+
+def check_node(
+    node: Node, shapes: Sequence[Shape], tensors: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Refuse a node that does not fit what was made before it.
+
+    Args:
+        node: What is checked.
+        shapes: Of all values so far.
+        tensors: Of the graph.
+
+    Raises:
+        ValueError: With what is wrong.
+    """
+    rule = OPERATORS.get(node.op)
+    if rule is None:
+        raise ValueError("unknown operator")
+    if len(node.path.encode()) > LONGEST:
+        raise ValueError("the path is too long")
+    if not rule.inputs[0] <= len(node.inputs) <= rule.inputs[1]:
+        raise ValueError(f"takes {rule.inputs[0]} to {rule.inputs[1]} inputs")
+    if not all(0 <= value < len(shapes) for value in node.inputs):
+        raise ValueError(f"reads values {node.inputs}, {len(shapes)} are there")
+    _check_keys(node.tensors, rule.tensors, rule.optional_tensors, "tensor")
+    _check_keys(node.attrs, rule.attrs, rule.optional_attrs, "attribute")
+    kinds = {**rule.attrs, **rule.optional_attrs}
+    for key, value in node.attrs.items():
+        check_attribute(key, value, kinds[key])
+    if missing := [name for name in node.tensors.values() if name not in tensors]:
+        raise ValueError(f"there is no tensor {missing[0]}")
+    shape = infer_shape(
+        node.op,
+        [shapes[value] for value in node.inputs],
+        {role: tensors[name].shape for role, name in node.tensors.items()},
+        node.attrs,
+    )
+    if shape != node.shape:
+        raise ValueError(f"says that its result has shape {node.shape}, it has {shape}")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that no module could have.
+
+    Raises:
+        ValueError: If one is too long, or is empty between its dots.
+    """
+    for name in names:
+        if len(name.encode()) > LONGEST or not all(name.split(".")):
+            raise ValueError(f"{name[:LONGEST]!r} cannot be the name of a tensor")
+
+
+def _check_tensors(tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    if len(tensors) > MOST:
+        raise ValueError(f"{len(tensors)} tensors are more than the {MOST} allowed")
+    check_names(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ValueError(f"tensor {name} is {tensor.dtype}, not float32")
+        if tensor.ndim > 8:
+            raise ValueError(f"tensor {name} has more than 8 dimensions")
+        check_size(tensor.shape)
+
+
+def _check_keys(
+    given: Iterable[str], required: Iterable[str], optional: Iterable[str], what: str
+) -> None:
+    if missing := set(required) - set(given):
+        raise ValueError(f"lacks {what} {min(missing)}")
+    if unknown := set(given) - set(required) - set(optional):
+        raise ValueError(f"has no {what} {min(unknown)}")

@@ -1,0 +1,67 @@
+"""Branches that have died: what adds the same number to every pixel needs no branch."""
+
+from typing import Any
+
+import numpy as np
+
+from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
+from dirprune.deploy.graph.graph import Node
+
+_NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
+
+
+def settle(network: Exact, constants: list[Layout]) -> Exact:
+    """Replace what is constant in every channel, and leave out sums with 0 and products with 1.
+
+    A residual block whose last filters are all zero cannot be cut: the stream that it adds to
+    stays. But it can be replaced as a whole.
+
+    Args:
+        network: The graph.
+        constants: What its values hold.
+
+    Returns:
+        The graph without such branches; the same object if there are none.
+    """
+    graph = network.graph
+    store = Store(network.tensors)
+    nodes: list[Node | int] = list(graph.nodes)
+    for number, node in enumerate(graph.nodes):
+        if node.op not in _NEUTRAL or len(node.inputs) < 2 or _known(constants[number + 1]):
+            continue
+        for other, value in (node.inputs, node.inputs[::-1]):
+            if not _known(constants[value]) or graph.shapes[other] != node.shape:
+                continue
+            neutral = (constants[value] == _NEUTRAL[node.op]).all()
+            if neutral and (node.op in ("add", "mul") or value == node.inputs[1]):
+                nodes[number] = other
+            elif graph.nodes[value - 1].op != "constant" and _may_be_constant(network, value):
+                nodes[value - 1] = _constant(constants[value], graph.nodes[value - 1], store)
+    if nodes == list(graph.nodes):
+        return network
+    return rebuild(graph, nodes, store)
+
+
+def _known(held: Layout) -> bool:
+    return not np.isnan(held).any()
+
+
+def _may_be_constant(network: Exact, value: int) -> bool:
+    """Only sums and products with another value of the result's shape can read a constant."""
+    graph = network.graph
+    for reader in graph.readers[value]:
+        node = graph.nodes[reader]
+        others = [v for v in node.inputs if v != value]
+        if node.op not in _NEUTRAL or not others or graph.shapes[others[0]] != node.shape:
+            return False
+    return True
+
+
+def _constant(held: Layout, node: Node, store: Store) -> Node:
+    count = 0
+    while (name := f"constant.{count}") in store:
+        count += 1
+    value: Any = np.array(held, np.float64)
+    store[name] = value
+    return Node("constant", (), value.shape, tensors={"value": name}, path=node.path)

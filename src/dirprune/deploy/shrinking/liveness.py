@@ -1,0 +1,336 @@
+"""Which channels have to stay: those that the output depends on, and what is tied to them.
+
+Every channel of every value has a number, and rules say "if these stay, so must those". What
+stays is the smallest set that holds the output and satisfies all rules, so that channels that
+only keep each other alive go together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dirprune.deploy.shrinking.layout import (
+    Layout,
+    joined,
+    permuted,
+    reshaped,
+    sliced,
+    varies_along,
+    varies_only_along,
+    vector,
+)
+from dirprune.deploy.shrinking.reading import Bools, reading
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.operators import Shape
+
+Reason = Literal[
+    "read", "output", "padded", "mixed", "last", "shared", "grouped", "joined", "shuffled"
+]
+REASONS: Mapping[Reason, str] = {
+    "read": "a weight reads what a product or pool makes of it, which varies",
+    "output": "it belongs to the network's output",
+    "padded": "it is a constant that is not zero, and a layer that pads reads it",
+    "mixed": "a softmax, layer norm, mean or reshape runs across the channels",
+    "last": "a layer must keep one channel",
+    "shared": "its tensor is used twice, and it stays in the other place",
+    "grouped": "another channel of its group stays",
+    "joined": "it is added to, or multiplied with, a channel that stays",
+    "shuffled": "channels lie in rows and columns, and both of its own stay",
+}
+"""Why a channel stays, the strongest reason first."""
+
+Numbers = NDArray[np.int64]
+Tensors = Mapping[str, NDArray[Any]]
+
+ALWAYS = 0
+"""The number of everything that stays in any case."""
+
+
+class Reads(NamedTuple):
+    """Every target that a weight joins to a source that stays, must stay.
+
+    Targets have shape (I,), or (O, I) where every source has its own.
+    """
+
+    sources: Numbers
+    targets: Numbers
+    joins: Bools
+    reason: Reason
+    is_need: bool = True
+
+    def demands(self, kept: Bools) -> Numbers:
+        """Return what must stay."""
+        stays = kept[self.sources]
+        if self.targets.ndim == 2:
+            return self.targets[self.joins & stays[:, None]]
+        return self.targets[self.joins[stays].any(axis=0)]
+
+
+class Follows(NamedTuple):
+    """Every target whose source stays, must stay."""
+
+    sources: Numbers
+    targets: Numbers
+    reason: Reason
+    is_need: bool = False
+
+    def demands(self, kept: Bools) -> Numbers:
+        """Return what must stay."""
+        return self.targets[kept[self.sources]]
+
+
+class Forms(NamedTuple):
+    """What stays of a value must be whole rows and columns, or it would be no tensor."""
+
+    layout: Numbers
+    reason: Reason = "shuffled"
+    is_need: bool = False
+
+    def demands(self, kept: Bools) -> Numbers:
+        """Return what must stay."""
+        stays = kept[self.layout]
+        for axis, line in enumerate(lines(stays)):
+            shape = [1] * stays.ndim
+            shape[axis] = -1
+            stays = line.reshape(shape) if axis == 0 else stays & line.reshape(shape)
+        return self.layout[np.broadcast_to(stays, self.layout.shape)]
+
+
+Rule = Reads | Follows | Forms
+
+
+@dataclass
+class Demand:
+    """What stays of a graph, and why.
+
+    Attributes:
+        layouts: For every value, the numbers of its elements.
+        tensors: For every node, the numbers along each dimension of its tensors by role; None
+            where a dimension is never cut.
+        kept: Whether each number stays.
+        needed: Whether the output depends on it, or would if nothing was constant behind it; what
+            is kept and not needed is tied to what is needed.
+        live: Whether each value is still needed.
+        reasons: Why each number stays, as an index in `REASONS`; -1 for what goes.
+    """
+
+    layouts: list[Numbers]
+    tensors: list[dict[str, tuple[Numbers | None, ...]]]
+    kept: Bools
+    needed: Bools
+    live: list[bool]
+    reasons: NDArray[np.int64]
+
+
+def lines(stays: Bools) -> list[Bools]:
+    """For every dimension, whether anything stays at each place along it."""
+    axes = range(stays.ndim)
+    return [np.asarray(stays.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+
+
+def find_demand(graph: Graph, tensors: Tensors, constants: list[Layout]) -> Demand:
+    """Decide what stays.
+
+    Args:
+        graph: With unfolded BatchNorm.
+        tensors: Its tensors.
+        constants: What its values hold, as :func:`.constants.find_constants` returns it.
+
+    Returns:
+        The smallest set that leaves the output as it is.
+    """
+    rules = _Rules(graph, tensors, constants)
+    kept = np.arange(rules.count) == ALWAYS
+    needed = kept.copy()
+    _close(needed, [rule for rule in rules.rules if rule.is_need])
+    live = [False]
+    while True:
+        _close(kept, rules.rules)
+        live = _live(graph, rules.layouts, kept)
+        empty = [v for v, alive in enumerate(live) if alive and not kept[rules.layouts[v]].any()]
+        if not empty:
+            break
+        rules.keep(_cheapest(rules.layouts[empty[-1]], constants[empty[-1]]), "last")
+    reasons = np.full(rules.count, -1)
+    for rank, reason in reversed(list(enumerate(REASONS))):
+        for rule in rules.rules:
+            if rule.reason == reason:
+                reasons[rule.demands(kept)] = rank
+    return Demand(rules.layouts, rules.tensors, kept, needed, live, reasons)
+
+
+def _close(kept: Bools, rules: list[Rule]) -> None:
+    """Apply all rules, the last layers' first, until they ask for nothing more."""
+    before = -1
+    while (after := int(kept.sum())) != before:
+        before = after
+        for rule in reversed(rules):
+            kept[rule.demands(kept)] = True
+
+
+def _live(graph: Graph, layouts: list[Numbers], kept: Bools) -> list[bool]:
+    """Find the values that are computed from, without what a concatenation loses entirely."""
+    live = [False] * len(layouts)
+    live[graph.output] = True
+    for value in range(graph.output, 0, -1):
+        node = graph.nodes[value - 1]
+        for source in node.inputs if live[value] else ():
+            live[source] |= node.op != "cat" or bool(kept[layouts[source]].any())
+    return live
+
+
+def _cheapest(layout: Numbers, constants: Layout) -> Numbers:
+    """Choose what a value keeps at least: a constant if there is one, since it needs no inputs."""
+    alike = constants.shape == layout.shape
+    first = int((~np.isnan(constants)).argmax()) if alike else 0
+    return layout.reshape(-1)[[first]]
+
+
+@dataclass
+class _Rules:
+    """Numbers every channel, and collects the rules, in one walk over the graph."""
+
+    graph: Graph
+    weights: Tensors
+    constants: list[Layout]
+    count: int = 1
+    rules: list[Rule] = field(default_factory=list)
+    layouts: list[Numbers] = field(default_factory=list)
+    tensors: list[dict[str, tuple[Numbers | None, ...]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._readers = self.graph.readers
+        self._uses: dict[str, tuple[Numbers | None, ...]] = {}
+        self.layouts.append(self._fixed(len(self.graph.shape) - 1))
+        shapes = self.graph.shapes
+        for node in self.graph.nodes:
+            self.tensors.append({})
+            layout = self._layout(node, [shapes[value] for value in node.inputs])
+            self.layouts.append(layout)
+            if sum(size > 1 for size in layout.shape) > 1:
+                self.rules.append(Forms(layout))
+        self.keep(self.layouts[self.graph.output], "output")
+
+    def keep(self, numbers: Numbers, reason: Reason) -> None:
+        """Make something stay in any case."""
+        self.rules.append(Follows(np.zeros_like(numbers), numbers, reason, is_need=True))
+
+    def _layout(self, node: Node, shapes: list[Shape]) -> Numbers:
+        attrs: Mapping[str, Any] = node.attrs
+        rank = len(node.shape) - 1
+        inputs = [self.layouts[value] for value in node.inputs]
+        match node.op:
+            case "constant":
+                return self._fixed(rank + 1)  # its reader decides
+            case "conv2d" | "linear":
+                return self._filters(node, shapes[0], inputs[0])
+            case "batch_norm" if varies_only_along(inputs[0], 0):
+                channels = vector(inputs[0], 0, node.shape[1])
+                self._use(node, dict.fromkeys(node.tensors, (channels,)))
+                return inputs[0]
+            case "add" | "sub" | "mul" | "div":
+                return self._joined(node, shapes, inputs)
+            case "cat":
+                axis = attrs["dim"] - 1
+                return joined(inputs, [shape[axis + 1] for shape in shapes], axis)
+            case "slice":
+                if attrs["step"] > 1 and varies_along(inputs[0], attrs["dim"] - 1):
+                    self.keep(inputs[0], "mixed")
+                return sliced(inputs[0], attrs)
+            case "softmax" if not varies_along(inputs[0], attrs["dim"] - 1):
+                return inputs[0]
+            case "layer_norm" if not varies_along(inputs[0], *range(-attrs["dims"], 0)):
+                return inputs[0]
+            case "mean":
+                axes = tuple(dim - 1 for dim in attrs["dims"])
+                if not varies_along(inputs[0], *axes):
+                    return np.asarray(inputs[0].min(axis=axes, keepdims=bool(attrs["keepdim"])))
+            case "reshape":
+                return reshaped(inputs[0], shapes[0][1:], node.shape[1:])
+            case "permute":
+                return permuted(inputs[0], attrs)
+            case op if op in _ELEMENTWISE or (op in _SPATIAL and varies_only_along(inputs[0], 0)):
+                return inputs[0]
+        for layout in inputs:
+            self.keep(layout, "mixed")
+        return self._fixed(rank)
+
+    def _filters(self, node: Node, shape: Shape, layout: Numbers) -> Numbers:
+        weight = self.weights[node.tensors["weight"]]
+        axis = 0 if node.op == "conv2d" else len(shape) - 2
+        rank = len(node.shape) - 1
+        outs = self._fresh(len(weight))
+        if varies_only_along(layout, axis):
+            ins = vector(layout, axis, shape[axis + 1])
+        else:
+            self.keep(layout, "mixed")
+            ins = np.full(shape[axis + 1], ALWAYS)
+        groups: Any = node.attrs.get("groups", 1)
+        if groups > 1:
+            members = np.concatenate([outs.reshape(groups, -1), ins.reshape(groups, -1)], axis=1)
+            self.rules.append(Follows(members, np.roll(members, 1, axis=1), "grouped"))
+            ins = ins.reshape(groups, -1).repeat(len(weight) // groups, axis=0)
+        read = reading(node, shape, weight, self.constants[node.inputs[0]])
+        self.rules.append(Reads(outs, ins, read.varying, "read"))
+        if read.padded.any():
+            self.rules.append(Reads(outs, ins, read.padded, "padded"))
+        cut: dict[str, tuple[Numbers | None, ...]] = {
+            "weight": (outs, ins if groups == 1 else None),
+            "bias": (outs,),
+        }
+        self._use(node, {role: cut[role] for role in node.tensors})
+        return outs.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+    def _joined(self, node: Node, shapes: list[Shape], inputs: list[Numbers]) -> Numbers:
+        """Elements that are combined stay or go together; one that is spread stays for any."""
+        fixed = [self._is_constant(value) for value in node.inputs]
+        common = np.broadcast_shapes(*(own.shape for own, c in zip(inputs, fixed) if not c))
+        result = self._fresh(*common)
+        for value, shape, layout, is_constant in zip(node.inputs, shapes, inputs, fixed):
+            own = (1,) * (len(node.shape) - len(shape)) + shape
+            if is_constant:
+                common_with_own = [min(size, mine) for size, mine in zip(common, own[1:])]
+                layout = self._fresh(*common_with_own)
+                self.layouts[value] = layout.reshape((1, *layout.shape)[-len(shape) :])
+                if len(self._readers[value]) > 1:
+                    self.keep(result, "shared")
+            spread = any(mine == 1 < size for size, mine in zip(common, own[1:]))
+            layout = np.broadcast_to(layout, common)
+            self.rules.append(Follows(result, layout, "joined", is_need=True))
+            if not spread:
+                self.rules.append(Follows(layout, result, "joined"))
+        return result
+
+    def _use(self, node: Node, axes: dict[str, tuple[Numbers | None, ...]]) -> None:
+        """Note how a node's tensors are cut; what is cut twice must be cut alike."""
+        self.tensors[-1] = axes
+        for role, mine in axes.items():
+            theirs = self._uses.setdefault(node.tensors[role], mine)
+            for a, b in zip(mine, theirs) if mine is not theirs else ():
+                if a is None or b is None:
+                    for numbers in (a, b):
+                        if numbers is not None:
+                            self.keep(numbers, "shared")
+                else:
+                    self.rules.append(Follows(a, b, "shared"))
+                    self.rules.append(Follows(b, a, "shared"))
+
+    def _is_constant(self, value: int) -> bool:
+        return value > 0 and self.graph.nodes[value - 1].op == "constant"
+
+    def _fresh(self, *shape: int) -> Numbers:
+        size = int(np.prod(shape))
+        self.count += size
+        return np.arange(self.count - size, self.count).reshape(shape)
+
+    def _fixed(self, rank: int) -> Numbers:
+        return np.full((1,) * rank, ALWAYS)
+
+
+_ELEMENTWISE = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh",
+                "hardswish", "hardsigmoid", "dropout")  # fmt: skip
+_SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad",
+            "upsample_nearest", "upsample_bilinear")  # fmt: skip

@@ -1,0 +1,101 @@
+"""Exact shrinking: the same outputs from a smaller network."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.shrinking.rebuild import Exact
+from dirprune.deploy.shrinking.report import ShrinkReport, make_report
+from dirprune.deploy.shrinking.smallest import smallest
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.module import GraphNet
+
+SCALES = (0.1, 1.0, 10.0)
+"""Standard deviations of the random inputs on which a smaller network is verified."""
+TOLERANCE = 1e-9
+"""Largest difference that verification lets pass, relative to the largest output."""
+
+
+class ShrunkNet(GraphNet):
+    """A network without the channels that did nothing.
+
+    An ordinary module: its state dict saves and loads, it trains on, exports and is captured. The
+    parameters have the names that they had.
+
+    Attributes:
+        report: What became of every layer.
+    """
+
+    report: ShrinkReport
+
+    def __init__(self, graph: Graph, report: ShrinkReport) -> None:
+        super().__init__(graph)
+        self.report = report
+
+
+def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
+    r"""Delete the channels that do nothing; in evaluation mode the outputs stay.
+
+    A channel whose filter is all zero, or whose BatchNorm has :math:`\gamma = 0`, holds a constant
+
+    .. math:: k = \beta + \gamma\,(b - \mathrm{mean}) / \sqrt{\mathrm{var} + \epsilon},
+
+    and another one after the activation. It goes if k is 0 where it is read, or if its readers do
+    not meet padding, which take :math:`k \sum w` into their biases; a channel that no weight reads
+    goes whatever it holds. Channels that are added or multiplied go together or stay, those of a
+    grouped convolution by whole groups. A layer all of whose channels could go keeps one, so that
+    what is left is an ordinary network for any batch size; a branch of a sum that has become
+    constant is replaced by that constant.
+
+    The result is verified on random inputs in float64, in which it differs by rounding alone.
+
+    Args:
+        model: As for :func:`dirprune.deploy.capture`; a ``GraphNet`` has its graph with it. It is
+            not changed.
+        example_inputs: As for :func:`dirprune.deploy.capture`.
+
+    Returns:
+        The smaller network in evaluation mode, with float32 parameters on the CPU; its ``report``
+        says what went and why the rest stays.
+
+    Raises:
+        ValueError: If the model cannot be captured, or holds NaN or infinity.
+        RuntimeError: If the outputs differ, which is a bug.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> with torch.no_grad(): _ = model[0].weight[1:].zero_()
+        >>> small = shrink(model, torch.ones(2, 3))
+        >>> small.report.parameters
+        (26, 8)
+    """
+    before = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
+    for name, tensor in before.tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
+    network, demand, constants = smallest(before)
+    error = difference(before, network)
+    if not error <= TOLERANCE:
+        raise RuntimeError(
+            f"the smaller network's outputs differ by {error:.1e} of the largest: this is a bug "
+            "of dirprune, please report it with the model"
+        )
+    return ShrunkNet(network.graph, make_report(before, network.graph, demand, constants, error))
+
+
+@torch.no_grad()
+def difference(before: Graph, after: Exact) -> float:
+    """Largest difference in float64, of the largest output at the same scale."""
+    large, small = GraphNet(before).double(), GraphNet(after.graph).double()
+    small.load_state_dict({k: torch.from_numpy(np.asarray(t)) for k, t in after.tensors.items()})
+    generator = torch.Generator().manual_seed(0)
+    shape = before.shape[1:]
+    worst = 0.0
+    for scale in SCALES:
+        x = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        expected, found = large(x), small(x)
+        size = float(expected.abs().max())
+        gap = float((expected - found).abs().max())
+        worst = max(worst, gap / size if size else gap)
+    return worst

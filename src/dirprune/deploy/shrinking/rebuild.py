@@ -1,0 +1,81 @@
+"""Putting a graph together again after its nodes were changed, without what nothing needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dirprune.deploy.graph.graph import Graph, Node
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Exact(NamedTuple):
+    """A graph, and its tensors before they were rounded.
+
+    Attributes:
+        graph: With float32 tensors.
+        tensors: The same in float64 where rounding lost something.
+    """
+
+    graph: Graph
+    tensors: Tensors
+
+
+def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Tensors) -> Exact:
+    """Make a graph of changed nodes.
+
+    Args:
+        graph: What was changed.
+        nodes: One for each of its nodes, reading values by their old numbers; or the number of
+            the value that takes its place.
+        tensors: All that the nodes name, and perhaps more.
+
+    Returns:
+        The graph with the nodes on which the output depends.
+    """
+    stands_for = list(range(len(nodes) + 1))
+    for number, node in enumerate(nodes):
+        if isinstance(node, int):
+            stands_for[number + 1] = stands_for[node]
+    output = stands_for[graph.output]
+    needed = {output}
+    for value in range(output, 0, -1):
+        node = nodes[value - 1]
+        if value in needed and isinstance(node, Node):
+            needed.update(stands_for[source] for source in node.inputs)
+    numbers = {0: 0}
+    kept: list[Node] = []
+    for value in sorted(needed - {0}):
+        node = nodes[value - 1]
+        if isinstance(node, Node):
+            inputs = tuple(numbers[stands_for[source]] for source in node.inputs)
+            kept.append(replace(node, inputs=inputs))
+            numbers[value] = len(kept)
+    names = dict.fromkeys(name for node in kept for name in node.tensors.values())
+    exact = {name: tensors[name] for name in names}
+    rounded = {name: np.asarray(tensor, np.float32) for name, tensor in exact.items()}
+    return Exact(Graph(graph.shape, tuple(kept), numbers[output], rounded), exact)
+
+
+class Store(dict[str, NDArray[Any]]):
+    """Tensors by name, of which two that differ never share one."""
+
+    def put(self, name: str, tensor: NDArray[Any]) -> str:
+        """Add a tensor.
+
+        Args:
+            name: What it should be called.
+            tensor: Any.
+
+        Returns:
+            What it is called: another name if this one is taken by other values.
+        """
+        free, count = name, 1
+        while free in self and not np.array_equal(self[free], tensor):
+            count += 1
+            free = f"{name}_{count}"
+        self[free] = tensor
+        return free

@@ -1,0 +1,171 @@
+"""What became of every layer, and why what does nothing is still there."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from dirprune.deploy.shrinking.liveness import REASONS, Demand
+from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.graph.graph import Graph, Node
+
+_ALL = "all layers"
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """A convolution or linear layer.
+
+    Attributes:
+        outputs: Channels that it writes; 0 if the layer is gone.
+        inputs: Channels that it reads; of a linear layer, columns.
+        weights: Entries of weight and bias.
+        macs: Multiplications per sample.
+    """
+
+    outputs: int = 0
+    inputs: int = 0
+    weights: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """A layer before and after.
+
+    Attributes:
+        path: Of its module.
+        before: In the network that was given.
+        after: In the one that was made of it.
+        idle: Channels that stayed although they are constant or nothing needs them, by reason: a
+            key of :data:`.demand.REASONS`.
+    """
+
+    path: str
+    before: LayerSize
+    after: LayerSize
+    idle: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """Layer by layer and in all; ``str()`` is a table.
+
+    Attributes:
+        layers: In the order in which they run.
+        parameters: Of the network before and after: everything but BatchNorm's statistics and
+            fixed constants.
+        macs: Multiplications per sample in its convolutions and linear layers, before and after.
+        error: The largest difference between the outputs of both in float64, relative to the
+            largest output.
+    """
+
+    layers: tuple[LayerChange, ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    error: float
+
+    @property
+    def idle(self) -> Mapping[str, int]:
+        """Channels that do nothing and had to stay, by reason, over all layers."""
+        total: Counter[str] = Counter()
+        for layer in self.layers:
+            total.update(layer.idle)
+        return {reason: total[reason] for reason in REASONS if total[reason]}
+
+    def __str__(self) -> str:
+        """Draw the table."""
+        width = max([len(layer.path) for layer in self.layers] + [len(_ALL)])
+        lines = [f"{'':{width}} {'channels':>13} {'weights':>25} {'MACs':>29}  idle but kept"]
+        for layer in self.layers:
+            old, new = layer.before, layer.after
+            row = f"{layer.path:{width}} {old.outputs:5,} -> {new.outputs:5,}"
+            row += f" {old.weights:11,} -> {new.weights:10,} {old.macs:13,} -> {new.macs:12,}"
+            idle = ", ".join(f"{count} {reason}" for reason, count in layer.idle.items())
+            lines.append(f"{row}  {idle}".rstrip())
+        counts = [f"{self.parameters[0]:11,} -> {self.parameters[1]:10,}"]
+        counts.append(f"{self.macs[0]:13,} -> {self.macs[1]:12,}")
+        lines.append(f"{_ALL:{width}} {'parameters':>14} {' '.join(counts)}")
+        lines += [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in self.idle]
+        lines.append(f"largest difference in float64, relative: {self.error:.1e}")
+        return "\n".join(lines)
+
+
+def make_report(
+    before: Graph, after: Graph, demand: Demand, constants: list[Layout], error: float
+) -> ShrinkReport:
+    """Compare two graphs.
+
+    Args:
+        before: The graph that was given.
+        after: The one that was made of it.
+        demand: What stays of ``after``, which is everything.
+        constants: What its values hold.
+        error: How far the outputs differ.
+
+    Returns:
+        The report.
+    """
+    left = {key: (number, node) for key, number, node in _layers(after)}
+    changes = []
+    for key, _, node in _layers(before):
+        size, idle = LayerSize(), {}
+        if key in left:
+            number, kept = left[key]
+            size = layer_size(kept, after)
+            idle = _idle(number + 1, demand, constants)
+        changes.append(LayerChange(node.path, layer_size(node, before), size, idle))
+    parameters = count_parameters(before), count_parameters(after)
+    macs = sum(c.before.macs for c in changes), sum(c.after.macs for c in changes)
+    return ShrinkReport(tuple(changes), parameters, macs, error)
+
+
+def layer_size(node: Node, graph: Graph) -> LayerSize:
+    """Measure a convolution or linear layer.
+
+    Args:
+        node: Of the graph.
+        graph: What it is part of.
+
+    Returns:
+        Its size; a window is counted in full at the border too.
+    """
+    weight = graph.tensors[node.tensors["weight"]].shape
+    tensors = [graph.tensors[name] for name in node.tensors.values()]
+    source = graph.shapes[node.inputs[0]]
+    positions = node.shape[2:] if node.op == "conv2d" else node.shape[1:-1]
+    inputs = source[1] if node.op == "conv2d" else source[-1]
+    weights = sum(tensor.size for tensor in tensors)
+    return LayerSize(weight[0], inputs, weights, prod(weight) * prod(positions))
+
+
+def count_parameters(graph: Graph) -> int:
+    """Count what training could change, a tensor that is used twice once."""
+    names = {
+        name
+        for node in graph.nodes
+        for role, name in node.tensors.items()
+        if not role.startswith("running") and (role != "value" or node.attrs.get("trained"))
+    }
+    return sum(graph.tensors[name].size for name in names)
+
+
+def _layers(graph: Graph) -> list[tuple[tuple[str, int], int, Node]]:
+    """Every layer with a key that is the same before and after."""
+    seen: Counter[str] = Counter()
+    found = []
+    for number, node in enumerate(graph.nodes):
+        if node.op in ("conv2d", "linear"):
+            found.append(((node.path, seen[node.path]), number, node))
+            seen[node.path] += 1
+    return found
+
+
+def _idle(value: int, demand: Demand, constants: list[Layout]) -> dict[str, int]:
+    numbers = demand.layouts[value].reshape(-1)
+    held = np.broadcast_to(constants[value].reshape(-1), numbers.shape)
+    idle = ~np.isnan(held) | ~demand.needed[numbers]
+    counts = Counter(demand.reasons[numbers[idle]].tolist())
+    return {reason: counts[rank] for rank, reason in enumerate(REASONS) if counts[rank]}

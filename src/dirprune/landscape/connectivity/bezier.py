@@ -1,0 +1,229 @@
+"""A curve of low loss between two networks, for any module."""
+
+import json
+import math
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dirprune._support.checkpoint import pack, save_checkpoint, unpack
+from dirprune.landscape.connectivity.curve import Curve, bent_line, bernstein
+from dirprune.landscape.objectives.objective import Loss
+from dirprune.landscape.objectives.points import Layout, State
+from dirprune.landscape.objectives.sweep import SAVE_EVERY, Progress, digest, resumed
+
+
+class Fit(NamedTuple):
+    """A fitted curve.
+
+    Attributes:
+        curve: From a to b.
+        losses: Mean training loss of every epoch, at random places of the curve.
+    """
+
+    curve: Curve
+    losses: list[float]
+
+
+def fit_bezier(
+    a: State,
+    b: State,
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    *,
+    epochs: int,
+    bends: int = 1,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    save: Path | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    r"""Bend the straight line between two networks until the loss along it is low.
+
+    SGD on the control points :math:`p_k` between the fixed ends :math:`p_0 = a`, :math:`p_n = b`,
+
+    .. math:: \min_{p_1 \dots p_{n-1}} \mathbb E_{t \sim U(0, 1)} L(w(t)), \qquad
+        \nabla_{p_k} L(w(t)) = B_k(t)\,\nabla L(w(t))
+
+    with one t for every batch, from the straight line on. The model is in training mode, so that
+    BatchNorm normalises by the batch. The rate is ``lr`` for half of the epochs, falls linearly
+    to a hundredth at nine tenths, and stays there.
+
+    Args:
+        a: State dict of the network at t = 0.
+        b: State dict of the network at t = 1.
+        model: Their module; it is copied, not changed.
+        loss: Mean loss of a batch.
+        data: Training batches of (inputs, targets) with a length, such as a shuffling DataLoader.
+            Whatever is random in it is seeded through torch.
+        epochs: Passes over the data, at least 1.
+        bends: Control points between the ends, at least 1; the paper has 1.
+        lr: Initial rate.
+        momentum: Heavy-ball momentum, in [0, 1).
+        nesterov: Nesterov's form of it.
+        weight_decay: Coefficient of the l2 penalty on the bends.
+        seed: Decides the order of the data, t and dropout, and with them the curve.
+        save: A file to continue from if the work is broken off, to the same bits.
+        progress: Is told after every step.
+
+    Returns:
+        The curve and the losses on the way.
+
+    Raises:
+        TypeError: If the data has no length.
+        ValueError: If the networks are of different models or identical, an option is out of
+            range, the loss becomes infinite or NaN, or ``save`` holds other work.
+
+    References:
+        Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs (Garipov et al., 2018),
+        https://arxiv.org/abs/1802.10026
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020), section 4.2
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> a, b = {"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])}
+        >>> data = [(torch.ones(1, 1), torch.full((1, 1), 3.0))] * 50
+        >>> fit = fit_bezier(a, b, model, nn.functional.mse_loss, data, epochs=4)
+        >>> bool(fit.curve.at(0.5) > 0)
+        True
+    """
+    _check(epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if isinstance(data, Iterator) or not hasattr(data, "__len__") or not len(data):
+        raise TypeError("the data needs batches and a length: give a list of them or a DataLoader")
+    copy = deepcopy(model).train()
+    layout = Layout(copy)
+    ends = {"a": layout.point(a, "a"), "b": layout.point(b, "b")}
+    layout.check_distinct(ends)
+    copy.load_state_dict(dict(a))
+    start = bent_line(ends["a"], ends["b"], bends)
+    control = nn.Parameter(start.bends)
+    curve = Curve(start.a, start.b, control.detach())  # shares the bends' memory
+    optimizer = torch.optim.SGD([control], lr, momentum, 0.0, weight_decay, nesterov)
+    options = (epochs, bends, lr, momentum, nesterov, weight_decay, seed, len(data))
+    work = {"key": digest(*ends.values(), json.dumps(options))}
+    step, losses, total, saved = 0, [0.0] * epochs, epochs * len(data), time.monotonic()
+    if save is not None and save.exists():
+        tensors, meta = resumed(save, work)
+        control.data.copy_(tensors.pop("bends"))
+        optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
+        step, losses = meta["step"], meta["losses"]
+
+    def keep() -> None:
+        if save is not None:
+            packed, tensors = pack(optimizer.state_dict(), "optimizer")
+            state = work | {"step": step, "losses": losses, "optimizer": packed}
+            save_checkpoint(save, tensors | {"bends": control}, state)
+
+    whole = True
+    with torch.random.fork_rng(), closing(_batches(data, seed, step, total)) as batches:
+        try:
+            for inputs, targets in batches:
+                whole = False
+                epoch = step // len(data)
+                optimizer.param_groups[0]["lr"] = lr * _factor((epoch + 1) / epochs)
+                t = float(np.random.default_rng((seed, step)).random())
+                _seed(seed, step, 1, layout.device.type)
+                batch = inputs.to(layout.device), targets.to(layout.device)
+                value, control.grad = bend_gradient(copy, layout, loss, batch, curve, t)
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f"the loss on the curve is {value} in epoch {epoch + 1}: take a smaller lr"
+                    )
+                optimizer.step()
+                losses[epoch] += value / len(data)
+                step += 1
+                whole = True
+                if time.monotonic() - saved > SAVE_EVERY:
+                    keep()
+                    saved = time.monotonic()
+                if progress is not None:
+                    progress(step, total)
+        finally:
+            if whole:
+                keep()
+    return Fit(curve, losses)
+
+
+def bend_gradient(
+    model: nn.Module,
+    layout: Layout,
+    loss: Loss,
+    batch: tuple[Tensor, Tensor],
+    curve: Curve,
+    t: float,
+) -> tuple[float, Tensor]:
+    r"""Return the loss of a batch at one place of a curve and its gradient in the bends.
+
+    .. math:: \nabla_{p_k} L(w(t)) = B_k(t)\,\nabla L(w(t)), \qquad k = 1 \dots n - 1
+
+    Args:
+        model: Is written to.
+        layout: Of the model.
+        loss: Mean loss of a batch.
+        batch: Inputs and targets.
+        curve: In the model's weights.
+        t: In [0, 1].
+
+    Returns:
+        The loss, and the gradient with shape (n - 1, d).
+    """
+    own = dict(model.named_parameters())
+    parameters = [own[name] for name in layout.shapes]
+    with torch.no_grad():
+        for p, value in zip(parameters, layout.tensors(curve.at(t)).values()):
+            p.copy_(value)
+    inputs, targets = batch
+    value = loss(model(inputs), targets)
+    gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    weights = torch.tensor(bernstein(curve.degree, t)[1:-1], dtype=torch.float64).to(flat)
+    return value.item(), torch.outer(weights, flat)
+
+
+def _batches(
+    data: Any, seed: int, start: int, total: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """The batches of all epochs from step ``start`` on, each a function of seed and step alone."""
+    first = start - start % len(data)
+    for epoch_start in range(first, total, len(data)):
+        _seed(seed, epoch_start, 2)
+        stream = iter(data)
+        for step in range(epoch_start, epoch_start + len(data)):
+            _seed(seed, step, 0)
+            batch = next(stream)
+            if step >= start:
+                yield batch
+
+
+def _seed(seed: int, step: int, purpose: int, device: str = "cpu") -> None:
+    number = int(np.random.SeedSequence((seed, step, purpose)).generate_state(1)[0])
+    # torch.manual_seed would queue a call for every device there might be one day.
+    torch.default_generator.manual_seed(number)
+    if device != "cpu":
+        torch.get_device_module(device).manual_seed(number)
+
+
+def _factor(share: float) -> float:
+    return 1.0 if share <= 0.5 else max(0.01, 1 - 0.99 * (share - 0.5) / 0.4)
+
+
+def _check(*, epochs: int, lr: float, momentum: float, weight_decay: float) -> None:
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be positive and finite, got {lr}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0 and finite, got {weight_decay}")

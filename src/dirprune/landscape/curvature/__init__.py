@@ -1,0 +1,1 @@
+"""Hessian products, eigenvalues and spectral densities."""

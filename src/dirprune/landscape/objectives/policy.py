@@ -1,0 +1,112 @@
+"""Which BatchNorm statistics a network has that was never trained: one between known points."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dirprune.batchnorm import refresh_batchnorm
+from dirprune.landscape.objectives.objective import Objective
+from dirprune.landscape.objectives.points import Point
+
+Policy = Literal["refresh", "interpolate", "eval"]
+
+
+class Statistics:
+    r"""Puts weights into an objective's model together with the buffers that they are to have.
+
+    - ``refresh`` re-estimates BatchNorm's statistics on all of the objective's inputs, as
+      :func:`dirprune.refresh_batchnorm` does.
+    - ``interpolate`` takes :math:`\sum_i a_i m_i` of the statistics :math:`m_i` of the known
+      points, where :math:`a_i \ge 0`, :math:`\sum_i a_i = 1` says where between them it is.
+    - ``eval`` takes those of the nearest known point, as they are stored.
+
+    All other buffers are those of the nearest known point. The known points themselves are no
+    exception: :meth:`shift` says how far a rule is from what is stored there.
+
+    Args:
+        objective: Its model is written to, its inputs are what ``refresh`` reads.
+        policy: refresh, interpolate or eval.
+        known: Networks with statistics of their own, at least one.
+
+    Raises:
+        ValueError: If there is no such policy.
+
+    Attributes:
+        policy: As given.
+        known: As given.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
+        >>> x = torch.tensor([[1.0], [3.0]])
+        >>> objective = Objective(model, torch.nn.functional.mse_loss, (x, x))
+        >>> point = objective.layout.point(model.state_dict())
+        >>> Statistics(objective, "refresh", [point]).load(point.w, [1.0])
+        >>> objective.model[0].running_mean
+        tensor([2.])
+    """
+
+    def __init__(self, objective: Objective, policy: Policy, known: Sequence[Point]) -> None:
+        if policy not in get_args(Policy):
+            raise ValueError(
+                f"unknown BatchNorm policy {policy!r}: there are {', '.join(get_args(Policy))}"
+            )
+        self.policy = policy
+        self._objective = objective
+        self.known = known
+        self._names = {
+            kind: [
+                f"{name}.{kind}"
+                for name, m in objective.model.named_modules()
+                if isinstance(m, _BatchNorm) and m.track_running_stats
+            ]
+            for kind in ("running_mean", "running_var")
+        }
+
+    def load(self, w: Tensor, shares: Sequence[float]) -> None:
+        """Load weights and the buffers that the policy gives them.
+
+        Args:
+            w: The weights, with shape (d,).
+            shares: How much of each known point is in them; negative ones, outside of all known
+                points, count as 0.
+        """
+        nearest = self.known[0]
+        if len(self.known) > 1:
+            nearest = min(self.known, key=lambda p: float((p.w - w).norm()))
+        rest = dict(nearest.rest)
+        if self.policy == "interpolate":
+            weights = torch.tensor(shares, dtype=torch.float64).clamp(min=0)
+            weights /= weights.sum()
+            for name in (n for names in self._names.values() for n in names):
+                stored = torch.stack([p.rest[name] for p in self.known])
+                rest[name] = torch.tensordot(weights.to(stored), stored, 1)
+        self._objective.load(Point(w, rest))
+        if self.policy == "refresh":
+            refresh_batchnorm(self._objective.model, (x for x, _ in self._objective.batches()))
+
+    def shift(self, index: int) -> dict[str, float] | None:
+        r"""Load a known point, and compare its statistics with the stored ones.
+
+        .. math:: \lVert m - m_{\text{stored}} \rVert / \lVert m_{\text{stored}} \rVert
+
+        Args:
+            index: Of the known point.
+
+        Returns:
+            The relative difference of all ``running_mean`` and ``running_var``, over all layers;
+            None if the model has no running statistics.
+        """
+        if not any(self._names.values()):
+            return None
+        self.load(self.known[index].w, [float(i == index) for i in range(len(self.known))])
+        now, stored = dict(self._objective.model.named_buffers()), self.known[index].rest
+        found = {}
+        for kind, names in self._names.items():
+            old = torch.cat([stored[name].double() for name in names])
+            new = torch.cat([now[name].double() for name in names])
+            off = float((new - old).norm())
+            found[kind] = off / float(old.norm()) if off else 0.0
+        return found

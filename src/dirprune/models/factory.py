@@ -1,0 +1,166 @@
+"""A network from its name, checked on one image before anything is trained."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from dirprune.models.plain import convnet, mlp
+from dirprune.models.resnet import resnet20
+from dirprune.models.vgg import vgg16, vgg16_bn
+from dirprune.models.wide_resnet import wrn28x10
+
+Builder = Callable[[int, int, tuple[int, int], float], nn.Module]
+
+OWN: dict[str, tuple[Builder, int]] = {
+    "mlp": (mlp, 1),
+    "convnet": (convnet, 2),
+    "resnet20": (resnet20, 1),
+    "vgg16": (vgg16, 32),
+    "vgg16_bn": (vgg16_bn, 32),
+    "wrn28x10": (wrn28x10, 1),
+}
+"""How to build each of dirprune's own networks, and the smallest side of its images."""
+
+
+def build_model(
+    name: str, *, num_classes: int, channels: int, size: tuple[int, int], width: float = 1.0
+) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's random numbers.
+
+    Args:
+        name: mlp, convnet, resnet20, vgg16, vgg16_bn or wrn28x10; a torchvision classifier such
+            as resnet50 (dirprune's vgg16 and vgg16_bn go before torchvision's, which are
+            ``torchvision.models:vgg16`` and so on); ``timm:NAME``; or ``module.path:callable``
+            of your own, importable from the working directory and called as
+            ``callable(num_classes=num_classes)``.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
+        size: Height and width of the images.
+        width: Factor on every hidden width, of dirprune's own networks only.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: If there is no such network, or it does not fit the images or the classes.
+        TypeError: If your callable does not return an nn.Module.
+        ImportError: If timm or your module cannot be imported.
+
+    Example:
+        >>> model = build_model("vgg16", num_classes=10, channels=3, size=(32, 32))
+        >>> sum(p.numel() for p in model.parameters())
+        15245130
+    """
+    if name in OWN:
+        builder, smallest = OWN[name]
+        if min(size) < smallest:
+            other = "mlp" if name == "convnet" else "convnet"
+            raise ValueError(
+                f"{name} needs images of at least {smallest}x{smallest} pixels, "
+                f"these have {size[0]}x{size[1]}: take {other} or larger images"
+            )
+        return builder(num_classes, channels, size, width)
+    if width != 1.0:
+        raise ValueError(f"width scales {', '.join(OWN)} only, got width={width} for {name!r}")
+    if name.startswith("timm:"):
+        model = _from_timm(name.removeprefix("timm:"), num_classes, channels)
+    elif ":" in name:
+        model = _from_user(name, num_classes)
+    else:
+        model = _from_torchvision(name, num_classes, channels)
+    _check_outputs(model, name, num_classes, (1, channels, *size))
+    return model
+
+
+def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
+    available = models.list_models(module=models)  # type: ignore[attr-defined]
+    if name not in available:
+        close = difflib.get_close_matches(name, [*OWN, *available], 3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(
+            f"unknown model {name!r}: {hint}there are {', '.join(OWN)}, torchvision's classifiers "
+            f"such as resnet50, timm:NAME, and module.path:callable of your own"
+        )
+    if channels != 3:
+        raise ValueError(
+            f"{name} takes colour images, these have {channels} channel: take convnet"
+        )
+    # In training these two would return a tuple with the outputs of auxiliary heads.
+    plain = {"aux_logits": False, "init_weights": True}
+    options = plain if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = models.get_model(  # type: ignore[attr-defined]
+        name, weights=None, num_classes=num_classes, **options
+    )
+    return model
+
+
+def _from_timm(name: str, num_classes: int, channels: int) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise ImportError(f"timm:{name} needs timm: pip install timm ({error})") from error
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=channels)
+    except RuntimeError as error:
+        raise ValueError(f"unknown model timm:{name}: timm.list_models() lists them") from error
+    return model
+
+
+def _from_user(name: str, num_classes: int) -> nn.Module:
+    path, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a console script does not look there
+    try:
+        function: Any = getattr(importlib.import_module(path), attribute)
+    except Exception as error:
+        raise ImportError(f"cannot import model {name!r}: {_told(error)}") from error
+    if not callable(function):
+        raise TypeError(
+            f"{name} is a {type(function).__name__}: give module.path:callable, something that "
+            "returns an nn.Module when called with num_classes"
+        )
+    try:
+        model = function(num_classes=num_classes)
+    except Exception as error:
+        raise ValueError(
+            f"{name}(num_classes={num_classes}) failed with {_told(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _told(error: Exception) -> str:
+    """What went wrong in code of others, and in which line of it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {reason} ({Path(at.filename).name}, line {at.lineno})"
+
+
+@torch.no_grad()
+def _check_outputs(
+    model: nn.Module, name: str, num_classes: int, shape: tuple[int, int, int, int]
+) -> None:
+    """Run one blank image through the network, in evaluation mode to leave it as it is."""
+    model.eval()
+    try:
+        outputs = model(torch.zeros(shape))
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot take images with shape {shape[1:]}: {_told(error)}"
+        ) from error
+    model.train()
+    found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if found != (1, num_classes):
+        raise ValueError(
+            f"{name} must map images to shape (1, {num_classes}), one score per class; got {found}"
+        )

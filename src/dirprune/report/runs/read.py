@@ -1,0 +1,302 @@
+"""The files of a run folder as frozen dataclasses, checked on the way in."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+from dirprune.report.shared.decode import build
+
+Number = float | None  # None: not measured; NaN and infinity: measured, and that is what it was
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an epoch foretold of the run's end."""
+
+    sparsity: Number
+    c: Number
+    target: Number
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of ``metrics.jsonl``; accuracies and sparsity in [0, 1]."""
+
+    epoch: int
+    step: int
+    lr: Number
+    train_loss: Number
+    train_accuracy: Number
+    test_loss: Number
+    test_accuracy: Number
+    validation_loss: Number
+    validation_accuracy: Number
+    sparsity: Number
+    nonzeros: Number
+    threshold: Number
+    l1: Number
+    l2: Number
+    l2_over_l1: Number
+    seconds: Number
+    forecast: Forecast | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Zeros of one parameter tensor, and of whole rows and columns in it."""
+
+    name: str
+    shape: tuple[int, ...]
+    zeros: int
+    total: int
+    dead_outputs: int | None
+    outputs: int | None
+    unread_inputs: int | None
+    inputs: int | None
+
+
+@dataclass(frozen=True)
+class ThresholdPath:
+    """The largest threshold g after chosen steps."""
+
+    step: tuple[int, ...]
+    g: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """``counts[i]`` values lie between ``edges[i]`` and ``edges[i + 1]``."""
+
+    edges: tuple[float, ...]
+    counts: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Edges enclose bins: one more of them."""
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(
+                f"a histogram needs one edge more than counts, got {len(self.edges)} edges"
+                f" and {len(self.counts)} counts"
+            )
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """Of the weights and, for methods that keep them, of the accumulators v."""
+
+    weights: Histogram | None
+    accumulators: Histogram | None
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The exported network: its size beside the dense file's, and milliseconds per inference."""
+
+    file_bytes: Number
+    dense_bytes: Number
+    latency_ms: Mapping[str, Number]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``summary.json``: the final figures of a run."""
+
+    status: str
+    epochs: int
+    train_loss: Number
+    train_accuracy: Number
+    test_loss: Number
+    test_accuracy: Number
+    sparsity: Number
+    zeros: int | None
+    nonzeros: Number
+    total: int | None
+    threshold: Number
+    l1: Number
+    l2: Number
+    l2_over_l1: Number
+    seconds_per_epoch: Number
+    peak_memory_mib: Number
+    weights_bytes: Number
+    weights_zstd_bytes: Number
+    best: Mapping[str, Any] | None
+    layers: tuple[Layer, ...] | None
+    threshold_path: ThresholdPath | None
+    histograms: Histograms | None
+    deploy: Deployed | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; ``summary`` is None until it has ended."""
+
+    name: str
+    config: Mapping[str, Any]
+    recipe: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+    epochs: tuple[Epoch, ...]
+    summary: Summary | None
+
+    @property
+    def status(self) -> str:
+        """finished, diverged, interrupted, or unfinished while there is no summary."""
+        return self.summary.status if self.summary else "unfinished"
+
+    @property
+    def total(self) -> int | None:
+        """All trainable parameters, the denominator of sparsity."""
+        if self.summary:
+            return self.summary.total
+        last = self.epochs[-1] if self.epochs else None
+        if last is None or not last.nonzeros or last.sparsity is None or not last.sparsity < 1:
+            return None
+        return round(last.nonzeros / (1 - last.sparsity))
+
+    def final(self, name: str) -> Number:
+        """A figure of the summary or, before there is one, of the latest epoch."""
+        source = self.summary or (self.epochs[-1] if self.epochs else None)
+        value: Number = getattr(source, name, None)
+        return value
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of a report, and the learning-rate grid where a comparison has one."""
+
+    runs: tuple[Run, ...]
+    lr_grid: Mapping[str, Any] | None
+
+
+def read_results(folders: Sequence[Path]) -> Results:
+    """Read run folders and comparison folders, in the order given.
+
+    Args:
+        folders: At least one; each holds a ``config.json`` (a run) or a ``comparison.json``.
+
+    Returns:
+        Every run once, named by its path below what all runs have in common.
+
+    Raises:
+        FileNotFoundError: If a folder, or the file that makes it a run, is not there.
+        ValueError: If a file is not what ``dirprune train`` writes, or no folder is given.
+    """
+    if not folders:
+        raise ValueError("a report needs at least one run or comparison folder, got none")
+    found: dict[Path, None] = {}
+    lr_grid: Mapping[str, Any] | None = None
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}: give one that dirprune train wrote")
+        runs = [folder]
+        if (folder / "comparison.json").is_file():
+            runs, grid = _read_comparison(folder)
+            lr_grid = {**(lr_grid or {}), **grid}
+        found.update(dict.fromkeys(run.resolve() for run in runs))
+    paths = list(found)
+    above = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
+    names = [path.relative_to(above).as_posix() for path in paths]
+    return Results(
+        tuple(read_run(p, name=n) for p, n in zip(paths, names, strict=True)), lr_grid or None
+    )
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read one run folder, finished or not.
+
+    Args:
+        folder: Holds ``config.json`` and, as far as the run has come, ``metrics.jsonl`` and
+            ``summary.json``.
+        name: What the report calls it; by default the folder's own name.
+
+    Returns:
+        The run; a last metrics line that was cut off in writing is left out.
+
+    Raises:
+        FileNotFoundError: If ``config.json`` is not there.
+        ValueError: If a file is not what ``dirprune train`` writes.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no config.json: give a folder that dirprune train wrote"
+        )
+    record = _load(folder / "config.json")
+    config = record.get("config") if isinstance(record, dict) else None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.json'} has no 'config': it is not of a dirprune run")
+    needed = {"method": str, "model": str, "data": str, "seed": int, "epochs": int}
+    for key, kind in needed.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(
+                f"{folder / 'config.json'} has no {kind.__name__} 'config.{key}':"
+                " it is not of a dirprune run"
+            )
+    rest = {key: value for key, value in record.items() if key not in ("config", "recipe")}
+    recipe = record.get("recipe")
+    path = folder / "summary.json"
+    summary = build(Summary, _load(path), str(path)) if path.is_file() else None
+    return Run(
+        name=name if name is not None else folder.name,
+        config=config,
+        recipe=recipe if isinstance(recipe, dict) else None,
+        environment=rest,
+        epochs=_read_metrics(folder / "metrics.jsonl"),
+        summary=summary,
+    )
+
+
+def _read_comparison(folder: Path) -> tuple[list[Path], Mapping[str, Any]]:
+    path = folder / "comparison.json"
+    record = _load(path)
+    runs = record.get("runs") if isinstance(record, dict) else None
+    if runs == []:
+        raise ValueError(
+            f"no run of {folder} has finished yet: wait for the first, or go on with it"
+        )
+    if not isinstance(runs, list) or not all(isinstance(r, str) for r in runs):
+        raise ValueError(f"{path} has no list 'runs' of folder names: it is not of dirprune")
+    for run in runs:
+        if Path(run).is_absolute() or ".." in Path(run).parts:
+            raise ValueError(f"{path} names a run outside its own folder: {run!r}")
+        if not (folder / run).is_dir():
+            raise FileNotFoundError(
+                f"{path} names {run!r}, which is not there: give the run folders that are"
+            )
+    grid = record.get("lr_grid")
+    return [folder / run for run in runs], grid if isinstance(grid, dict) else {}
+
+
+def _read_metrics(path: Path) -> tuple[Epoch, ...]:
+    """Every epoch once, the later line where a resumed run repeated one."""
+    if not path.is_file():
+        return ()
+    lines = _text(path).split("\n")
+    last = len(lines) - 1  # what follows the last newline: empty, unless the writer was cut off
+    epochs = {}
+    for i, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if i == last:
+                break
+            raise ValueError(f"{path}, line {i + 1} is not JSON: the file is damaged") from None
+        epoch = build(Epoch, record, f"{path}, line {i + 1}")
+        epochs[epoch.epoch] = epoch
+    return tuple(epochs[e] for e in sorted(epochs))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None

@@ -1,0 +1,267 @@
+"""Comparing methods: equal epochs, weights, batches and choices, at gRDA's sparsity."""
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dirprune._support.files import read_json, write_json, writing
+from dirprune.threshold import threshold_path
+from dirprune.study.calibrate import calibrate, closest
+from dirprune.study.comparison import Plan, claim_folder, method_config, rescaled, run_name
+from dirprune.train.config import TrainConfig
+from dirprune.train.errors import Diverged
+from dirprune.study.isolated import run_isolated
+from dirprune.train.loop import train
+from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
+from dirprune.study.one_shot import has_batchnorm, prune_finished
+from dirprune.train.runs import RunFolder, check_same_config
+from dirprune.train.schedule import learning_rates
+from dirprune.train.summary import Summary
+from dirprune.study.tables import Row, csv_text, markdown_text, rows
+
+TOLERANCE = 0.01
+"""How far from gRDA's sparsity, as a share of all parameters, a calibrated method may end."""
+MOST_TRIALS = 5
+"""Runs that one calibration may take."""
+HELD_OUT = 0.1
+"""Share of the training data on which the rate is chosen, where the config holds out none."""
+
+
+def compare(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    methods: Sequence[str] = COMPARED,
+    seeds: Sequence[int] = (1, 2, 3),
+    lrs: Sequence[float] = (0.02, 0.05, 0.1),
+) -> list[Row]:
+    """Train every method for the same epochs from the same weights on the same batches.
+
+    - The learning rate is chosen per method from one grid by the final accuracy on held-out
+      training data, with the first seed; a grid of one rate is not searched. Test data choose
+      nothing.
+    - ``config.c`` belongs to ``config.lr``; see :func:`dirprune.study.comparison.method_config`.
+    - All that can be set is set to the mean sparsity of gRDA's runs: ``prox_sgd`` and ``rda`` by
+      calibrating their c with the first seed, on whole runs, ``gmp``, ``magnitude`` and
+      ``random`` by what they are told. Without gRDA it is ``config.mask_sparsity``.
+    - ``magnitude`` prunes the finished runs of ``sgd`` and ``sgd_momentum``, with BatchNorm
+      refreshed and without.
+
+    Every run has a process of its own, so its peak memory is its own. What has finished is kept:
+    the same call again goes on where it was stopped, to the same bits.
+
+    Args:
+        config: What all runs share; ``momentum`` and ``weight_decay`` are for the methods named
+            after momentum.
+        out: Folder of the comparison: runs, comparison.json, comparison.csv and comparison.md.
+        methods: Names in `COMPARED`.
+        seeds: One run each.
+        lrs: The grid.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If the folder holds something else, the plan cannot be followed, or torchrun
+            started this process.
+        OSError: If the folder cannot be written, or data are not there.
+        Diverged: If all of gRDA's runs diverge.
+        Interrupted: If SIGINT or SIGTERM came.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "compare gives every run a process of its own: start it without torchrun, and train "
+            "single runs with it"
+        )
+    plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs))
+    claim_folder(Path(out), plan)
+    return _Comparison(plan, Path(out)).carry_out()
+
+
+class _Comparison:
+    """A comparison on its way: what has been found so far, and how to find the rest."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out = plan, out
+        self.grid: dict[str, dict[str, float | None]] = {}
+        self.chosen: dict[str, dict[str, float]] = {}
+        self.calibration: dict[str, dict[str, Any]] = {}
+        self.finals: dict[str, list[TrainConfig]] = {}
+        self.target = plan.config.mask_sparsity
+
+    def carry_out(self) -> list[Row]:
+        """Run what is missing; gRDA comes before those that it sets the sparsity of."""
+        plan = self.plan
+        print(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
+        told = (*CALIBRATED, *MASKED, "magnitude")
+        for method in (m for m in plan.methods if m not in told):
+            self._run_seeds(self._config(method, self._choose_rate(method)))
+        if plan.reference:
+            self.target = self._attained(plan.reference)
+        print(f"sparsity of the others: {self.target:.2%} of all trainable parameters")
+        for method in (m for m in plan.methods if m in CALIBRATED):
+            self._run_calibrated(method)
+        for method in (m for m in plan.methods if m in MASKED):
+            self._run_seeds(self._config(method, self._choose_rate(method)))
+        if "magnitude" in plan.methods:
+            for method in (m for m in plan.methods if m in DENSE):
+                self._prune(method)
+        return self._write_table()
+
+    def _config(self, method: str, lr: float, c: float | None = None) -> TrainConfig:
+        """Of the first seed."""
+        sparsity = self.target if method in MASKED else None
+        seed = self.plan.seeds[0]
+        return method_config(self.plan.config, method, lr, seed=seed, c=c, sparsity=sparsity)
+
+    def _choose_rate(self, method: str, c: Callable[[float], float] | None = None) -> float:
+        """The rate of the highest accuracy on held-out data after the last epoch."""
+        lrs = self.plan.lrs
+        accuracies: dict[float, float | None] = dict.fromkeys(lrs)
+        for lr in lrs if len(lrs) > 1 else ():
+            config = self._config(method, lr, c and c(lr))
+            config = replace(config, validation=config.validation or HELD_OUT)
+            if self._run(config)["status"] == "finished":
+                accuracies[lr] = self._folder(config).read_metrics()[-1]["validation_accuracy"]
+        self.grid[method] = {f"{lr:g}": accuracy for lr, accuracy in accuracies.items()}
+        # Of equals, the smallest; it is also what is left if all diverge.
+        return max(lrs, key=lambda lr: (accuracies[lr] or 0.0, -lr))
+
+    def _run_seeds(self, config: TrainConfig) -> list[Summary]:
+        """The runs that count."""
+        self.chosen[config.method] = {"lr": config.lr, "c": config.c}
+        if config.method not in (*REFERENCES, *CALIBRATED):
+            del self.chosen[config.method]["c"]
+        summaries = []
+        for seed in self.plan.seeds:
+            seeded = replace(config, seed=seed)
+            self.finals.setdefault(config.method, []).append(seeded)
+            summaries.append(self._run(seeded))
+        return summaries
+
+    def _attained(self, method: str) -> float:
+        sparsities = [self._summary(config)["sparsity"] for config in self._finished(method)]
+        if not sparsities:
+            raise Diverged(
+                f"every run of {method} diverged, so there is no sparsity to bring the others to: "
+                "compare again in another folder with a smaller lr, c or mu"
+            )
+        mean = round(statistics.fmean(sparsities), 4)
+        if not 0 < mean < 1:
+            raise ValueError(f"{method} ended with {mean:.2%} zeros: take another c to compare at")
+        return mean
+
+    def _run_calibrated(self, method: str) -> None:
+        """Calibrate, choose the rate, and calibrate again if it is another one."""
+        plan = self.plan
+        first = min(plan.lrs, key=lambda lr: abs(math.log(lr / plan.config.lr)))
+        at_first = self._calibrate(method, first, self._start(method, first))
+        power = 1.5 if method == "rda" else 1.0
+        lr = self._choose_rate(method, lambda lr: rescaled(at_first, power, first, lr))
+        c = at_first
+        if lr != first:
+            c = self._calibrate(method, lr, rescaled(at_first, power, first, lr))
+        attained = [s["sparsity"] for s in self._run_seeds(self._config(method, lr, c))]
+        misses = [s is None or abs(s - self.target) > TOLERANCE for s in attained]
+        self.calibration[method] |= {"attained": attained, "reached": not any(misses)}
+        if any(misses):
+            print(f"{method}: {sum(misses)} of {len(misses)} runs miss the sparsity by > 1 point")
+
+    def _start(self, method: str, lr: float) -> float:
+        """A first guess: shrink by as much over the whole run as gRDA does, or by twice as much.
+
+        Proximal SGD forgets what it has taken from a weight that is zero, and needs the more.
+        """
+        plan = self.plan
+        if not plan.reference:
+            return plan.config.c
+        run = self._finished(plan.reference)[0]
+        steps_per_epoch = self._folder(run).read_metrics()[-1]["step"] // run.epochs
+        lrs = learning_rates(self._config(method, lr), steps_per_epoch)
+        shrinkage = float(threshold_path(1.0, 1.0, lrs)[-1]) if method == "rda" else sum(lrs) / 2
+        return float(self._summary(run)["threshold"]) / shrinkage
+
+    def _calibrate(self, method: str, lr: float, start: float) -> float:
+        def sparsity_at(c: float) -> float:
+            summary = self._run(self._config(method, lr, c))
+            return summary["sparsity"] if summary["status"] == "finished" else math.inf
+
+        trials = calibrate(sparsity_at, start, self.target, tolerance=TOLERANCE, most=MOST_TRIALS)
+        c, _ = closest(trials, self.target)
+        tried = [{"c": c, "sparsity": s if s < math.inf else None} for c, s in trials]
+        self.calibration[method] = {"target": self.target, "lr": lr, "c": c, "tried": tried}
+        return c
+
+    def _prune(self, dense: str) -> None:
+        """Evaluate one-shot magnitude pruning of a dense method's finished runs."""
+        runs = self._finished(dense)
+        normalised = any(has_batchnorm(self._folder(run).weights) for run in runs)
+        for refresh in (False, True) if normalised else (False,):
+            name = dense.replace("sgd", "magnitude") + "_refreshed" * refresh
+            for run in runs:
+                config = replace(run, method=name, sparsity=self.target, refresh_batchnorm=refresh)
+                self.finals.setdefault(name, []).append(config)
+                self._do(config, prune_finished, self._folder(run).path, run)
+
+    def _finished(self, method: str) -> list[TrainConfig]:
+        return [c for c in self.finals[method] if self._summary(c)["status"] == "finished"]
+
+    def _run(self, config: TrainConfig) -> Summary:
+        return self._do(config, train_or_resume)
+
+    def _do(self, config: TrainConfig, call: Callable[..., object], *before: Any) -> Summary:
+        """The summary of a run that has finished or diverged, which is now if not earlier."""
+        folder = self._folder(config)
+        if not _is_over(folder):
+            print(f"-- {folder.path.relative_to(self.out)}")
+            run_isolated(call, *before, folder.path, config, out=self.out)
+            self._write()
+        return self._summary(config)
+
+    def _folder(self, config: TrainConfig) -> RunFolder:
+        return RunFolder(self.out / run_name(config, self.plan))
+
+    def _summary(self, config: TrainConfig) -> Summary:
+        folder = self._folder(config)
+        check_same_config(read_json(folder.config)["config"], config, str(folder.path))
+        return read_json(folder.summary)
+
+    def _write(self) -> None:
+        order = {method: i for i, method in enumerate(self.plan.methods)}
+        methods = sorted(self.finals, key=lambda m: order.get(m, order.get("magnitude", 0)))
+        record = {
+            "plan": self.plan.as_json(),
+            "sparsity": self.target,
+            "lr_grid": self.grid,
+            "chosen": self.chosen,
+            "calibration": self.calibration,
+            "runs": [run_name(c, self.plan) for m in methods for c in self.finals[m]],
+        }
+        write_json(self.out / "comparison.json", record)
+
+    def _write_table(self) -> list[Row]:
+        self._write()
+        runs = read_json(self.out / "comparison.json")["runs"]
+        summaries: dict[str, list[Summary]] = {}
+        for run in runs:
+            summary = read_json(self.out / run / "summary.json")
+            summaries.setdefault(run.partition("/")[0], []).append(summary)
+        table = rows(summaries)
+        for name, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
+            with writing(self.out / f"comparison.{name}") as temporary:
+                temporary.write_text(text)
+        return table
+
+
+def train_or_resume(out: Path, config: TrainConfig) -> None:
+    """Train in a folder, from where it was left if it was begun before."""
+    train(config, out, resume=RunFolder(out).config.exists())
+
+
+def _is_over(folder: RunFolder) -> bool:
+    summary = folder.read_summary()
+    return summary is not None and summary["status"] in ("finished", "diverged")

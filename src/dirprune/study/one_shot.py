@@ -1,0 +1,106 @@
+"""Magnitude pruning of a network that has been trained, without any training after it."""
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from dirprune._support.files import write_json
+from dirprune.groups import param_groups
+from dirprune._support.tensors import write_tensors
+from dirprune.train.config import TrainConfig
+from dirprune.train.evaluation import epoch_record, refresh_statistics
+from dirprune.train.baselines.masked import magnitudes, smallest
+from dirprune.train.runs import RunFolder
+from dirprune.train.session import Progress, open_session
+from dirprune.train.summary import finished_summary
+from dirprune.train.weights import load_weights, read_weights
+
+
+def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: TrainConfig) -> None:
+    """Prune the smallest weights of a finished run and evaluate what is left, as a run folder.
+
+    Training loss and accuracy are left out; seconds and peak memory are the dense run's, which
+    is what it takes to get here.
+
+    Args:
+        dense: Folder of the finished run.
+        dense_config: Its config.
+        out: Folder of the pruned network; what was left half done there is replaced.
+        config: What the folder shall say. Its ``sparsity`` is the share of zeros among all
+            trainable parameters, its ``prune`` says which may become zero, and its
+            ``refresh_batchnorm`` whether BatchNorm statistics are re-estimated.
+
+    Raises:
+        ValueError: If so many weights may not be pruned.
+    """
+    trained = RunFolder(dense)
+    session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
+    load_weights(session.net, read_weights(trained.weights), str(trained.weights))
+    prune_magnitude(session.net, config.mask_sparsity, config.prune)
+    if config.refresh_batchnorm:
+        refresh_statistics(session)
+    unmeasured = torch.ones(3, dtype=torch.float64, device=session.device)
+    progress = Progress(unmeasured, step=len(session.lrs))
+    seconds = statistics.median(epoch["seconds"] for epoch in trained.read_metrics())
+    record = epoch_record(session, progress)
+    record |= {"train_loss": None, "train_accuracy": None, "seconds": seconds}
+
+    folder = RunFolder(out)
+    folder.begin(config, None, session.device.type, session.data.task)
+    folder.append_metrics(record)
+    write_tensors(folder.weights, session.net.state_dict())
+    figures = finished_summary(
+        session.net,
+        session.optimizer,
+        session.lrs,
+        folder.read_metrics(),
+        best=None,
+        peak_memory_mib=(trained.read_summary() or {})["peak_memory_mib"],
+        weights=folder.weights,
+    )
+    write_json(folder.summary, figures | {"epochs": config.epochs})
+    folder.settle()  # a try that was cut short, if there was one
+
+
+@torch.no_grad()
+def prune_magnitude(
+    model: nn.Module, sparsity: float, prune: Literal["all", "weights"] = "all"
+) -> None:
+    """Set the weights of smallest magnitude to zero, over all layers together.
+
+    Args:
+        model: Changed in place.
+        sparsity: Share of zeros among all trainable parameters afterwards, in [0, 1).
+        prune: Which may become zero: all parameters, or weights only.
+
+    Raises:
+        ValueError: If so many may not.
+
+    Example:
+        >>> layer = nn.Linear(9, 10)
+        >>> prune_magnitude(layer, 0.63)
+        >>> int((layer.weight == 0).sum() + (layer.bias == 0).sum())
+        63
+    """
+    groups = [group for group in param_groups(model, prune) if "c" not in group]
+    weights = [p for group in groups for p in group["params"] if p.requires_grad]
+    number = round(sparsity * sum(p.numel() for p in model.parameters() if p.requires_grad))
+    prunable = sum(p.numel() for p in weights)
+    if number > prunable:
+        raise ValueError(
+            f"sparsity {sparsity} asks for {number} zeros, but only {prunable} weights may be "
+            "pruned: give a smaller sparsity, or prune all"
+        )
+    for p, pruned in zip(weights, smallest(magnitudes(weights), number), strict=True):
+        p.masked_fill_(pruned.to(p.device), 0.0)
+
+
+def has_batchnorm(weights: Path) -> bool:
+    """Whether a file of weights has running statistics to refresh."""
+    with safe_open(weights, framework="pt") as file:
+        return any(name.endswith("running_mean") for name in file.keys())  # noqa: SIM118

@@ -1,0 +1,181 @@
+"""The authors' own rule for c: the largest that keeps accuracy over the first few epochs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from dirprune._support.files import write_json
+from dirprune.train.config import TrainConfig
+from dirprune.train.display import Display
+from dirprune.train.errors import Diverged
+from dirprune.train.loop import train
+from dirprune.train.runs import RunFolder
+from dirprune.train.summary import Summary
+
+HELD_OUT = 0.1
+"""Share of the training data to choose on, where the config holds out none."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The first epochs of a run.
+
+    Attributes:
+        mu: Growth exponent.
+        c: Scale of the threshold; 0 is SGD.
+        validation_accuracy: After the last of them; 0 if training diverged.
+        sparsity: Zeros of all trainable parameters after the last of them.
+    """
+
+    mu: float
+    c: float
+    validation_accuracy: float
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What tuning tried and chose.
+
+    Attributes:
+        reference: The trial with c = 0.
+        trials: All others, in the order in which they were run.
+        chosen: One of them.
+        config: The config to train with.
+    """
+
+    reference: Trial
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    config: TrainConfig
+
+
+def tune(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    mus: Sequence[float] = (0.501, 0.51, 0.55),
+    cs: Sequence[float] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    epochs: int = 3,
+    tolerance: float = 0.01,
+    display: Display | None = None,
+) -> TuneResult:
+    """For every mu find the largest c that keeps accuracy early on; take the sparsest.
+
+    All is judged on held-out training data; test data choose nothing. For each mu, c goes down
+    the grid until one is good enough. Trials that are in ``out`` already are not repeated.
+
+    Args:
+        config: Of the run that is to follow; its c and mu are what is sought. The trials take its
+            learning rate as constant, as the paper's schedules are in their first epochs.
+        out: Folder of the trials, a run folder each, and of tune.json.
+        mus: To be tried, each in (0, 1]; by default the paper's advice.
+        cs: To be tried, each above 0.
+        epochs: Of every trial, at least 1; the paper advises 1 to 5.
+        tolerance: How far below that of c = 0 the validation accuracy may be, a share.
+        display: Where the trials' progress is shown; by default on the standard output.
+
+    Returns:
+        The table of trials and the chosen config.
+
+    Raises:
+        ValueError: If a grid is empty or out of its range, or no c is good enough.
+        OSError: If data are missing or ``out`` cannot be written.
+
+    References:
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020), the advice in the
+        authors' README; https://arxiv.org/abs/2006.09358
+    """
+    if not mus or not cs or min(cs) <= 0:
+        raise ValueError(f"tune needs at least one mu and one c, all above 0, got {mus} and {cs}")
+    out = Path(out)
+    if RunFolder(out).config.exists():
+        raise ValueError(f"{out} holds a run: choose another folder for the trials")
+    base = _trial_config(config, epochs)
+    for mu, c in product(mus, cs):
+        replace(base, mu=mu, c=c)  # out of range: told before anything is trained
+    reference = _run(replace(base, c=0.0, mu=mus[0]), out / "reference", display)
+    trials: list[Trial] = []
+    for mu in mus:
+        for c in sorted(cs, reverse=True):
+            trial = _run(replace(base, mu=mu, c=c), out / f"mu{mu:g}-c{c:g}", display)
+            trials.append(trial)
+            if keeps_accuracy(trial, reference, tolerance):
+                break
+    chosen = choose(trials, reference, tolerance)
+    result = TuneResult(
+        reference, tuple(trials), chosen, replace(config, mu=chosen.mu, c=chosen.c)
+    )
+    write_json(out / "tune.json", asdict(result) | {"tolerance": tolerance})
+    return result
+
+
+def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial:
+    """Take the largest good c of every mu and, of these, the sparsest.
+
+    Args:
+        trials: Of any c and mu.
+        reference: With c = 0.
+        tolerance: How far below the reference's a good validation accuracy may be.
+
+    Returns:
+        One of the trials; of equally sparse ones that of highest accuracy.
+
+    Raises:
+        ValueError: If none is good.
+
+    Example:
+        >>> table = [Trial(0.51, 0.01, 0.8, 0.5), Trial(0.51, 0.005, 0.9, 0.3)]
+        >>> choose(table, Trial(0.51, 0.0, 0.9, 0.0), tolerance=0.01).c
+        0.005
+    """
+    largest: dict[float, Trial] = {}
+    for trial in trials:
+        good = keeps_accuracy(trial, reference, tolerance)
+        if good and (trial.mu not in largest or trial.c > largest[trial.mu].c):
+            largest[trial.mu] = trial
+    if not largest:
+        best = max(trial.validation_accuracy for trial in trials)
+        raise ValueError(
+            f"no c keeps the validation accuracy within {tolerance:.2%} of {_percent(reference)} "
+            f"(best: {best:.2%}): give smaller cs, more epochs or a larger tolerance"
+        )
+    return max(largest.values(), key=lambda trial: (trial.sparsity, trial.validation_accuracy))
+
+
+def keeps_accuracy(trial: Trial, reference: Trial, tolerance: float) -> bool:
+    """Whether a trial is at most ``tolerance`` less accurate on validation data."""
+    return trial.validation_accuracy >= reference.validation_accuracy - tolerance
+
+
+def _trial_config(config: TrainConfig, epochs: int) -> TrainConfig:
+    return replace(
+        config,
+        epochs=epochs,
+        schedule="constant",
+        validation=config.validation or HELD_OUT,
+        target_sparsity=None,
+        target_size=None,
+        forecast=False,
+        keep_checkpoints=1,
+    )
+
+
+def _run(config: TrainConfig, out: Path, display: Display | None) -> Trial:
+    """Train, go on with, or only read a trial."""
+    folder = RunFolder(out)
+    started = folder.config.exists()
+    summary: Summary = (folder.read_summary() if started else None) or {}
+    if summary.get("status") != "diverged":
+        try:
+            summary = train(config, out, resume=started, display=display)
+        except Diverged:
+            return Trial(config.mu, config.c, 0.0, 0.0)
+        accuracy = folder.read_metrics()[-1]["validation_accuracy"]
+        return Trial(config.mu, config.c, accuracy, summary["sparsity"])
+    return Trial(config.mu, config.c, 0.0, 0.0)
+
+
+def _percent(trial: Trial) -> str:
+    return f"{trial.validation_accuracy:.2%}"

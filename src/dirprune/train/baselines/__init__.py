@@ -1,0 +1,1 @@
+"""Optimizers that a comparison sets beside gRDA."""
