@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torchvision import datasets, transforms
 
 from dirprune import refresh_batchnorm
-from dirprune.deploy import Engine, save
 from dirprune._support.files import read_json
+from dirprune.data.loading import IMAGENET_STATISTICS, load
+from dirprune.deploy import Engine, save
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import IMAGENET_STATISTICS, load_data
 from dirprune.train.trained import trained_network
 from machine import write
 from sparse_networks import paper_resnet50
@@ -50,7 +50,9 @@ def photographs(folder: Path) -> Iterator[Tensor]:
 def test_images(run: Path) -> Iterator[Tensor]:
     """Batches of a run's test images, as the run evaluated them."""
     config = TrainConfig(**read_json(run / "config.json")["config"])
-    for x, _ in load_data(config).test.batches(BATCH):
+    for x, _ in load(
+        config.data, validation=config.validation, seed=config.seed, augment=config.augment
+    ).test.batches(BATCH):
         yield x
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dirprune import GRDA
 from dirprune.data.augment import CropFlip
-from dirprune.models import build_model
 from dirprune.data.sources import MemorySource
+from dirprune.models import build_model
 from machine import interleaved, quartiles, ratios, write
 
 BATCH = 128

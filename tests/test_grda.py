@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler
 
 from dirprune import GRDA, param_groups, soft_threshold, threshold_path
 from dirprune import update as update_module
+from dirprune._support import native
 from reference.grda_paper import Coordinate
 from step import allocated
 

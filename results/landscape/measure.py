@@ -23,12 +23,12 @@ import torch
 
 from dirprune import threshold_path
 from dirprune._support.files import read_json, write_json
+from dirprune.data.loading import load
 from dirprune.landscape import path, straight_line
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.networks import open_subject
 from dirprune.survey.survey import survey
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
 from dirprune.train.runs import RunFolder, environment
@@ -95,7 +95,14 @@ FLOORS = (1e-1, 1e-2, 1e-3)
 
 def threshold(config: TrainConfig) -> float:
     """Where gRDA's threshold ends."""
-    steps = -(-len(load_data(config).train) // config.batch_size)
+    steps = -(
+        -len(
+            load(
+                config.data, validation=config.validation, seed=config.seed, augment=config.augment
+            ).train
+        )
+        // config.batch_size
+    )
     return float(threshold_path(config.c, config.mu, learning_rates(config, steps))[-1])
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune import refresh_batchnorm
+from dirprune.data.loading import load
 from dirprune.landscape import (
     Hessian,
     Objective,
@@ -28,11 +29,10 @@ from dirprune.landscape import (
     prune_once,
     top_eigenpairs,
 )
+from dirprune.models import build_model
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
-from dirprune.models import build_model
 from dirprune.train.runs import environment
 
 HERE = Path(__file__).parent
@@ -96,7 +96,9 @@ def trained(runs: Path, name: str, seed: int) -> tuple[Objective, Objective, Poi
     folder = runs / f"{name}-seed{seed}"
     if not (folder / "summary.json").exists():
         train(config, folder, resume=(folder / "config.json").exists(), display=Displays())
-    data = load_data(config)
+    data = load(
+        config.data, validation=config.validation, seed=config.seed, augment=config.augment
+    )
     model = build_model(
         config.model,
         num_classes=data.num_classes,

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from dirprune.bench import latency as bench
-from dirprune.deploy import capture, save
-from dirprune.bench.latency import Benchmark, benchmark, sparsity
 from dirprune.bench.break_even import break_even, crossing, masked
-from dirprune.deploy.graph.module import GraphNet
+from dirprune.bench.latency import Benchmark, benchmark, sparsity
 from dirprune.bench.runtimes import Array, is_installed
+from dirprune.deploy import capture, save
+from dirprune.deploy.graph.module import GraphNet
 
 
 def network() -> nn.Module:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dirprune._support import native, cli
+from dirprune import cli
+from dirprune._support import native
 from dirprune.cli import commands
-from dirprune.deploy import load
 from dirprune.cli.shipping import ship
+from dirprune.deploy import load
 from dirprune.train.runs import RunFolder
 
 TRAIN = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "2", "--c", "0.1"]

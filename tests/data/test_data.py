@@ -17,8 +17,7 @@ from torchvision.datasets import CIFAR10
 from dirprune.data import datasets as standard
 from dirprune.data import folders
 from dirprune.data.augment import CropFlip
-from dirprune.train.config import TrainConfig
-from dirprune.data.loading import Dataset, channel_statistics, load_data
+from dirprune.data.loading import Dataset, channel_statistics, load
 from dirprune.data.sources import MemorySource, Source
 from dirprune.data.stream import StreamSource
 
@@ -26,7 +25,7 @@ from dirprune.data.stream import StreamSource
 
 
 def test_digits_are_scikit_learns() -> None:
-    data = load_data(TrainConfig(data="digits"))
+    data = load("digits")
     assert (len(data.train), len(data.test), data.num_classes) == (1437, 360, 10)
     assert (data.channels, data.size, data.augment) == (1, (8, 8), False)
     parts = (data.train, data.test)
@@ -40,7 +39,7 @@ def test_digits_are_scikit_learns() -> None:
 
 
 def test_training_images_are_normalised() -> None:
-    data = load_data(TrainConfig(data="digits"))
+    data = load("digits")
     images, _ = next(data.train.batches(len(data.train)))
     assert images.dtype == torch.float32
     assert images.mean().item() == pytest.approx(0, abs=1e-4)
@@ -59,7 +58,7 @@ def test_channel_statistics_are_the_moments() -> None:
 
 def test_validation_is_stratified_disjoint_and_decided_by_the_seed() -> None:
     def parts(seed: int) -> tuple[Dataset, set[bytes], set[bytes]]:
-        data = load_data(TrainConfig(data="digits", validation=0.2, seed=seed))
+        data = load("digits", validation=0.2, seed=seed)
         assert isinstance(data.train, MemorySource)
         assert isinstance(data.validation, MemorySource)
         train, held_out = data.train.images, data.validation.images
@@ -73,7 +72,7 @@ def test_validation_is_stratified_disjoint_and_decided_by_the_seed() -> None:
     assert shares[0] == pytest.approx(shares[1], abs=0.005)
     assert parts(1)[2] == held_out
     assert parts(2)[2] != held_out
-    whole = load_data(TrainConfig(data="digits"))
+    whole = load("digits")
     assert whole.validation is None
     assert torch.equal(whole.test.labels, data.test.labels)
 
@@ -101,7 +100,7 @@ def write_fashion(
 @pytest.mark.parametrize("packed", [True, False])
 def test_fashion_mnist_from_its_original_files(tmp_path: Path, packed: bool) -> None:
     arrays = write_fashion(tmp_path, packed=packed)
-    data = load_data(TrainConfig(data=f"fashion-mnist:{tmp_path}"))
+    data = load(f"fashion-mnist:{tmp_path}")
     assert (data.num_classes, data.channels, data.size, data.augment) == (10, 1, (28, 28), True)
     assert isinstance(data.test, MemorySource)
     assert np.array_equal(data.test.images[:, 0], arrays["t10k-images-idx3-ubyte"])
@@ -116,12 +115,12 @@ def test_fashion_mnist_where_debian_or_torchvision_put_it(
     write_fashion(raw)
     monkeypatch.setattr(standard, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     monkeypatch.setattr(standard, "CACHE", tmp_path / "cache")
-    assert len(load_data(TrainConfig(data="fashion-mnist")).train) == 30
+    assert len(load("fashion-mnist").train) == 30
     debian = tmp_path / "debian"
     debian.mkdir()
     write_fashion(debian, packed=True, largest=4)
     monkeypatch.setattr(standard, "DEBIAN_FASHION_MNIST", debian)
-    assert load_data(TrainConfig(data="fashion-mnist")).train.labels.max() == 4
+    assert load("fashion-mnist").train.labels.max() == 4
 
 
 def test_cifar_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +138,7 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(CIFAR10, "train_list", [write("data_batch_1", batch)])
     monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch)])
     monkeypatch.setattr(CIFAR10, "meta", meta)
-    data = load_data(TrainConfig(data=f"cifar10:{tmp_path}"))
+    data = load(f"cifar10:{tmp_path}")
     assert isinstance(data.train, MemorySource)
     assert np.array_equal(data.train.images, pixels)
     assert data.train.labels.tolist() == [9, 1, 2, 3, 4, 5]
@@ -167,7 +166,7 @@ def image_folder(
 
 
 def test_small_images_of_a_folder_are_kept_in_memory(tmp_path: Path) -> None:
-    data = load_data(TrainConfig(data=f"imagefolder:{image_folder(tmp_path)}"))
+    data = load(f"imagefolder:{image_folder(tmp_path)}")
     assert (data.num_classes, data.channels, data.size, data.augment) == (3, 3, (32, 30), True)
     assert isinstance(data.train, MemorySource)
     assert data.train.augmentation == CropFlip(4, "reflect")
@@ -175,7 +174,7 @@ def test_small_images_of_a_folder_are_kept_in_memory(tmp_path: Path) -> None:
     stored = data.train.images[data.train.labels == 1][2]
     original = np.asarray(Image.open(tmp_path / "train" / "dog" / "2.png"))
     assert np.array_equal(stored.permute(1, 2, 0), original)
-    plain = load_data(TrainConfig(data=f"imagefolder:{tmp_path}", augment=False))
+    plain = load(f"imagefolder:{tmp_path}", augment=False)
     assert not plain.augment
 
 
@@ -193,7 +192,7 @@ def test_other_images_of_a_folder_are_streamed(
         Image.new("L", (33, 32)).save(tmp_path / "val" / "emu" / "4.png")
     if why == "many":
         monkeypatch.setattr(folders, "MEMORY_BYTES", 30 * 3 * 32 * 32 - 1)
-    data = load_data(TrainConfig(data=f"imagefolder:{tmp_path}", validation=0.2))
+    data = load(f"imagefolder:{tmp_path}", validation=0.2)
     assert isinstance(data.train, StreamSource)
     assert (data.size, data.augment) == ((224, 224), True)
     assert data.validation is not None
@@ -210,7 +209,7 @@ def test_a_photo_keeps_its_centre(tmp_path: Path) -> None:
         for part in ("train", "val"):
             (tmp_path / part / name).mkdir(parents=True)
             Image.fromarray(pixels).save(tmp_path / part / name / "0.png")
-    data = load_data(TrainConfig(data=f"imagenet:{tmp_path}"))
+    data = load(f"imagenet:{tmp_path}")
     images, _ = next(in_process(data.test).batches(2))
     white = (1 - torch.tensor(data.mean)) / torch.tensor(data.std)
     torch.testing.assert_close(images, white.view(1, 3, 1, 1).expand(2, 3, 224, 224))
@@ -223,7 +222,7 @@ def test_a_folder_with_test_and_val(
     tmp_path: Path, share: float, validation: int, train: int
 ) -> None:
     image_folder(tmp_path, parts=("train", "val", "test"))
-    data = load_data(TrainConfig(data=f"imagefolder:{tmp_path}", validation=share))
+    data = load(f"imagefolder:{tmp_path}", validation=share)
     assert data.validation is not None
     assert (len(data.validation), len(data.train), len(data.test)) == (validation, train, 15)
 
@@ -231,7 +230,7 @@ def test_a_folder_with_test_and_val(
 def test_labels_of_other_parts_are_those_of_the_same_class_in_training(tmp_path: Path) -> None:
     image_folder(tmp_path, parts=("train",))
     image_folder(tmp_path, parts=("test",), classes=("cat", "emu"))
-    data = load_data(TrainConfig(data=f"imagefolder:{tmp_path}"))
+    data = load(f"imagefolder:{tmp_path}")
     assert set(data.test.labels.tolist()) == {0, 2}
 
 
@@ -288,7 +287,7 @@ def test_bad_image_folder(
 ) -> None:
     spoil(image_folder(tmp_path))
     with pytest.raises(error, match=message) as caught:
-        load_data(TrainConfig(data=f"imagefolder:{tmp_path}"))
+        load(f"imagefolder:{tmp_path}")
     assert "\n" not in str(caught.value)
 
 
@@ -316,7 +315,7 @@ def test_bad_image_folder(
 def test_bad_name_or_path(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(error, match=message) as caught:
-        load_data(TrainConfig(data=name.format(tmp_path)))
+        load(name.format(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -327,24 +326,24 @@ def test_damaged_fashion_mnist(tmp_path: Path) -> None:
     for content in (whole[:1000], b"", b"\x1f\x8b garbage", gzip.compress(b"no IDX at all")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"train-images.* is not a whole IDX file"):
-            load_data(TrainConfig(data=f"fashion-mnist:{tmp_path}"))
+            load(f"fashion-mnist:{tmp_path}")
 
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     write_fashion(tmp_path, largest=10)
     with pytest.raises(ValueError, match=r"up to 10: needed is one label in 0\.\.9 per image"):
-        load_data(TrainConfig(data=f"fashion-mnist:{tmp_path}"))
+        load(f"fashion-mnist:{tmp_path}")
     write_fashion(tmp_path)
     write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(19), packed=False)
     with pytest.raises(ValueError, match=r"labels with shape \(19,\)"):
-        load_data(TrainConfig(data=f"fashion-mnist:{tmp_path}"))
+        load(f"fashion-mnist:{tmp_path}")
     for name, array in (("images-idx3", np.zeros((0, 28, 28))), ("labels-idx1", np.zeros(0))):
         write_idx(tmp_path / f"t10k-{name}-ubyte", array, packed=False)
     with pytest.raises(ValueError, match=r"images with shape \(0, 28, 28\)"):
-        load_data(TrainConfig(data=f"fashion-mnist:{tmp_path}"))
+        load(f"fashion-mnist:{tmp_path}")
 
 
 def test_a_validation_share_that_leaves_a_class_out(tmp_path: Path) -> None:
     image_folder(tmp_path, per_class=2)
     with pytest.raises(ValueError, match=r"validation=0\.1 of 6 training images cannot leave"):
-        load_data(TrainConfig(data=f"imagefolder:{tmp_path}", validation=0.1))
+        load(f"imagefolder:{tmp_path}", validation=0.1)

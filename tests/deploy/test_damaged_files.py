@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from dirprune.deploy import GraphNet, save
-from dirprune.deploy.graph.capture import capture
 from dirprune.deploy.file.container import _HEAD, MAGIC, VERSION, read_contents
-from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.file.packing import compress, decompress
+from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.fold import fold
 
 TRIALS = 10_000
 MEMORY = 256 << 20

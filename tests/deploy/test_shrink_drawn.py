@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 
 from deploy.drawn_graphs import graphs
-from dirprune.deploy.shrinking.report import layer_size
-from dirprune.deploy.shrinking.smallest import smallest
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.shrinking.network import difference
+from dirprune.deploy.shrinking.report import layer_size
+from dirprune.deploy.shrinking.smallest import smallest
 
 
 def multiplications(graph: Graph) -> int:

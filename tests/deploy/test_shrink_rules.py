@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
+from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.shrinking.constants import find_constants
+from dirprune.deploy.shrinking.network import difference
 from dirprune.deploy.shrinking.report import ShrinkReport, make_report
 from dirprune.deploy.shrinking.smallest import smallest
-from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.shrinking.network import difference
 
 
 def shrunk(sketch: Sketch) -> tuple[Graph, ShrinkReport]:

@@ -15,10 +15,10 @@ from synthetic_runs import write_json, write_run
 
 from dirprune.report.landscape import paths, planes, spectra
 from dirprune.report.landscape.captions import panels
-from dirprune.report.landscape.styles import marks
 from dirprune.report.landscape.page import render, write_landscape_report
 from dirprune.report.landscape.published import of_dimension, published
 from dirprune.report.landscape.read import Density, Landscape, Spectrum, Top, read_landscape
+from dirprune.report.landscape.styles import marks
 from dirprune.report.landscape.words import brief, headline
 from dirprune.report.runs.page import write_report
 

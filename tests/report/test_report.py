@@ -18,9 +18,9 @@ from dirprune.report.runs import figures
 from dirprune.report.runs.arms import arms, statistic
 from dirprune.report.runs.captions import panels
 from dirprune.report.runs.page import write_report
-from dirprune.report.shared.published import published
 from dirprune.report.runs.read import read_results, read_run
 from dirprune.report.runs.words import headline
+from dirprune.report.shared.published import published
 
 
 def report(folders: list[Path], out: Path) -> Page:

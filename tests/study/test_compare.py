@@ -19,23 +19,23 @@ import torch
 from safetensors.torch import load_file
 
 from dirprune.report.runs.read import read_results
-from dirprune.threshold import threshold_path
 from dirprune.study import compare as module
 from dirprune.study.calibrate import calibrate, closest, next_strength
 from dirprune.study.compare import compare
 from dirprune.study.comparison import Plan, method_config
+from dirprune.study.isolated import run_isolated
+from dirprune.study.one_shot import prune_finished, prune_magnitude
+from dirprune.study.tables import csv_text, markdown_text, rows
+from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.errors import Diverged, Interrupted
-from dirprune.study.isolated import run_isolated
 from dirprune.train.loop import train
 from dirprune.train.methods import METHODS, build_optimizer
 from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES
-from dirprune.study.one_shot import prune_finished, prune_magnitude
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import peak_memory_mib
-from dirprune.study.tables import csv_text, markdown_text, rows
 
 SHORT = TrainConfig(
     model="mlp", epochs=3, batch_size=50, c=0.08, mu=0.51, momentum=0.9, weight_decay=5e-4

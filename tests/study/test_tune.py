@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dirprune.study import tune as tuning
+from dirprune.study.tune import Trial, choose, tune
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
-from dirprune.study.tune import Trial, choose, tune
 
 QUIET = Displays()
 SHORT = TrainConfig(model="mlp", epochs=40, batch_size=100, target_sparsity=0.9)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from dirprune import cli
 from dirprune.landscape import Layout
+from dirprune.models import build_model
 from dirprune.survey.config import parse_duration
 from dirprune.survey.display import Display
 from dirprune.survey.networks import open_subject
 from dirprune.survey.survey import SurveyConfig, survey
-from dirprune.models import build_model
 
 COARSE = ["--samples", "200", "--test-samples", "100", "--points", "5", "--grid", "3"]
 COARSE += ["--curve-epochs", "1", "--eigenvectors", "3", "--steps", "6", "--probes", "2"]

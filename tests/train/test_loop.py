@@ -21,13 +21,13 @@ from torch.optim import SGD
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from dirprune._support.files import naming_errors
 from dirprune._support.tensors import write_tensors
+from dirprune.data.loading import load
+from dirprune.models import build_model
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import load_data
 from dirprune.train.display import Displays
 from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.loop import train
-from dirprune.models import build_model
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import open_session
@@ -112,7 +112,9 @@ def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
     )
     train(config, tmp_path / "run", display=QUIET)
 
-    data = load_data(config)
+    data = load(
+        config.data, validation=config.validation, seed=config.seed, augment=config.augment
+    )
     torch.manual_seed(config.seed)
     model = build_model("mlp", num_classes=10, channels=1, size=(8, 8)).double()
     optimizer = SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-3)

@@ -15,10 +15,6 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
-from dirprune.train.config import TrainConfig
-from dirprune.train.display import Displays
-from dirprune.train.errors import Interrupted
-from dirprune.train.loop import train
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     cubic_sparsity,
@@ -28,8 +24,12 @@ from dirprune.train.baselines.masked import (
     random_scores,
     smallest,
 )
-from dirprune.train.methods import METHODS, build_optimizer
 from dirprune.train.baselines.prox_sgd import ProxSGD
+from dirprune.train.config import TrainConfig
+from dirprune.train.display import Displays
+from dirprune.train.errors import Interrupted
+from dirprune.train.loop import train
+from dirprune.train.methods import METHODS, build_optimizer
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

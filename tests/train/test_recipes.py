@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dirprune.models import build_model
 from dirprune.report.shared.published import published as drawn
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
-from dirprune.models import build_model
 from dirprune.train.recipes import (
     RECIPES,
     get_recipe,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dirprune.bench import latency as bench
 from dirprune.bench.latency import graph_of, layer_weights
+from dirprune.bench.runtimes import PEERS
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
-from dirprune.bench.runtimes import PEERS
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune.bench.quantized import write_int8
+from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
 from dirprune.deploy import capture, load, save
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.onnx import write_onnx
-from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
-from dirprune.bench.quantized import write_int8
 
 TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2, "i8": 0.3}
 """Largest difference from torch that is let pass, relative to the largest output."""

@@ -235,9 +235,9 @@ def bench(
         break_even: Also find from which sparsity on it is faster than the fastest of them, by
             masking it at the first batch size and number of threads.
     """
+    from dirprune._support.files import write_json
     from dirprune.bench import benchmark
     from dirprune.bench.break_even import break_even as find_break_even
-    from dirprune._support.files import write_json
 
     peers = tuple(filter(None, vs.split(",")))
     batches, counts = _numbers("batch", batch), _numbers("threads", threads)

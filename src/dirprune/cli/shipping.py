@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from dirprune._support import native
+from dirprune._support.files import write_json
 from dirprune.bench import benchmark
 from dirprune.deploy import save, shrink
-from dirprune._support.files import write_json
 from dirprune.train.runs import RunFolder
 from dirprune.train.trained import trained_network
 

@@ -11,10 +11,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from dirprune.data.augment import CropFlip
-from dirprune.train.config import TrainConfig
+from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.folders import class_folders, decode_small, evaluation_parts
 from dirprune.data.sources import MemorySource, Source
-from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.stream import StreamSource
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder", "imagenet")
@@ -60,15 +59,15 @@ class Dataset:
         return {name: getattr(self, name) for name in names}
 
 
-def load_data(config: TrainConfig) -> Dataset:
+def load(name: str, *, validation: float = 0.0, seed: int = 0, augment: bool = True) -> Dataset:
     """Read a data set by its name.
 
     - ``digits``: scikit-learn's, 8x8, a fixed stratified 80/20 split, no augmentation.
     - ``fashion-mnist[:FOLDER]``: crops of the image padded by 2 black pixels, and flips.
     - ``cifar10[:FOLDER]``, ``cifar100[:FOLDER]``: crops padded by 4 black pixels, and flips.
     - ``imagefolder:FOLDER``: RGB images in train/CLASS/ and test/CLASS/ or val/CLASS/. With both
-      of these, test/ is tested on, and val/ is the validation data unless ``config.validation``
-      asks for a share of the training data. Images of one size up to 64x64 are kept in memory,
+      of these, test/ is tested on, and val/ is the validation data unless ``validation`` asks for
+      a share of the training data. Images of one size up to 64x64 are kept in memory,
       with crops padded by 4 mirrored pixels and flips from 28x28 on; others are streamed at
       224x224 with RandomResizedCrop and flips.
     - ``imagenet:FOLDER``: train/CLASS/ and val/CLASS/, streamed, tested on val/.
@@ -78,10 +77,13 @@ def load_data(config: TrainConfig) -> Dataset:
     ImageNet's instead); streamed images have ImageNet's.
 
     Args:
-        config: Its ``data``, ``validation``, ``seed`` and ``augment`` are read.
+        name: As above.
+        validation: Share of the training images to hold out for validation, in [0, 1).
+        seed: Decides which images are held out.
+        augment: Whether training batches are augmented, where the data set has augmentation.
 
     Returns:
-        The data; ``config.seed`` decides which images are held out for validation, if any.
+        The data set.
 
     Raises:
         ValueError: If the name is unknown or the data unfit; the message says in what.
@@ -89,24 +91,24 @@ def load_data(config: TrainConfig) -> Dataset:
         NotADirectoryError: If a file was given for a folder.
 
     Example:
-        >>> data = load_data(TrainConfig(data="digits", validation=0.1))
+        >>> data = load("digits", validation=0.1)
         >>> len(data.train), len(data.validation or ()), len(data.test)
         (1293, 144, 360)
     """
-    kind, colon, folder = config.data.partition(":")
+    kind, colon, folder = name.partition(":")
     if kind not in NAMES or (kind == "digits" and colon):
         close = difflib.get_close_matches(kind, NAMES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"unknown data {config.data!r}: {hint}there are {', '.join(NAMES)}")
+        raise ValueError(f"unknown data {name!r}: {hint}there are {', '.join(NAMES)}")
     if kind in ("imagefolder", "imagenet"):
         if not folder:
-            raise ValueError(f"data {config.data!r} needs a folder: write {kind}:FOLDER")
+            raise ValueError(f"data {name!r} needs a folder: write {kind}:FOLDER")
         data = _folders(kind, folder)
     else:
         data = _standard(kind, folder)
-    if config.validation:
-        data = _hold_out(data, config.validation, config.seed)
-    return replace(data, name=config.data, augment=data.augment and config.augment)
+    if validation:
+        data = _hold_out(data, validation, seed)
+    return replace(data, name=name, augment=data.augment and augment)
 
 
 def channel_statistics(images: Tensor) -> Statistics:

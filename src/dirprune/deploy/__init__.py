@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
-    from dirprune.deploy.graph.capture import capture as capture
     from dirprune.deploy.engine import Engine as Engine
     from dirprune.deploy.file.io import load as load
     from dirprune.deploy.file.io import save as save
+    from dirprune.deploy.graph.capture import capture as capture
     from dirprune.deploy.graph.graph import Graph as Graph
     from dirprune.deploy.graph.graph import Node as Node
     from dirprune.deploy.graph.module import GraphNet as GraphNet

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dirprune._support.files import writing
 from dirprune.deploy.graph.capture import evaluating
-from dirprune.deploy.shrinking.report import ShrinkReport
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.shrinking.network import shrink
-from dirprune._support.files import writing
+from dirprune.deploy.shrinking.report import ShrinkReport
 
 OPSET = 20
 """The version of ONNX's operators, the first with Gelu."""

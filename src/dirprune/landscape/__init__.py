@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from dirprune.landscape.connectivity.bezier import fit_bezier as fit_bezier
     from dirprune.landscape.connectivity.curve import Curve as Curve
     from dirprune.landscape.connectivity.curve import straight_line as straight_line
-    from dirprune.landscape.objectives.data import FrozenData as FrozenData
+    from dirprune.landscape.connectivity.paths import PathFigures as PathFigures
+    from dirprune.landscape.connectivity.paths import path as path
+    from dirprune.landscape.connectivity.planes import PlaneFigures as PlaneFigures
+    from dirprune.landscape.connectivity.planes import plane as plane
+    from dirprune.landscape.connectivity.planes import plane_along as plane_along
     from dirprune.landscape.curvature.density import DirectionalDensity as DirectionalDensity
     from dirprune.landscape.curvature.density import SpectralDensity as SpectralDensity
     from dirprune.landscape.curvature.density import directional_density as directional_density
     from dirprune.landscape.curvature.density import rayleigh_quotient as rayleigh_quotient
     from dirprune.landscape.curvature.density import spectral_density as spectral_density
-    from dirprune.landscape.curvature.diagonal import gauss_newton_diagonal as gauss_newton_diagonal
+    from dirprune.landscape.curvature.diagonal import (
+        gauss_newton_diagonal as gauss_newton_diagonal,
+    )
     from dirprune.landscape.curvature.diagonal import hessian_diagonal as hessian_diagonal
-    from dirprune.landscape.objectives.frame import Frame as Frame
-    from dirprune.landscape.objectives.frame import filter_normalised as filter_normalised
     from dirprune.landscape.curvature.hessian import Check as Check
     from dirprune.landscape.curvature.hessian import GaussNewton as GaussNewton
     from dirprune.landscape.curvature.hessian import Hessian as Hessian
@@ -31,19 +35,17 @@ if TYPE_CHECKING:
     from dirprune.landscape.curvature.lanczos import Eigenpairs as Eigenpairs
     from dirprune.landscape.curvature.lanczos import LanczosProgress as LanczosProgress
     from dirprune.landscape.curvature.lanczos import top_eigenpairs as top_eigenpairs
+    from dirprune.landscape.objectives.data import FrozenData as FrozenData
+    from dirprune.landscape.objectives.frame import Frame as Frame
+    from dirprune.landscape.objectives.frame import filter_normalised as filter_normalised
     from dirprune.landscape.objectives.objective import Measured as Measured
     from dirprune.landscape.objectives.objective import Objective as Objective
+    from dirprune.landscape.objectives.points import Layout as Layout
+    from dirprune.landscape.objectives.points import Point as Point
     from dirprune.landscape.one_shot import Shot as Shot
     from dirprune.landscape.one_shot import magnitude_prune as magnitude_prune
     from dirprune.landscape.one_shot import obd_prune as obd_prune
     from dirprune.landscape.one_shot import prune_once as prune_once
-    from dirprune.landscape.connectivity.paths import PathFigures as PathFigures
-    from dirprune.landscape.connectivity.paths import path as path
-    from dirprune.landscape.connectivity.planes import PlaneFigures as PlaneFigures
-    from dirprune.landscape.connectivity.planes import plane as plane
-    from dirprune.landscape.connectivity.planes import plane_along as plane_along
-    from dirprune.landscape.objectives.points import Layout as Layout
-    from dirprune.landscape.objectives.points import Point as Point
 
 _HOME = {
     # what a landscape is of

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.files import read_json, write_json, writing
-from dirprune.threshold import threshold_path
 from dirprune.study.calibrate import calibrate, closest
 from dirprune.study.comparison import Plan, claim_folder, method_config, rescaled, run_name
+from dirprune.study.isolated import run_isolated
+from dirprune.study.one_shot import has_batchnorm, prune_finished
+from dirprune.study.tables import Row, csv_text, markdown_text, rows
+from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.errors import Diverged
-from dirprune.study.isolated import run_isolated
 from dirprune.train.loop import train
 from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
-from dirprune.study.one_shot import has_batchnorm, prune_finished
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.summary import Summary
-from dirprune.study.tables import Row, csv_text, markdown_text, rows
 
 TOLERANCE = 0.01
 """How far from gRDA's sparsity, as a share of all parameters, a calibrated method may end."""

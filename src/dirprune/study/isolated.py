@@ -9,26 +9,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dirprune.train.errors import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted, Stopped
 from dirprune.train.stopping import StopSignals
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 # What a call may raise for good reasons: told to the caller, who knows what to do.
 _PASSED_ON = (ValueError, TypeError, OSError, ImportError)
-
-
-class Stopped(Interrupted):
-    """SIGINT or SIGTERM came; the same command goes on where it was.
-
-    Attributes:
-        out: The comparison's folder.
-    """
-
-    def __init__(self, out: Path) -> None:
-        KeyboardInterrupt.__init__(
-            self, f"interrupted, saved in {out}: give the same command again to go on"
-        )
-        self.out = out
 
 
 def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:

@@ -10,11 +10,11 @@ from safetensors import safe_open
 from torch import nn
 
 from dirprune._support.files import write_json
-from dirprune.groups import param_groups
 from dirprune._support.tensors import write_tensors
+from dirprune.groups import param_groups
+from dirprune.train.baselines.masked import magnitudes, smallest
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
-from dirprune.train.baselines.masked import magnitudes, smallest
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import Progress, open_session
 from dirprune.train.summary import finished_summary

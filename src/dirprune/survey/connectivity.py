@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from dirprune._support.tensors import write_tensors
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.landscape import (
     Curve,
@@ -27,7 +28,6 @@ from dirprune.survey.config import SurveyConfig
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
-from dirprune._support.tensors import write_tensors
 
 LAMBDAS = 41
 """Points on the line of directional pruning."""

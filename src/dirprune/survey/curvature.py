@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dirprune._support.tensors import write_tensors
 from dirprune.landscape import (
     DirectionalDensity,
     Hessian,
@@ -23,7 +24,6 @@ from dirprune.survey.controls import controls
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Moment, Network, Subject
 from dirprune.survey.record import Record
-from dirprune._support.tensors import write_tensors
 
 TOP_ELSEWHERE = 5
 """How many of the largest eigenvalues are found at the other networks' own ends."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dirprune._support.processes import anywhere, rank_and_world
 from dirprune.survey.config import show_duration
-from dirprune.study.isolated import Stopped
+from dirprune.train.errors import Stopped
 from dirprune.train.stopping import StopSignals
 
 TELL_EVERY = 60.0

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
 from dirprune._support.files import read_json
+from dirprune._support.memory_format import fastest_layout
+from dirprune.data.loading import Dataset, load
+from dirprune.data.sources import Source, num_batches
 from dirprune.landscape import FrozenData, Layout, Point
 from dirprune.landscape.objectives.objective import Loss
-from dirprune._support.memory_format import fastest_layout
+from dirprune.models import build_model
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import Dataset, load_data
-from dirprune.models import build_model
 from dirprune.train.runs import RunFolder
-from dirprune.data.sources import Source, num_batches
 
 EVALUATION_BATCH = 500
 """Most images in a batch of frozen data."""
@@ -183,7 +183,7 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
         )
     configs = [_run_config(path) for path in paths]
     main = _shared(paths, configs, config)
-    source = load_data(main)
+    source = load(main.data, validation=main.validation, seed=main.seed, augment=main.augment)
     model = build_model(
         main.model,
         num_classes=source.num_classes,

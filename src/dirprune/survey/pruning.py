@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dirprune._support.tensors import write_tensors
 from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.landscape import Objective, Point, Shot, gauss_newton_diagonal, prune_once
 from dirprune.landscape.connectivity.paths import over_all
@@ -16,7 +17,6 @@ from dirprune.survey.curvature import hessian_at, sharp_directions
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Subject
 from dirprune.survey.record import Record
-from dirprune._support.tensors import write_tensors
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 """At which every method prunes, besides that of the sparse network."""

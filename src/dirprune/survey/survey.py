@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dirprune.landscape.objectives.sweep import digest
 from dirprune._support.processes import of_first, rank_and_world
+from dirprune.landscape.objectives.sweep import digest
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
 from dirprune.survey.connectivity import (
     survey_along,
@@ -20,9 +20,9 @@ from dirprune.survey.curvature import survey_hessian, survey_training
 from dirprune.survey.display import Display
 from dirprune.survey.estimate import Size, estimate, measure_units, within
 from dirprune.survey.networks import Subject, frozen_data, open_subject
+from dirprune.survey.process_group import together
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
-from dirprune.survey.process_group import together
 
 
 def survey(

@@ -20,3 +20,17 @@ class Interrupted(KeyboardInterrupt):
             "(resume=True) to go on"
         )
         self.out = out
+
+
+class Stopped(Interrupted):
+    """SIGINT or SIGTERM came; the same command goes on where it was.
+
+    Attributes:
+        out: The comparison's folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        KeyboardInterrupt.__init__(
+            self, f"interrupted, saved in {out}: give the same command again to go on"
+        )
+        self.out = out

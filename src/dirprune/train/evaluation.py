@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dirprune.batchnorm import refresh_batchnorm
+from dirprune.data.sources import Source
 from dirprune.sparsity import sparsity_report
 from dirprune.train.session import Progress, Session
-from dirprune.data.sources import Source
 from dirprune.train.summary import largest_threshold
 
 

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from dirprune.grda import GRDA
 from dirprune.groups import param_groups
-from dirprune.train.config import TrainConfig
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     Scores,
@@ -18,8 +17,9 @@ from dirprune.train.baselines.masked import (
     one_shot_plan,
     random_scores,
 )
-from dirprune.train.names import MASKED
 from dirprune.train.baselines.prox_sgd import ProxSGD
+from dirprune.train.config import TrainConfig
+from dirprune.train.names import MASKED
 
 Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
 

@@ -17,14 +17,14 @@ from torch.optim import Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
 from dirprune._support.memory_format import fastest_layout
+from dirprune.data.loading import Dataset, load
+from dirprune.data.sources import num_batches
+from dirprune.models import build_model
 from dirprune.train.config import TrainConfig
-from dirprune.data.loading import Dataset, load_data
 from dirprune.train.forecast import Magnitudes
 from dirprune.train.methods import build_optimizer
-from dirprune.models import build_model
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
-from dirprune.data.sources import num_batches
 from dirprune.train.weights import load_weights, read_weights
 
 _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -138,7 +138,9 @@ def open_session(config: TrainConfig) -> Session:
         OSError: If the data or the weights to start from cannot be read.
     """
     device = _device_type(config)
-    data = load_data(config)
+    data = load(
+        config.data, validation=config.validation, seed=config.seed, augment=config.augment
+    )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     _check_slices(len(data.train), config.batch_size, world)
     torch.manual_seed(config.seed)

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.file.encode import Reader, decode, encode, text
-from dirprune.deploy.graph.graph import Graph, check_names
-from dirprune.deploy.graph.operators import LARGEST, MOST, Shape
 from dirprune.deploy.file.packing import (
     Bytes,
     Layout,
@@ -29,6 +27,8 @@ from dirprune.deploy.file.packing import (
     take_apart,
 )
 from dirprune.deploy.file.values import VALUES, Reduced, Values, reduce, restore
+from dirprune.deploy.graph.graph import Graph, check_names
+from dirprune.deploy.graph.operators import LARGEST, MOST, Shape
 
 MAGIC = b"\x89DPZ\r\n\x1a\n"
 VERSION = 1
@@ -111,7 +111,7 @@ def write_contents(contents: Contents, values: Values = "float32") -> bytes:
 
     Args:
         contents: The graph, or None, and all tensors.
-        values: What the values of weights become, as in :func:`dirprune.deploy.file.values.reduce`.
+        values: What the values of weights become, as in `file.values.reduce`.
 
     Returns:
         The bytes of the file.

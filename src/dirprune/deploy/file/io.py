@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune._support.files import writing
 from dirprune.deploy.file import container
-from dirprune.deploy.graph.capture import capture
 from dirprune.deploy.file.container import DTYPES, Contents
+from dirprune.deploy.file.values import VALUES, Values
+from dirprune.deploy.graph.capture import capture
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
-from dirprune.deploy.file.values import VALUES, Values
-from dirprune._support.files import writing
 
 
 @dataclass(frozen=True)

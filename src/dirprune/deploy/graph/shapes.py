@@ -16,7 +16,7 @@ def infer_shape(
     """Find the shape of a node's result.
 
     Args:
-        op: A key of :data:`dirprune.deploy.graph.operators.OPERATORS`; it has the right attributes.
+        op: A key of :data:`~operators.OPERATORS`; it has the right attributes.
         inputs: Shapes of the values that it reads.
         tensors: Shapes of its tensors by role.
         attrs: Its attributes.

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from dirprune.deploy.graph.graph import Node
 from dirprune.deploy.shrinking.layout import Layout
 from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
-from dirprune.deploy.graph.graph import Node
 
 _NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 

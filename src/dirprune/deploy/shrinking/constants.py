@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.module import run_node
 from dirprune.deploy.shrinking.layout import (
     Layout,
     compress,
@@ -26,8 +28,6 @@ from dirprune.deploy.shrinking.layout import (
     varies_only_along,
 )
 from dirprune.deploy.shrinking.reading import reading
-from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.module import run_node
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from dirprune.deploy.shrinking.liveness import Demand, lines
-from dirprune.deploy.shrinking.layout import Layout
-from dirprune.deploy.shrinking.reading import Bools, reading
-from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
 from dirprune.deploy.graph.graph import Node
 from dirprune.deploy.graph.operators import Shape
+from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.shrinking.liveness import Demand, lines
+from dirprune.deploy.shrinking.reading import Bools, reading
+from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
 
 
 def cut(network: Exact, constants: list[Layout], demand: Demand) -> Exact:

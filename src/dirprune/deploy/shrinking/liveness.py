@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.operators import Shape
 from dirprune.deploy.shrinking.layout import (
     Layout,
     joined,
@@ -23,8 +25,6 @@ from dirprune.deploy.shrinking.layout import (
     vector,
 )
 from dirprune.deploy.shrinking.reading import Bools, reading
-from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import Shape
 
 Reason = Literal[
     "read", "output", "padded", "mixed", "last", "shared", "grouped", "joined", "shuffled"

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.shrinking.rebuild import Exact
 from dirprune.deploy.shrinking.report import ShrinkReport, make_report
 from dirprune.deploy.shrinking.smallest import smallest
-from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.module import GraphNet
 
 SCALES = (0.1, 1.0, 10.0)
 """Standard deviations of the random inputs on which a smaller network is verified."""

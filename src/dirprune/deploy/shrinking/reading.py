@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dirprune.deploy.shrinking.layout import varies_only_along, vector
 from dirprune.deploy.graph.graph import Node
 from dirprune.deploy.graph.operators import Shape
+from dirprune.deploy.shrinking.layout import varies_only_along, vector
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]

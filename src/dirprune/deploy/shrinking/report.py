@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from dirprune.deploy.shrinking.liveness import REASONS, Demand
-from dirprune.deploy.shrinking.layout import Layout
 from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.shrinking.liveness import REASONS, Demand
 
 _ALL = "all layers"
 

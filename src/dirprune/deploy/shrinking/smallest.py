@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.shrinking.constant_folding import settle
 from dirprune.deploy.shrinking.constants import find_constants
 from dirprune.deploy.shrinking.cut import cut
-from dirprune.deploy.shrinking.liveness import Demand, find_demand
 from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.shrinking.liveness import Demand, find_demand
 from dirprune.deploy.shrinking.rebuild import Exact, rebuild
-from dirprune.deploy.shrinking.constant_folding import settle
-from dirprune.deploy.graph.graph import Graph
 
 
 class Smallest(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.frame import Coordinates, Frame
 from dirprune.landscape.objectives.objective import Loss, Measured, Objective
-from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.points import Point, State
 from dirprune.landscape.objectives.policy import Policy, Statistics
 from dirprune.landscape.objectives.sweep import Place, Progress, digest, sweep

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 
 from dirprune.landscape.curvature.graph import Graph
+from dirprune.landscape.curvature.pearlmutter import (
+    Back,
+    Bilinear,
+    Inputs,
+    Smooth,
+    Tensors,
+    Weight,
+)
 from dirprune.landscape.objectives.objective import Loss
-from dirprune.landscape.curvature.pearlmutter import Back, Bilinear, Inputs, Smooth, Tensors, Weight
 
 Batches = Iterable[tuple[Tensor, Tensor, float]]
 """Inputs, targets and the batch's share of all samples."""

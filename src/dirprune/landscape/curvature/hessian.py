@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dirprune._support.processes import of_first, rank_and_world
 from dirprune.landscape.curvature.engines import (
     Batches,
     Engine,
@@ -24,9 +25,8 @@ from dirprune.landscape.curvature.engines import (
     ReverseOverReverse,
 )
 from dirprune.landscape.curvature.graph import Uncaptured, capture
-from dirprune.landscape.objectives.objective import Loss, Objective
 from dirprune.landscape.curvature.pearlmutter import Tensors
-from dirprune._support.processes import of_first, rank_and_world
+from dirprune.landscape.objectives.objective import Loss, Objective
 
 Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
 Parameters = Iterable[str] | Callable[[str, nn.Parameter], bool]

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dirprune._support.checkpoint import load_checkpoint, save_checkpoint
+from dirprune._support.processes import rank_and_world
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.points import Point
 from dirprune.landscape.objectives.policy import Statistics
-from dirprune._support.processes import rank_and_world
 
 SAVE_EVERY = 30.0
 """Seconds between two saves; what is measured is saved as well when the work is broken off."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from dirprune.report.shared.frame import Panel
 from dirprune.report.landscape import paths, planes, pruning, spectra
-from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.published import of_dimension
 from dirprune.report.landscape.read import Along, Landscape, Moment, Plane
+from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.words import (
     band_standing,
     brief,
@@ -18,6 +17,7 @@ from dirprune.report.landscape.words import (
 )
 from dirprune.report.runs.read import Number
 from dirprune.report.runs.words import percent
+from dirprune.report.shared.frame import Panel
 
 
 def panels(found: Landscape, marks: Mapping[str, Mark]) -> list[Panel]:

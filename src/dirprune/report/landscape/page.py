@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
 from dirprune.report.landscape.captions import panels
-from dirprune.report.landscape.styles import CHANCE, CONTROLS, OBD, PAPER, PATHS, PRUNED, marks
 from dirprune.report.landscape.pruning import look
 from dirprune.report.landscape.published import of_dimension, published
 from dirprune.report.landscape.read import Landscape, read_landscape
+from dirprune.report.landscape.styles import CHANCE, CONTROLS, OBD, PAPER, PATHS, PRUNED, marks
 from dirprune.report.landscape.tables import answers, networks, one_shot, paths
 from dirprune.report.landscape.tables import published as published_table
 from dirprune.report.landscape.words import headline
+from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
 
 
 def write_landscape_report(folder: Path, out: Path | None = None) -> Path:

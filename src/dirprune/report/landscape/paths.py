@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 from plotly.subplots import make_subplots
 
-from dirprune.report.shared.drawing import decades, finite, lay_out, of_arm, on_hover, scatter
-from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.read import Along, Numbers, Profile, Ways
+from dirprune.report.landscape.styles import Mark
+from dirprune.report.shared.drawing import decades, finite, lay_out, of_arm, on_hover, scatter
 
 WHERE = "t, from the network (0) to the dense one (1)"
 

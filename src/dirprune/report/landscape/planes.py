@@ -7,10 +7,19 @@ from typing import Any
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
-from dirprune.report.shared.drawing import FONT, blank, decades, lay_out, of_arm, on_hover, plain, scatter
-from dirprune.report.landscape.styles import PATHS, PRUNED, Mark
 from dirprune.report.landscape.read import Grid, Numbers, Plane
+from dirprune.report.landscape.styles import PATHS, PRUNED, Mark
 from dirprune.report.runs.read import Number
+from dirprune.report.shared.drawing import (
+    FONT,
+    blank,
+    decades,
+    lay_out,
+    of_arm,
+    on_hover,
+    plain,
+    scatter,
+)
 
 SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
 INK = "#1c1e21"  # on that scale, in the dark as in the light

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
-from dirprune.report.shared.drawing import blank, curve, decades, finite, of_arm, on_hover, scatter
-from dirprune.report.landscape.styles import CONTROLS, DASHES, OBD, PRUNED, Mark
 from dirprune.report.landscape.read import Pruned, Sample
+from dirprune.report.landscape.styles import CONTROLS, DASHES, OBD, PRUNED, Mark
+from dirprune.report.shared.drawing import blank, curve, decades, finite, of_arm, on_hover, scatter
 
 
 def scores(sample: Sample) -> Figure:

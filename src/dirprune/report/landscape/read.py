@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dirprune.report.shared.decode import build
 from dirprune.report.runs.read import Number
+from dirprune.report.shared.decode import build
 
 Numbers = tuple[Number, ...]
 Grid = tuple[Numbers, ...]

@@ -5,12 +5,21 @@ from collections.abc import Mapping, Sequence
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
-from dirprune.report.shared.drawing import blank, curve, decades, finite, of_arm, on_hover, plain, scatter
-from dirprune.report.landscape.styles import CHANCE, PAPER, Mark
 from dirprune.report.landscape.paths import two_rows
 from dirprune.report.landscape.published import Setting
 from dirprune.report.landscape.read import Density, Moment, Seen, Spectrum
+from dirprune.report.landscape.styles import CHANCE, PAPER, Mark
 from dirprune.report.runs.read import Number
+from dirprune.report.shared.drawing import (
+    blank,
+    curve,
+    decades,
+    finite,
+    of_arm,
+    on_hover,
+    plain,
+    scatter,
+)
 
 FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
 LEAST = 1e-9  # share of energy below which nothing is drawn

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.pruning import look
 from dirprune.report.landscape.published import Setting
 from dirprune.report.landscape.read import Along, Landscape, Measured, Network, Profile
+from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.words import NOT_FINITE, band, brief, error_of, threshold
 from dirprune.report.runs.read import Number
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 
-from dirprune.report.landscape.styles import Mark
 from dirprune.report.landscape.read import SECTIONS, Along, Landscape, Network, Seen
 from dirprune.report.landscape.spectra import above
+from dirprune.report.landscape.styles import Mark
 from dirprune.report.runs.read import Number
 from dirprune.report.runs.words import percent
 

@@ -6,9 +6,9 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 
 from dirprune.report.runs import figures
 from dirprune.report.runs.arms import Arm, family, task
+from dirprune.report.runs.words import percent
 from dirprune.report.shared.frame import Panel
 from dirprune.report.shared.published import published
-from dirprune.report.runs.words import percent
 
 
 def panels(arms: Sequence[Arm]) -> list[Panel]:

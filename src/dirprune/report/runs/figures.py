@@ -8,6 +8,7 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 from plotly.subplots import make_subplots
 
 from dirprune.report.runs.arms import Arm, statistic
+from dirprune.report.runs.read import Histogram, Number, Summary
 from dirprune.report.shared.drawing import (
     blank,
     curve,
@@ -24,7 +25,6 @@ from dirprune.report.shared.drawing import (
     staircase,
 )
 from dirprune.report.shared.published import Published
-from dirprune.report.runs.read import Histogram, Number, Summary
 
 REMAINING = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.01)  # ticks of the sparsity axis, in %
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dirprune.report.landscape.page import write_landscape_report
 from dirprune.report.runs.arms import Arm, arms, task
 from dirprune.report.runs.captions import panels
-from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
-from dirprune.report.landscape.page import write_landscape_report
 from dirprune.report.runs.read import Layer, Results, Run, read_results
 from dirprune.report.runs.words import columns, headline, rows, rows_of_runs
+from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
 
 OUTLINES = {
     "circle-open": "M15 1a4 4 0 1 0 .01 0z",

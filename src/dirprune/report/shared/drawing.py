@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.runs.arms import Statistic, colour, family
-from dirprune.report.shared.published import Series
 from dirprune.report.runs.read import Histogram, Number
+from dirprune.report.shared.published import Series
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
 
