@@ -1,10 +1,10 @@
-# make demo | test | check | bench | models | fuzz | selftest : each installs what it needs into .venv first.
+# make demo | test | test-all | check | bench | models | fuzz | selftest : each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN = .venv/bin
 EXTENSION = CMakeLists.txt $(shell find cpp -type f)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
-.PHONY: demo test check format bench models fuzz selftest cross-check emulate clean
+.PHONY: demo test test-all check format bench models fuzz selftest cross-check emulate clean
 
 .venv/demo: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ demo: .venv/demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest
+
+# What is marked slow or gpu as well.
+test-all: .venv/dev
+	$(BIN)/python -m pytest -m ""
 
 check: .venv/dev
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""The processes of torchrun: which one this is, and what they agree on."""
+"""The processes of a distributed run: the rank of this process, and values all ranks agree on."""
 
 from typing import TypeVar
 
@@ -9,23 +9,23 @@ Value = TypeVar("Value")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's number and the number of all; (0, 1) without a process group."""
+    """Return the rank of this process and the number of processes; (0, 1) without a group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
-def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+def any_rank(flag: bool) -> bool:
+    """Return whether the flag is set on any rank."""
     found = torch.tensor(float(flag))
     if rank_and_world()[1] > 1:
         dist.all_reduce(found)
     return bool(found)
 
 
-def of_first(value: Value) -> Value:
-    """Return the first process's value in all of them."""
-    found = [value]
+def broadcast_from_rank0(value: Value) -> Value:
+    """Return rank 0's value on every rank."""
+    values = [value]
     if rank_and_world()[1] > 1:
-        dist.broadcast_object_list(found)
-    return found[0]
+        dist.broadcast_object_list(values)
+    return values[0]

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dirprune._support.processes import anywhere, rank_and_world
+from dirprune._support.processes import any_rank, rank_and_world
 from dirprune.survey.config import show_duration
 from dirprune.train.errors import Stopped
 from dirprune.train.stopping import StopSignals
@@ -94,5 +94,5 @@ class Display:
         Raises:
             Stopped: If so.
         """
-        if anywhere(self._stop.received):
+        if any_rank(self._stop.received):
             raise Stopped(self._out)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dirprune._support.processes import of_first, rank_and_world
+from dirprune._support.processes import broadcast_from_rank0, rank_and_world
 from dirprune.landscape.objectives.sweep import digest
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
 from dirprune.survey.connectivity import (
@@ -95,7 +95,7 @@ def _plan(
     def plan() -> dict[str, Any]:
         display.say("estimating the time: one evaluation, one product, one step of each kind")
         size = _size(subject, config)
-        units = of_first(measure_units(subject, config))
+        units = broadcast_from_rank0(measure_units(subject, config))
         samples = {name: data.samples for name, data in subject.data.items()}
         # 0 stands for all, which a budget has to know as a number.
         full = replace(config, samples=samples["train"], test_samples=samples["test"])

@@ -142,7 +142,7 @@ def _train_all(
             while progress.step < len(session.lrs):
                 _train_epoch(session, progress, folder, display, stop)
                 _end_epoch(session, progress, folder, display)
-                if progress.step < len(session.lrs) and _anywhere(session, stop.received):
+                if progress.step < len(session.lrs) and _any_rank(session, stop.received):
                     _interrupt(session, progress, folder)
             main = session.accelerator.is_main_process
             return _finish(session, progress, folder) if main else {}
@@ -176,7 +176,7 @@ def _train_epoch(
         if over or stop_now or progress.step % CHECK_EVERY == 0:
             progress.seconds = time.perf_counter() - began
             _check_alive(session, progress, folder)
-            if not over and _anywhere(session, stop.received):
+            if not over and _any_rank(session, stop.received):
                 _interrupt(session, progress, folder)
 
 
@@ -258,7 +258,7 @@ def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: st
     )
 
 
-def _anywhere(session: Session, flag: bool) -> bool:
+def _any_rank(session: Session, flag: bool) -> bool:
     """Whether the flag is set in any process."""
     return bool(session.over_processes(torch.tensor(float(flag), device=session.device)) > 0)
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dirprune._support.processes import of_first, rank_and_world
+from dirprune._support.processes import broadcast_from_rank0, rank_and_world
 from dirprune.landscape.curvature.engines import (
     Batches,
     Engine,
@@ -213,7 +213,7 @@ class _Curvature:
                 if isinstance(failure, NotTwiceDifferentiable):
                     raise TypeError(str(failure)) from failure
             raise failures[0]
-        best = of_first(min(self.timings, key=lambda name: self.timings[name]))
+        best = broadcast_from_rank0(min(self.timings, key=lambda name: self.timings[name]))
         engine = candidates[best]
         once, again = twice[best]
         check = _compared(u, v, once, again, self._multiply(engine, u, trial, alone=True))
