@@ -3,11 +3,18 @@
 import errno
 import json
 import os
-import threading
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _NOT_FOR_WANT_OF_ROOM = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
@@ -35,26 +42,91 @@ def writing(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all.
 
     Args:
-        path: What is to be written; its folder is made if need be.
+        path: The file to write; its folder is created if necessary. A symbolic link is replaced,
+            not followed.
 
     Yields:
-        A path in the same folder to write to; it takes the place of ``path`` once its bytes are
-        on disk, and disappears if anything fails.
+        A path to write to, in a private folder beside ``path``. The file is renamed to ``path``
+        once its bytes are on disk, and removed if anything fails.
 
     Raises:
         OSError: If the disk is full or not writable; the message names ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     with naming_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        remove_leftovers(path.parent, path.name)
+        with _private_folder(path) as folder:
+            temporary = folder / path.name
             yield temporary
             _flush(temporary)
             temporary.replace(path)
             if os.name == "posix":  # elsewhere a folder cannot be opened
                 _flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that nobody else can write to, locked while its writer lives.
+
+    A folder rather than a file: some writers make temporary files of their own beside theirs.
+    """
+    while True:
+        folder = Path(mkdtemp(prefix=f".{path.name[:200]}.", suffix=".part", dir=path.parent))
+        descriptor = _lock(folder)
+        if folder.is_dir():  # or another writer has found it before it was locked
+            break
+        _close(descriptor)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _close(descriptor)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files whose writers were killed.
+
+    Args:
+        folder: Where they are.
+        name: Of the file that they were to become; by default any.
+    """
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if e.name.startswith(".") and e.name.endswith(".part")]
+    for entry in found:
+        match = _LEFTOVER.fullmatch(entry.name)
+        if match is None or entry.is_symlink() or name not in (None, match["name"]):
+            continue
+        descriptor = _lock(Path(entry.path), wait=False)
+        if descriptor is not None:  # its writer is dead
+            if entry.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:  # version 0.1 had files
+                Path(entry.path).unlink(missing_ok=True)
+            _close(descriptor)
+
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}|[0-9]+\.[0-9]+)\.part", re.DOTALL)
+
+
+def _lock(path: Path, *, wait: bool = True) -> int | None:
+    """Lock a file or folder; None where that is not possible."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # its writer lives, or the file system has no locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,0 +1,151 @@
+"""A lock on a folder: two processes never write the same run, comparison or survey."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from dirprune._support.files import naming_errors, remove_leftovers
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"
+"""File in a locked folder: who holds the lock. It outlives its holder only after a kill -9."""
+
+PATIENCE = 1.0
+"""Seconds to wait for a lock: a killed process with much memory takes a moment to end."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_held: set[int] = set()
+_log = logging.getLogger(__name__)
+
+
+class FolderInUse(ValueError):
+    """Another process writes the folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder.
+
+    The operating system owns the lock (``flock``), so it ends with the process however that
+    ends. A lock file that a killed process leaves behind locks nothing. On file systems without
+    locks, a warning is logged and the folder is not protected.
+
+    Temporary files of killed writers are removed once the lock is held.
+
+    Args:
+        folder: It is created if it does not exist. A folder that was created here and is still
+            empty at the end is removed again.
+
+    Raises:
+        FolderInUse: If another process, or another thread of this one, holds the lock.
+        OSError: If the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with locked(folder), locked(folder):
+        ...     pass
+        Traceback (most recent call last):
+        dirprune._support.lock.FolderInUse: ...
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with naming_errors(folder):
+        descriptor = _acquire(folder)
+    owner = os.getpid()
+    _held.add(descriptor)
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        if os.getpid() == owner:  # a forked child holds no lock
+            (folder / NAME).unlink(missing_ok=True)
+            _held.discard(descriptor)
+            os.close(descriptor)
+            with contextlib.suppress(OSError):  # not empty
+                for path in created:
+                    path.rmdir()
+
+
+def _acquire(folder: Path) -> int:
+    path = folder / NAME
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except FileNotFoundError:  # the holder before has just removed the folder
+            continue
+        try:
+            _lock(descriptor, folder)
+            # The holder before may have removed the file between open and lock.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, json.dumps(_holder()).encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    if fcntl is None:
+        return _log.warning("%s is not locked: this platform has no flock", folder)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise FolderInUse(
+                    f"{folder} is in use{_describe(descriptor)}: wait until it ends, stop it, or "
+                    "choose another folder"
+                ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return _log.warning(
+                "%s is not locked (%s): start one process only", folder, error.strerror
+            )
+        time.sleep(0.05)
+
+
+def _holder() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _describe(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 1 << 16, 0))
+        return f" by process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):  # not written yet
+        return " by another process"
+
+
+def _close_inherited() -> None:
+    """In a forked child: let go, so that the lock ends with the process that took it."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)

@@ -1,0 +1,107 @@
+"""The lock on a folder, across processes, threads and kill -9."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from dirprune._support.lock import NAME, FolderInUse, locked
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from dirprune._support.lock import locked
+with locked(Path(sys.argv[1])):
+    reader, writer = os.pipe()
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        os.write(writer, b"x")
+        time.sleep(60)
+    if sys.argv[2] == "fork":
+        os.read(reader, 1)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(folder: Path, mode: str = "") -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", HOLD, str(folder), mode]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_second_process_is_refused_and_named(tmp_path: Path) -> None:
+    with (
+        holder(tmp_path) as process,
+        pytest.raises(FolderInUse, match=f"in use by process {process.pid} on .* wait until"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["", "fork"])
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path, mode: str) -> None:
+    with holder(tmp_path, mode) as process:
+        process.kill()
+        process.wait()
+        assert (tmp_path / NAME).exists()
+        with locked(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_many_threads_holds_the_lock(tmp_path: Path) -> None:
+    inside, most, failures = 0, 0, 0
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most, failures
+        for _ in range(50):
+            try:
+                with locked(tmp_path / "run"):
+                    with guard:
+                        inside += 1
+                        most = max(most, inside)
+                    with guard:
+                        inside -= 1
+            except FolderInUse:  # noqa: PERF203
+                failures += 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert failures < 200
+    assert list(tmp_path.rglob(NAME)) == []
+
+
+def test_a_folder_that_was_there_or_was_used_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with locked(tmp_path / "old"), locked(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "c").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "c", "old"]
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("data")
+    (tmp_path / NAME).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="cannot write"), locked(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "data"
