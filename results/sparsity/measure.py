@@ -1,0 +1,237 @@
+"""Trains the grid of PROTOCOL.md: first the rates, then the seeds; a line of CSV for each run.
+
+    python results/sparsity/measure.py --problems characters fashion-cnn --workers 2 --minutes 60
+
+Runs that are in runs.csv are not repeated, so that the command continues after a stop. Each run
+uses one thread.
+"""
+
+import argparse
+import csv
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean
+
+import torch
+import torch.nn.functional as F
+from methods import ADAM, SGD, Maker, groups
+from problems import PROBLEMS, CharTransformer, PatchTransformer, small_cnn
+from torch import nn
+
+HERE = Path(__file__).parent
+SPARSITIES = {
+    "characters": (0.9, 0.95, 0.8, 0.5),
+    "characters-long": (0.9,),
+    "fashion-cnn": (0.95, 0.98),
+    "fashion-vit": (0.9, 0.95),
+}
+RATES = {
+    "characters": (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2),
+    "characters-long": (6e-3, 1.2e-2, 2.4e-2),
+    "fashion-cnn": (0.1, 0.2, 0.4, 0.8),
+    "fashion-vit": (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2),
+}
+MAIN = {
+    "characters": (
+        "grda p=1", "grda p=1.5", "grda p=2", "grda p=3", "grda p=5", "hard", "gmp", "adabreg",
+    ),
+    "characters-long": ("grda p=1", "grda p=2", "gmp"),
+    "fashion-cnn": ("grda p=1", "grda p=2", "grda p=3", "hard", "gmp"),
+    "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
+}  # fmt: skip
+FINAL_SEEDS = (1, 2, 3)
+WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run; ``sparsity`` 0 for dense networks."""
+
+    problem: str
+    method: str
+    sparsity: float
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result(Job):
+    """A run and what came out of it; NaN where training diverged."""
+
+    zeros: float
+    validation: float
+    test: float
+    empty_tensors: int
+    seconds: float
+
+
+def rate(step: int, steps: int) -> float:
+    """Linear warm-up over a twentieth of the run, then a cosine to 0."""
+    return min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def build(job: Job) -> nn.Module:
+    """The network; ``narrow`` has about as many weights as the sparse one has nonzeros."""
+    if job.method != "narrow":
+        return PROBLEMS[job.problem]().build()
+    keep = 1 - job.sparsity
+    if job.problem == "fashion-cnn":
+        return small_cnn(2 * max(2, round(16 * keep**0.5)))
+    width = 4 * max(1, round(16 * keep**0.5))
+    if job.problem == "fashion-vit":
+        return PatchTransformer(width)
+    full = PROBLEMS[job.problem]().build()
+    return CharTransformer(full.token.num_embeddings, width)
+
+
+def run(job: Job) -> Result:
+    """Train once, in this process, on one thread."""
+    torch.set_num_threads(1)
+    torch.manual_seed(job.seed)
+    begun = time.monotonic()
+    problem = PROBLEMS[job.problem]()
+    model = build(job)
+    makers: dict[str, Maker] = SGD if job.problem == "fashion-cnn" else ADAM
+    make = makers["dense" if job.method == "narrow" else job.method]
+    optimizer = make(model, job.lr, problem.steps, job.sparsity)
+    base = [group["lr"] for group in optimizer.param_groups]
+    for step, (x, y) in enumerate(problem.batches(job.seed)):
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * rate(step, problem.steps)
+        optimizer.zero_grad()
+        out = model(x)
+        loss = F.cross_entropy(out.flatten(0, -2), y)
+        loss.backward()
+        optimizer.step()
+        if step % 100 == 0 and not math.isfinite(loss.item()):
+            return Result(**asdict(job), zeros=math.nan, validation=math.nan, test=math.nan,
+                          empty_tensors=0, seconds=time.monotonic() - begun)  # fmt: skip
+    model.eval()
+    planned = groups(model)[0]["params"]
+    zeros = sum(int((p == 0).sum()) for p in planned) / sum(p.numel() for p in planned)
+    return Result(
+        **asdict(job),
+        zeros=zeros,
+        validation=problem.evaluate(model, "validation"),
+        test=problem.evaluate(model, "test"),
+        empty_tensors=sum(not p.any() for p in planned),
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def read(path: Path) -> dict[Job, Result]:
+    """The runs of a CSV file."""
+    if not path.exists():
+        return {}
+    names = {field.name for field in fields(Job)}
+    found = {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            typed = {
+                field.name: field.type(row[field.name])  # type: ignore[operator]
+                for field in fields(Result)
+            }
+            result = Result(**typed)
+            found[Job(**{name: typed[name] for name in names})] = result
+    return found
+
+
+def best_rate(done: dict[Job, Result], problem: str, method: str, sparsity: float) -> float | None:
+    """The rate with the best validation figure at seed 0; None until all rates are measured."""
+    jobs = [Job(problem, method, sparsity, lr, 0) for lr in RATES[problem]]
+    if any(job not in done for job in jobs):
+        return None
+    sign = 1 if PROBLEMS[problem]().lower_is_better else -1
+    finite = [job for job in jobs if math.isfinite(done[job].validation)]
+    return min(finite, key=lambda job: sign * done[job].validation).lr if finite else None
+
+
+def cells(problem: str) -> Iterator[tuple[str, float]]:
+    """Methods and sparsities of a problem, the most important first."""
+    yield "dense", 0.0
+    for sparsity in SPARSITIES[problem]:
+        for method in (*MAIN[problem], "narrow"):
+            yield method, sparsity
+    if problem in ("characters", "fashion-cnn"):
+        makers = ADAM if problem == "characters" else SGD
+        for method in makers:
+            if "end=" in method:
+                yield method, SPARSITIES[problem][0]
+
+
+def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:
+    """Runs that are still to be made, in order: all rates of a sparsity, then its seeds."""
+    for problem in problems:
+        all_cells = list(cells(problem))
+        for sparsity in dict.fromkeys(s for _, s in all_cells):
+            methods = [m for m, s in all_cells if s == sparsity]
+            for method in methods:
+                for lr in RATES[problem]:
+                    job = Job(problem, method, sparsity, lr, 0)
+                    if job not in done:
+                        yield job
+            for seed in FINAL_SEEDS:
+                for method in methods:
+                    best = best_rate(done, problem, method, sparsity)
+                    if best is not None:
+                        job = Job(problem, method, sparsity, best, seed)
+                        if job not in done:
+                            yield job
+
+
+def append(path: Path, result: Result) -> None:
+    """Add a line and flush it to the disk."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(result))
+        file.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["characters"])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, default=HERE / "runs.csv")
+    parser.add_argument("--known", type=Path, default=None, help="more runs not to repeat")
+    args = parser.parse_args()
+    done = read(args.out) | (read(args.known) if args.known else {})
+    deadline = time.monotonic() + 60 * args.minutes
+    context = multiprocessing.get_context("spawn")
+    running: dict[Future[Result], Job] = {}
+    longest: list[float] = [30.0]
+    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+        while True:
+            busy = set(running.values())
+            for job in todo(args.problems, done):
+                if len(running) >= args.workers or time.monotonic() + mean(longest) > deadline:
+                    break
+                if job not in busy:
+                    running[pool.submit(run, job)] = job
+                    busy.add(job)
+            if not running:
+                break
+            left = max(0.0, deadline - time.monotonic())
+            finished, _ = wait(running, left, return_when=FIRST_COMPLETED)
+            if not finished:
+                break  # out of time: what is running is lost
+            for future in finished:
+                result = future.result()
+                done[running.pop(future)] = result
+                longest.append(result.seconds)
+                append(args.out, result)
+                print(result, flush=True)
+        for process in list(pool._processes.values()):
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()
