@@ -1,10 +1,21 @@
 """Which parameters gRDA thresholds and which follow plain SGD."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from dirprune._support.modules import plain_name, unwrap
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_NAMED_DENSE = re.compile(r"bias|token|position|(?:^|_)(?:emb|(?:pos|rel|relative)(?:_|$))")
 
 
 def param_groups(
@@ -13,28 +24,52 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split a model's parameters into those that gRDA thresholds and those that follow SGD.
 
+    ``"weights"`` thresholds the kernels and matrices of a network and leaves dense:
+
+    - scalars and vectors in any shape, such as biases, layer scales of shape (C, 1, 1), class
+      tokens of shape (1, 1, C) and weights of shape (1, C): at most one dimension is larger than
+      1;
+    - all parameters of normalisation layers: torch's own, and modules with "Norm" in the name of
+      their class;
+    - tables of positions and tokens: the weights of ``nn.Embedding`` and ``nn.EmbeddingBag``
+      (also where an output layer shares them), parameters that are not called "weight" and whose
+      first dimension is 1 (they are broadcast over the batch), and parameters whose own name
+      contains "bias", "token" or "position", or has a part between underscores that is "pos",
+      "rel" or "relative" or starts with "emb";
+    - parameters that ``no_weight_decay()`` of the model or of a submodule names, whose names
+      contain one of its ``no_weight_decay_keywords()``, or that carry a true attribute
+      ``_no_weight_decay``;
+    - the tensors behind ``weight_norm``, ``spectral_norm`` and every parametrization: their zeros
+      are not the layer's, and a zero row of a normalised direction is 0/0. (Masks of
+      ``torch.nn.utils.prune`` keep zeros, so masked weights are thresholded.)
+
+    A parameter that several layers share counts once, and is dense if any of these rules applies
+    to one of its uses.
+
     Args:
-        model: Any module; parameters shared between layers count once.
-        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` leaves out
-            biases, other vectors and scalars, and normalisation layers; a callable decides by
-            name and parameter.
+        model: Any module, also one inside ``torch.compile`` or ``DistributedDataParallel``.
+        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` follows the
+            rule above; a callable receives each parameter's name in the unwrapped model and the
+            parameter, and returns whether to threshold it.
 
     Returns:
         One or two param groups for :class:`dirprune.GRDA`; the second, if any, has ``c=0``.
 
     Raises:
-        ValueError: If ``prune`` is none of these, or the model has no parameters.
+        ValueError: If ``prune`` is none of these, the model has no parameters, or ``"weights"``
+            meets a lazy parameter whose shape is not known yet.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+        >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2), nn.LayerNorm(2))
         >>> [(len(group["params"]), group.get("c")) for group in param_groups(model, "weights")]
-        [(1, None), (3, 0.0)]
+        [(1, None), (4, 0.0)]
     """
+    model = unwrap(model)
     if prune == "all":
         chosen: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True  # noqa: E731
     elif prune == "weights":
-        norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(False)}
-        chosen = lambda name, parameter: parameter.dim() > 1 and id(parameter) not in norms  # noqa: E731
+        dense_ids = _dense_under_weights(model)
+        chosen = lambda name, parameter: id(parameter) not in dense_ids  # noqa: E731
     elif callable(prune):
         chosen = prune
     else:
@@ -42,7 +77,7 @@ def param_groups(
     thresholded: list[nn.Parameter] = []
     dense: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (thresholded if chosen(name, parameter) else dense).append(parameter)
+        (thresholded if chosen(plain_name(name), parameter) else dense).append(parameter)
     groups: list[dict[str, Any]] = [{"params": thresholded}, {"params": dense, "c": 0.0}]
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -50,5 +85,60 @@ def param_groups(
     return groups
 
 
+def _dense_under_weights(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters that ``"weights"`` leaves dense."""
+    dense: set[int] = set()
+    for prefix, module in model.named_modules():
+        hooked = _behind_hooks(module)
+        is_table_or_norm = isinstance(module, _EMBEDDINGS) or _is_norm(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_lazy(parameter):
+                raise ValueError(
+                    f"{prefix}.{name} has no shape yet, which prune='weights' needs: pass one"
+                    " batch through the model first"
+                )
+            own_name = prefix.rpartition(".")[2] if name.isdigit() else name  # a ParameterList
+            if is_table_or_norm or name in hooked or _is_no_kernel(own_name, parameter):
+                dense.add(id(parameter))
+        if isinstance(module, ParametrizationList):
+            dense |= {id(parameter) for parameter in module.parameters()}
+        dense |= _exempt_from_weight_decay(module)
+    return dense
+
+
+def _is_no_kernel(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is no kernel or matrix, by its shape, its own name or its mark."""
+    is_vector = sum(size != 1 for size in parameter.shape) <= 1
+    is_broadcast = parameter.shape[:1] == (1,) and not name.startswith("weight")
+    is_named = _NAMED_DENSE.search(name) is not None
+    return is_vector or is_broadcast or is_named or getattr(parameter, "_no_weight_decay", False)
+
+
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+    return isinstance(module, _NORMS) or "Norm" in type(module).__name__
+
+
+def _behind_hooks(module: nn.Module) -> set[str]:
+    """Names of the parameters from which the old ``weight_norm`` and the like compute weights."""
+    names: set[str] = set()
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            names |= {f"{hook.name}_g", f"{hook.name}_v"}
+        elif isinstance(hook, SpectralNorm):
+            names.add(f"{hook.name}_orig")
+    return names
+
+
+def _exempt_from_weight_decay(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters that a module itself exempts from weight decay."""
+    names, keywords = (
+        tuple(method()) if callable(method := getattr(module, attribute, None)) else ()
+        for attribute in ("no_weight_decay", "no_weight_decay_keywords")
+    )
+    if not names and not keywords:
+        return set()
+    return {
+        id(parameter)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if name in names or any(keyword in name for keyword in keywords)
+    }

@@ -1,22 +1,26 @@
 """What counts as zero: one accounting for logs, tests, the command line and reports."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from dirprune._support.modules import effective_tensors, unwrap
+
 _ALL = "all trainable parameters"
 
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """Zeros of one parameter tensor, and the channels that they silence.
+    """Zeros of one tensor that a layer computes with, and the channels that they silence.
 
     ``dead_outputs`` of ``outputs`` channels have a filter that is all zero (whatever their bias);
     ``unread_inputs`` of ``inputs`` channels are multiplied by zeros only. All four are None for
-    tensors that are no convolution's or linear layer's weight.
+    tensors that are no convolution's or linear layer's weight. ``kind`` is the class of the layer
+    that holds the tensor, such as "Conv2d".
     """
 
     name: str
@@ -27,6 +31,12 @@ class LayerSparsity:
     outputs: int | None = None
     unread_inputs: int | None = None
     inputs: int | None = None
+    kind: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tensor has two or more dimensions and no entry but zeros."""
+        return len(self.shape) > 1 and 0 < self.total == self.zeros
 
     @property
     def sparsity(self) -> float:
@@ -49,7 +59,7 @@ class SparsityReport:
 
     @property
     def total(self) -> int:
-        """Entries of all trainable parameters: the denominator of the sparsity."""
+        """Entries of all trainable tensors: the denominator of the sparsity."""
         return sum(layer.total for layer in self.layers)
 
     @property
@@ -88,6 +98,8 @@ class SparsityReport:
                 f"{layer.sparsity:9.2%}{channels}"
             )
         lines.append(f"{_ALL:{width}}  {self.zeros:12,} {self.total:12,} {self.sparsity:9.2%}")
+        if empty := [layer.name for layer in self.layers if layer.is_empty]:
+            lines.append(f"all zero: {', '.join(empty)}")
         lines.append(f"l1 {self.l1:.6g}, l2 {self.l2:.6g}, l2/l1 {self.l2_over_l1:.6g}")
         return "\n".join(lines)
 
@@ -101,12 +113,24 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     ``0.0`` and ``-0.0`` are zeros; NaN is not. Sharded parameters (FSDP2) are gathered one at a
     time, so every process must make the call.
 
+    A tensor that a layer computes from parameters counts as the layer uses it, in place of these
+    parameters: a weight under a mask of ``torch.nn.utils.prune``, ``weight_norm``,
+    ``spectral_norm`` or any other parametrization, the latter in evaluation mode. Nothing of the
+    model changes: no power iteration, no buffer, no random state.
+
     Args:
-        model: Any module.
+        model: Any module, also one inside ``torch.compile`` or ``DistributedDataParallel``, whose
+            names are then those of the plain model.
 
     Returns:
         A frozen report with ``layers``, ``zeros``, ``nonzeros``, ``total``, ``sparsity``, ``l1``,
-        ``l2`` and ``l2_over_l1``; the norms are over all trainable parameters, in float64.
+        ``l2`` and ``l2_over_l1``; the norms are over all trainable tensors, in float64.
+
+    Raises:
+        ValueError: If a trainable parameter has no values: it is lazy or on the meta device.
+
+    Warns:
+        UserWarning: If every entry of a trainable tensor of two or more dimensions is zero.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), section 4 (sparsity) and
@@ -122,36 +146,56 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
         >>> report.l2_over_l1 == 5**0.5 / 3
         True
     """
-    owners: dict[int, nn.Module] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), module)
     layers = []
     l1 = l2_squared = 0.0
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        owner = owners[id(parameter)]
-        is_weight = getattr(owner, "weight", None) is parameter
-        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-        layers.append(_layer(name, whole, owner if is_weight else None))
-        l1 += float(whole.abs().sum(dtype=torch.float64))
-        l2_squared += float(torch.linalg.vector_norm(whole, dtype=torch.float64)) ** 2
+    for name, tensor, owner in effective_tensors(unwrap(model)):
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device and has no values: load the model's weights first"
+            )
+        values = _dense(tensor)
+        layers.append(_layer(name, values, owner))
+        size = values.abs()  # real, also of complex entries
+        l1 += float(size.sum(dtype=torch.float64))
+        l2_squared += float(torch.linalg.vector_norm(size, dtype=torch.float64)) ** 2
+    if empty := [layer.name for layer in layers if layer.is_empty]:
+        warnings.warn(
+            f"every entry of {', '.join(empty)} is zero: nothing passes through such a layer"
+            " but its bias",
+            stacklevel=3,
+        )
     return SparsityReport(tuple(layers), l1, math.sqrt(l2_squared))
 
 
-def _layer(name: str, parameter: Tensor, owner: nn.Module | None) -> LayerSparsity:
-    total = parameter.numel()
-    zeros = total - int(parameter.count_nonzero())
-    shape = tuple(parameter.shape)
-    if not isinstance(owner, _ConvNd | nn.Linear) or not total:
-        return LayerSparsity(name, shape, zeros, total)
-    alive_GOI = _alive(parameter, owner)
+def _dense(tensor: Tensor) -> Tensor:
+    """A tensor whose entries can be counted: not sharded, not sparse, no 8-bit float."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    whole = whole if whole.layout is torch.strided else whole.to_dense()
+    return whole.float() if whole.is_floating_point() and whole.itemsize == 1 else whole
+
+
+def _layer(name: str, values: Tensor, owner: nn.Module) -> LayerSparsity:
+    total = values.numel()
+    zeros = total - int(values.count_nonzero())
+    shape = tuple(values.shape)
+    kind = type(owner).__name__.removeprefix("Parametrized")
+    is_weight = name.rpartition(".")[2] == "weight" and isinstance(owner, _ConvNd | nn.Linear)
+    if not is_weight or not total:
+        return LayerSparsity(name, shape, zeros, total, kind=kind)
+    alive_GOI = _alive(values, owner)
     dead_outputs = int((~alive_GOI.any(dim=2)).sum())
     unread_inputs = int((~alive_GOI.any(dim=1)).sum())
     groups, outputs, inputs = alive_GOI.shape
     return LayerSparsity(
-        name, shape, zeros, total, dead_outputs, groups * outputs, unread_inputs, groups * inputs
+        name,
+        shape,
+        zeros,
+        total,
+        dead_outputs,
+        groups * outputs,
+        unread_inputs,
+        groups * inputs,
+        kind,
     )
 
 

@@ -1,0 +1,126 @@
+"""The plain model inside wrappers, and the tensors that its layers compute with."""
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+
+_ATTRIBUTES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_Source = tuple[list[nn.Parameter], Callable[[], Tensor]]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model that wrappers on the outside hold, or the model itself.
+
+    Example:
+        >>> inner = nn.Linear(2, 2)
+        >>> unwrap(AveragedModel(inner)).weight.shape
+        torch.Size([2, 2])
+    """
+    while True:
+        inner = next((m for name in _ATTRIBUTES if (m := model._modules.get(name))), None)
+        if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without the parts that wrappers inside the model add.
+
+    Example:
+        >>> plain_name("blocks.0._orig_mod.fc.weight")
+        'blocks.0.fc.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _ATTRIBUTES)
+
+
+def effective_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """Yield name, value and layer of each trainable tensor once, as the layer computes with it."""
+    seen: set[tuple[object, ...]] = set()
+    inside = {
+        id(part)
+        for module in model.modules()
+        for chain in _parametrizations(module).values()
+        for part in chain.modules()
+    }
+    for prefix, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        above = plain_name(f"{prefix}.") if prefix else ""
+        for name, (parameters, value) in _tensors_of(module).items():
+            if any(is_lazy(parameter) for parameter in parameters):
+                raise ValueError(
+                    f"{above}{name} has no values yet: pass one batch through the model first"
+                )
+            keys = {_memory(parameter) for parameter in parameters}
+            if any(parameter.requires_grad for parameter in parameters) and not keys <= seen:
+                yield above + name, value(), module
+            seen |= keys
+
+
+def _tensors_of(module: nn.Module) -> dict[str, _Source]:
+    """The tensors that a module itself computes with: name -> parameters behind it and value."""
+    found: dict[str, _Source] = {}
+    for name, chain in _parametrizations(module).items():
+        found[name] = (list(chain.parameters()), partial(_parametrized, chain))
+    for name, parameter in module.named_parameters(recurse=False):
+        found[name] = ([parameter], partial(getattr, module, name))
+    hooks = list(module._forward_pre_hooks.values())
+    holder = SimpleNamespace(**module._parameters, **module._buffers)
+    for hook in hooks:  # masks first: a norm may be computed from a masked tensor
+        if isinstance(hook, BasePruningMethod):
+            _replace(found, holder, hook._tensor_name, ("_orig",), hook.apply_mask)
+    for hook in hooks:
+        if isinstance(hook, WeightNorm):
+            _replace(found, holder, hook.name, ("_g", "_v"), hook.compute_weight)
+        elif isinstance(hook, SpectralNorm):
+            compute = partial(hook.compute_weight, do_power_iteration=False)
+            _replace(found, holder, hook.name, ("_orig",), compute)
+    return found
+
+
+def _parametrizations(module: nn.Module) -> dict[str, ParametrizationList]:
+    chains = getattr(module, "parametrizations", None) if is_parametrized(module) else None
+    return dict(chains.items()) if isinstance(chains, nn.ModuleDict) else {}  # type: ignore[arg-type]
+
+
+def _replace(
+    found: dict[str, _Source],
+    holder: SimpleNamespace,
+    name: str,
+    endings: tuple[str, ...],
+    compute: Callable[..., Tensor],
+) -> None:
+    """Put the tensor that a hook computes from parameters in their place."""
+    behind = [parameter for end in endings for parameter in found.pop(name + end)[0]]
+    value = compute(holder)
+    setattr(holder, name, value)
+    found[name] = (behind, lambda: value)
+
+
+def _parametrized(chain: ParametrizationList) -> Tensor:
+    """Compute a parametrized tensor on a copy, for reading it may change buffers."""
+    devices = {parameter.device for parameter in chain.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices):
+        value: Tensor = copy.deepcopy(chain).eval()()
+    return value
+
+
+def _memory(parameter: Tensor) -> tuple[object, ...]:
+    """What parameters have in common that share all of their memory."""
+    is_plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided
+    if is_plain and parameter.data_ptr():
+        return parameter.device, parameter.data_ptr(), parameter.numel()
+    return (id(parameter),)
