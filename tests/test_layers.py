@@ -14,7 +14,18 @@ SOURCE = Path(dirprune.__file__).parent
 # whose files import one another, and never the other way round.
 FLOORS = [
     {"_support"},
-    {"grda", "update", "threshold", "prox", "groups", "sparsity", "directional", "batchnorm"},
+    {
+        "grda",
+        "update",
+        "threshold",
+        "prox",
+        "groups",
+        "sparsity",
+        "directional",
+        "batchnorm",
+        "triton_kernels",
+        "triton_step",
+    },
     {"data", "models", "landscape", "deploy", "report"},
     {"train"},
     {"study", "survey", "bench"},

@@ -1,0 +1,228 @@
+"""Triton kernels: one step of gRDA or AdamGRDA for many tensors in one launch.
+
+A launch gets tables of addresses instead of tensors. Block b of the launch works on ``BLOCK``
+consecutive elements of one tensor, named by ``blocks[b] = (row, ordinal)``; ``rows[row]`` holds
+the addresses of w, v and the moments, and the number of elements; ``grads[row]`` the gradient's
+address. Whole blocks of aligned tensors move 16 bytes a thread; the rest is masked.
+
+Sums are rounded as eager PyTorch rounds them on CUDA: ``a + alpha * b`` once (``tl.fma``), all
+others separately, so the kernels are launched with ``enable_fp_fusion=False``.
+"""
+
+# mypy: ignore-errors
+import torch
+import triton
+import triton.language as tl
+
+COLUMNS = 5  # of rows: w, v, first moment, second moment, number of elements
+BLOCK = 2048
+WARPS = 8
+INTERPRETED = triton.knobs.runtime.interpret
+DTYPES = {
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
+
+@triton.jit
+def threshold(v, g, POWER: tl.constexpr):
+    """T_p(v, g) = sign(v) [|v|^p - g^p]_+^(1/p), by q = (|v| - g) / |v|, which does not cancel."""
+    a = tl.abs(v)
+    if POWER == 1.0:
+        size = a - g
+    elif float("inf") == POWER:
+        size = a
+    else:
+        q = (a - g) / a
+        if POWER == 2.0:
+            size = a * tl.sqrt(q * (2.0 - q))
+        elif POWER == 3.0:
+            x = q * (3.0 - q * (3.0 - q))
+            y = tl.exp2(tl.log2(x) * 0.3333333333333333)
+            y -= (y * y * y - x) / (3.0 * y * y)  # one Newton step to full precision
+            size = a * y
+        else:
+            x = 1.0 - tl.exp2(POWER * tl.log2(1.0 - q))
+            size = a * tl.exp2(tl.log2(x) / POWER)
+    return tl.where(a <= g, 0.0, tl.where(v < 0, -size, size))
+
+
+@triton.jit
+def inverse(w, v, g, POWER: tl.constexpr):
+    """The v nearest to the given one with T_p(v, g) = w."""
+    a = tl.abs(w)
+    if POWER == 1.0:
+        size = a + g
+    elif float("inf") == POWER:
+        size = tl.maximum(a, g)
+    else:
+        big = tl.maximum(a, g)
+        s = tl.minimum(a, g) / big
+        if POWER == 2.0:
+            size = big * tl.sqrt(1.0 + s * s)
+        else:
+            size = big * tl.exp2(tl.log2(1.0 + tl.exp2(POWER * tl.log2(s))) / POWER)
+    kept = tl.where(v == v, tl.minimum(tl.maximum(v, -g), g), 0.0)
+    # NaN in w goes on into v, so that training notices it
+    return tl.where(w == 0, kept, tl.where(w < 0, -size, tl.where(w == w, size, w)))
+
+
+@triton.jit
+def load(address, offsets, inside, DTYPE: tl.constexpr, WHOLE: tl.constexpr):
+    pointer = address.to(tl.pointer_type(DTYPE))
+    if WHOLE:
+        pointer = tl.multiple_of(pointer, 16)
+        values = tl.load(pointer + offsets)
+    else:
+        values = tl.load(pointer + offsets, mask=inside, other=0.0)
+    return values
+
+
+@triton.jit
+def store(address, offsets, inside, values, DTYPE: tl.constexpr, WHOLE: tl.constexpr):
+    pointer = address.to(tl.pointer_type(DTYPE))
+    if WHOLE:
+        pointer = tl.multiple_of(pointer, 16)
+        tl.store(pointer + offsets, values.to(DTYPE))
+    else:
+        tl.store(pointer + offsets, values.to(DTYPE), mask=inside)
+
+
+@triton.jit
+def scalar(scalars, index: tl.constexpr, number, STATE: tl.constexpr, ON_DEVICE: tl.constexpr):
+    """A scalar of the step: from device memory in a step that can be captured in a graph."""
+    if ON_DEVICE:
+        value = tl.load(scalars + index).to(STATE)
+    else:
+        value = tl.full((), number, STATE)
+    return value
+
+
+@triton.jit
+def adopted(w, v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
+    """v, or where w is not what the last step left, the v of which w is the threshold."""
+    stored = w.to(v.dtype)
+    left = threshold(v, g, POWER).to(WEIGHT).to(v.dtype)
+    return tl.where(stored == left, v, inverse(stored, v, g, POWER))
+
+
+@triton.jit
+def thresholded(v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
+    """T_p(v, g) in the weights' dtype, in which underflow may leave -0.0: 0.0 instead."""
+    w = threshold(v, g, POWER).to(WEIGHT)
+    return tl.where(w == 0, 0.0, w)
+
+
+@triton.jit
+def gradient_step(
+    w_at, v_at, m_at, s_at, grad_at, offsets, inside,
+    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
+    STATE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """SGD in v (in w where there is none), then w = T_p(v, g); rounded as torch.optim.SGD."""
+    w = load(w_at, offsets, inside, WEIGHT, WHOLE)
+    d = load(grad_at, offsets, inside, GRAD, WHOLE).to(STATE)
+    if MAXIMIZE:
+        d = -d
+    if DECAY:
+        d = tl.fma(decay, w.to(STATE), d)
+    if MOMENTUM:
+        m = load(m_at, offsets, inside, STATE, WHOLE)
+        m = m * momentum + d
+        store(m_at, offsets, inside, m, STATE, WHOLE)
+        if NESTEROV:
+            d = tl.fma(momentum, m, d)
+        else:
+            d = m
+    if SPARSE:
+        v = adopted(w, load(v_at, offsets, inside, STATE, WHOLE), g_before, POWER, WEIGHT)
+        v = tl.fma(-lr, d, v)
+        store(v_at, offsets, inside, v, STATE, WHOLE)
+        store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+    else:
+        store(w_at, offsets, inside, tl.fma(-lr, d, w.to(STATE)), WEIGHT, WHOLE)
+
+
+@triton.jit
+def adam_step(
+    w_at, v_at, m_at, s_at, grad_at, offsets, inside,
+    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
+    STATE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """AdamW in v (in w where there is none), then w = T_p(v, g); rounded as torch.optim.AdamW."""
+    w = load(w_at, offsets, inside, WEIGHT, WHOLE)
+    d = load(grad_at, offsets, inside, GRAD, WHOLE).to(STATE)
+    if MAXIMIZE:
+        d = -d
+    m = load(m_at, offsets, inside, STATE, WHOLE)
+    m = tl.where(momentum < 0.5, tl.fma(momentum, d - m, m), tl.fma(momentum - 1.0, d - m, d))
+    store(m_at, offsets, inside, m, STATE, WHOLE)
+    s = load(s_at, offsets, inside, STATE, WHOLE)
+    s = tl.fma(1.0 - second, d * d, s * second)
+    store(s_at, offsets, inside, s, STATE, WHOLE)
+    if tl.float32 == STATE:
+        ratio = tl.div_rn(m, tl.sqrt_rn(s) * correction + eps)
+    else:
+        ratio = m / (tl.sqrt(s) * correction + eps)
+    if SPARSE:
+        v = adopted(w, load(v_at, offsets, inside, STATE, WHOLE), g_before, POWER, WEIGHT)
+        if DECAY:
+            v = tl.fma(-lr * decay, w.to(STATE), v)
+        v = tl.fma(-size, ratio, v)
+        store(v_at, offsets, inside, v, STATE, WHOLE)
+        store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+    else:
+        w = w.to(STATE)
+        if DECAY:
+            w = (w * (1.0 - lr * decay)).to(WEIGHT).to(STATE)
+        store(w_at, offsets, inside, tl.fma(-size, ratio, w), WEIGHT, WHOLE)
+
+
+@triton.jit
+def step(
+    rows, grads, blocks, scalars,
+    lr: tl.float64, g: tl.float64, g_before: tl.float64, size: tl.float64, correction: tl.float64,
+    decay: tl.float64, momentum: tl.float64, second: tl.float64, eps: tl.float64,
+    RULE: tl.constexpr, POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr,
+    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr,
+    GRAD: tl.constexpr, STATE: tl.constexpr, ON_DEVICE: tl.constexpr, BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One step of all rows by a rule, ``gradient_step`` or ``adam_step``."""
+    block = tl.program_id(0)
+    row = tl.load(blocks + 2 * block).to(tl.int64)
+    start = tl.load(blocks + 2 * block + 1).to(tl.int64) * BLOCK
+    entry = rows + row * COLUMNS
+    w_at, v_at = tl.load(entry), tl.load(entry + 1)
+    m_at, s_at = tl.load(entry + 2), tl.load(entry + 3)
+    numel = tl.load(entry + 4)
+    grad_at = tl.load(grads + row)
+    lr = scalar(scalars, 0, lr, STATE, ON_DEVICE)
+    g = scalar(scalars, 1, g, STATE, ON_DEVICE)
+    g_before = scalar(scalars, 2, g_before, STATE, ON_DEVICE)
+    size = scalar(scalars, 3, size, STATE, ON_DEVICE)
+    # torch divides by a scalar by multiplying with its rounded inverse
+    correction = 1.0 / scalar(scalars, 4, correction, STATE, ON_DEVICE)
+    decay, eps = tl.full((), decay, STATE), tl.full((), eps, STATE)
+    momentum, second = tl.full((), momentum, STATE), tl.full((), second, STATE)
+    offsets = start + tl.arange(0, BLOCK)
+    inside = offsets < numel
+    aligned = ((w_at | v_at | m_at | s_at | grad_at) & 15) == 0
+    if aligned & (start + BLOCK <= numel):
+        RULE(
+            w_at, v_at, m_at, s_at, grad_at, offsets, inside,
+            lr, g, g_before, decay, momentum, second, eps, size, correction,
+            POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, True,
+        )  # fmt: skip
+    else:
+        RULE(
+            w_at, v_at, m_at, s_at, grad_at, offsets, inside,
+            lr, g, g_before, decay, momentum, second, eps, size, correction,
+            POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, False,
+        )  # fmt: skip
