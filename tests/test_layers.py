@@ -16,8 +16,12 @@ FLOORS = [
     {"_support"},
     {
         "grda",
+        "adam_grda",
+        "dual_averaging",
         "update",
         "threshold",
+        "plan",
+        "quantile",
         "prox",
         "groups",
         "sparsity",
@@ -73,7 +77,7 @@ def test_every_part_has_a_floor() -> None:
 
 def test_imports_point_down() -> None:
     graph = imports()
-    assert ("dirprune.grda", "dirprune.threshold.threshold_increment") in graph
+    assert ("dirprune.dual_averaging", "dirprune.threshold.threshold_increment") in graph
     assert [edge for edge in graph if wrong(*edge)] == []
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
+    from dirprune.adam_grda import AdamGRDA as AdamGRDA
     from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm
     from dirprune.directional import DirectionalPath as DirectionalPath
     from dirprune.directional import FlatProjector as FlatProjector
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dirprune.directional import directional_scores as directional_scores
     from dirprune.grda import GRDA as GRDA
     from dirprune.groups import param_groups as param_groups
+    from dirprune.plan import SparsityPlan as SparsityPlan
     from dirprune.prox import soft_threshold as soft_threshold
     from dirprune.sparsity import SparsityReport as SparsityReport
     from dirprune.sparsity import sparsity_report as sparsity_report
@@ -25,6 +27,8 @@ __version__ = "0.1.0"
 _HOME = {
     # the optimizer
     "GRDA": "dirprune.grda",
+    "AdamGRDA": "dirprune.adam_grda",
+    "SparsityPlan": "dirprune.plan",
     "param_groups": "dirprune.groups",
     "threshold_path": "dirprune.threshold",
     "soft_threshold": "dirprune.prox",

@@ -42,6 +42,25 @@ def threshold_increment(n: int, lr: float, c: float, mu: float) -> float:
     return increment
 
 
+def effective_lr(lr: float, momentum: float) -> float:
+    r"""Return the rate at which heavy-ball momentum moves in the long run.
+
+    .. math:: \gamma / (1 - \beta)
+
+    Args:
+        lr: Learning rate :math:`\gamma`.
+        momentum: Heavy-ball factor :math:`\beta` in [0, 1).
+
+    Returns:
+        The rate by which the threshold grows.
+
+    Example:
+        >>> effective_lr(0.1, 0.5)
+        0.2
+    """
+    return lr / (1 - momentum)
+
+
 def threshold_path(
     c: float, mu: float, lrs: Sequence[float] | LRScheduler, steps: int | None = None
 ) -> Tensor:
@@ -117,6 +136,6 @@ def _walk(scheduler: LRScheduler, steps: int) -> list[float]:
         warnings.simplefilter("ignore")
         for _ in range(steps):
             group = stand_in.param_groups[0]
-            rates.append(float(group["lr"]) / (1 - group.get("momentum", 0.0)))
+            rates.append(effective_lr(float(group["lr"]), group.get("momentum", 0.0)))
             twin.step()
     return rates

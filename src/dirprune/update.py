@@ -1,29 +1,27 @@
-"""One gRDA step of many tensors, on whichever path is the fastest there is.
+"""One step of a dual averaging optimizer on many tensors, on the fastest path there is.
 
-Every path computes v <- v - lr d, then w <- S_g(v); without v, the SGD step w <- w - lr d:
+A step is v <- v - lr d with SGD's or Adam's direction d (`descend`), then w <- T_p(v, g)
+(`threshold`); a batch without v moves w itself and stays dense. The paths:
 
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
-- the C++ extension does the same in one pass over all tensors, with momentum and weight decay
-  (the default on the CPU where it is installed);
+- the C++ extension does descend and threshold in one pass over all tensors (the default on the
+  CPU where it is installed, for float32, SGD's direction and p = 1);
 - multi-tensor calls (the default on CUDA), with w as the only scratch space;
-- tensor by tensor (the default on the CPU without the extension): two passes over a chunk at a
-  time, three where softshrink would leave -0.0, with all short vectors joined into one.
+- tensor by tensor, a chunk at a time (the default on the CPU without the extension).
 """
 
 from collections.abc import Iterable
-from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from dirprune._support import native
+from dirprune.prox import power_threshold
 
 Group = dict[str, Any]
-Row = tuple[Any, ...]
 
 # Classes of tensors whose memory is the numbers themselves; others may be wrappers.
 PLAIN = frozenset({Tensor, nn.Parameter})
@@ -31,61 +29,109 @@ _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
-# Vectors up to this length cost as much as the calls that update them.
-SHORT = 1 << 14
+
+
+class Row(NamedTuple):
+    """One parameter: weights, accumulator, gradient and the running averages of the direction."""
+
+    w: Any
+    v: Any
+    """None: the weights are dense and move themselves."""
+    grad: Any
+    """None where only the threshold changes."""
+    m: Any
+    """SGD's momentum or Adam's first moment, or None."""
+    s: Any
+    """Adam's second moment, or None."""
 
 
 class Batch(NamedTuple):
-    """Parameters of one dtype and device that share rate and threshold.
+    """Parameters of one group, dtype and device that share step, rate and threshold.
 
-    A row is w, v, gradient and momentum; v is None for all rows or for none, as is momentum.
-    Rate and threshold are 0-dimensional tensors: as numbers they would be constants of a compiled
-    step, which would have to be compiled anew whenever they change.
+    v is None for all rows or for none, as are m and s. The scalars are 0-dimensional float64
+    tensors: as numbers they would be constants of a compiled step, which would be compiled again
+    whenever they change.
     """
 
+    group: Group
+    """The options; "betas" is there for Adam's direction only."""
     lr: Tensor
     g: Tensor
+    step: Tensor
+    """Adam's step, counted from 1."""
+    power: float
     rows: list[Row]
 
     @classmethod
-    def empty(cls, lr: float, g: float) -> "Batch":
+    def empty(cls, group: Group, lr: float, g: float, step: int, power: float) -> "Batch":
         """Make a batch without parameters."""
-        rate, threshold = torch.tensor([lr, g], dtype=torch.float64, device="cpu").unbind()
-        return cls(rate, threshold, [])
+        scalars = torch.tensor([lr, g, step], dtype=torch.float64, device="cpu")
+        return cls(group, scalars[0], scalars[1], scalars[2], power, [])
 
 
-def local(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the shards of DTensors, which suffice, since the step is elementwise."""
-    return tuple(None if t is None else t.to_local() for t in tensors)
-
-
-def update(batch: Batch, group: Group) -> None:
-    """Step the weights of a batch in place.
+def update(batch: Batch) -> None:
+    """Step the weights of a batch in place: descend, then threshold.
 
     Args:
         batch: The parameters.
-        group: The options of their param group.
     """
     if torch.compiler.is_compiling():
-        for w, v, grad, m in batch.rows:
-            _descend_traced(w, v, _direction(w, grad, m, group), batch.lr, batch.g)
+        for row in batch.rows:
+            _descend_traced(row, batch)
+            if row.v is not None:
+                _write(row.w, power_threshold(row.v, batch.g, batch.power))
         return
-    lr, g = float(batch.lr), float(batch.g)
-    rows = batch.rows
-    if rows[0][1] is None:
-        for w, _, grad, m in rows:
-            w.add_(_direction(w, grad, m, group), alpha=-lr)
+    if rows := _step_fused(batch):
+        rest = batch._replace(rows=rows)
+        if _is_foreach(rest):
+            descend(rest)
+            threshold(rest)
+        else:
+            lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
+            for row in _chunks(rows):
+                _descend_one(row, lr, step, batch.group)
+                if row.v is not None:
+                    _threshold_one(row.w, row.v, g, batch.power)
+
+
+def descend(batch: Batch) -> None:
+    """Move the accumulators (of dense rows the weights) and leave the thresholding out.
+
+    Args:
+        batch: The parameters.
+    """
+    if torch.compiler.is_compiling():
+        for row in batch.rows:
+            _descend_traced(row, batch)
         return
-    if group["fused"] is not False and not group["foreach"] and (step := native.grda_step()):
-        fused, rows = _split(rows)
-        if fused:
-            _descend_fused(step, fused, group, lr, g)
-        if not rows:
-            return
-    if group["foreach"] or (group["foreach"] is None and rows[0][0].is_cuda):
-        _descend_foreach(*_columns(rows, group), lr, g)
+    lr, step = float(batch.lr), int(batch.step)
+    if _is_foreach(batch):
+        _descend_foreach(batch, lr, step)
     else:
-        _descend_each(rows, group, lr, g)
+        for row in _chunks(batch.rows):
+            _descend_one(row, lr, step, batch.group)
+
+
+def threshold(batch: Batch) -> None:
+    """Write the thresholds of the accumulators into the weights; dense rows stay.
+
+    Args:
+        batch: The parameters.
+    """
+    g, p = float(batch.g), batch.power
+    first = batch.rows[0]
+    if first.v is None:
+        return
+    if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
+        w, v = ([row[i] for row in batch.rows] for i in (0, 1))
+        torch._foreach_copy_(w, v)
+        torch._foreach_clamp_max_(w, g)
+        torch._foreach_clamp_min_(w, -g)
+        torch._foreach_neg_(w)
+        torch._foreach_add_(w, v)
+    else:
+        for row in _chunks(batch.rows):
+            _threshold_one(row.w, row.v, g, p)
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -93,8 +139,17 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
 
 
-def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tensor:
+def _is_foreach(batch: Batch) -> bool:
+    foreach: bool | None = batch.group["foreach"]
+    return batch.rows[0].w.is_cuda if foreach is None else foreach
+
+
+# SGD's direction
+
+
+def _sgd_direction(row: Row, group: Group) -> Any:
     """The direction of descent, rounded as torch.optim.SGD rounds it; m is updated."""
+    w, grad, m = row.w, row.grad, row.m
     if m is None and not (group["weight_decay"] or group["maximize"]):
         return grad
     d = -grad if group["maximize"] else grad
@@ -108,6 +163,135 @@ def _direction(w: Tensor, grad: Tensor, m: Tensor | None, group: Group) -> Tenso
         d = d.to(m.dtype)
         d = d.add(m, alpha=beta) if d is grad else d.add_(m, alpha=beta)
     return d
+
+
+# Adam's direction
+
+
+def _descend_adam(row: Row, lr: float, step: int, group: Group) -> None:
+    """Move v (or w, if dense) as torch.optim.AdamW moves w; m and s are updated."""
+    w, _, grad, m, s = row
+    beta1, beta2 = group["betas"]
+    d = (-grad if group["maximize"] else grad).to(m.dtype)
+    x = w.to(m.dtype) if row.v is None else row.v
+    if decay := group["weight_decay"]:
+        if row.v is None:
+            x.mul_(1 - lr * decay)
+        else:
+            x.add_(w, alpha=-lr * decay)
+    m.lerp_(d, 1 - beta1)
+    s.mul_(beta2).addcmul_(d, d, value=1 - beta2)
+    denominator = (s.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
+    x.addcdiv_(m, denominator, value=-(lr / (1 - beta1**step)))
+    if row.v is None and x is not w:
+        w.copy_(x)
+
+
+# The paths
+
+
+def _descend_one(row: Row, lr: float, step: int, group: Group) -> None:
+    if "betas" in group:
+        _descend_adam(row, lr, step, group)
+    else:
+        (row.w if row.v is None else row.v).add_(_sgd_direction(row, group), alpha=-lr)
+
+
+def _threshold_one(w: Tensor, v: Tensor, g: float, power: float) -> None:
+    if power == 1 and w.dtype == v.dtype:
+        torch.clamp(v, -g, g, out=w)  # as soft_threshold, without temporary memory
+        torch.sub(v, w, out=w)
+    else:
+        _write(w, power_threshold(v, g, power))
+
+
+def _write(w: Tensor, sparse: Tensor) -> None:
+    w.copy_(sparse)
+    if w.dtype != sparse.dtype:
+        w.add_(0.0)  # the cast may underflow to -0.0, which the sum makes 0.0
+
+
+def _descend_foreach(batch: Batch, lr: float, step: int) -> None:
+    rows, group = batch.rows, batch.group
+    if "betas" in group:
+        for row in rows:
+            _descend_adam(row, lr, step, group)
+        return
+    x = [row.w if row.v is None else row.v for row in rows]
+    torch._foreach_add_(x, [_sgd_direction(row, group) for row in rows], alpha=-lr)
+
+
+def _descend_traced(row: Row, batch: Batch) -> None:
+    """Descend with the scalars as tensors."""
+    w, v, grad, m, s = row
+    group, lr = batch.group, batch.lr
+    x = w if v is None else v
+    if "betas" not in group:
+        x.sub_(lr * _sgd_direction(row, group).to(x.dtype))
+        return
+    beta1, beta2 = group["betas"]
+    d = (-grad if group["maximize"] else grad).to(m.dtype)
+    if decay := group["weight_decay"]:
+        x.sub_(lr * decay * w)
+    m.lerp_(d, 1 - beta1)
+    s.mul_(beta2).addcmul_(d, d, value=1 - beta2)
+    denominator = s.sqrt() / (1 - beta2**batch.step).sqrt() + group["eps"]
+    x.sub_(lr / (1 - beta1**batch.step) * (m / denominator))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterable[Row]:
+    """Cut the rows into pieces of at most about CHUNK elements; on the CPU only."""
+    for row in rows:
+        if row.w.numel() <= CHUNK or not row.w.is_cpu:
+            yield row
+        else:
+            yield from _cut(row)
+
+
+def _cut(row: Row) -> Iterable[Row]:
+    tensors = [t for t in row if t is not None]
+    if all(t.is_contiguous() for t in tensors):
+        row, size = Row(*(None if t is None else t.view(-1) for t in row)), CHUNK
+    else:
+        size = max(1, len(row.w) * CHUNK // row.w.numel())
+    for start in range(0, len(row.w), size):
+        yield Row(*(None if t is None else t[start : start + size] for t in row))
+
+
+# The C++ extension
+
+
+def _step_fused(batch: Batch) -> list[Row]:
+    """Step what the extension can step; return the other rows."""
+    rows, group = batch.rows, batch.group
+    if (
+        rows[0].v is None
+        or batch.power != 1
+        or "betas" in group
+        or group["fused"] is False
+        or group["foreach"]
+        or (step := native.grda_step()) is None
+    ):
+        return rows
+    fused, rest = _split(rows)
+    if fused:
+        w, v, grad, m, _ = zip(*fused)
+        step(
+            list(map(Tensor.data_ptr, w)),
+            list(map(Tensor.data_ptr, v)),
+            list(map(Tensor.data_ptr, grad)),
+            list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
+            list(map(Tensor.numel, w)),
+            lr=float(batch.lr),
+            g=float(batch.g),
+            momentum=group["momentum"],
+            decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            threads=torch.get_num_threads(),
+        )
+        increment_version(w)  # so that autograd sees a change that went past torch
+    return rest
 
 
 def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -138,120 +322,3 @@ def _are_arrays(rows: list[Row]) -> bool:
 
 def _is_channels_last(t: Tensor) -> bool:
     return t.is_contiguous(memory_format=torch.channels_last)
-
-
-def _descend_fused(
-    step: native.FusedStep, rows: list[Row], group: Group, lr: float, g: float
-) -> None:
-    w, v, grad, m = zip(*rows)
-    step(
-        list(map(Tensor.data_ptr, w)),
-        list(map(Tensor.data_ptr, v)),
-        list(map(Tensor.data_ptr, grad)),
-        list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
-        list(map(Tensor.numel, w)),
-        lr=lr,
-        g=g,
-        momentum=group["momentum"],
-        decay=group["weight_decay"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
-        threads=torch.get_num_threads(),
-    )
-    increment_version(w)  # so that autograd sees a change that went past torch
-
-
-def _columns(rows: list[Row], group: Group) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """All v, all w and all directions."""
-    w, v, grad, m = zip(*rows)
-    return list(v), list(w), [_direction(*each, group) for each in zip(w, grad, m)]
-
-
-def _descend_each(rows: list[Row], group: Group, lr: float, g: float) -> None:
-    joined = []
-    for w, v, grad, m in rows:
-        numel = w.numel()
-        if numel <= SHORT and w.ndim == 1 and w.dtype == v.dtype:
-            joined.append((w, v, _direction(w, grad, m, group)))
-        elif numel <= CHUNK:
-            _descend_one(w, v, _direction(w, grad, m, group), lr, g)
-        else:
-            for w_, v_, grad_, m_ in _chunks(w, v, grad, m):
-                _descend_one(w_, v_, _direction(w_, grad_, m_, group), lr, g)
-    if joined:
-        w_all, v_all, d_all = zip(*joined)
-        lengths = [w.numel() for w in w_all]
-        v = torch.cat(v_all).add_(torch.cat(d_all), alpha=-lr)
-        torch._foreach_copy_(v_all, torch.split(v, lengths))
-        torch._foreach_copy_(w_all, torch.split(v.sub_(v.clamp(-g, g)), lengths))
-
-
-def _descend_one(w: Tensor, v: Tensor, d: Tensor, lr: float, g: float) -> None:
-    v.add_(d, alpha=-lr)
-    _threshold(w, v, g)
-
-
-def _threshold(w: Tensor, v: Tensor, g: float) -> None:
-    """Write S_g(v) into w."""
-    if w.dtype != v.dtype:
-        shrunk = v.clamp(-g, g)
-        torch.sub(v, shrunk, out=shrunk)
-        w.copy_(shrunk).add_(0.0)  # the cast may underflow to -0.0, which the sum makes 0.0
-    elif (
-        _softshrink_is_clean(w.numel(), w.dtype, w.device, torch.get_num_threads())
-        and w.is_contiguous()
-        and v.is_contiguous()
-    ):
-        F.softshrink(v, g, out=w)  # type: ignore[call-arg]
-    else:
-        torch.clamp(v, -g, g, out=w)
-        torch.sub(v, w, out=w)
-
-
-@cache
-def _softshrink_is_clean(
-    numel: int, dtype: torch.dtype, device: torch.device, threads: int
-) -> bool:
-    """Whether torch's softshrink yields 0.0, not -0.0, everywhere in a vector of this length.
-
-    On the CPU it yields 0.0 in the SIMD part of every thread's share and -0.0 in the rest: the
-    answer depends on the length, the threads and the machine, not on the values.
-    """
-    inside = torch.full((numel,), -0.5, dtype=dtype, device=device)
-    return not bool(F.softshrink(inside, 1.0).signbit().any())
-
-
-def _chunks(*tensors: Tensor | None) -> Iterable[tuple[Any, ...]]:
-    """Cut tensors of one shape alike; None stays None."""
-    whole = [t for t in tensors if t is not None]
-    if all(t.is_contiguous() for t in whole):
-        tensors = tuple(None if t is None else t.view(-1) for t in tensors)
-        rows = CHUNK
-    else:
-        rows = max(1, whole[0].shape[0] * CHUNK // whole[0].numel())
-    count = -(-next(len(t) for t in tensors if t is not None) // rows)
-    return zip(*([None] * count if t is None else torch.split(t, rows) for t in tensors))
-
-
-def _descend_foreach(
-    v: list[Tensor], w: list[Tensor], d: list[Tensor], lr: float, g: float
-) -> None:
-    torch._foreach_add_(v, d, alpha=-lr)
-    if v[0].dtype != w[0].dtype:
-        for w_, v_ in zip(w, v):
-            _threshold(w_, v_, g)
-        return
-    torch._foreach_copy_(w, v)
-    torch._foreach_clamp_max_(w, g)
-    torch._foreach_clamp_min_(w, -g)
-    torch._foreach_neg_(w)
-    torch._foreach_add_(w, v)
-
-
-def _descend_traced(w: Tensor, v: Tensor | None, d: Tensor, lr: Tensor, g: Tensor) -> None:
-    if v is None:
-        w.sub_(lr * d)
-        return
-    v.sub_(lr * d.to(v.dtype))
-    shrunk = (v - v.clamp(-g, g)).to(w.dtype)
-    w.copy_(torch.where(shrunk == 0, 0.0, shrunk))

@@ -1,0 +1,122 @@
+"""gRDA with Adam's direction in the accumulator, for transformers and whatever Adam trains."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from dirprune.dual_averaging import DualAveraging, check_numbers
+from dirprune.plan import SparsityPlan
+from dirprune.update import Group, state_dtype
+
+
+class AdamGRDA(DualAveraging):
+    r"""Dual averaging with Adam's direction: AdamW that trains a sparse network.
+
+    .. math::
+        m_n &= \beta_1 m_{n-1} + (1 - \beta_1)\,\nabla f(w_{n-1}), \qquad
+        s_n = \beta_2 s_{n-1} + (1 - \beta_2)\,\nabla f(w_{n-1})^2 \\
+        v_n &= v_{n-1} - \gamma_n \Bigl(\lambda\,w_{n-1} +
+               \frac{m_n / (1 - \beta_1^n)}{\sqrt{s_n / (1 - \beta_2^n)} + \epsilon}\Bigr) \\
+        w_n &= T_p(v_n, g_n) = \operatorname{sign}(v_n)\,[\,|v_n|^p - g_n^p\,]_+^{1/p}
+
+    with g from a plan, or from the paper's law where ``c`` is above 0. A param group without a
+    plan and with ``c=0`` follows ``torch.optim.AdamW`` bit for bit (in float32 and float64) and
+    stores no accumulator.
+
+    Args:
+        params: Parameters, or param groups, each with its own options.
+        lr: Learning rate :math:`\gamma \ge 0`. With a plan it wants to be two to eight times what
+            is best for AdamW: two to four at the default power, four to eight at ``power=1``,
+            because the threshold shrinks what it keeps. The default is three times AdamW's.
+        betas: Decay rates of the moments, each in [0, 1).
+        eps: Added to the denominator, at least 0.
+        weight_decay: Decoupled decay :math:`\lambda \ge 0`, of w (not of v).
+        plan: A :class:`dirprune.SparsityPlan`, which chooses g.
+        power: Exponent :math:`p \ge 1` of the threshold function, by default 1 without a plan and
+            2 with one; ``math.inf`` is the hard threshold.
+        c: Scale of the paper's threshold, at least 0; not used with a plan.
+        mu: Its growth exponent in (0, 1].
+        maximize: Ascend instead of descend.
+        foreach: Threshold many tensors a call; by default on CUDA only.
+        fused: As in :class:`dirprune.GRDA`.
+
+    Raises:
+        ValueError: If an option is out of its range (also when a scheduler sets it later) or a
+            group is empty.
+        TypeError: If a parameter is complex or a gradient sparse.
+
+    Note:
+        No convergence proof covers this method. Its relatives: AdaBreg has the same accumulator
+        with a constant soft threshold; RAMDA averages gradients with increasing weights and has a
+        proof that the set of zeros settles; Feather thresholds with p = 3 a dense copy that is
+        updated straight through.
+
+        Bytes of state for a float32 weight: 12 (v and both moments), 8 where dense.
+
+    References:
+        A Bregman Learning Framework for Sparse Neural Networks (Bungert et al., 2022),
+        https://arxiv.org/abs/2105.04319;
+        Regularized Adaptive Momentum Dual Averaging (Huang et al., 2024),
+        https://arxiv.org/abs/2403.14398;
+        Feather: An Elegant Solution to Effective DNN Sparsification (Glentis Georgoulakis et al.,
+        2023), https://arxiv.org/abs/2310.02448
+
+    Example:
+        >>> from dirprune import SparsityPlan
+        >>> w = torch.nn.Parameter(torch.linspace(-1, 1, 20))
+        >>> optimizer = AdamGRDA([w], lr=0.01, plan=SparsityPlan(0.5, steps=20))
+        >>> for _ in range(20):
+        ...     optimizer.zero_grad()
+        ...     (w - 1).square().sum().backward()
+        ...     optimizer.step()
+        >>> int((w == 0).sum())
+        10
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 3e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        plan: SparsityPlan | None = None,
+        power: float | None = None,
+        c: float = 0.0,
+        mu: float = 0.51,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "plan": plan,
+            "power": power,
+            "c": c,
+            "mu": mu,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def _check_direction(self, group: Group) -> None:
+        check_numbers(group, "eps")
+        betas = group["betas"]
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+
+    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> int:
+        if "exp_avg" not in state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(p, dtype=state_dtype(p))
+            state["exp_avg_sq"] = torch.zeros_like(p, dtype=state_dtype(p))
+        state["step"] += 1
+        step: int = state["step"]
+        return step

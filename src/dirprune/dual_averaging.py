@@ -1,0 +1,387 @@
+"""What GRDA and AdamGRDA share: the state, the thresholds and the order of a step."""
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.optim.optimizer import Optimizer
+
+from dirprune._support import native
+from dirprune.plan import SparsityPlan
+from dirprune.prox import invert_threshold
+from dirprune.quantile import is_sharded, local_part
+from dirprune.threshold import threshold_increment
+from dirprune.update import Batch, Group, Row, descend, state_dtype, threshold, update
+
+
+class DualAveraging(Optimizer):
+    """An optimizer whose weights are the threshold of an accumulator that follows the gradients.
+
+    The state of a parameter: n, its steps with a gradient at a rate above 0; g, its threshold; v,
+    the accumulator, unless it is dense; and what the direction needs.
+    """
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with the constructor's options where it names none.
+
+        Args:
+            param_group: ``{"params": ..., option: value, ...}``. With ``c=0`` and without a plan
+                of its own it is dense.
+
+        Raises:
+            ValueError: If an option is out of its range or the group is empty.
+            TypeError: If a parameter is complex.
+        """
+        if param_group.get("c") == 0:
+            param_group.setdefault("plan", None)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check_group(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step with the gradients that are there.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            ValueError: If a scheduler has set an option out of its range.
+            TypeError: If a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        whole, descents, plans = self._advance()
+        for batch in whole:
+            update(batch)
+        for batch in descents:
+            descend(batch)
+        for plan in plans:
+            for batch in self._renew(plan):
+                threshold(batch)
+        return loss
+
+    def thresholds(self) -> list[float]:
+        """Return each param group's largest threshold g so far, 0 before its first step."""
+        return [
+            max((self.state.get(p, {}).get("g", 0.0) for p in group["params"]), default=0.0)
+            for group in self.param_groups
+        ]
+
+    @torch.no_grad()
+    def reset_from_weights(self) -> None:
+        r"""Adopt weights that were changed from outside, keeping n, g and the direction's state.
+
+        Call it after loading a checkpoint into the model only, swapping in averaged weights, or
+        masking by hand. v moves to the nearest point whose threshold is w:
+
+        .. math::
+            v \leftarrow \operatorname{sign}(w)\,(|w|^p + g^p)^{1/p}
+                \;\text{ where } w \ne 0, \qquad
+            v \leftarrow \operatorname{clip}(v, -g, g) \;\text{ where } w = 0
+
+        A weight that is tiny beside g (about 1e-7 g at p = 1, 3e-4 g at p = 2) is absorbed by the
+        rounding of v and becomes zero. NaN in v becomes 0, as does what is not finite in the
+        momentum or the moments, so that good weights can be put back after a divergence.
+
+        Example:
+            >>> from dirprune import GRDA
+            >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> optimizer = GRDA([w], lr=1.0, c=0.5, mu=0.5)
+            >>> w.grad = torch.zeros(2)
+            >>> optimizer.step()
+            >>> with torch.no_grad(): _ = w.copy_(torch.tensor([-3.0, 0.0]))
+            >>> optimizer.reset_from_weights()
+            >>> optimizer.state[w]["v"]
+            tensor([-3.5000,  0.5000])
+        """
+        for group in self.param_groups:
+            for p in group["params"]:
+                for name, value in self.state.get(p, {}).items():
+                    if name == "v":
+                        g, power = self.state[p]["g"], _power(group)
+                        value.copy_(invert_threshold(p.to(value.dtype), value, g, power))
+                    elif isinstance(value, Tensor) and value.dim():
+                        value.nan_to_num_(0.0, 0.0, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch's optimizers do, with plans as plain dictionaries."""
+        state = super().state_dict()
+        index = {id(plan): i for i, plan in enumerate(_plans(self.param_groups))}
+        for group in state["param_groups"]:
+            if isinstance(plan := group["plan"], SparsityPlan):
+                group["plan"] = {"index": index[id(plan)], **plan.state_dict()}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state bit for bit, in the dtypes in which it was saved.
+
+        torch's own method would cast accumulators and momenta to the parameter's dtype, which
+        loses the float32 accumulators of half-precision parameters. As all options, the plans are
+        those of the saved state; a state of version 0.1 has none and leaves plans as they are.
+
+        Args:
+            state_dict: From :meth:`state_dict` of an optimizer with the same groups.
+
+        Raises:
+            ValueError: If the groups or the parameters' shapes differ.
+        """
+        loaded: dict[str, Any] = {}
+        plans = [group["plan"] for group in self.param_groups]
+
+        def see(_: Optimizer, processed: dict[str, Any]) -> None:
+            loaded.update(processed)
+            for p, saved in self._pairs(processed):
+                for key, value in saved.items():
+                    if isinstance(value, Tensor) and value.shape != p.shape:
+                        raise ValueError(
+                            f"the saved {key} has shape {tuple(value.shape)}, the parameter "
+                            f"{tuple(p.shape)}: load the state of an optimizer of this model"
+                        )
+
+        def restore(_: Optimizer) -> None:
+            for p, saved in self._pairs(loaded):
+                for key, value in saved.items():
+                    if isinstance(value, Tensor):
+                        self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+            self._restore_plans(
+                [group.get("plan", "none") for group in loaded["param_groups"]], plans
+            )
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(see),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            with torch.no_grad():
+                super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _restore_plans(self, saved: list[Any], present: list[SparsityPlan | None]) -> None:
+        """Put saved progress into the present plans, or into new ones where there are none."""
+        restored: dict[int, SparsityPlan] = {}
+        for group, state, plan in zip(self.param_groups, saved, present):
+            if state == "none":
+                group["plan"] = plan
+            elif state is not None:
+                if (index := state["index"]) not in restored:
+                    restored[index] = plan or SparsityPlan.from_state_dict(state)
+                    restored[index].load_state_dict(state)
+                group["plan"] = restored[index]
+
+    def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Every parameter with its state in the dictionary."""
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        parameters = (p for group in self.param_groups for p in group["params"])
+        return ((p, state_dict["state"].get(i, {})) for p, i in zip(parameters, saved))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from a pickle or a deep copy, also of an older version."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
+
+    # What a direction adds
+
+    def _effective_lr(self, group: Group) -> float:
+        """The rate by which the paper's threshold grows."""
+        return float(group["lr"])
+
+    def _check_direction(self, group: Group) -> None:
+        """Check the options of the direction."""
+        raise NotImplementedError
+
+    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> int:
+        """Make or advance the direction's state; return its step."""
+        raise NotImplementedError
+
+    # The order of a step
+
+    @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
+    def _advance(self) -> tuple[list[Batch], list[Batch], list[SparsityPlan]]:
+        """Advance counters and thresholds and sort the parameters into batches.
+
+        Returns:
+            Batches to step whole; batches to descend only, because their plan renews its
+            threshold from all accumulators afterwards; those plans.
+        """
+        moving = []
+        for group in self.param_groups:
+            self._check_options(group)
+            moving.append((group, self._gradients(group)))
+        plans = [
+            plan
+            for plan in _plans(group for group, pairs in moving if pairs and group["lr"] > 0)
+            if plan.advance()
+        ]
+        whole: list[Batch] = []
+        descents: list[Batch] = []
+        for group, pairs in moving:
+            batches = self._advance_group(group, pairs)
+            (descents if group["plan"] in plans else whole).extend(batches)
+        return whole, descents, plans
+
+    def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
+        lr, power, plan = float(group["lr"]), _power(group), group["plan"]
+        rate, c, mu = self._effective_lr(group), group["c"], group["mu"]
+        grown: dict[tuple[int, float], tuple[int, float]] = {}
+        batches: dict[tuple[Any, ...], Batch] = {}
+        for p, grad in pairs:
+            state = self.state[p]
+            before = state.get("n", 0), state.get("g", plan.threshold if plan else 0.0)
+            after = grown.get(before)
+            if after is None:
+                after = grown[before] = _grown(*before, rate, 0.0 if plan else c, mu)
+            state["n"], state["g"] = after
+            if "v" not in state and (plan or c > 0 or after[1] > 0):
+                state["v"] = p.detach().to(state_dtype(p), copy=True)
+            step = self._direction_state(p, group, state)
+            row = _row(p, grad, state)
+            key = after[1], step, p.dtype, p.device, row.v is None
+            batch = batches.get(key)
+            if batch is None:
+                batch = batches[key] = Batch.empty(group, lr, after[1], step, power)
+            batch.rows.append(row)
+        return batches.values()
+
+    @_disable_dynamo
+    def _renew(self, plan: SparsityPlan) -> Iterable[Batch]:
+        """Choose a plan's thresholds from all its accumulators; return what to threshold."""
+        members = [
+            (group, i, p)
+            for group in self.param_groups
+            if group["plan"] is plan
+            for i, p in enumerate(group["params"])
+            if p.requires_grad and "v" in self.state.get(p, {})
+        ]
+        accumulators = [self.state[p]["v"] for _, _, p in members]
+        levels = plan.choose(accumulators, [_name(*member) for member in members])
+        batches: dict[tuple[Any, ...], Batch] = {}
+        for (group, _, p), g in zip(members, levels):
+            self.state[p]["g"] = g
+            key = id(group), g, p.dtype, p.device
+            if key not in batches:
+                batches[key] = Batch.empty(group, 0.0, g, 0, _power(group))
+            batches[key].rows.append(_row(p, None, self.state[p]))
+        return batches.values()
+
+    def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
+        """The parameters that have a gradient, with it."""
+        pairs = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
+        for p, grad in pairs:
+            if grad.layout is not torch.strided:
+                raise TypeError(
+                    f"{type(self).__name__} needs dense gradients, got {grad.layout} for a "
+                    f"parameter of shape {tuple(p.shape)}; use sparse=False in the embedding"
+                )
+        return pairs
+
+    # Checks
+
+    def _check_group(self, group: Group) -> None:
+        self._check_options(group)
+        if not group["params"]:
+            raise ValueError("a param group is empty; leave it out or give it parameters")
+        for p in group["params"]:
+            if p.is_complex():
+                raise TypeError(
+                    f"{type(self).__name__} needs real parameters, got {p.dtype} of shape "
+                    f"{tuple(p.shape)}; optimise torch.view_as_real of it"
+                )
+
+    def _check_options(self, group: Group) -> None:
+        check_numbers(group, "lr", "c", "mu", "weight_decay")
+        if not 0 < group["mu"] <= 1:
+            raise ValueError(f"mu must lie in (0, 1], got {group['mu']}")
+        if not _power(group) >= 1:
+            raise ValueError(
+                f"power must be at least 1 (math.inf for the hard threshold), got {group['power']}"
+            )
+        if not isinstance(group["plan"], SparsityPlan | None):
+            raise TypeError(f"plan must be a SparsityPlan or None, got {group['plan']!r}")
+        if group["foreach"] and group["fused"]:
+            raise ValueError("foreach and fused exclude each other; leave one of them None")
+        if group["fused"] and native.grda_step() is None:
+            raise ValueError(
+                "fused=True needs dirprune's C++ extension, which this installation does not "
+                "have; leave fused=None for the fastest path there is"
+            )
+        self._check_direction(group)
+
+
+def check_numbers(group: Group, *options: str) -> None:
+    """Check that options are numbers, and scales at least 0 and finite.
+
+    Args:
+        group: A param group.
+        options: Names; ``lr`` may also be a tensor of one element.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If ``lr``, ``c``, ``weight_decay`` or ``eps`` is out of its range.
+    """
+    for option in options:
+        value = group[option]
+        if not isinstance(value, numbers.Real) and not (
+            option == "lr" and isinstance(value, Tensor) and value.numel() == 1
+        ):
+            raise TypeError(f"{option} must be a number, got {value!r}")
+    for option in options:
+        if option in ("lr", "c", "weight_decay", "eps") and not 0 <= group[option] < math.inf:
+            raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
+
+
+def _power(group: Group) -> float:
+    """The power p; the paper's soft threshold by default, and the square root with a plan."""
+    power: float | None = group["power"]
+    if power is None:
+        return 1.0 if group["plan"] is None else 2.0
+    return power
+
+
+def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, float]:
+    """The counter and the threshold after one more step at a rate."""
+    if rate == 0:
+        return n, g
+    return n + 1, g + threshold_increment(n + 1, rate, c, mu) if c else g
+
+
+def _plans(groups: Iterable[Group]) -> list[SparsityPlan]:
+    """Every plan of the groups, once."""
+    return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())
+
+
+def _row(p: Tensor, grad: Tensor | None, state: dict[str, Any]) -> Row:
+    m = state.get("momentum_buffer", state.get("exp_avg"))
+    row = Row(p, state.get("v"), grad, m, state.get("exp_avg_sq"))
+    if not is_sharded(type(p)):
+        return row
+    # the shards suffice, since a step is elementwise
+    return Row(*(None if t is None else local_part(t) for t in row))
+
+
+def _name(group: Group, index: int, p: Tensor) -> str:
+    """The parameter's name if the optimizer was given names, otherwise its place."""
+    if names := group.get("param_names"):
+        return str(names[index])
+    return f"parameter {index} of its group, of shape {tuple(p.shape)},"

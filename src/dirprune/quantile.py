@@ -1,0 +1,164 @@
+"""The k-th smallest magnitude of many tensors, exact, on any device, also of sharded tensors."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+DIGIT = 16  # bits that one pass over the tensors decides
+BINS = 1 << DIGIT
+
+
+def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -> Tensor:
+    r"""Return the k-th smallest :math:`|v|` of all entries of several tensors together.
+
+    A radix selection: the bits of a non-negative float order as those of an integer, so a
+    histogram of the leading 16 bits finds the bin of the k-th smallest entry, and further
+    histograms within that bin its remaining bits. Counts are integers and are added over the
+    shards of DTensors, so the result is exact and the same on all ranks. Nothing is copied to
+    the host.
+
+    Args:
+        tensors: float32 or float64, one dtype and device; DTensors count with all their shards.
+            A NaN is larger than every number.
+        k: Counted from 1; 0 yields 0.
+        stride: Look at every ``stride``-th entry of each shard only.
+
+    Returns:
+        A 0-dimensional tensor of the tensors' dtype.
+
+    Example:
+        >>> kth_magnitude([torch.tensor([3.0, -1.0]), torch.tensor([[-2.0]])], 2)
+        tensor(2.)
+    """
+    parts = [(_magnitude_bits(flat(local_part(t))[::stride]), t) for t in tensors]
+    integer, device = parts[0][0].dtype, parts[0][0].device
+    width = 63 if integer == torch.int64 else 31
+    rank = torch.as_tensor(k, dtype=torch.int64, device=device)
+    found = torch.zeros((), dtype=integer, device=device)
+    for shift in range(width - width % DIGIT, -1, -DIGIT):
+        counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
+        for like, group in _by_shards(parts):
+            counts += _sum_over_shards(_histogram(group, found, shift), like)
+        below = counts[:BINS].cumsum(0)
+        digit = (below < rank).sum()
+        rank = rank - torch.where(digit > 0, below[digit - 1], 0)
+        found = (found << DIGIT) | digit.to(integer)
+    return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
+
+
+def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
+    """Count the next digit of entries with leading bits ``found``; the others in a last bin."""
+    counts = torch.zeros(BINS + 1, dtype=torch.int64, device=found.device)
+    for bits in parts:
+        rest = bits >> shift
+        digit = torch.where(rest >> DIGIT == found, rest & (BINS - 1), BINS)
+        if digit.is_cuda:  # bincount waits for the device
+            counts.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
+        else:
+            counts += torch.bincount(digit, minlength=BINS + 1)
+    return counts
+
+
+def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
+    """Count the entries of each tensor whose magnitude is above ``g``, over all shards.
+
+    Args:
+        tensors: DTensors count with all their shards.
+        g: 0-dimensional, or one threshold a tensor.
+
+    Returns:
+        int64, with shape (number of tensors,).
+
+    Example:
+        >>> count_above([torch.tensor([3.0, -1.0]), torch.tensor([-2.0])], torch.tensor(1.0))
+        tensor([1, 1])
+    """
+    counts = torch.stack(
+        [(local_part(t).abs() > level).sum() for t, level in zip(tensors, g.expand(len(tensors)))]
+    )
+    for i, t in enumerate(tensors):
+        if is_sharded(type(t)):
+            counts[i] = _sum_over_shards(counts[i].clone(), t)
+    return counts
+
+
+def largest_magnitudes(t: Tensor, number: int) -> Tensor:
+    """Return the ``number`` largest magnitudes of a tensor in descending order, over all shards.
+
+    Args:
+        t: A tensor or DTensor.
+        number: At most the number of its entries.
+
+    Returns:
+        A vector of ``number`` entries.
+
+    Example:
+        >>> largest_magnitudes(torch.tensor([3.0, -5.0, 1.0]), 2)
+        tensor([5., 3.])
+    """
+    magnitudes = flat(local_part(t)).abs()
+    best = magnitudes.new_zeros(number)
+    top = magnitudes.topk(min(number, magnitudes.numel())).values
+    best[: top.numel()] = top
+    for group in _shard_groups(t):
+        gathered = [torch.empty_like(best) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(gathered, best, group=group)
+        best = torch.cat(gathered).topk(number).values
+    return best
+
+
+def flat(t: Tensor) -> Tensor:
+    """View a tensor as a vector, in any order, without a copy where it is dense in memory.
+
+    Args:
+        t: Any strides.
+
+    Returns:
+        A vector of all its entries.
+    """
+    order = sorted(range(t.dim()), key=t.stride, reverse=True)
+    return t.permute(order).reshape(-1)
+
+
+def is_sharded(kind: type) -> bool:
+    """Whether tensors of this class are DTensors, without importing them."""
+    return hasattr(kind, "to_local")
+
+
+def local_part(t: Tensor) -> Tensor:
+    """Return this rank's shard of a DTensor, or the tensor itself."""
+    return t.to_local() if is_sharded(type(t)) else t  # type: ignore[attr-defined]
+
+
+def flat_dtype(integer: torch.dtype) -> torch.dtype:
+    """The float as wide as an integer."""
+    return torch.float64 if integer == torch.int64 else torch.float32
+
+
+def _magnitude_bits(t: Tensor) -> Tensor:
+    return t.abs().view(torch.int64 if t.dtype == torch.float64 else torch.int32)
+
+
+def _by_shards(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, list[Tensor]]]:
+    """Group the parts by the ranks that hold the other shards of their tensors."""
+    groups: dict[object, tuple[Tensor, list[Tensor]]] = {}
+    for bits, t in parts:
+        key = (t.device_mesh, t.placements) if is_sharded(type(t)) else None  # type: ignore[attr-defined]
+        groups.setdefault(key, (t, []))[1].append(bits)
+    return list(groups.values())
+
+
+def _shard_groups(t: Tensor) -> list[dist.ProcessGroup]:
+    """The process groups over which a DTensor is sharded; none for an ordinary tensor."""
+    if not is_sharded(type(t)):
+        return []
+    mesh, placements = t.device_mesh, t.placements  # type: ignore[attr-defined]
+    return [mesh.get_group(i) for i, placed in enumerate(placements) if placed.is_shard()]
+
+
+def _sum_over_shards(counts: Tensor, t: Tensor) -> Tensor:
+    for group in _shard_groups(t):
+        dist.all_reduce(counts, group=group)
+    return counts

@@ -1,0 +1,235 @@
+"""Sparsity plans: exact at the end, whatever the groups, the power and the interruptions."""
+
+import copy
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from dirprune import GRDA, AdamGRDA, SparsityPlan
+from dirprune import plan as plan_module
+from dirprune.quantile import flat, kth_magnitude
+from reference.dual_averaging import planned_sparsity
+
+
+def network(seed: int = 0, width: int = 40) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, width), nn.Tanh(), nn.Linear(width, 30), nn.Linear(30, 1))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for n in steps:
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(n))
+        optimizer.zero_grad()
+        (model(x) - x.sum(1, keepdim=True).sin()).square().mean().backward()
+        optimizer.step()
+
+
+def zeros(*parameters: torch.Tensor) -> int:
+    return sum(int((p == 0).sum()) for p in parameters)
+
+
+MAKERS = {
+    "sgd": lambda p, plan, **o: GRDA(p, lr=0.05, momentum=0.9, plan=plan, **o),
+    "adam": lambda p, plan, **o: AdamGRDA(p, lr=0.01, weight_decay=0.01, plan=plan, **o),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("power", [1.0, None, 3.0, math.inf])
+@pytest.mark.parametrize("sparsity", [0.5, 0.97])
+def test_the_target_is_hit_at_the_end_and_kept(
+    maker: str, power: float | None, sparsity: float
+) -> None:
+    model = network()
+    weights = list(model.parameters())
+    total = sum(p.numel() for p in weights)
+    optimizer = MAKERS[maker](weights, SparsityPlan(sparsity, steps=40), power=power)
+    train(model, optimizer, range(20))
+    assert zeros(*weights) < round(sparsity * total)
+    train(model, optimizer, range(20, 30))
+    for n in range(30, 45):
+        assert zeros(*weights) == round(sparsity * total)
+        train(model, optimizer, range(n, n + 1))
+    assert not any(p.detach()[p == 0].signbit().any() for p in weights)
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.3])
+def test_the_path_is_the_cubic_one(begin: float) -> None:
+    w = nn.Parameter(torch.linspace(-1, 1, 1000, dtype=torch.float64) + 1e-4)
+    optimizer = GRDA([w], plan=SparsityPlan(0.9, steps=50, begin=begin, end=0.8))
+    for step in range(1, 51):
+        w.grad = torch.zeros_like(w)
+        optimizer.step()
+        assert zeros(w) == round(1000 * planned_sparsity(0.9, step, 50, begin, 0.8))
+
+
+def test_groups_share_a_plan_or_have_their_own() -> None:
+    model = network()
+    a, b, c = (list(model[i].parameters()) for i in (0, 2, 3))
+    shared, own = SparsityPlan(0.8, steps=20), SparsityPlan(0.4, steps=20)
+    groups = [{"params": a, "plan": shared}, {"params": b, "plan": shared, "lr": 0.02},
+              {"params": c, "plan": own}]  # fmt: skip
+    train(model, GRDA(groups, lr=0.05), range(20))
+    assert zeros(*a, *b) == round(0.8 * sum(p.numel() for p in a + b))
+    assert zeros(*c) == round(0.4 * 31)
+
+
+def test_a_group_with_c_zero_stays_dense_beside_a_plan() -> None:
+    model = network()
+    a, b = list(model[0].parameters()), list(model[2].parameters())
+    optimizer = GRDA([{"params": a}, {"params": b, "c": 0.0}], plan=SparsityPlan(0.8, steps=10))
+    train(model, optimizer, range(10))
+    assert (zeros(*a), zeros(*b)) == (round(0.8 * 520), 0)
+    assert "v" not in optimizer.state[b[0]]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_resumed_run_has_the_same_bits(maker: str) -> None:
+    runs = []
+    for _ in range(2):
+        model = network()
+        runs.append((model, MAKERS[maker](model.parameters(), SparsityPlan(0.9, steps=30))))
+    (one, a), (two, b) = runs
+    train(one, a, range(17))
+    two.load_state_dict(one.state_dict())
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    assert b.param_groups[0]["plan"] is not a.param_groups[0]["plan"]
+    for model, optimizer in runs:
+        train(model, optimizer, range(17, 30))
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters()))
+    assert a.thresholds() == b.thresholds()
+
+
+def test_a_saved_plan_is_restored_where_there_was_none_and_stays_shared() -> None:
+    plan = SparsityPlan(0.9, steps=30, begin=0.1, end=0.6, minimum=5)
+    model, twin = network(), network()
+    groups = [
+        [{"params": m[0].parameters()}, {"params": m[2].parameters()}] for m in (model, twin)
+    ]
+    optimizer, other = GRDA(groups[0], plan=plan), GRDA(groups[1])
+    train(model, optimizer, range(4))
+    other.load_state_dict(optimizer.state_dict())
+    plans = [group["plan"] for group in other.param_groups]
+    assert plans[0] is plans[1]
+    assert vars(plans[0]) == vars(plan)
+    assert plan.step == 4
+
+
+def test_steps_that_are_skipped_do_not_advance_the_plan() -> None:
+    w = nn.Parameter(torch.ones(3))
+    plan = SparsityPlan(0.5, steps=10)
+    optimizer = GRDA([w], lr=0.1, plan=plan)
+    optimizer.step()  # no gradient
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for n, factor in enumerate([1.0, math.inf, 1.0, math.inf]):
+        optimizer.zero_grad()
+        scaler.scale(factor * w.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert plan.step == n // 2 + 1
+    optimizer.param_groups[0]["lr"] = 0.0
+    w.grad = torch.ones(3)
+    optimizer.step()
+    assert plan.step == 2
+
+
+def test_no_tensor_is_emptied_and_the_total_is_still_exact() -> None:
+    small, large = nn.Parameter(torch.linspace(0.1, 0.2, 10)), nn.Parameter(torch.ones(90))
+    with torch.no_grad():
+        large.copy_(torch.linspace(1, 2, 90))
+    optimizer = GRDA([small, large], plan=SparsityPlan(0.5, steps=4, minimum=3))
+    for _ in range(4):
+        small.grad, large.grad = torch.zeros(10), torch.zeros(90)
+        optimizer.step()
+    assert (zeros(small), zeros(large)) == (7, 43)
+    assert (small[-3:] != 0).all()
+
+
+def test_an_emptied_tensor_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    small, large = nn.Parameter(torch.full((10,), 0.1)), nn.Parameter(torch.linspace(1, 2, 90))
+    plan = SparsityPlan(0.5, steps=1, minimum=0)
+    optimizer = GRDA([("head.bias", small), ("body.weight", large)], plan=plan)
+    small.grad, large.grad = torch.zeros(10), torch.zeros(90)
+    with caplog.at_level(logging.WARNING):
+        optimizer.step()
+    assert "all weights of head.bias are zero" in caplog.text
+    assert "body.weight" not in caplog.text
+
+
+def test_parameters_without_gradient_are_thresholded_but_frozen_ones_are_left() -> None:
+    weights = [nn.Parameter(torch.linspace(-1, 1, 40) + 0.001) for _ in range(4)]
+    optimizer = GRDA(weights, lr=0.1, plan=SparsityPlan(0.5, steps=4))
+    for step in range(4):
+        for i, w in enumerate(weights):
+            w.grad = None if i == 3 or (i == 1 and step > 1) else torch.zeros(40)
+        if step == 1:
+            frozen = zeros(weights[2])
+            weights[2].requires_grad_(False)
+            weights[2].grad = None
+        elif step > 1:
+            weights[2].grad = None
+        optimizer.step()
+    assert zeros(weights[0]) == zeros(weights[1]) == 20
+    assert zeros(weights[2]) == frozen < 20
+    assert zeros(weights[3]) == 0
+
+
+def test_a_sample_serves_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "SAMPLE", 4000)
+    w = nn.Parameter(torch.randn(40_000, generator=torch.Generator().manual_seed(0)))
+    optimizer = GRDA([w], plan=SparsityPlan(0.9, steps=40))
+    for step in range(1, 41):
+        w.grad = torch.zeros(40_000)
+        optimizer.step()
+        expected = planned_sparsity(0.9, step, 40, 0.0, 0.75)
+        tolerance = 0.03 if step < 30 else 1e-9
+        assert zeros(w) / 40_000 == pytest.approx(expected, abs=tolerance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    v=arrays("float32", st.integers(1, 60), elements=st.floats(width=32, allow_nan=False)),
+    data=st.data(),
+    double=st.booleans(),
+)
+def test_kth_magnitude_is_that_of_sorting(
+    v: np.ndarray, data: st.DataObject, double: bool
+) -> None:
+    t = torch.from_numpy(v).to(torch.float64 if double else torch.float32)
+    k = data.draw(st.integers(1, len(v)))
+    cut = data.draw(st.integers(0, len(v)))
+    assert float(kth_magnitude([t[:cut], t[cut:]], k)) == float(t.abs().sort().values[k - 1])
+
+
+def test_flat_takes_any_layout_without_a_copy() -> None:
+    t = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    for view in (t, t.permute(2, 0, 3, 1)):
+        assert flat(view).data_ptr() == t.data_ptr()
+        assert torch.equal(flat(view).sort().values, t.reshape(-1).sort().values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity must lie in \[0, 1\), got 1.0"),
+        ({"sparsity": math.nan}, "sparsity must lie"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"begin": 0.8}, "0 <= begin < end <= 1"),
+        ({"end": 1.5}, "0 <= begin < end <= 1"),
+        ({"structure": "blocks"}, "structure must be"),
+        ({"minimum": -1}, "minimum must be at least 0"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SparsityPlan(**{"sparsity": 0.5, "steps": 10} | options)
+    with pytest.raises(TypeError, match="plan must be a SparsityPlan"):
+        GRDA([nn.Parameter(torch.ones(1))], plan=0.9)  # type: ignore[arg-type]
