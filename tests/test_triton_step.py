@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from reference.step import adam_step, gradient_step, threshold
+from reference.step import adam_step, close, gradient_step, tensors, threshold
 
 pytest.importorskip("triton")
 
@@ -21,8 +20,6 @@ from dirprune.triton_step import Adam, Gradient
 
 POWERS = [1.0, 2.0, 3.0, float("inf"), 1.5]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# a whole block and a rest, less than a block, one element, none
-SHAPES = [(45, 50), (7,), (), (0,), (4, 3, 3, 3)]
 
 
 @pytest.fixture(autouse=True)
@@ -34,36 +31,6 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         yield
     triton_step.kernels.cache_clear()
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def tensors(dtype: torch.dtype, moments: int, seed: int = 0) -> list[tuple[Tensor | None, ...]]:
-    """Rows of several shapes, one in channels-last order, one at an odd address."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for shape in SHAPES:
-        w = torch.randn(shape, generator=generator).to(dtype)
-        if w.ndim == 4:
-            w = w.to(memory_format=torch.channels_last)
-        if w.ndim == 1 and len(w):
-            w = torch.cat([w[:1], w])[1:]
-        state = [torch.zeros_like(w, dtype=state_dtype(dtype)) for _ in range(moments)]
-        grad = torch.empty_like(w).copy_(torch.randn(shape, generator=generator))
-        rows.append(
-            (w, w.to(state_dtype(dtype), copy=True), grad, *state, *[None] * (2 - moments))
-        )
-    return rows
-
-
-def close(actual: Tensor, expected: Tensor, p: float = 1.0) -> None:
-    """Near in the dtype's own precision; at p > 1 small weights are the root of a difference."""
-    eps = torch.finfo(actual.dtype).eps
-    atol = 4 * eps if p in (1.0, float("inf")) else 60 * min(eps, 2.0**-23) + eps
-    torch.testing.assert_close(actual.double(), expected, rtol=8 * eps, atol=8 * atol)
-    assert not actual[actual == 0].signbit().any()
 
 
 @pytest.mark.parametrize("power", POWERS)

@@ -1,0 +1,348 @@
+"""Times on a GPU: optimizer steps, a training step, Hessian products, synchronisations.
+
+Candidates of one comparison run in turn (A B C A B C ...); quoted are medians over the rounds.
+Where there is no GPU, `--device cpu` runs everything at a tiny size, to see that it runs.
+
+    python benchmarks/gpu.py [--json FILE] [--sweep]
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from dirprune import GRDA, triton_step
+from dirprune.landscape import Hessian
+
+Step = Callable[[], object]
+BYTES = {
+    "SGD": 12,
+    "SGD momentum": 20,
+    "AdamW": 28,
+    "GRDA": 20,
+    "GRDA momentum": 28,
+    "AdamGRDA": 36,
+}
+"""Bytes that a step has to move for a float32 weight: what is read once and written once."""
+
+
+class Clock:
+    """Times calls on a device that works asynchronously."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def once(self, call: Step, repeats: int) -> tuple[float, float]:
+        """Milliseconds of a call until it is done, and until it returns."""
+        self.wait()
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        returned = time.perf_counter()
+        self.wait()
+        done = time.perf_counter()
+        return 1e3 * (done - begun) / repeats, 1e3 * (returned - begun) / repeats
+
+    def compare(self, calls: dict[str, Step], repeats: int, rounds: int) -> dict[str, Any]:
+        """Medians of calls that take turns."""
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for call in calls.values():
+            self.once(call, 3)
+        for _ in range(rounds):
+            for name, call in calls.items():
+                found[name].append(self.once(call, repeats))
+        return {
+            name: {
+                "ms": round(statistics.median(done for done, _ in times), 4),
+                "ms least": round(min(done for done, _ in times), 4),
+                "host ms": round(statistics.median(host for _, host in times), 4),
+            }
+            for name, times in found.items()
+        }
+
+
+def parameters_of(model: nn.Module, device: str) -> list[nn.Parameter]:
+    generator = torch.Generator(device).manual_seed(0)
+    found = [nn.Parameter(p.detach().to(device, copy=True)) for p in model.parameters()]
+    for p in found:
+        p.grad = torch.randn(p.shape, device=device, generator=generator) * 1e-3
+    return found
+
+
+def optimizer_steps(model: nn.Module, device: str) -> dict[str, Step]:
+    """A step of every optimizer, each on its own copy of the parameters."""
+
+    def of(factory: Callable[[list[nn.Parameter]], Any]) -> Step:
+        return factory(parameters_of(model, device)).step
+
+    sgd, lr = torch.optim.SGD, 1e-3
+    calls: dict[str, Step] = {
+        "SGD fused": of(lambda p: sgd(p, lr=lr, fused=True)),
+        "SGD momentum fused": of(lambda p: sgd(p, lr=lr, momentum=0.9, fused=True)),
+        "SGD momentum foreach": of(lambda p: sgd(p, lr=lr, momentum=0.9, foreach=True)),
+        "AdamW fused": of(lambda p: torch.optim.AdamW(p, lr=lr, fused=True)),
+        "GRDA": of(lambda p: GRDA(p, lr=lr)),
+        "GRDA momentum": of(lambda p: GRDA(p, lr=lr, momentum=0.9)),
+        "GRDA foreach": of(lambda p: GRDA(p, lr=lr, foreach=True)),
+    }
+    try:
+        from dirprune import AdamGRDA, SparsityPlan
+    except ImportError:
+        return calls
+    plan = lambda: SparsityPlan(0.9, steps=1000, end=0.75)  # noqa: E731
+    calls["GRDA momentum p=2"] = of(lambda p: GRDA(p, lr=lr, momentum=0.9, power=2.0))
+    calls["AdamGRDA"] = of(lambda p: AdamGRDA(p, lr=lr, c=1e-3))
+    calls["AdamGRDA p=2"] = of(lambda p: AdamGRDA(p, lr=lr, c=1e-3, power=2.0))
+    calls["GRDA momentum p=2 plan"] = of(
+        lambda p: GRDA(p, lr=lr, momentum=0.9, power=2.0, plan=plan())
+    )
+    calls["AdamGRDA p=2 plan"] = of(lambda p: AdamGRDA(p, lr=lr, power=2.0, plan=plan()))
+    done = SparsityPlan(0.9, steps=1000, end=0.75)
+    done.step = 900
+    calls["GRDA momentum p=2 plan, at its end"] = of(
+        lambda p: GRDA(p, lr=lr, momentum=0.9, power=2.0, plan=done)
+    )
+    return calls
+
+
+def kernel_steps(model: nn.Module, device: str) -> dict[str, Step]:
+    """The Triton launch alone, without the optimizer around it."""
+
+    def of(moments: int, rule: Any, power: float) -> Step:
+        rows = [
+            (p, p.detach().clone(), p.grad, *(torch.zeros_like(p.grad) for _ in range(moments)),
+             *[None] * (2 - moments))
+            for p in parameters_of(model, device)
+        ]  # fmt: skip
+        return lambda: triton_step.step(rows, rule, 1e-3, 1e-3, power)
+
+    gradient, momentum = triton_step.Gradient(1e-6), triton_step.Gradient(1e-6, 0.9)
+    adam = triton_step.Adam(1e-6, 10)
+    calls = {f"GRDA p={p:g}": of(0, gradient, p) for p in (1.0, 2.0)}
+    calls |= {f"GRDA momentum p={p:g}": of(1, momentum, p) for p in (1.0, 2.0, 3.0, 1.5)}
+    return calls | {f"AdamGRDA p={p:g}": of(2, adam, p) for p in (1.0, 2.0)}
+
+
+def captured(call: Step) -> Step:
+    """The replay of a graph that holds the call ten times."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(10):
+            call()
+    return graph.replay
+
+
+def sweep(model: nn.Module, clock: Clock) -> dict[str, Any]:
+    """The kernels' time alone (from graphs) by block size and warps."""
+    module: Any = triton_step.kernels()
+    found = {}
+    chosen = module.BLOCK, module.WARPS
+    for block in (1024, 2048, 4096):
+        for warps in (4, 8):
+            module.BLOCK, module.WARPS = block, warps
+            triton_step._TABLES.clear()
+            names = ("GRDA p=1", "GRDA momentum p=2", "AdamGRDA p=2")
+            calls = {
+                name: captured(call)
+                for name, call in kernel_steps(model, "cuda").items()
+                if name in names
+            }
+            times = clock.compare(calls, 5, 3)
+            found[f"{block} / {warps}"] = {n: round(t["ms"] / 10, 4) for n, t in times.items()}
+    module.BLOCK, module.WARPS = chosen
+    triton_step._TABLES.clear()
+    return found
+
+
+def bandwidth(clock: Clock, device: str) -> float:
+    """TB/s of a copy on the device, bytes read and written."""
+    a = torch.empty((1 << 30) if clock.cuda else 1 << 20, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    ms = clock.compare({"copy": lambda: b.copy_(a)}, 5, 5)["copy"]["ms"]
+    return 2 * a.numel() / ms / 1e9
+
+
+def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict[str, Step]:
+    """A whole training step in bfloat16, channels last, by optimizer."""
+    x = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(1000, (batch,), device=device)
+
+    def of(factory: Callable[[Any], Any]) -> Step:
+        net = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+        optimizer = factory(net.parameters())
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with torch.autocast(device, torch.bfloat16):
+                loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    options = {"lr": 1e-3, "momentum": 0.9}
+    return {
+        "SGD momentum": of(lambda p: torch.optim.SGD(p, **options)),
+        "SGD momentum fused": of(lambda p: torch.optim.SGD(p, fused=True, **options)),
+        "GRDA momentum": of(lambda p: GRDA(p, **options)),
+        "GRDA": of(lambda p: GRDA(p, lr=1e-3)),
+    }
+
+
+def curvature(clock: Clock, device: str, images: int, size: int) -> dict[str, Any]:
+    """A Hessian product of ResNet-18 beside a gradient, in true float32."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10).to(device).eval()
+    x = torch.randn(images, 3, size, size, device=device)
+    y = torch.randint(10, (images,), device=device)
+    v = torch.randn(sum(p.numel() for p in model.parameters()), device=device)
+    parameters = list(model.parameters())
+    flags = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+
+    def gradient() -> object:
+        return torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
+
+    calls: dict[str, Step] = {"gradient": gradient}
+    found: dict[str, Any] = {"images": images, "size": size}
+    products = {}
+    for mode in ("graph", "reverse-over-reverse", "auto"):
+        hessian = Hessian(model, F.cross_entropy, [(x, y)], mode=mode)
+        try:
+            products[mode] = hessian(v)
+        except Exception as error:  # noqa: PERF203 - a mode that is refused is a result
+            found[f"{mode} refused"] = str(error)[:200]
+        else:
+            calls[mode] = lambda hessian=hessian: hessian(v)
+    found |= clock.compare(calls, 3, 5)
+    torch.backends.cudnn.allow_tf32 = flags
+    if {"graph", "reverse-over-reverse"} <= products.keys():
+        exact = products["reverse-over-reverse"]
+        found["difference"] = float((products["graph"] - exact).norm() / exact.norm())
+    for mode in products:
+        found[f"{mode} in gradients"] = round(found[mode]["ms"] / found["gradient"]["ms"], 2)
+    return found
+
+
+def synchronisations(device: str) -> dict[str, float]:
+    """How often a run on the digits waits for the device in a step."""
+    from dirprune.train.config import TrainConfig
+    from dirprune.train.display import Displays
+    from dirprune.train.loop import train
+
+    counts = {}
+    for epochs in (2, 4):
+        config = TrainConfig(epochs=epochs, batch_size=16, device=device)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+            train(config, Path(folder) / "run", display=Displays())
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        counts[epochs] = sum("synchroniz" in str(w.message) for w in seen)
+    steps = 2 * -(-1437 // 16)
+    return {"in a step, evaluation included": round((counts[4] - counts[2]) / steps, 3)}
+
+
+def environment(device: str) -> dict[str, Any]:
+    found = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "time": time.strftime("%Y-%m-%d"),
+    }
+    try:
+        import triton
+
+        found["triton"] = triton.__version__
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found["driver"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        found["driver"] = found["driver"].strip()
+    except (ImportError, OSError, subprocess.CalledProcessError):
+        pass
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--sweep", action="store_true", help="time the kernels by block size")
+    args = parser.parse_args()
+    device, clock = args.device, Clock(args.device)
+    cuda = clock.cuda
+    model = torchvision.models.resnet50() if cuda else torchvision.models.squeezenet1_1()
+    numel = sum(p.numel() for p in model.parameters())
+    repeats, rounds = (20, 11) if cuda else (1, 1)
+    record: dict[str, Any] = {**environment(device), "parameters": numel}
+
+    def note(name: str, measure: Callable[[], Any]) -> None:
+        begun = time.perf_counter()
+        try:
+            record[name] = measure()
+        except Exception as error:  # the other figures are still wanted
+            record[name] = f"{type(error).__name__}: {error}"[:500]
+        print(
+            f"{name} ({time.perf_counter() - begun:.1f} s): {json.dumps(record[name], indent=1)}"
+        )
+        if args.json:
+            args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+    note("copy, TB/s", lambda: bandwidth(clock, device))
+    note("step", lambda: clock.compare(optimizer_steps(model, device), repeats, rounds))
+    if cuda:
+        note("kernel", lambda: clock.compare(kernel_steps(model, device), repeats, rounds))
+        note(
+            "kernel without host", lambda: without_host(model, clock, record["copy, TB/s"], numel)
+        )
+        if args.sweep:
+            note("kernel by block / warps", lambda: sweep(model, clock))
+    batch, size = (128, 224) if cuda else (2, 64)
+    note(
+        "training step",
+        lambda: clock.compare(
+            training_steps(model, device, batch, size), 10 if cuda else 1, 7 if cuda else 1
+        ),
+    )
+    note("curvature", lambda: curvature(clock, device, *((256, 64) if cuda else (2, 32))))
+    note("synchronisations", lambda: synchronisations(device))
+
+
+def without_host(model: nn.Module, clock: Clock, limit: Any, numel: int) -> dict[str, Any]:
+    """Kernel times from graphs, and the bytes they move as a share of a copy's."""
+    calls = {name: captured(call) for name, call in kernel_steps(model, "cuda").items()}
+    found = {}
+    for name, times in clock.compare(calls, 5, 5).items():
+        ms = times["ms"] / 10
+        rate = BYTES[name.split(" p=")[0]] * numel / ms / 1e9
+        found[name] = {
+            "ms": round(ms, 4),
+            "TB/s": round(rate, 3),
+            "of a copy": round(rate / limit, 3),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
