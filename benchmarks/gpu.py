@@ -229,7 +229,7 @@ def curvature(clock: Clock, device: str, images: int, size: int) -> dict[str, An
         hessian = Hessian(model, F.cross_entropy, [(x, y)], mode=mode)
         try:
             products[mode] = hessian(v)
-        except Exception as error:  # noqa: PERF203 - a mode that is refused is a result
+        except Exception as error:  # a mode that is refused is a result
             found[f"{mode} refused"] = str(error)[:200]
         else:
             calls[mode] = lambda hessian=hessian: hessian(v)
