@@ -142,8 +142,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If the file holds something else.
     """
     try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
+    except (ValueError, RecursionError) as error:  # the latter if it is nested too deeply
         raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: it is not of dirprune")

@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
-from dirprune.report.landscape.captions import panels
-from dirprune.report.landscape.pruning import look
-from dirprune.report.landscape.published import of_dimension, published
+from dirprune.report.landscape import tables
+from dirprune.report.landscape.panels import panels
 from dirprune.report.landscape.read import Landscape, read_landscape
-from dirprune.report.landscape.styles import CHANCE, CONTROLS, OBD, PAPER, PATHS, PRUNED, marks
-from dirprune.report.landscape.tables import answers, networks, one_shot, paths
-from dirprune.report.landscape.tables import published as published_table
-from dirprune.report.landscape.words import headline
-from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
+from dirprune.report.landscape.styles import (
+    CHANCE,
+    CONTROLS,
+    OBD,
+    PAPER,
+    PATHS,
+    PRUNED,
+    style_of_method,
+    styles_of,
+)
+from dirprune.report.landscape.verdict import cards, verdict
+from dirprune.report.shared.page import Key, page, pairs, write_page
+from dirprune.report.shared.published import of_dimension, paper
 
 
 def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
@@ -37,7 +44,7 @@ def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def render(found: Landscape) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         found: As :func:`~dirprune.report.landscape.read.read_landscape` returns it.
@@ -45,37 +52,32 @@ def render(found: Landscape) -> str:
     Returns:
         HTML in which everything that came from a file is escaped.
     """
-    by_name = marks(found.networks)
-    shown = panels(found, by_name)
+    styles = styles_of(found.networks)
+    shown = panels(found, styles)
     drawn = {trace.legendgroup for panel in shown for trace in panel.figure.data}
-    extra = [PATHS, PRUNED, *(look(m, by_name) for m in CONTROLS), OBD, CHANCE, PAPER]
-    extra = [mark for mark in dict.fromkeys(extra) if mark not in by_name.values()]
-    keys = [
-        Key(mark.key, mark.label, mark.colour, LINE, stroke(mark.dash))
-        for mark in [*by_name.values(), *extra]
-        if mark.key in drawn
-    ]
-    tables = [networks(found, by_name)] if found.networks else []
-    more = [paths(found, by_name, of_dimension(found.dimension)), one_shot(found, by_name)]
+    controls = (style_of_method(method, styles) for method in CONTROLS)
+    every = dict.fromkeys((*styles.values(), PATHS, PRUNED, *controls, OBD, CHANCE, PAPER))
+    more = (
+        tables.paths(found, styles, of_dimension(found.dimension)),
+        tables.one_shot(found, styles),
+        tables.networks(found, styles) if found.networks else None,
+        tables.published(paper().settings),
+    )
+    names = [network.name for network in found.networks[:2]]
     return page(
-        "landscape/page.html.jinja",
+        "shared/page.html.jinja",
         shown,
-        title=_title(found),
-        headline=headline(found, by_name),
-        answers=answers(found, by_name) if found.networks else None,
-        tables=[*(table for table in more if table), *tables],
-        paper=published_table(published()),
-        keys=keys,
-        settings={
-            "What was asked for": pairs(found.config),
+        kind="landscape",
+        title=f"Landscape: {' and '.join(names)}" if names else "Landscape",
+        verdict=verdict(found, styles),
+        cards=cards(found),
+        tables=[tables.answers(found, styles)] if found.networks else [],
+        keys=[Key.of(style) for style in every if style.key in drawn],
+        folded=[table for table in more if table],
+        details={
+            "Options": pairs(found.config),
             "Plan": pairs(found.plan),
             "Seconds": [(name, f"{s:.1f}") for name, s in found.seconds.items() if s is not None],
             "Environment": pairs(found.rest),
         },
     )
-
-
-def _title(found: Landscape) -> str:
-    if not found.networks:
-        return "Landscape"
-    return f"Landscape: {found.dense.name} and {found.sparse.name}"

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 from plotly.subplots import make_subplots
 
-from dirprune.report.landscape.read import Along, Numbers, Profile, Ways
-from dirprune.report.landscape.styles import Mark
-from dirprune.report.shared.drawing import decades, finite, lay_out, of_arm, on_hover, scatter
+from dirprune.report.landscape.read import Along, Numbers, Ways
+from dirprune.report.shared.drawing import decades, lay_out, of_style, on_hover, scatter
+from dirprune.report.shared.numbers import finite
+from dirprune.report.shared.styles import Style
 
-WHERE = "t, from the network (0) to the dense one (1)"
+WHERE = "t: the network (0) to D (1)"
 
 
 def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object) -> Figure:
@@ -25,13 +26,13 @@ def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object)
 
 
 def profiles(
-    ways: Mapping[str, Ways], marks: Mapping[str, Mark], along: Callable[[Ways], Along | None]
+    ways: Mapping[str, Ways], styles: Mapping[str, Style], along: Callable[[Ways], Along | None]
 ) -> Figure:
     """Loss on a logarithmic scale and error in per cent, all networks in one figure.
 
     Args:
         ways: By network.
-        marks: By network.
+        styles: By network.
         along: Chooses the line or the curve.
 
     Returns:
@@ -49,19 +50,19 @@ def profiles(
                     continue
                 values = [finite(v, scale) for v in quantities[data].values]
                 heights += values if row == 1 else []
-                trace = _line(marks[name], path.t, values, data)
+                trace = _line(styles[name], path.t, values, data)
                 figure.add_trace(trace, row=row, col=1)
     figure.update_yaxes(**decades(heights), row=1, col=1)
     figure.update_yaxes(rangemode="tozero", row=2, col=1)
     return figure
 
 
-def zeros(ways: Mapping[str, Ways], marks: Mapping[str, Mark]) -> Figure:
+def zeros(ways: Mapping[str, Ways], styles: Mapping[str, Style]) -> Figure:
     """Exact zeros along the way, and how far from the sparser end's zeros the weights are.
 
     Args:
         ways: By network.
-        marks: By network.
+        styles: By network.
 
     Returns:
         The figure: curves solid, straight lines thin and dotted; networks without zeros are left
@@ -74,35 +75,21 @@ def zeros(ways: Mapping[str, Ways], marks: Mapping[str, Mark]) -> Figure:
                 continue
             for row, values in enumerate((path.zeros, path.off_face), start=1):
                 shares = [finite(v, 100) for v in values]
-                figure.add_trace(_line(marks[name], path.t, shares, kind), row=row, col=1)
+                figure.add_trace(_line(styles[name], path.t, shares, kind), row=row, col=1)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
-def leaves(path: Along) -> float | None:
-    """The first t at which fewer than half of the sparse end's zeros are left."""
-    first = path.zeros[0]
-    if not first:
-        return None
-    places = zip(path.t, path.zeros, strict=True)
-    return next((t for t, share in places if share is not None and share < first / 2), None)
-
-
-def ends(profile: Profile) -> tuple[float | None, float | None]:
-    """Values at the network and at the dense one."""
-    return profile.values[0], profile.values[-1]
-
-
-def _line(mark: Mark, t: Numbers, values: list[float | None], which: str) -> dict[str, object]:
+def _line(style: Style, t: Numbers, values: list[float | None], which: str) -> dict[str, object]:
     main = which in ("train", "curve")
     return scatter(
         x=list(t),
         y=values,
         line={
-            "color": mark.colour,
+            "color": style.colour,
             "width": 2.5 if main else 1.5,
-            "dash": mark.dash if main else "dot",
+            "dash": style.dash if main else "dot",
         },
-        hovertemplate=on_hover(f"{mark.label}, {which}", "t = %{x:.3f}: %{y:.4g}"),
-        **of_arm(mark, mode="lines"),
+        hovertemplate=on_hover(f"{style.label}, {which}", "t = %{x:.3f}: %{y:.4g}"),
+        **of_style(style, mode="lines"),
     )

@@ -8,33 +8,34 @@ from typing import Any
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.landscape.read import Grid, Numbers, Plane
-from dirprune.report.landscape.styles import PATHS, PRUNED, Mark
-from dirprune.report.runs.read import Number
+from dirprune.report.landscape.styles import PATHS, PRUNED
 from dirprune.report.shared.drawing import (
     FONT,
     blank,
     decades,
     lay_out,
-    of_arm,
+    of_style,
     on_hover,
     plain,
     scatter,
 )
+from dirprune.report.shared.numbers import Number
+from dirprune.report.shared.styles import Style
 
 SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
 INK = "#1c1e21"  # on that scale, in the dark as in the light
 HALO = ", ".join(["0 0 3px #ffffff"] * 4)  # where the scale is dark itself
 LONGEST = 4  # of a map's sides over the other, beyond which its axes are scaled apart
 ON = 1e-6  # distance from the plane that is rounding
-Place = tuple[str, Mark, Sequence[Numbers], str, list[str]]
+Place = tuple[str, Style, Sequence[Numbers], str, list[str]]
 
 
-def loss_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+def loss_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
     """The loss as contours at equal ratios, with networks, curve, trajectories and solutions.
 
     Args:
         plane: With this data set.
-        marks: By network.
+        styles: By network.
         data: Name of the data set.
 
     Returns:
@@ -44,22 +45,22 @@ def loss_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
     ticks = decades([10**v for row in grid for v in row if v is not None])
     places = [math.log10(tick) for tick in ticks.get("tickvals", ())]
     bar = {"tickvals": places, "ticktext": ticks.get("ticktext", []), "title": {"text": "loss"}}
-    return _map(plane, marks, plane.loss[data], grid, bar)
+    return _map(plane, styles, plane.loss[data], grid, bar)
 
 
-def error_map(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+def error_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
     """The error in per cent as contours, otherwise as :func:`loss_map`."""
     grid = tuple(tuple(None if v is None else 100 * v for v in row) for row in plane.error[data])
     bar = {"title": {"text": "error, %"}, "tickmode": "auto", "nticks": 6}
-    return _map(plane, marks, grid, grid, bar)
+    return _map(plane, styles, grid, grid, bar)
 
 
-def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
+def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
     """The loss as a surface over the plane, on a logarithmic scale.
 
     Args:
         plane: With this data set.
-        marks: By network.
+        styles: By network.
         data: Name of the data set.
 
     Returns:
@@ -82,24 +83,28 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
         hovertemplate=on_hover("loss", "%{text}"),
     )
     lift = 0.015 * (max(known) - min(known))
-    for kind, mark, at, _, _ in _places(plane, marks):
+    for kind, style, at, _, _ in _places(plane, styles):
         z = [_height(plane, grid, place) for place in at]
         if kind == "near" and z == [None]:
             continue
-        style = dict(_style(kind, mark), mode=_style(kind, mark)["mode"].replace("+text", ""))
-        style["marker"] = {**style["marker"], "size": 0.5 * style["marker"]["size"]}
-        style["line"] = {"color": mark.colour, "width": 6, "dash": style["line"]["dash"]}
+        flat = _style(kind, style)
+        spatial = {
+            "mode": flat["mode"].replace("+text", ""),
+            "marker": {**flat["marker"], "size": 0.5 * flat["marker"]["size"]},
+            "line": {"color": style.colour, "width": 6, "dash": flat["line"]["dash"]},
+        }
         figure.add_trace(
             {
                 "type": "scatter3d",
                 "x": [place[0] if h is not None else None for place, h in zip(at, z, strict=True)],
                 "y": [place[1] if h is not None else None for place, h in zip(at, z, strict=True)],
                 "z": [None if h is None else h + lift for h in z],
-                **style,
+                **flat,
+                **spatial,
                 "hoverinfo": "name",
             }
         )
-    axis = {"color": "#808080", "gridcolor": "rgba(128,128,128,0.3)", "showbackground": False}
+    axis = {"gridcolor": "rgba(128,128,128,0.3)", "showbackground": False}
     heights = {
         "tickvals": [math.log10(tick) for tick in ticks.get("tickvals", ())],
         "ticktext": list(ticks.get("ticktext", ())),
@@ -114,7 +119,7 @@ def surface(plane: Plane, marks: Mapping[str, Mark], data: str) -> Figure:
             "aspectratio": {"x": 1, "y": min(1.0, max(0.5, 1 / _wide(plane))), "z": 0.5},
             "camera": {"eye": {"x": 0.62, "y": -1.25, "z": 0.85}, "center": {"z": -0.12}},
         },
-        font={"family": FONT, "size": 12, "color": "#808080"},
+        font={"family": FONT, "size": 12, "color": "#404040"},
     )
     return figure
 
@@ -135,7 +140,7 @@ def logarithms(grid: Grid) -> Grid:
 
 def _map(
     plane: Plane,
-    marks: Mapping[str, Mark],
+    styles: Mapping[str, Style],
     values: Grid,
     grid: Grid,
     bar: dict[str, Any],
@@ -163,7 +168,7 @@ def _map(
         },
         hovertemplate=on_hover(bar["title"]["text"], "%{text}"),
     )
-    for kind, mark, at, label, texts in _places(plane, marks):
+    for kind, style, at, label, texts in _places(plane, styles):
         figure.add_trace(
             scatter(
                 x=[place[0] for place in at],
@@ -172,8 +177,8 @@ def _map(
                 customdata=texts,
                 textposition="top center",
                 textfont={"color": INK, "size": 13, "shadow": HALO},
-                hovertemplate=on_hover(mark.label, "%{customdata}"),
-                **_style(kind, mark),
+                hovertemplate=on_hover(style.label, "%{customdata}"),
+                **_style(kind, style),
             )
         )
     for axis, span in (("x", plane.x), ("y", plane.y)):
@@ -206,37 +211,37 @@ def _round_step(step: float) -> float:
     return power * next(factor for factor in (1, 2.5, 5, 10) if factor * power >= step * 0.999)
 
 
-def _style(kind: str, mark: Mark) -> dict[str, Any]:
+def _style(kind: str, style: Style) -> dict[str, Any]:
     """Of lines and points, by what they stand for."""
     mode = {"corner": "markers+text", "near": "markers", "curve": "lines", "line": "lines"}
     size = {"corner": 12, "near": 10}.get(kind, 5)
-    open_ = "-open" if kind == "near" and mark.symbol not in ("cross", "x") else ""
+    open_ = "-open" if kind == "near" and style.symbol not in ("cross", "x") else ""
     return {
         "line": {
-            "color": mark.colour,
+            "color": style.colour,
             "width": 3 if kind == "curve" else 2,
-            "dash": {"line": "dot", "track": "solid"}.get(kind, mark.dash),
+            "dash": {"line": "dot", "track": "solid"}.get(kind, style.dash),
         },
         "marker": {
-            "color": mark.colour,
-            "symbol": f"{mark.symbol}{open_}",
+            "color": style.colour,
+            "symbol": f"{style.symbol}{open_}",
             "size": size,
-            "line": {"width": 2 if open_ else 1, "color": mark.colour if open_ else "#ffffff"},
+            "line": {"width": 2 if open_ else 1, "color": style.colour if open_ else "#ffffff"},
         },
-        **of_arm(mark, mode=mode.get(kind, "lines+markers")),
+        **of_style(style, mode=mode.get(kind, "lines+markers")),
     }
 
 
-def _places(plane: Plane, marks: Mapping[str, Mark]) -> Iterator[Place]:
+def _places(plane: Plane, styles: Mapping[str, Style]) -> Iterator[Place]:
     """What lies on the plane or over it, the corners last and so on top."""
     for name, track in plane.trajectories.items():
-        if name in marks and track.at:
+        if name in styles and track.at:
             epochs = track.epoch or [None] * len(track.at)
             texts = [
                 f"epoch {e:g}, {_off(place)}" if e is not None else _off(place)
                 for e, place in zip(epochs, track.at, strict=False)
             ]
-            yield "track", marks[name], track.at, "", texts
+            yield "track", styles[name], track.at, "", texts
     if plane.line:
         at = plane.line.at
         yield "line", PATHS, at, "", ["straight line"] * len(at)
@@ -250,19 +255,19 @@ def _places(plane: Plane, marks: Mapping[str, Mark]) -> Iterator[Place]:
             for s, place in zip(found.sparsity, found.at, strict=False)
         ]
         yield "pruned", PRUNED, found.at, "", texts
-    corners = _corners(plane, marks)
+    corners = _corners(plane, styles)
     for name, place in plane.networks.items():
-        if name in marks and name not in corners:
-            yield "near", marks[name], [place], "", [_off(place)]
-    for label, (mark, place) in corners.items():
-        yield "corner", mark, [place], mark.label if label in marks else label, [_off(place)]
+        if name in styles and name not in corners:
+            yield "near", styles[name], [place], "", [_off(place)]
+    for label, (style, place) in corners.items():
+        yield "corner", style, [place], style.label if label in styles else label, [_off(place)]
 
 
-def _corners(plane: Plane, marks: Mapping[str, Mark]) -> dict[str, tuple[Mark, Numbers]]:
+def _corners(plane: Plane, styles: Mapping[str, Style]) -> dict[str, tuple[Style, Numbers]]:
     """The points that span the plane."""
-    names = [*list(marks)[:2], plane.third or "third"][: len(plane.known)]
+    names = [*list(styles)[:2], plane.third or "third"][: len(plane.known)]
     return {
-        name: (marks.get(name, PATHS), place)
+        name: (styles.get(name, PATHS), place)
         for name, place in zip(names, plane.known, strict=False)
     }
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.landscape.read import Pruned, Sample
-from dirprune.report.landscape.styles import CONTROLS, DASHES, OBD, PRUNED, Mark
-from dirprune.report.shared.drawing import blank, curve, decades, finite, of_arm, on_hover, scatter
+from dirprune.report.landscape.styles import DASHES, PRUNED, style_of_method
+from dirprune.report.shared.drawing import blank, curve, decades, of_style, on_hover, scatter
+from dirprune.report.shared.numbers import finite
+from dirprune.report.shared.styles import Style
 
 
 def scores(sample: Sample) -> Figure:
@@ -25,7 +27,7 @@ def scores(sample: Sample) -> Figure:
             y=list(sample.s),
             marker={"color": PRUNED.colour, "size": 4, "opacity": 0.35},
             hovertemplate=on_hover("coordinate", "|w| = %{x:.3g}, s = %{y:.3g}"),
-            **of_arm(PRUNED, mode="markers"),
+            **of_style(PRUNED, mode="markers"),
         )
     )
     level = {"color": "#767676", "width": 1.5, "dash": "dot"}
@@ -34,12 +36,12 @@ def scores(sample: Sample) -> Figure:
     return figure.update_xaxes(**decades(sample.w))
 
 
-def one_shot(table: Sequence[Pruned], marks: Mapping[str, Mark]) -> Figure:
+def one_shot(table: Sequence[Pruned], styles: Mapping[str, Style]) -> Figure:
     """Test error against sparsity, nothing trained after pruning.
 
     Args:
         table: All that was pruned.
-        marks: By network; methods that are controls too are drawn as they are.
+        styles: By network; methods that are controls too are drawn as they are.
 
     Returns:
         The figure: solid lines with BatchNorm's statistics as stored, thin and dotted ones with
@@ -48,33 +50,23 @@ def one_shot(table: Sequence[Pruned], marks: Mapping[str, Mark]) -> Figure:
     figure = blank("zeros, %", "test error, %", height=420)
     ranks = sorted({row.k or 0 for row in table if row.method == "directional"})
     for method, k in dict.fromkeys((row.method, row.k) for row in table):
-        mark = look(method, marks)
+        style = style_of_method(method, styles)
         rows = [row for row in table if (row.method, row.k) == (method, k)]
         own = {finite(row.sparsity, 100): finite(_error(row), 100) for row in rows}
         new = {finite(row.sparsity, 100): finite(_refreshed(row), 100) for row in rows}
-        name = f"{mark.label}{f', k = {k}' if k is not None else ''}"
-        dash = DASHES[ranks.index(k or 0) % len(DASHES)] if method == "directional" else mark.dash
+        name = f"{style.label}{f', k = {k}' if k is not None else ''}"
+        dash = DASHES[ranks.index(k or 0) % len(DASHES)] if method == "directional" else style.dash
         for points, width, pattern, which in ((own, 2.5, dash, ""), (new, 1.5, "dot", ", new BN")):
             if any(y is not None for y in points.values()):
                 figure.add_trace(
                     curve(
-                        mark,
+                        style,
                         points,
-                        line={"color": mark.colour, "width": width, "dash": pattern},
+                        line={"color": style.colour, "width": width, "dash": pattern},
                         hovertemplate=on_hover(f"{name}{which}", "%{x:.4g} %: %{y:.4g} %"),
                     )
                 )
     return figure
-
-
-def look(method: str, marks: Mapping[str, Mark]) -> Mark:
-    """How a method of pruning is drawn."""
-    if method in marks:
-        return marks[method]
-    if method in CONTROLS:
-        label, colour, symbol = CONTROLS[method]
-        return Mark(method, label, colour, "dash", symbol)
-    return PRUNED if method == "directional" else OBD
 
 
 def _error(row: Pruned) -> float | None:

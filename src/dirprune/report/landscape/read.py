@@ -1,13 +1,13 @@
 """``landscape.json`` as frozen dataclasses; what is not measured yet is None or missing."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dirprune.report.runs.read import Number
+from dirprune._support.files import read_json
 from dirprune.report.shared.decode import build
+from dirprune.report.shared.numbers import Number
 
 Numbers = tuple[Number, ...]
 Grid = tuple[Numbers, ...]
@@ -290,20 +290,20 @@ def read_landscape(folder: Path) -> Landscape:
         raise FileNotFoundError(
             f"{folder} holds no landscape.json: give a folder that dirprune landscape wrote"
         )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None
-    if not isinstance(record, dict) or record.get("format") != "dirprune-landscape":
+    record = read_json(path)
+    if record.get("format") != "dirprune-landscape":
         raise ValueError(f"{path} is not a landscape of dirprune: give another folder")
     if record.get("version") != 1:
         raise ValueError(
-            f"{path} has version {record.get('version')!r}, this dirprune reads 1: measure it anew"
+            f"{path} has version {record.get('version')!r}, this dirprune reads 1: measure again"
         )
     known = {*Landscape.__dataclass_fields__, "format", "version"}
     rest = {key: value for key, value in record.items() if key not in known}
-    planes = {name: _plane(record[name]) for name in ("plane", "along") if name in record}
-    landscape = build(Landscape, {**record, **planes, "rest": rest}, str(path))
+    planes: dict[str, Any] = {
+        name: _plane(record[name]) for name in ("plane", "along") if name in record
+    }
+    sections: dict[str, Any] = record | planes | {"rest": rest}
+    landscape = build(Landscape, sections, str(path))
     if len(landscape.networks) == 1:
         raise ValueError(f"{path} has a single network: a landscape needs two")
     return landscape

@@ -6,27 +6,28 @@ from collections.abc import Mapping, Sequence
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.landscape.paths import two_rows
-from dirprune.report.landscape.published import Setting
 from dirprune.report.landscape.read import Density, Moment, Seen, Spectrum
-from dirprune.report.landscape.styles import CHANCE, PAPER, Mark
-from dirprune.report.runs.read import Number
+from dirprune.report.landscape.styles import CHANCE, PAPER
 from dirprune.report.shared.drawing import (
     blank,
     curve,
     decades,
-    finite,
-    of_arm,
+    of_style,
     on_hover,
     plain,
     scatter,
+    whole_epochs,
 )
+from dirprune.report.shared.numbers import Number, finite
+from dirprune.report.shared.published import Setting
+from dirprune.report.shared.styles import Style
 
 FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
 LEAST = 1e-9  # share of energy below which nothing is drawn
 BELL = 0.12  # width of a node, in units of that axis
 
 
-def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
+def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
     r"""The density of eigenvalues on an axis that is linear around 0 and logarithmic beyond.
 
     .. math:: u = \operatorname{asinh}(t / s), \qquad
@@ -34,7 +35,7 @@ def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
 
     Args:
         found: With a density, eigenvalues, or both.
-        marks: By network.
+        styles: By network.
 
     Returns:
         The figure: density above, the largest eigenvalues at each network below.
@@ -42,47 +43,47 @@ def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
     figure = two_rows(
         "eigenvalues per unit of the axis",
         "",
-        "eigenvalue (linear around 0, logarithmic beyond)",
+        "eigenvalue (axis linear near 0)",
         height=500,
         row_heights=[0.76, 0.24],
     )
     nodes = [t for row in found.density.nodes for t in row if t] if found.density else []
-    tops = {name: values for name, values in found.top_of.items() if name in marks}
+    tops = {name: values for name, values in found.top_of.items() if name in styles}
     if found.eigenvalues:
-        tops = {next(iter(marks)): found.eigenvalues, **tops}
+        tops = {next(iter(styles)): found.eigenvalues, **tops}
     seen = [*nodes, *(t for values in tops.values() for t in values if t)]
     s = FINE * max(map(abs, seen), default=1.0)
     if found.density:
         grid = [math.asinh(min(nodes) / s) - 0.5, math.asinh(max(nodes) / s) + 0.5]
         us = [grid[0] + (grid[1] - grid[0]) * i / 400 for i in range(401)]
-        mark = next(iter(marks.values()))
+        style = next(iter(styles.values()))
         heights = _bells(found.density, us, s)
         figure.add_trace(
             scatter(
                 x=us,
                 y=[v if v > 1e-6 * max(heights) else None for v in heights],
                 customdata=[s * math.sinh(u) for u in us],
-                line={"color": mark.colour, "width": 2},
+                line={"color": style.colour, "width": 2},
                 hovertemplate=on_hover("density", "at %{customdata:.3g}: %{y:.3g}"),
-                **of_arm(mark, mode="lines"),
+                **of_style(style, mode="lines"),
             ),
             row=1,
             col=1,
         )
     for name, values in tops.items():
-        mark = marks[name]
+        style = styles[name]
         figure.add_trace(
             scatter(
                 x=[None if t is None else math.asinh(t / s) for t in values],
-                y=[plain(mark.label)] * len(values),
+                y=[plain(style.label)] * len(values),
                 customdata=list(values),
                 marker={
                     "symbol": "line-ns",
                     "size": 16,
-                    "line": {"width": 2, "color": mark.colour},
+                    "line": {"width": 2, "color": style.colour},
                 },
-                hovertemplate=on_hover(mark.label, "λ = %{customdata:.4g}"),
-                **of_arm(mark, mode="markers"),
+                hovertemplate=on_hover(style.label, "λ = %{customdata:.4g}"),
+                **of_style(style, mode="markers"),
             ),
             row=2,
             col=1,
@@ -93,22 +94,22 @@ def spectrum(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
     return figure
 
 
-def energy(of: Mapping[str, Seen], marks: Mapping[str, Mark]) -> Figure:
+def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
     """The share of a direction's energy in eigenvalues above t: a band from bound to bound.
 
     Args:
         of: What each direction sees, by network.
-        marks: By network.
+        styles: By network.
 
     Returns:
         The figure, on logarithmic scales; a lower bound of 0 is drawn at the bottom.
     """
     figure = blank("eigenvalue t", "energy above t, share", height=460)
-    bands = {name: above(seen) for name, seen in of.items() if name in marks}
+    bands = {name: above(seen) for name, seen in of.items() if name in styles}
     positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
     floor = max(min(positive, default=LEAST) / 2, LEAST)
     for name, band in bands.items():
-        mark = marks[name]
+        style = styles[name]
         band = [row for row in band if row[2] > floor]
         t = [place for place, _, _ in band]
         low, high = ([max(row[i], floor) for row in band] for i in (1, 2))
@@ -119,11 +120,11 @@ def energy(of: Mapping[str, Seen], marks: Mapping[str, Mark]) -> Figure:
                     x=t,
                     y=values,
                     fill=fill,
-                    fillcolor=_faint(mark.colour),
-                    line={"color": mark.colour, "width": 1.5, "dash": mark.dash},
+                    fillcolor=_faint(style.colour),
+                    line={"color": style.colour, "width": 1.5, "dash": style.dash},
                     text=texts,
-                    hovertemplate=on_hover(mark.label, "%{text}"),
-                    **of_arm(mark, mode="lines"),
+                    hovertemplate=on_hover(style.label, "%{text}"),
+                    **of_style(style, mode="lines"),
                 )
             )
     drawn = [v for trace in figure.data for v in trace.y]
@@ -141,26 +142,26 @@ def above(seen: Seen) -> list[tuple[float, float, float]]:
     ]
 
 
-def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
+def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
     """How much of each direction lies in the k sharpest ones, beside chance.
 
     Args:
         found: With ratios.
-        marks: By network.
+        styles: By network.
 
     Returns:
         The figure, on logarithmic scales; dotted and thin, the weights of D and G themselves.
     """
     figure = blank("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
     for name, values in list(found.weights_ratios.items()):
-        if name in list(marks)[:2]:
-            mark = marks[name]
+        if name in list(styles)[:2]:
+            style = styles[name]
             figure.add_trace(
                 curve(
-                    mark,
+                    style,
                     {i + 1: finite(v) for i, v in enumerate(values)},
-                    line={"color": mark.colour, "width": 1.5, "dash": "dot"},
-                    hovertemplate=on_hover(f"weights of {mark.label}", "k = %{x}: %{y:.3g}"),
+                    line={"color": style.colour, "width": 1.5, "dash": "dot"},
+                    hovertemplate=on_hover(f"weights of {style.label}", "k = %{x}: %{y:.3g}"),
                 )
             )
     if found.chance:
@@ -172,13 +173,13 @@ def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
             )
         )
     for name, seen in found.of.items():
-        if seen.ratios and name in marks:
-            mark = marks[name]
+        if seen.ratios and name in styles:
+            style = styles[name]
             figure.add_trace(
                 curve(
-                    mark,
+                    style,
                     {i + 1: finite(v) for i, v in enumerate(seen.ratios)},
-                    hovertemplate=on_hover(mark.label, "k = %{x}: %{y:.3g}"),
+                    hovertemplate=on_hover(style.label, "k = %{x}: %{y:.3g}"),
                 )
             )
     _both(figure)
@@ -186,14 +187,14 @@ def ratios(found: Spectrum, marks: Mapping[str, Mark]) -> Figure:
 
 
 def over_training(
-    moments: Sequence[Moment], level: Number, marks: Mapping[str, Mark], paper: Setting | None
+    moments: Sequence[Moment], level: Number, styles: Mapping[str, Style], paper: Setting | None
 ) -> Figure:
     """The ratios at checkpoints, beside chance and the paper's where it had this network.
 
     Args:
         moments: Checkpoints in their order, at least one.
         level: What chance gives.
-        marks: By network.
+        styles: By network.
         paper: The published ones, undone of the figure's division by the square root of ten.
 
     Returns:
@@ -207,13 +208,13 @@ def over_training(
     if level is not None:
         ends = dict.fromkeys((moments[0].epoch, moments[-1].epoch), level)
         figure.add_trace(curve(CHANCE, ends, hovertemplate=on_hover("chance", "%{y:.3g}")))
-    for name, mark in marks.items():
+    for name, style in styles.items():
         points = {m.epoch: finite(m.ratios[name]) for m in moments if name in m.ratios}
         if points:
-            hover = on_hover(mark.label, "epoch %{x:.4g}: %{y:.3g}")
-            figure.add_trace(curve(mark, points, hovertemplate=hover))
+            hover = on_hover(style.label, "epoch %{x:.4g}: %{y:.3g}")
+            figure.add_trace(curve(style, points, hovertemplate=hover))
     figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
-    return figure
+    return whole_epochs(figure, moments[-1].epoch)
 
 
 def _both(figure: Figure) -> None:

@@ -1,59 +1,65 @@
 """How the networks of a landscape are named and drawn."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from dirprune.report.landscape.read import Network
+from dirprune.report.shared.styles import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    OLIVE,
+    ORANGE,
+    PINK,
+    SKY,
+    Style,
+)
 
-DENSE, SPARSE = "#767676", "#D55E00"  # as SGD and gRDA in reports of runs
-RUNS = ("#009E73", "#E69F00", "#9C8F00")
+RUNS = (GREEN, AMBER, OLIVE)
 CONTROLS = {
-    "magnitude": ("magnitude pruning", "#0072B2", "square"),
-    "soft_threshold": ("soft threshold", "#CC79A7", "cross"),
-    "random": ("random direction", "#56B4E9", "x"),
+    "magnitude": ("magnitude pruning", BLUE, "square"),
+    "soft_threshold": ("soft threshold", PINK, "cross"),
+    "random": ("random direction", SKY, "x"),
 }
 DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")
+PATHS = Style("path", "curve (line dotted)", "#7B4FA3", "solid", "circle")
+PRUNED = Style("pruned", "directional pruning", "#00808A", "dashdot", "circle")
+CHANCE = Style("chance", "chance", GREY, "dot", "circle")
+OBD = Style("obd", "OBD (Hessian's diagonal)", OLIVE, "longdash", "triangle-up")
+PAPER = Style("paper", "paper", "#8C6D31", "dot", "circle-open")
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How one thing is drawn in every figure."""
-
-    key: str
-    label: str
-    colour: str
-    dash: str
-    symbol: str
-
-
-PATHS = Mark("path", "curve (line dotted)", "#7B4FA3", "solid", "circle")
-PRUNED = Mark("pruned", "directional pruning", "#00808A", "dashdot", "circle")
-CHANCE = Mark("chance", "chance", "#767676", "dot", "circle")
-OBD = Mark("obd", "OBD (Hessian's diagonal)", "#9C8F00", "longdash", "triangle-up")
-PAPER = Mark("paper", "paper", "#8C6D31", "dot", "circle-open")
-
-
-def marks(networks: Sequence[Network]) -> dict[str, Mark]:
-    """A mark for every network.
+def styles_of(networks: Sequence[Network]) -> dict[str, Style]:
+    """Return the style of every network.
 
     Args:
         networks: As in the file: the dense one, the sparse one, runs, controls.
 
     Returns:
-        By name. Colours tell networks apart, dashes too where runs are many.
+        By name. Colours distinguish networks, dashes too if there are many runs.
     """
-    found: dict[str, Mark] = {}
+    found: dict[str, Style] = {}
     runs = 0
     for i, network in enumerate(networks):
         name, key = network.name, f"network-{i}"
         if i < 2:
-            colour, symbol = ((DENSE, "circle"), (SPARSE, "diamond"))[i]
-            found[name] = Mark(key, name, colour, "solid", symbol)
+            colour, symbol = ((GREY, "circle"), (ORANGE, "diamond"))[i]
+            found[name] = Style(key, name, colour, "solid", symbol)
         elif network.role == "control":
-            label, colour, symbol = CONTROLS.get(name, (name, "#56B4E9", "x"))
-            found[name] = Mark(key, label, colour, "dash", symbol)
+            label, colour, symbol = CONTROLS.get(name, (name, SKY, "x"))
+            found[name] = Style(key, label, colour, "dash", symbol)
         else:
             dash = DASHES[runs // len(RUNS) % len(DASHES)]
-            found[name] = Mark(key, name, RUNS[runs % len(RUNS)], dash, "circle")
+            found[name] = Style(key, name, RUNS[runs % len(RUNS)], dash, "circle")
             runs += 1
     return found
+
+
+def style_of_method(method: str, styles: Mapping[str, Style]) -> Style:
+    """Return the style of a method of pruning: the control's of that name, if it is one."""
+    if method in styles:
+        return styles[method]
+    if method in CONTROLS:
+        label, colour, symbol = CONTROLS[method]
+        return Style(method, label, colour, "dash", symbol)
+    return PRUNED if method == "directional" else OBD

@@ -6,44 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dirprune.report.runs.read import Number, Run
-
-# Okabe and Ito's palette (2008), told apart by colour-blind readers. Its black and its yellow
-# become a grey and a dark yellow, so that every line shows on white and on dark grey alike.
-COLOURS = {
-    "sgd": "#767676",
-    "grda": "#D55E00",
-    "rda": "#E69F00",
-    "prox_sgd": "#CC79A7",
-    "gmp": "#009E73",
-    "magnitude": "#0072B2",
-    "random": "#56B4E9",
-    "variational_dropout": "#9C8F00",
-}
-TITLES = {
-    "sgd": "SGD",
-    "grda": "gRDA",
-    "rda": "RDA",
-    "prox_sgd": "Proximal SGD",
-    "gmp": "Gradual magnitude",
-    "magnitude": "Magnitude",
-    "random": "Random",
-    "variational_dropout": "Variational dropout",
-}
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
+from dirprune.report.runs.read import Run
+from dirprune.report.shared.numbers import Number
+from dirprune.report.shared.styles import DASHES, SYMBOLS, Style, colour, family, title
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(Style):
     """Runs of one method and setting, one for each seed."""
 
-    key: str
-    label: str
     method: str
-    colour: str
-    dash: str
-    symbol: str
     runs: tuple[Run, ...]
 
     @property
@@ -53,7 +25,7 @@ class Arm:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a run has come to its planned end."""
+        """Whether at least one run has finished."""
         return any(run.status == "finished" for run in self.runs)
 
     @property
@@ -68,7 +40,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and, of two values and more, sample standard deviation (n - 1)."""
+    """Mean of n values and, from two values on, their sample standard deviation (n - 1)."""
 
     mean: Number
     std: Number
@@ -76,14 +48,14 @@ class Statistic:
 
 
 def statistic(values: Iterable[Number]) -> Statistic:
-    """Mean and sample standard deviation of what was measured.
+    """Return mean and sample standard deviation of the measured values.
 
     Args:
-        values: None stands for not measured and is left out; NaN and infinity are kept.
+        values: None means not measured and is left out; NaN and infinity are kept.
 
     Returns:
-        The mean is None of nothing, NaN where a value is not finite; the standard deviation is
-        None below two finite values.
+        The mean is None without values and NaN if one of several is not finite; the standard
+        deviation is None below two finite values.
 
     Example:
         >>> statistic([1.0, None, 3.0])
@@ -105,8 +77,8 @@ def arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
         runs: In any order; at least one.
 
     Returns:
-        In order of first appearance. Colours tell methods apart, dashes and symbols the arms of
-        one method; labels name what differs between them.
+        In order of first appearance. Colours distinguish methods, dashes the arms of one method,
+        symbols neighbours in the list; labels name the settings that differ.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -127,38 +99,22 @@ def arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
                 method=method_of(group[0].config),
                 colour=colour(kind),
                 dash=DASHES[place % len(DASHES)],
-                symbol=SYMBOLS[place % len(SYMBOLS)],
+                symbol=SYMBOLS[i % len(SYMBOLS)],
                 runs=group,
             )
         )
     return tuple(result)
 
 
-def family(method: str) -> str:
-    """The known method that a name starts with, else the name itself.
-
-    Example:
-        >>> family("grda_momentum")
-        'grda'
-    """
-    known = [name for name in COLOURS if method == name or method.startswith(f"{name}_")]
-    return max(known, key=len, default=method)
-
-
-def colour(method: str) -> str:
-    """The colour of a method everywhere in the report."""
-    return COLOURS.get(family(method), "#9C8F00")
-
-
 def method_of(config: Mapping[str, Any]) -> str:
-    """The method's name, saying so where momentum is on."""
+    """Return the method's name, with a suffix if momentum is on."""
     method = str(config["method"])
     heavy = bool(config.get("momentum")) and "momentum" not in method
     return f"{method}_momentum" if heavy else method
 
 
 def task(config: Mapping[str, Any]) -> str:
-    """What is learnt by what: runs compare where this is the same.
+    """Name model and data; runs with the same task are comparable.
 
     Example:
         >>> task({"model": "vgg16", "data": "cifar10:/data", "width": 0.25})
@@ -172,27 +128,20 @@ def task(config: Mapping[str, Any]) -> str:
     return f"{config['model']}{scale} on {data}"
 
 
-def _title(method: str) -> str:
-    kind = family(method)
-    variant = method.removeprefix(kind).strip("_").replace("_", " ")
-    joined = " with momentum" if variant == "momentum" else f", {variant}" if variant else ""
-    return TITLES.get(kind, kind) + joined
-
-
 def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A title for each arm, with the settings in which arms of that title differ."""
-    titles = [_title(method_of(config)) for config in configs]
+    titles = [title(method_of(config)) for config in configs]
     tasks = [task(config) for config in configs]
     places = list(zip(titles, tasks, strict=True))
     labels = []
-    for (title, where), config in zip(places, configs, strict=True):
-        rivals = [c for c, place in zip(configs, places, strict=True) if place == (title, where)]
+    for (name, where), config in zip(places, configs, strict=True):
+        rivals = [c for c, place in zip(configs, places, strict=True) if place == (name, where)]
         differing = [
             f"{key}={_short(value)}"
             for key, value in config.items()
             if key != "seed" and any(rival.get(key) != value for rival in rivals)
         ]
-        parts = [title, where if len(set(tasks)) > 1 else "", ", ".join(differing)]
+        parts = [name, where if len(set(tasks)) > 1 else "", ", ".join(differing)]
         labels.append(" · ".join(part for part in parts if part))
     return labels
 
@@ -200,3 +149,20 @@ def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _short(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 24 else f"…{text[-23:]}"
+
+
+def subject(arms: Sequence[Arm]) -> Arm:
+    """Return the arm that the page is about: the first gRDA, otherwise the last."""
+    return next((arm for arm in arms if "grda" in arm.method), arms[-1])
+
+
+def baseline(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
+    """Return the dense twin to compare with: the same task, epochs and kind of optimizer."""
+    dense = "adamw" if arm.method.startswith("adam") else "sgd"
+    twin = f"{dense}_momentum" if arm.method.endswith("_momentum") else dense
+    for other in arms:
+        alike = task(other.config) == task(arm.config)
+        alike = alike and other.config["epochs"] == arm.config["epochs"]
+        if alike and other.method == twin and other is not arm and other.is_finished:
+            return other
+    return None

@@ -1,32 +1,29 @@
 """One pure function a figure: from arms of runs to a plotly figure."""
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
-from plotly.subplots import make_subplots
 
 from dirprune.report.runs.arms import Arm, statistic
-from dirprune.report.runs.read import Histogram, Number, Summary
 from dirprune.report.shared.drawing import (
     blank,
     curve,
     decades,
     error_bar,
-    finite,
-    lay_out,
-    of_arm,
+    of_style,
     on_hover,
     plain,
-    published_points,
-    remaining_percent,
-    short_name,
-    staircase,
+    scatter,
+    whole_epochs,
 )
-from dirprune.report.shared.published import Published
+from dirprune.report.shared.numbers import Number, finite
+from dirprune.report.shared.published import Series, Setting
+from dirprune.report.shared.styles import colour, family
 
 REMAINING = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.01)  # ticks of the sparsity axis, in %
+REMAINING_IF_DENSE = (100, 98, 96, 94, 92, 90, 85, 80, 70, 60, 50)
 
 
 def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.0) -> Figure:
@@ -55,7 +52,7 @@ def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.
         means = {e: statistic(seed[e] for seed in curves).mean for e in shared}
         hover = on_hover(arm.label, "epoch %{x}: %{y:.4g}")
         figure.add_trace(curve(arm, means, hovertemplate=hover))
-    return figure
+    return whole_epochs(figure, _last_epoch(arms))
 
 
 def loss(arms: Sequence[Arm]) -> Figure:
@@ -64,7 +61,7 @@ def loss(arms: Sequence[Arm]) -> Figure:
     return figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
 
 
-def accuracy_against_sparsity(arms: Sequence[Arm], published: Published | None = None) -> Figure:
+def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = None) -> Figure:
     """Where every arm ends, one standard deviation each way, beside the paper's points.
 
     The horizontal axis is logarithmic in the share of weights that remain, so that the sparse
@@ -79,29 +76,30 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Published | None =
     """
     figure = blank("sparsity", "test accuracy, %", height=460)
     for series in published.series if published else ():
-        figure.add_trace(published_points(series))
+        figure.add_trace(_published_points(series))
     remaining = []
     for arm in arms:
         zeros, accuracy = arm.final("sparsity"), arm.final("test_accuracy")
         height = finite(accuracy.mean, 100)
         if not arm.is_finished or zeros.mean is None or height is None:
             continue
-        remaining.append(remaining_percent(zeros.mean, arm.runs[0].total))
+        remaining.append(_remaining_percent(zeros.mean, arm.runs[0].total))
         figure.add_scatter(
             x=remaining[-1:],
             y=[height],
-            error_x=error_bar(zeros, arm.colour),
-            error_y=error_bar(accuracy, arm.colour),
-            marker={"symbol": arm.symbol, "size": 12, "color": arm.colour},
+            error_x=error_bar(zeros.std, arm.colour),
+            error_y=error_bar(accuracy.std, arm.colour),
+            marker={"symbol": arm.symbol, "size": 12, "color": arm.colour, "opacity": 0.8},
             hovertemplate=on_hover(arm.label, f"{zeros.mean:.2%} zeros, %{{y:.2f}} % accuracy"),
-            **of_arm(arm, mode="markers"),
+            **of_style(arm, mode="markers"),
         )
     drawn = remaining + [x for trace in figure.data for x in trace.x]
     least = min(drawn, default=1.0)
-    ticks = [share for share in REMAINING if share >= least / 2]
+    margin = max(0.08 * math.log10(100 / least), 0.01)
+    ticks = REMAINING if least < 45 else REMAINING_IF_DENSE
     figure.update_xaxes(
         type="log",
-        range=[math.log10(130), math.log10(least / 1.5)],
+        range=[2 + margin, math.log10(least) - margin],
         tickvals=ticks,
         ticktext=[f"{100 - share:g} %" for share in ticks],
     )
@@ -124,7 +122,7 @@ def layers(arms: Sequence[Arm]) -> Figure:
         for run in arm.counted:
             for layer in run.summary.layers or () if run.summary else ():
                 if len(layer.shape) > 1 and layer.total:
-                    share.setdefault(layer.name, []).append(100 * layer.zeros / layer.total)
+                    share.setdefault(layer.title, []).append(100 * layer.zeros / layer.total)
         names.update(dict.fromkeys(share))
         shares.append(share)
     order = list(names)
@@ -137,11 +135,11 @@ def layers(arms: Sequence[Arm]) -> Figure:
             marker={"symbol": arm.symbol, "size": 9, "color": arm.colour},
             line={"color": arm.colour, "width": 1, "dash": arm.dash},
             hovertemplate=on_hover(arm.label, "%{text}: %{x:.2f} %"),
-            **of_arm(arm, mode="lines+markers"),
+            **of_style(arm, mode="lines+markers"),
         )
     figure.update_yaxes(
         tickvals=list(range(len(order))),
-        ticktext=[plain(short_name(name)) for name in order],
+        ticktext=[plain(name) for name in order],
         range=[len(order) - 0.5, -0.5],
         tickfont={"size": 11},
     )
@@ -198,11 +196,11 @@ def threshold(arms: Sequence[Arm]) -> Figure:
             hover = on_hover(arm.label, "epoch %{x:.4g}: g = %{y:.4g}")
             figure.add_trace(curve(arm, path, hovertemplate=hover))
     figure.update_yaxes(rangemode="tozero")
-    return figure
+    return whole_epochs(figure, _last_epoch(arms))
 
 
 def forecasts(arms: Sequence[Arm]) -> Figure:
-    """What each epoch foretold of the final sparsity, against what came.
+    """The final sparsity that each epoch predicted, beside the sparsity reached.
 
     Args:
         arms: Those with forecasts are drawn, each by its first run that has one.
@@ -218,96 +216,54 @@ def forecasts(arms: Sequence[Arm]) -> Figure:
         reached = {e.epoch: finite(e.sparsity, 100) for e in run.epochs}
         hover = on_hover(arm.label, "epoch %{x}: %{y:.1f} % reached")
         figure.add_trace(curve(arm, reached, hovertemplate=hover))
-        foretold = [(e.epoch, e.forecast) for e in run.epochs if e.forecast]
+        predicted = [(e.epoch, e.forecast) for e in run.epochs if e.forecast]
         figure.add_scatter(
-            x=[epoch for epoch, _ in foretold],
-            y=[finite(f.sparsity, 100) for _, f in foretold],
-            text=["" if f.c is None else f"at c = {f.c:.4g}" for _, f in foretold],
+            x=[epoch for epoch, _ in predicted],
+            y=[finite(f.sparsity, 100) for _, f in predicted],
+            text=["" if f.c is None else f"at c = {f.c:.4g}" for _, f in predicted],
             marker={"symbol": f"{arm.symbol}-open", "size": 10, "color": arm.colour},
-            hovertemplate=on_hover(arm.label, "after epoch %{x}: %{y:.1f} % foretold %{text}"),
-            **of_arm(arm, mode="markers"),
+            hovertemplate=on_hover(arm.label, "after epoch %{x}: %{y:.1f} % predicted %{text}"),
+            **of_style(arm, mode="markers"),
         )
-        for target in sorted({f.target for _, f in foretold if f.target is not None}):
+        for target in sorted({f.target for _, f in predicted if f.target is not None}):
             figure.add_hline(
                 100 * target,
                 line={"color": arm.colour, "width": 1.5, "dash": "dot"},
                 annotation={"text": f"target {100 * target:g} %", "xanchor": "right"},
             )
-    return figure
+    return whole_epochs(figure, _last_epoch(arms))
 
 
-def weight_histogram(arms: Sequence[Arm]) -> Figure:
-    """How many weights are exactly zero, and how large the others are, on one log scale.
+def _last_epoch(arms: Sequence[Arm]) -> int:
+    return max((run.epochs[-1].epoch for arm in arms for run in arm.runs if run.epochs), default=1)
 
-    Args:
-        arms: Those with a histogram are drawn, each by its first counted run.
 
-    Returns:
-        The figure: zeros on the left, all other weights by value on the right.
-    """
-    figure: Figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        column_widths=[0.16, 0.84],
-        horizontal_spacing=0.03,
+def _remaining_percent(sparsity: float, total: int | None) -> float:
+    """Per cent of the weights that remain, at least one weight: a log scale has no zero."""
+    return 100 * max(1 - sparsity, 1 / (total or 10**6))
+
+
+def _published_points(series: Series) -> dict[str, Any]:
+    """The paper's results for one method, hollow, with their spread where it was published."""
+    points = series.points
+    settings = [
+        ", ".join(f"{n} = {v:g}" for n, v in (("c", p.c), ("μ", p.mu)) if v) for p in points
+    ]
+    paint = colour(series.method)
+    symbol = "circle-open" if series.method == family(series.method) else "diamond-open"
+    return scatter(
+        x=[_remaining_percent(p.sparsity, None) for p in points],
+        y=[100 * p.test_accuracy for p in points],
+        error_y={
+            "array": [100 * (p.std or 0) for p in points],
+            "visible": any(p.std for p in points),
+            "color": paint,
+            "thickness": 1,
+        },
+        text=[f"{p.sparsity:.2%} zeros<br>{s}" for p, s in zip(points, settings, strict=True)],
+        marker={"symbol": symbol, "size": 9, "color": paint, "line": {"width": 1.5}},
+        hovertemplate=on_hover(f"paper: {series.label}", "%{y:.2f} % accuracy, %{text}"),
+        mode="markers",
+        name=plain(f"paper: {series.label}"),
+        legendgroup=f"paper-{series.method}",
     )
-    lay_out(figure, 400)
-    for arm in arms:
-        summary = arm.counted[0].summary
-        if not summary or not summary.histograms or not summary.histograms.weights:
-            continue
-        histogram, zeros = _without_zeros(summary, summary.histograms.weights)
-        if zeros:
-            figure.add_scatter(
-                x=["= 0"],
-                y=[zeros],
-                marker={"symbol": arm.symbol, "size": 11, "color": arm.colour},
-                hovertemplate=on_hover(arm.label, "%{y:,.0f} weights are exactly zero"),
-                row=1,
-                col=1,
-                **of_arm(arm, mode="markers"),
-            )
-        figure.add_trace(staircase(arm, histogram), row=1, col=2)
-    figure.update_yaxes(type="log", dtick=1, exponentformat="SI")
-    figure.update_yaxes(title="number of weights", row=1, col=1)
-    figure.update_xaxes(type="category", categoryarray=["= 0"], range=[-0.5, 0.5], row=1, col=1)
-    figure.update_xaxes(title="value of the weights ≠ 0", row=1, col=2)
-    return figure
-
-
-def accumulator_histogram(arms: Sequence[Arm]) -> Figure:
-    """The accumulators v behind the weights; what lies within the threshold g is cut to zero.
-
-    Args:
-        arms: Those that keep accumulators are drawn, each by its first counted run.
-
-    Returns:
-        The figure, with a dotted line at -g and at g.
-    """
-    figure = blank("value of the accumulator v", "number of accumulators")
-    for arm in arms:
-        summary = arm.counted[0].summary
-        if not summary or not summary.histograms or not summary.histograms.accumulators:
-            continue
-        figure.add_trace(staircase(arm, summary.histograms.accumulators))
-        g = finite(summary.threshold)
-        for bound, name in ((-g, "−g"), (g, "g")) if g else ():
-            figure.add_vline(
-                bound,
-                line={"color": arm.colour, "width": 1.5, "dash": "dot"},
-                annotation={"text": name},
-                annotation_position="top",
-            )
-    figure.update_yaxes(type="log", dtick=1, exponentformat="SI")
-    return figure
-
-
-def _without_zeros(summary: Summary, histogram: Histogram) -> tuple[Histogram, int]:
-    """The histogram of the other weights alone, and how many are exactly zero."""
-    zeros = summary.zeros or 0
-    counts = list(histogram.counts)
-    if sum(counts) > (summary.nonzeros or 0):  # the zeros are in one of its bins
-        place = min(max(bisect_right(histogram.edges, 0.0) - 1, 0), len(counts) - 1)
-        counts[place] = max(counts[place] - zeros, 0)
-    return Histogram(histogram.edges, tuple(counts)), zeros

@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from dirprune.report.landscape.page import write_landscape_report
 from dirprune.report.runs.arms import Arm, arms, task
-from dirprune.report.runs.captions import panels
-from dirprune.report.runs.read import Layer, Results, Run, read_results
-from dirprune.report.runs.words import columns, headline, rows, rows_of_runs
-from dirprune.report.shared.frame import LINE, Key, page, pairs, stroke, write_page
+from dirprune.report.runs.panels import panels
+from dirprune.report.runs.read import Results, Run, read_results
+from dirprune.report.runs.results import cards, full_table, layer_table, summary_table, verdict
+from dirprune.report.shared.page import Key, Panel, page, pairs, write_page
 
 OUTLINES = {
     "circle-open": "M15 1a4 4 0 1 0 .01 0z",
@@ -23,7 +23,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the report of runs, a comparison or a landscape as one file that needs no network.
 
     Args:
-        folders: Run folders, comparison folders, or both; or a single landscape folder.
+        folders: Run folders, comparison folders, folders that hold some of these, or a single
+            landscape folder.
         out: The page to write; replaced only once the new page is complete on disk.
 
     Returns:
@@ -47,7 +48,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
 
 def render(results: Results) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         results: As :func:`~dirprune.report.runs.read.read_results` returns them.
@@ -57,34 +58,26 @@ def render(results: Results) -> str:
     """
     groups = arms(results.runs)
     shown = panels(groups)
-    traces = [trace for panel in shown for trace in panel.figure.data]
-    lines = [Key(arm.key, arm.label, arm.colour, LINE, stroke(arm.dash)) for arm in groups]
-    points = {
-        trace.legendgroup: Key(
-            trace.legendgroup,
-            Markup(trace.name).unescape(),
-            trace.marker.color,
-            OUTLINES[trace.marker.symbol],
-        )
-        for trace in traces
-        if trace.legendgroup.startswith("paper-")
-    }
     shared = _shared([run.config for run in results.runs])
+    recipe = next((run.recipe for run in results.runs if run.recipe), None)
+    details = {
+        "Settings that all runs share" if len(results.runs) > 1 else "Settings": pairs(shared),
+        "Recipe": pairs(recipe or {}),
+        "Learning-rate grid": pairs(results.lr_grid or {}),
+        **{f"{run.name} ({run.status})": _details(run, shared) for run in results.runs},
+    }
+    layers = [layer_table(arm) for arm in groups]
     return page(
-        "runs/page.html.jinja",
+        "shared/page.html.jinja",
         shown,
+        kind="report",
         title=_title(groups),
-        headline=headline(groups),
-        columns=columns(groups),
-        rows=rows(groups),
-        run_rows=rows_of_runs(groups) if len(results.runs) > len(groups) else [],
-        has_points=any(row.points for row in rows(groups)),
-        spread=any(len(arm.counted) > 1 for arm in groups),
-        total=sorted({run.total for run in results.runs if run.total}),
-        keys=[*lines, *points.values()],
-        settings=pairs(shared),
-        runs=[_details(run, shared) for run in results.runs],
-        lr_grid=pairs(results.lr_grid or {}),
+        verdict=[verdict(groups)],
+        cards=cards(groups),
+        tables=[summary_table(groups)],
+        keys=[*map(Key.of, groups), *_published_keys(shown)],
+        folded=[full_table(groups), *filter(None, layers)],
+        details=details,
     )
 
 
@@ -95,20 +88,26 @@ def _title(groups: Sequence[Arm]) -> str:
     return f"{what}: {tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}"
 
 
-def _details(run: Run, shared: Mapping[str, Any]) -> dict[str, Any]:
+def _published_keys(panels: Sequence[Panel]) -> list[Key]:
+    traces = [trace for panel in panels for trace in panel.figure.data]
+    return [
+        Key(
+            group, Markup(trace.name).unescape(), trace.marker.color, OUTLINES[trace.marker.symbol]
+        )
+        for group, trace in {trace.legendgroup: trace for trace in traces}.items()
+        if group.startswith("paper-")
+    ]
+
+
+def _details(run: Run, shared: Mapping[str, Any]) -> list[tuple[str, str]]:
     own = {key: value for key, value in run.config.items() if key not in shared}
-    layers: tuple[Layer, ...] = (run.summary.layers or ()) if run.summary else ()
     best = run.summary.best if run.summary else None
-    return {
-        "name": run.name,
-        "status": run.status,
-        "pairs": pairs({**own, "best": best, "recipe": run.recipe, **run.environment}),
-        "layers": layers,
-    }
+    seconds = run.final("seconds_per_epoch")
+    return pairs({**own, "best": best, "seconds_per_epoch": seconds, **run.environment})
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings in which all runs agree."""
+    """Return the settings that are equal in all runs."""
     return {
         key: value
         for key, value in configs[0].items()

@@ -7,14 +7,14 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
+from dirprune._support.files import read_json
 from dirprune.report.shared.decode import build
-
-Number = float | None  # None: not measured; NaN and infinity: measured, and that is what it was
+from dirprune.report.shared.numbers import Number, short_name
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What an epoch foretold of the run's end."""
+    """The final sparsity that an epoch predicted."""
 
     sparsity: Number
     c: Number
@@ -56,6 +56,13 @@ class Layer:
     outputs: int | None
     unread_inputs: int | None
     inputs: int | None
+    kind: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and type, such as "features.0 (Conv2d)"."""
+        kind = self.kind or {2: "matrix", 4: "2-d kernel"}.get(len(self.shape), "tensor")
+        return f"{short_name(self.name)} ({kind})"
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,8 @@ def read_results(folders: Sequence[Path]) -> Results:
     """Read run folders and comparison folders, in the order given.
 
     Args:
-        folders: At least one; each holds a ``config.json`` (a run) or a ``comparison.json``.
+        folders: At least one; each holds a ``config.json`` (a run), a ``comparison.json``, or
+            run folders.
 
     Returns:
         Every run once, named by its path below what all runs have in common.
@@ -193,6 +201,8 @@ def read_results(folders: Sequence[Path]) -> Results:
         if (folder / "comparison.json").is_file():
             runs, grid = _read_comparison(folder)
             lr_grid = {**(lr_grid or {}), **grid}
+        elif not (folder / "config.json").is_file():
+            runs = sorted(path.parent for path in folder.glob("*/config.json")) or [folder]
         found.update(dict.fromkeys(run.resolve() for run in runs))
     paths = list(found)
     above = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
@@ -221,21 +231,21 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise FileNotFoundError(
             f"{folder} holds no config.json: give a folder that dirprune train wrote"
         )
-    record = _load(folder / "config.json")
-    config = record.get("config") if isinstance(record, dict) else None
+    record = read_json(folder / "config.json")
+    config = record.get("config")
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.json'} has no 'config': it is not of a dirprune run")
+        raise ValueError(f"{folder / 'config.json'} has no 'config': it is not a run of dirprune")
     needed = {"method": str, "model": str, "data": str, "seed": int, "epochs": int}
     for key, kind in needed.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(
                 f"{folder / 'config.json'} has no {kind.__name__} 'config.{key}':"
-                " it is not of a dirprune run"
+                " it is not a run of dirprune"
             )
     rest = {key: value for key, value in record.items() if key not in ("config", "recipe")}
     recipe = record.get("recipe")
     path = folder / "summary.json"
-    summary = build(Summary, _load(path), str(path)) if path.is_file() else None
+    summary = build(Summary, read_json(path), str(path)) if path.is_file() else None
     return Run(
         name=name if name is not None else folder.name,
         config=config,
@@ -248,38 +258,36 @@ def read_run(folder: Path, name: str | None = None) -> Run:
 
 def _read_comparison(folder: Path) -> tuple[list[Path], Mapping[str, Any]]:
     path = folder / "comparison.json"
-    record = _load(path)
-    runs = record.get("runs") if isinstance(record, dict) else None
+    record = read_json(path)
+    runs = record.get("runs")
     if runs == []:
-        raise ValueError(
-            f"no run of {folder} has finished yet: wait for the first, or go on with it"
-        )
+        raise ValueError(f"no run of {folder} has finished yet: wait, or resume the comparison")
     if not isinstance(runs, list) or not all(isinstance(r, str) for r in runs):
-        raise ValueError(f"{path} has no list 'runs' of folder names: it is not of dirprune")
+        raise ValueError(f"{path} has no list 'runs' of folders: it is not of dirprune")
     for run in runs:
         if Path(run).is_absolute() or ".." in Path(run).parts:
             raise ValueError(f"{path} names a run outside its own folder: {run!r}")
         if not (folder / run).is_dir():
             raise FileNotFoundError(
-                f"{path} names {run!r}, which is not there: give the run folders that are"
+                f"{path} names {run!r}, which is not there: give the existing run folders"
             )
     grid = record.get("lr_grid")
     return [folder / run for run in runs], grid if isinstance(grid, dict) else {}
 
 
 def _read_metrics(path: Path) -> tuple[Epoch, ...]:
-    """Every epoch once, the later line where a resumed run repeated one."""
+    """Return every epoch once: the later line if a resumed run repeated one."""
     if not path.is_file():
         return ()
     lines = _text(path).split("\n")
-    last = len(lines) - 1  # what follows the last newline: empty, unless the writer was cut off
+    last = len(lines) - 1  # text after the last newline: empty, unless the writer was killed
     epochs = {}
     for i, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if i == last:
                 break
             raise ValueError(f"{path}, line {i + 1} is not JSON: the file is damaged") from None
@@ -293,10 +301,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None

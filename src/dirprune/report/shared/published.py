@@ -1,4 +1,4 @@
-"""The paper's own points, to be drawn beside runs of the same model and data."""
+"""What the paper reports, to be drawn beside the same network on the same data."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from dirprune.report.shared.decode import build
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,67 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Published:
-    """All the paper reports for one model and data set, and how it was measured."""
+class Ratios:
+    """|P (w_SGD - w_gRDA)| / |w_SGD - w_gRDA| at checkpoints, P on ten eigenvectors."""
+
+    mu: float
+    c: float
+    epochs: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PublishedPath:
+    """Values at the gRDA end, the largest, and at the SGD end of a "curve" or "line"."""
+
+    mu: float
+    c: float
+    kind: str
+    train_loss: tuple[float, ...]
+    test_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything published for one network on one data set."""
+
+    model: str
+    data: str
+    note: str
+    series: tuple[Series, ...]
+    dimension: int | None = None
+    ratios: tuple[Ratios, ...] = ()
+    paths: tuple[PublishedPath, ...] = ()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper, and its results."""
 
     citation: str
     url: str
-    note: str
-    series: tuple[Series, ...]
+    settings: tuple[Setting, ...]
 
 
-def published(config: Mapping[str, Any]) -> Published | None:
-    """The paper's points for the model and data of a run.
+@cache
+def paper() -> Paper:
+    """Return everything that was published.
+
+    References:
+        Directional Pruning of Deep Neural Networks (Chao et al., 2020), Figures 4 and 7 and
+        section 4.2, https://arxiv.org/abs/2006.09358. The ratios in Figure 6 are those of the
+        authors' data, which are given here, divided by the square root of ten.
+
+    Example:
+        >>> [setting.model for setting in paper().settings]
+        ['vgg16', 'wrn28x10', 'wrn28x10', 'resnet50']
+    """
+    place = files("dirprune.report.shared").joinpath("published.json")
+    return build(Paper, json.loads(place.read_text(encoding="utf-8")), str(place))
+
+
+def published(config: Mapping[str, Any]) -> Setting | None:
+    """Return the paper's results for the model and the data of a run.
 
     Args:
         config: A run's settings.
@@ -48,35 +100,17 @@ def published(config: Mapping[str, Any]) -> Published | None:
     Returns:
         None unless the paper trained this very model (at full width) on this very data.
 
-    References:
-        Directional Pruning of Deep Neural Networks (Chao et al., 2020), Figures 4 and 7,
-        https://arxiv.org/abs/2006.09358
-
     Example:
         >>> found = published({"model": "vgg16", "data": "cifar10", "width": 1.0})
         >>> [series.label for series in found.series]
         ['SGD', 'gRDA']
     """
-    if config.get("width", 1.0) != 1:
-        return None
     wanted = (config["model"], str(config["data"]).partition(":")[0])
-    for setting in _table()["settings"]:
-        if (setting["model"], setting["data"]) == wanted:
-            series = tuple(
-                Series(s["method"], s["label"], tuple(Point(**p) for p in s["points"]))
-                for s in setting["series"]
-            )
-            return Published(_table()["citation"], _table()["url"], setting["note"], series)
-    return None
+    is_full = config.get("width", 1.0) == 1
+    return next((s for s in paper().settings if is_full and (s.model, s.data) == wanted), None)
 
 
-def citation() -> tuple[str, str]:
-    """How to cite the paper, and where it is."""
-    return _table()["citation"], _table()["url"]
-
-
-@cache
-def _table() -> dict[str, Any]:
-    text = files("dirprune.report.shared").joinpath("published.json").read_text(encoding="utf-8")
-    table: dict[str, Any] = json.loads(text)
-    return table
+def of_dimension(dimension: int | None) -> Setting | None:
+    """Return the paper's results for the network with this number of weights, if it is one."""
+    known = (s for s in paper().settings if s.dimension is not None)
+    return next((s for s in known if s.dimension == dimension), None)

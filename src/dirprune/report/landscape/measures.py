@@ -1,0 +1,66 @@
+"""The figures by which networks are compared: barriers, shares of sharp directions, curvature."""
+
+import math
+
+from dirprune.report.landscape.read import Along, Landscape, Network, Seen
+from dirprune.report.landscape.spectra import above
+from dirprune.report.shared.numbers import Number
+
+
+def barrier(path: Along | None, quantity: str = "loss", data: str = "train") -> Number:
+    """How far a quantity on the way rises above a straight line between its ends."""
+    profiles = (path.loss if quantity == "loss" else path.error) if path else {}
+    return profiles[data].barrier if data in profiles else None
+
+
+def line_barrier(found: Landscape, name: str) -> Number:
+    """Barrier of the training loss on the straight line to D."""
+    return barrier(found.curve[name].line if name in found.curve else None)
+
+
+def curve_barrier(found: Landscape, name: str) -> Number:
+    """Barrier of the training loss on the fitted curve to D."""
+    return barrier(found.curve[name].bezier if name in found.curve else None)
+
+
+def sharp_share(found: Landscape, name: str) -> Number:
+    """Share of w - D in all known sharp directions."""
+    seen = seen_by(found, name)
+    return seen.ratios[-1] if seen and seen.ratios else None
+
+
+def times_chance(found: Landscape, name: str) -> Number:
+    """The same over the share of a random direction."""
+    share = sharp_share(found, name)
+    chance = found.hessian.chance[-1] if found.hessian and found.hessian.chance else None
+    return share / chance if share is not None and chance else None
+
+
+def seen_by(found: Landscape, name: str) -> Seen | None:
+    """The spectrum as the direction w - D sees it."""
+    return found.hessian.of.get(name) if found.hessian else None
+
+
+def energy_threshold(found: Landscape) -> Number:
+    """The eigenvalue above which energy is compared: a hundredth of the largest, on the grid."""
+    seen = seen_by(found, found.sparse.name) if found.networks else None
+    places = [t for t, _, _ in above(seen)] if seen else []
+    top = found.hessian.eigenvalues[0] if found.hessian and found.hessian.eigenvalues else None
+    if not places or not top or top <= 0:
+        return None
+    goal = math.log(top / 100)
+    return min(places, key=lambda t: abs(math.log(t) - goal))
+
+
+def energy_bounds(found: Landscape, name: str, t: float) -> tuple[float, float] | None:
+    """Lower and upper bound of the share of energy above t."""
+    seen = seen_by(found, name)
+    places = {place: (low, high) for place, low, high in above(seen)} if seen else {}
+    nearest = min(places, key=lambda place: abs(place - t), default=None)
+    return None if nearest is None else places[nearest]
+
+
+def error_of(network: Network, data: str = "test") -> Number:
+    """Error as all networks are measured, with one policy for BatchNorm's statistics."""
+    figures = network.measured or network.stored or {}
+    return figures[data].error if data in figures else None

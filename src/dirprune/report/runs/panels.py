@@ -1,0 +1,115 @@
+"""The figures of a page in their order, each with its caption and the paper's own figure."""
+
+from collections.abc import Sequence
+
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+
+from dirprune.report.runs import figures, histograms
+from dirprune.report.runs.arms import Arm, task
+from dirprune.report.shared.page import Panel
+from dirprune.report.shared.published import published
+
+
+def panels(arms: Sequence[Arm]) -> list[Panel]:
+    """Return every figure that has something to show.
+
+    Args:
+        arms: At least one.
+
+    Returns:
+        In the order of the page.
+    """
+    trajectories = "Figures 3 and 8 to 10"
+    made = [
+        *_outcome(arms),
+        Panel(
+            "accuracy",
+            "Test accuracy",
+            "Test accuracy after every epoch: the mean over seeds, single seeds thin.",
+            figures.trajectory(arms, "test_accuracy", "test accuracy, %", 100),
+            trajectories,
+        ),
+        Panel(
+            "sparsity",
+            "Sparsity",
+            "Exact zeros among all trainable parameters after every epoch.",
+            figures.trajectory(arms, "sparsity", "sparsity, %", 100),
+            trajectories,
+        ),
+        Panel(
+            "loss",
+            "Training loss",
+            "Mean training loss of every epoch, on a logarithmic scale. A loss that is not finite"
+            " leaves a gap.",
+            figures.loss(arms),
+            trajectories,
+        ),
+        Panel(
+            "layers",
+            "Sparsity by layer",
+            "Zeros in every weight matrix and kernel, from input (top) to output. Biases and"
+            " normalisation layers are in the tables below.",
+            figures.layers(arms),
+            "Figure 4 (right)",
+        ),
+        Panel(
+            "norms",
+            "Ratio of norms",
+            "The l2 norm of all weights over their l1 norm. Its lower bound 1/√d (dotted) belongs"
+            " to d weights of equal magnitude; it rises as fewer weights carry more.",
+            figures.norm_ratio(arms),
+            "Figure 2",
+        ),
+        Panel(
+            "threshold",
+            "Threshold",
+            "The largest threshold g. An accumulator below it in magnitude gives a weight of"
+            " exactly zero.",
+            figures.threshold(arms),
+        ),
+        Panel(
+            "forecast",
+            "Forecast",
+            "Hollow points: the final sparsity predicted after that epoch. Line: the sparsity"
+            " reached. Dotted: the target, if one was set.",
+            figures.forecasts(arms),
+        ),
+        Panel(
+            "weights",
+            "Weights",
+            "Left: the number of weights that are exactly zero. Right: all other weights, in bins"
+            " over each run's own range. Counts on one logarithmic scale; the first seed of each"
+            " setting.",
+            histograms.weight_histogram(arms),
+        ),
+        Panel(
+            "accumulators",
+            "Accumulators",
+            "The accumulators v, from which the weights are soft-thresholded: values between the"
+            " dotted lines at −g and g give zero weights. Logarithmic counts; the first seed of"
+            " each setting.",
+            histograms.accumulator_histogram(arms),
+        ),
+    ]
+    return [panel for panel in made if _has_points(panel.figure)]
+
+
+def _outcome(arms: Sequence[Arm]) -> list[Panel]:
+    """Accuracy against sparsity, if there is something to compare."""
+    is_one_task = len({task(arm.config) for arm in arms}) == 1
+    paper = published(arms[0].config) if is_one_task else None
+    if len(arms) == 1 and paper is None:
+        return []
+    caption = (
+        "The end of every finished setting: higher is more accurate, further right is sparser, on"
+        " an axis that widens towards the sparse end. Bars: one standard deviation over seeds."
+    )
+    if paper:
+        caption += f" Hollow: results published with the paper. {paper.note}"
+    figure = figures.accuracy_against_sparsity(arms, paper)
+    reference = "Figures 4 (left) and 7"
+    return [Panel("outcome", "Accuracy against sparsity", caption, figure, reference)]
+
+
+def _has_points(figure: Figure) -> bool:
+    return any(y is not None for trace in figure.data for y in trace.y or ())

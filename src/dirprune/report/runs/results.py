@@ -1,0 +1,262 @@
+"""The answer of a page: a verdict, four cards and the tables, from the numbers of the files."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dirprune.report.runs.arms import Arm, Statistic, baseline, statistic, subject
+from dirprune.report.shared.numbers import (
+    MISSING,
+    Number,
+    brief,
+    fixed,
+    percent,
+    significant,
+    times,
+)
+from dirprune.report.shared.page import Card
+from dirprune.report.shared.tables import Column, Row, Table, tabulate
+
+
+def verdict(arms: Sequence[Arm]) -> str:
+    """Say in one sentence how the sparse network compares with its dense twin.
+
+    Args:
+        arms: At least one.
+
+    Returns:
+        Such as "gRDA is 0.3 points above SGD at 92.8 % zeros; the file is 13× smaller."
+    """
+    arm = subject(arms)
+    zeros, accuracy = arm.final("sparsity"), arm.final("test_accuracy")
+    if zeros.mean is None and accuracy.mean is None:
+        return f"{arm.label}: no epoch is complete yet."
+    result = f"{_spread(accuracy)} test accuracy at {percent(zeros.mean)} zeros"
+    if not arm.is_finished:
+        last = max((run.epochs[-1].epoch for run in arm.runs if run.epochs), default=0)
+        state = "diverged" if arm.runs[0].status == "diverged" else "is not finished"
+        return f"{arm.label} {state} (epoch {last} of {arm.config['epochs']}): {result}."
+    twin = baseline(arm, arms)
+    points = _points(arm, twin)
+    if twin is None or points is None:
+        text = f"{arm.label} reaches {result}"
+    else:
+        size = round(points, 2)
+        side = f"{abs(size):.2f} points {'above' if size > 0 else 'below'}"
+        place = f"{side} {twin.label}" if size else f"level with {twin.label}"
+        text = f"{arm.label} is {place} at {percent(zeros.mean)} zeros"
+    clauses = []
+    if ratio := _file(arm)[1]:
+        clauses.append(f"the file is {times(ratio)} smaller")
+    if (latency := _latency(arm)) and latency[2]:
+        clauses.append(f"one image is {times(latency[2])} faster than with {latency[1]}")
+    if omitted := len(arm.runs) - len(arm.counted):
+        clauses.append(f"{omitted} of {len(arm.runs)} runs did not finish and are left out")
+    return "; ".join([text, ", ".join(clauses)] if clauses else [text]) + "."
+
+
+def cards(arms: Sequence[Arm]) -> list[Card]:
+    """Return accuracy, zeros, file and latency of the arm that the page is about.
+
+    Args:
+        arms: At least one.
+
+    Returns:
+        Four cards; a figure that is not measured is a dash and says how to measure it.
+    """
+    arm = subject(arms)
+    twin = baseline(arm, arms) if arm.is_finished else None
+    points, (size, ratio), latency = _points(arm, twin), _file(arm), _latency(arm)
+    seeds = f"{len(arm.counted)} seed{'s' if len(arm.counted) > 1 else ''}"
+    accuracy = _spread(arm.final("test_accuracy"))
+    return [
+        Card("Accuracy", accuracy, seeds)
+        if twin is None or points is None
+        else Card(f"Accuracy against {twin.label}", f"{_signed(points)} points",
+                  f"{accuracy}, {seeds}"),
+        Card("Zeros", percent(arm.final("sparsity").mean), "of all trainable parameters"),
+        Card("File", f"{times(ratio)} smaller", f"{fixed(size / 1000, 1)} kB")
+        if ratio and size
+        else Card("File", MISSING, "not exported yet"),
+        Card("Latency", f"{brief(latency[0])} ms",
+             f"{latency[1]}: {times(latency[2])} as long" if latency[2] else "per image")
+        if latency
+        else Card("Latency", MISSING, "not measured: dirprune bench"),
+    ]  # fmt: skip
+
+
+def summary_table(arms: Sequence[Arm]) -> Table:
+    """Return the few figures that decide, a row for every arm.
+
+    Args:
+        arms: At least one.
+
+    Returns:
+        Means and standard deviations over the counted runs.
+    """
+    columns = [
+        Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
+        Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
+        Column[Arm]("against dense, points", lambda a: _against_dense(a, arms)),
+        Column[Arm]("file, kB", _file_cell),
+        Column[Arm]("latency, ms", _latency_cell),
+        Column[Arm]("seeds", _seeds),
+    ]
+    note = (
+        "Figures of the last epoch. Zeros: exact zeros / all trainable parameters. Several seeds:"
+        " mean ± sample standard deviation over finished runs. File: the exported file or, before"
+        " there is one, the weights after zstd; in brackets, how many times smaller than dense."
+        " Dense: the same optimizer without pruning."
+    )
+    titles, rows = tabulate(columns, [(arm.label, arm.colour, arm) for arm in arms])
+    return Table("Results", "setting", titles, rows, note)
+
+
+def full_table(arms: Sequence[Arm]) -> Table:
+    """Return all final figures, a row for every run."""
+    columns = [
+        Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
+        Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
+        Column[Arm]("nonzeros", lambda a: _cell(a, "nonzeros", lambda x: fixed(x, 0))),
+        Column[Arm]("test loss", lambda a: _cell(a, "test_loss", significant)),
+        Column[Arm]("train loss", lambda a: _cell(a, "train_loss", significant)),
+        Column[Arm]("peak memory, MiB", lambda a: _cell(a, "peak_memory_mib", _whole)),
+        Column[Arm]("weights after zstd, kB", _compressed),
+        Column[Arm]("status", lambda a: a.runs[0].status),
+    ]
+    runs = [replace(arm, label=run.name, runs=(run,)) for arm in arms for run in arm.runs]
+    titles, rows = tabulate(columns, [(run.label, run.colour, run) for run in runs])
+    return Table("Every run", "run", titles, rows)
+
+
+def layer_table(arm: Arm) -> Table | None:
+    """Return the zeros of every tensor of an arm's first counted run."""
+    summary = arm.counted[0].summary
+    rows = tuple(
+        Row(
+            layer.name,
+            arm.colour,
+            (
+                layer.kind or MISSING,
+                " × ".join(map(str, layer.shape)),
+                fixed(layer.zeros, 0),
+                fixed(layer.total, 0),
+                fixed(100 * layer.zeros / layer.total, 2) if layer.total else MISSING,
+                _share(layer.dead_outputs, layer.outputs),
+                _share(layer.unread_inputs, layer.inputs),
+            ),
+        )
+        for layer in (summary.layers or () if summary else ())
+    )
+    columns = ("type", "shape", "zeros", "of", "zeros, %", "dead outputs", "unread inputs")
+    return Table(f"Layers of {arm.counted[0].name}", "parameter", columns, rows) if rows else None
+
+
+def _points(arm: Arm, twin: Arm | None) -> float | None:
+    """How far an arm's accuracy is above its twin's, in percentage points."""
+    ours = arm.final("test_accuracy").mean
+    theirs = twin.final("test_accuracy").mean if twin else None
+    if ours is None or theirs is None or not math.isfinite(ours - theirs):
+        return None
+    return 100 * (ours - theirs)
+
+
+def _against_dense(arm: Arm, arms: Sequence[Arm]) -> str:
+    points = _points(arm, baseline(arm, arms)) if arm.is_finished else None
+    return MISSING if points is None else _signed(points)
+
+
+def _file(arm: Arm) -> tuple[Number, Number]:
+    """Size in bytes and how many times smaller than dense: exported or, failing that, zstd."""
+    found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
+    pairs = [(one.dense_bytes, one.file_bytes) for one in found]
+    pairs = pairs or [
+        (run.final("weights_bytes"), run.final("weights_zstd_bytes")) for run in arm.counted
+    ]
+    return (
+        statistic(small for _, small in pairs).mean,
+        statistic(dense / small for dense, small in pairs if dense and small).mean,
+    )
+
+
+def _latency(arm: Arm) -> tuple[float, str, Number] | None:
+    """Milliseconds in our engine, the fastest other runtime, and the ratio of the two."""
+    found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
+    names = dict.fromkeys(name for one in found for name in one.latency_ms)
+    means = {name: statistic(one.latency_ms.get(name) for one in found).mean for name in names}
+    known = {name: mean for name, mean in means.items() if mean}
+    if not known:
+        return None
+    ours = known.pop("dirprune", None) or known.pop(next(iter(known)))
+    other = min(known, key=lambda name: known[name], default="")
+    return ours, other, known[other] / ours if other else None
+
+
+def _file_cell(arm: Arm) -> str:
+    size, ratio = _file(arm)
+    text = MISSING if size is None else fixed(size / 1000, 1)
+    return f"{text} ({times(ratio)})" if ratio else text
+
+
+def _latency_cell(arm: Arm) -> str:
+    latency = _latency(arm)
+    if latency is None:
+        return MISSING
+    ours, other, ratio = latency
+    return f"{brief(ours)} ({other} {brief(ours * ratio)})" if ratio else brief(ours)
+
+
+def _compressed(arm: Arm) -> str:
+    size, dense = arm.final("weights_zstd_bytes").mean, arm.final("weights_bytes").mean
+    if size is None:
+        return MISSING
+    return fixed(size / 1000, 1) + (f" ({dense / size:.1f}×)" if dense else "")
+
+
+def _seeds(arm: Arm) -> str:
+    """Such as "1, 2, 3 (2 finished, 1 diverged)"."""
+    text = ", ".join(str(run.config["seed"]) for run in arm.runs)
+    kinds = [run.status for run in arm.runs]
+    if set(kinds) == {"finished"}:
+        return text
+    if len(kinds) == 1:
+        last = arm.runs[0].epochs[-1].epoch if arm.runs[0].epochs else 0
+        return f"{text} ({kinds[0]}, epoch {last} of {arm.config['epochs']})"
+    counts = (f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    return f"{text} ({', '.join(counts)})"
+
+
+def _cell(arm: Arm, name: str, text: Callable[[float], str]) -> str:
+    """Mean and, if there are several seeds, standard deviation."""
+    value = arm.final(name)
+    if value.mean is None:
+        return MISSING
+    if value.std is None or text is not significant:
+        return text(value.mean) + (f" ± {text(value.std)}" if value.std is not None else "")
+    digits = 3 if value.std == 0 else max(0, 1 - math.floor(math.log10(value.std)))
+    return f"{fixed(value.mean, digits)} ± {fixed(value.std, digits)}"
+
+
+def _spread(value: Statistic) -> str:
+    """Such as "98.1 ± 0.2 %"."""
+    if value.mean is None or value.std is None:
+        return percent(value.mean)
+    return f"{fixed(100 * value.mean, 1)} ± {percent(value.std)}".replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "−") if round(points, 2) else "±0.00"
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    return MISSING if part is None else f"{part} / {whole}"
+
+
+def _hundredths(share: float) -> str:
+    return fixed(100 * share, 2)
+
+
+def _whole(value: float) -> str:
+    return fixed(value, 0)

@@ -1,0 +1,145 @@
+"""What every page is made of: its template, its figures as JSON, its key, its file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
+from plotly.offline.offline import get_plotlyjs
+
+from dirprune._support.files import writing
+from dirprune.report.shared.numbers import significant
+from dirprune.report.shared.published import paper
+from dirprune.report.shared.styles import Style
+
+LINE = "M1 5H29"
+BASIC = {"scatter", "bar", "pie"}
+"""Traces that plotly's basic bundle draws, which is a quarter of the whole library."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its heading and caption; ``name`` is its anchor on the page.
+
+    ``reference`` names the paper's own figures, such as "Figures 4 and 7".
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    reference: str = ""
+
+    @property
+    def json(self) -> Markup:
+        """The figure for plotly.js; nothing in it can end the element that holds it."""
+        text: str = self.figure.to_json()  # type: ignore[no-untyped-call]
+        return Markup(text.replace("<", "\\u003c"))
+
+    @property
+    def description(self) -> str:
+        """What is drawn, for readers who do not see it."""
+        seen = []
+        for trace in self.figure.data:
+            values = [y for y in getattr(trace, "y", None) or () if isinstance(y, int | float)]
+            if trace.name and values:
+                known = sorted({f"{significant(v)}" for v in (values[0], values[-1])})
+                seen.append(f"{Markup(trace.name).unescape()}: {' to '.join(known)}")
+        return f"{self.title}. {'; '.join(dict.fromkeys(seen))}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of the page's one key to all figures, for the traces of a legend group.
+
+    ``path`` is SVG's: a line in the style's dash pattern, or the outline of a published point.
+    """
+
+    group: str
+    label: str
+    colour: str
+    path: str = LINE
+    dash: str = ""
+
+    @classmethod
+    def of(cls, style: Style) -> "Key":
+        """Return the entry of a style, as a line."""
+        return cls(style.key, style.label, style.colour, LINE, _dash_pattern(style.dash))
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure that matters, with what it is and what it is held against."""
+
+    title: str
+    value: str
+    note: str = ""
+
+
+def page(name: str, panels: Sequence[Panel], **values: Any) -> str:
+    """Fill a template.
+
+    Args:
+        name: Of the template, from this package.
+        panels: Its figures, in their order.
+        **values: The other variables of the template.
+
+    Returns:
+        HTML in which everything that came from a file is escaped.
+    """
+    environment = Environment(
+        loader=PackageLoader("dirprune.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filled: str = environment.get_template(name).render(
+        panels=panels, paper=paper(), plotly=Markup(_plotly(panels)), **values
+    )
+    return filled
+
+
+def pairs(record: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Flatten a nested object to dotted names and texts, without nulls."""
+    found = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found += pairs(value, f"{above}{key}.")
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            found.append((f"{above}{key}", " ".join(value)))
+        elif value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            found.append((f"{above}{key}", text))
+    return found
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write through a temporary file in the same folder, so that no reader sees half a page."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} for the report: create it first")
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _plotly(panels: Sequence[Panel]) -> str:
+    """The smallest of plotly's bundles that draws the figures."""
+    if not panels:
+        return ""
+    if {trace.type for panel in panels for trace in panel.figure.data} <= BASIC:
+        place = files("dirprune.report.shared").joinpath("plotly/plotly-basic.min.js")
+        return place.read_text(encoding="utf-8")
+    whole: str = get_plotlyjs()  # type: ignore[no-untyped-call]
+    return whole
+
+
+def _dash_pattern(dash: str) -> str:
+    """A plotly dash as SVG has it."""
+    patterns = {"dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 4"}
+    return patterns.get(dash, "" if dash == "solid" else "10 3 2 3")

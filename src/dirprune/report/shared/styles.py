@@ -1,0 +1,65 @@
+"""How methods and networks are drawn: one colour each, in every figure of every page."""
+
+from dataclasses import dataclass
+
+# Okabe and Ito's palette (2008), which colour-blind readers can tell apart. Its black and its
+# yellow become a grey and a dark yellow, so that every line shows on white and on dark grey.
+GREY, ORANGE, AMBER, PINK = "#767676", "#D55E00", "#E69F00", "#CC79A7"
+GREEN, BLUE, SKY, OLIVE = "#009E73", "#0072B2", "#56B4E9", "#9C8F00"
+METHODS = {
+    "sgd": ("SGD", GREY),
+    "adamw": ("AdamW", GREY),
+    "grda": ("gRDA", ORANGE),
+    "adam_grda": ("Adam gRDA", ORANGE),
+    "rda": ("RDA", AMBER),
+    "prox_sgd": ("Proximal SGD", PINK),
+    "gmp": ("Gradual magnitude", GREEN),
+    "magnitude": ("Magnitude", BLUE),
+    "random": ("Random", SKY),
+    "variational_dropout": ("Variational dropout", OLIVE),
+}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one thing is drawn in every figure; ``key`` is its legend group.
+
+    ``dash`` and ``symbol`` are plotly's names.
+    """
+
+    key: str
+    label: str
+    colour: str
+    dash: str
+    symbol: str
+
+
+def family(method: str) -> str:
+    """Return the known method that a name starts with, or the name itself.
+
+    Example:
+        >>> family("grda_momentum")
+        'grda'
+    """
+    known = [name for name in METHODS if method == name or method.startswith(f"{name}_")]
+    return max(known, key=len, default=method)
+
+
+def colour(method: str) -> str:
+    """Return the colour of a method."""
+    return METHODS.get(family(method), ("", OLIVE))[1]
+
+
+def title(method: str) -> str:
+    """Return a method's name for people.
+
+    Example:
+        >>> title("sgd_momentum")
+        'SGD with momentum'
+    """
+    kind = family(method)
+    variant = method.removeprefix(kind).strip("_").replace("_", " ")
+    joined = " with momentum" if variant == "momentum" else f", {variant}" if variant else ""
+    return METHODS.get(kind, (kind, ""))[0] + joined
