@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dirprune.train.runs import environment
+from dirprune._support.environment import environment
 
 
 def interleaved(

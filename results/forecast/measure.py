@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from dirprune._support.environment import environment
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
-from dirprune.train.runs import environment
 
 HERE = Path(__file__).parent
 # The rule was settled with seed 1 and without BatchNorm.

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from dirprune import threshold_path
+from dirprune._support.environment import environment
 from dirprune._support.files import read_json, write_json
 from dirprune.data.loading import load
 from dirprune.landscape import path, straight_line
@@ -31,7 +32,7 @@ from dirprune.survey.survey import survey
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
-from dirprune.train.runs import RunFolder, environment
+from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 
 HERE = Path(__file__).parent

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune import refresh_batchnorm
+from dirprune._support.environment import environment
 from dirprune.data.loading import load
 from dirprune.landscape import (
     Hessian,
@@ -33,7 +34,6 @@ from dirprune.models import build_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
-from dirprune.train.runs import environment
 
 HERE = Path(__file__).parent
 DIGITS = TrainConfig(device="cpu", method="sgd", augment=False)

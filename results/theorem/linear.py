@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dirprune import soft_threshold
-from dirprune.train.runs import environment
+from dirprune._support.environment import environment
 
 HERE = Path(__file__).parent
 PAGE = runpy.run_path(str(HERE.parents[1] / "docs" / "gallery" / "theorem.py"))

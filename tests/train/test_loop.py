@@ -20,14 +20,16 @@ from torch.optim import SGD
 
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from dirprune._support.files import naming_errors
+from dirprune._support.lock import FolderInUse
 from dirprune._support.tensors import write_tensors
 from dirprune.data.loading import load
 from dirprune.models import build_model
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
-from dirprune.train.errors import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted, OutOfMemory
 from dirprune.train.loop import train
+from dirprune.train.resources import forward_flops
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import open_session
@@ -395,6 +397,7 @@ def test_a_network_of_zeros_is_noticed(tmp_path: Path) -> None:
         train(dense_biases, tmp_path / "run", overwrite=True, display=QUIET)
 
 
+@pytest.mark.filterwarnings("ignore:every entry of .* is zero:UserWarning")
 def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) -> None:
     config = replace(SHORT, method="sgd", epochs=4)
     weights = dict(open_session(config).net.state_dict())
@@ -407,7 +410,9 @@ def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
 
 
-def test_resuming_refuses_other_checkpoints(tmp_path: Path) -> None:
+def test_resuming_refuses_other_checkpoints(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(SHORT, out, display=Recorder(STEPS + 2, interrupt))
@@ -424,22 +429,105 @@ def test_resuming_refuses_other_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step-00000017.*another model"):
         train(SHORT, out, resume=True, display=QUIET)
     latest.write_bytes(latest.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"step-00000017.*delete it") as caught:
+    train(SHORT, tmp_path / "whole", display=QUIET)
+    recorder = Recorder()
+    assert train(SHORT, out, resume=True, display=recorder)["status"] == "finished"
+    assert recorder.started[2] == STEPS  # the checkpoint before the damaged one
+    assert str(latest) in caplog.text
+    assert (out / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+    (out / "summary.json").unlink()
+    for path in list_checkpoints(out / "checkpoints"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000030.*delete it") as caught:
         train(SHORT, out, resume=True, display=QUIET)
     one_line(caught.value)
 
-    latest.unlink()
-    assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
-
 
 def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no run"):
-        train(SHORT, tmp_path / "run", resume=True, display=QUIET)
     with pytest.raises(ValueError, match="exclude each other"):
         train(SHORT, tmp_path / "run", resume=True, overwrite=True, display=QUIET)
-    train(replace(SHORT, epochs=1), tmp_path / "run", display=QUIET)
+    one = replace(SHORT, epochs=1)
+    assert train(one, tmp_path / "run", resume=True, display=QUIET)["status"] == "finished"
     with pytest.raises(ValueError, match="holds another run"):
         train(SHORT, tmp_path / "run", display=QUIET)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="of no run of dirprune"):
+        train(one, tmp_path / "other", resume=True, display=QUIET)
+
+
+def run_tree(out: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_run_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    out, refused = tmp_path / "run", []
+
+    def start_again() -> None:
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(FolderInUse, match=f"{out} is in use by process") as caught:
+                train(replace(SHORT, epochs=1), out, display=QUIET, **options)
+            refused.append(one_line(caught.value))
+
+    train(SHORT, out, display=Recorder(STEPS + 1, start_again))
+    assert len(refused) == 3
+    train(SHORT, tmp_path / "alone", display=QUIET)
+    assert metrics(out) == metrics(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("how", ["diverges", "interrupted twice"])
+def test_an_overwrite_that_comes_to_nothing_keeps_the_old_run(tmp_path: Path, how: str) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    out = tmp_path / "run"
+    train(replace(SHORT, epochs=1), out, display=QUIET)
+    before = run_tree(out)
+    if how == "diverges":
+        with pytest.raises(Diverged, match="the earlier run is kept"):
+            train(replace(SHORT, lr=1e20), out, overwrite=True, display=QUIET)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(SHORT, out, overwrite=True, display=Recorder(3, twice))
+    assert run_tree(out) == before
+
+
+def test_a_folder_that_disappears_is_named_and_not_half_created(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match=f"{out} was moved or deleted") as caught:
+        train(SHORT, out, display=Recorder(STEPS + 1, lambda: out.rename(tmp_path / "moved")))
+    one_line(caught.value)
+    assert not out.exists()
+    assert train(SHORT, tmp_path / "moved", resume=True, display=QUIET)["status"] == "finished"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_too_little_memory_is_said_in_one_line(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(OutOfMemory, match="batch_size 100: use a smaller batch_size") as caught:
+        train(SHORT, tmp_path / "run", display=Recorder(3, fail))
+    one_line(caught.value)
+
+
+def test_threads_follow_the_option_or_the_network(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+    for config in (SHORT, replace(SHORT, threads=3)):
+        look = Recorder(1, lambda: seen.append(torch.get_num_threads()))
+        train(replace(config, epochs=1), tmp_path / str(config.threads), display=look)
+    assert seen == [min(2, before), 3]
+    assert torch.get_num_threads() == before
+
+
+def test_a_larger_network_gets_more_threads() -> None:
+    per_image = forward_flops(open_session(replace(SHORT, model="resnet20")))
+    fine = open_session(replace(SHORT, model="mlp"))
+    assert forward_flops(fine) == 2 * (64 * 512 + 512 * 10)
+    assert per_image > 30 * forward_flops(fine)
 
 
 @pytest.mark.parametrize(

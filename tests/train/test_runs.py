@@ -1,14 +1,20 @@
+import contextlib
+import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dirprune._support.files import write_json, writing
+from dirprune._support.environment import environment
+from dirprune._support.files import read_json, write_json, writing
 from dirprune.train.config import TrainConfig
-from dirprune.train.runs import RunFolder, environment
+from dirprune.train.replaced import abandon, discard_replaced, locked_run, restore_replaced
+from dirprune.train.runs import RunFolder
 from dirprune.train.summary import histogram
 
 CONFIG = TrainConfig(lr_steps=(0.25, 0.5))
@@ -62,7 +68,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder
     (folder.checkpoints / "mine.txt").touch()
     folder.check_free(overwrite=True)
     folder.begin(CONFIG, None, "cpu", {})
-    folder.settle()
+    discard_replaced(folder.path)
     left = ["checkpoints", "checkpoints/mine.txt", "config.json", "notes.txt"]
     assert contents(folder.path) == left
     assert (folder.path / "notes.txt").read_text() == "mine"
@@ -73,15 +79,14 @@ def test_an_overwritten_run_comes_back_while_nothing_new_is_saved(folder: RunFol
         return {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
 
     before = files()
-    for _ in range(2):  # the second start finds what a killed one has left
-        folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
-        (folder.path / "events.out.tfevents.2").touch()
+    folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+    (folder.path / "events.out.tfevents.2").touch()
     assert not folder.summary.exists()
-    folder.give_back()
+    abandon(folder.path)
     assert files() == before
     folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
     write_json(folder.summary, {"status": "diverged"})
-    folder.give_back()
+    abandon(folder.path)
     assert json.loads(folder.summary.read_text()) == {"status": "diverged"}
 
 
@@ -103,7 +108,7 @@ def test_an_overwritten_run_comes_back_if_the_disk_is_full(
 def test_a_new_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(CONFIG, None, "cpu", {})
-    folder.give_back()
+    abandon(folder.path)
     assert not contents(tmp_path)
     folder.check_free()
 
@@ -164,7 +169,7 @@ def test_resuming_needs_the_same_config(folder: RunFolder, tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["no json", "[1]", '{"config": [1], "versions": {}}'])
 def test_a_damaged_config_is_named(folder: RunFolder, text: str) -> None:
     folder.config.write_text(text)
-    with pytest.raises(FileNotFoundError, match=r"config\.json is damaged"):
+    with pytest.raises(ValueError, match=r"config\.json is"):
         folder.check_resumable(CONFIG)
 
 
@@ -233,3 +238,118 @@ def test_histograms_of_nothing_and_of_zeros() -> None:
     assert histogram([]) is None
     found = histogram([torch.zeros(5)], bins=3)
     assert found == {"edges": pytest.approx([-1, -1 / 3, 1 / 3, 1]), "counts": [0, 5, 0]}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may handle it."""
+
+
+def kill_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Die before the change number ``count`` of the file system, if there are as many."""
+    done: list[str] = []
+
+    def dying(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            if len(done) == count:
+                raise Killed
+            done.append(name)
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "mkdir")):
+        dying(owner, name)
+    dying(shutil, "rmtree")
+    return done
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    names = {p.relative_to(path).as_posix(): p for p in path.rglob("*")}
+    return {n: p.read_bytes() for n, p in names.items() if p.is_file() and ".part" not in n}
+
+
+def write_first_checkpoint(folder: RunFolder) -> None:
+    (folder.checkpoints).mkdir(exist_ok=True)
+    (folder.checkpoints / "step-00000007.safetensors").write_text("new")
+    discard_replaced(folder.path)
+
+
+@pytest.mark.parametrize("ending", ["killed", "abandoned", "saved"])
+def test_a_kill_at_any_moment_of_an_overwrite_loses_no_run(
+    folder: RunFolder, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every prefix of the changes, then of the changes of the recovery, leaves a whole run."""
+    before = tree(folder.path)
+    saved = tmp_copy(folder.path)
+    restored = replaced = 0
+    for count in itertools.count():
+        shutil.rmtree(folder.path)
+        shutil.copytree(saved, folder.path)
+        with monkeypatch.context() as patch:
+            done = kill_at(count, patch)
+            with contextlib.suppress(Killed):
+                folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+                folder.append_metrics({"epoch": 1})
+                if ending == "abandoned":
+                    abandon(folder.path)
+                elif ending == "saved":
+                    write_first_checkpoint(folder)
+        whole = len(done) < count
+        for again in (0, 1, 2, 3, 5, 8, None):
+            with monkeypatch.context() as patch, contextlib.suppress(Killed):
+                if again is not None:
+                    kill_at(again, patch)
+                restore_replaced(folder.path)
+        assert not list(folder.path.glob(".replaced")) + list(folder.path.glob(".discarded"))
+        if (folder.checkpoints / "step-00000007.safetensors").exists():
+            assert read_json(folder.config)["config"]["lr"] == 0.2
+            assert tree(folder.path).keys() & before.keys() == {
+                "config.json",
+                "metrics.jsonl",
+                "notes.txt",
+            }
+            replaced += 1
+        else:
+            assert tree(folder.path) == before
+            restored += 1
+        if whole:
+            break
+    assert restored > 8
+    assert (replaced > 1) is (ending == "saved")
+
+
+def tmp_copy(path: Path) -> Path:
+    return Path(shutil.copytree(path, path.with_name("saved")))
+
+
+def test_the_next_command_restores_and_says_so(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = tree(folder.path)
+    folder.begin(replace(CONFIG, lr=0.2), None, "cpu", {})
+    with locked_run(folder.path):
+        pass
+    assert tree(folder.path) == before
+    assert "earlier run is restored" in caplog.text
+
+
+def test_a_run_of_a_newer_format_is_refused(folder: RunFolder) -> None:
+    record = read_json(folder.config)
+    write_json(folder.config, record | {"version": 99})
+    with pytest.raises(ValueError, match="format version 99, this dirprune reads 1: install"):
+        folder.read_config()
+    write_json(folder.config, {k: v for k, v in record.items() if k not in ("format", "version")})
+    assert folder.read_config()["config"] == record["config"]
+
+
+def test_an_added_field_and_other_threads_do_not_stop_a_run_from_resuming(
+    folder: RunFolder,
+) -> None:
+    record = read_json(folder.config)
+    del record["config"]["validation"], record["config"]["workers"]
+    write_json(folder.config, record)
+    folder.check_resumable(replace(CONFIG, threads=3, workers=1))
+    with pytest.raises(ValueError, match=r"validation was 0\.0, now 0\.5"):
+        folder.check_resumable(replace(CONFIG, validation=0.5))

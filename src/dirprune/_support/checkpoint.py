@@ -15,6 +15,10 @@ from dirprune._support.tensors import write_tensors
 _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
 
 
+class DamagedCheckpoint(ValueError):
+    """The file is not what was written."""
+
+
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write a checkpoint as a whole or not at all.
 
@@ -55,28 +59,33 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If the file is cut off, was changed, or is of something else.
+        DamagedCheckpoint: If the file is cut off, was changed, or is of something else.
+        ValueError: If another version of the format wrote it.
     """
-    advice = "delete it to go on without it"
+    advice = "delete it to resume without it"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is cut off or no checkpoint ({error}): {advice}") from error
+        raise DamagedCheckpoint(
+            f"{path} is cut off or no checkpoint ({error}): {advice}"
+        ) from error
     try:
         header = json.loads(metadata.get(_KEY, "null"))
     except json.JSONDecodeError:
         header = None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"{path} is a safetensors file but no checkpoint of dirprune: {advice}")
+        raise DamagedCheckpoint(
+            f"{path} is a safetensors file but no checkpoint of dirprune: {advice}"
+        )
     if header.get("version") != _VERSION:
         raise ValueError(
             f"{path} has checkpoint version {header.get('version')}, this dirprune reads "
             f"{_VERSION}: resume with the dirprune that wrote it"
         )
     if header.get("sha256") != _digest(tensors, str(header.get("meta"))):
-        raise ValueError(f"{path} was changed after it was written: {advice}")
+        raise DamagedCheckpoint(f"{path} was changed after it was written: {advice}")
     meta: dict[str, Any] = json.loads(header["meta"])
     return tensors, meta
 

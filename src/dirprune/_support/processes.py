@@ -1,5 +1,6 @@
 """The processes of a distributed run: the rank of this process, and values all ranks agree on."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -29,3 +30,22 @@ def broadcast_from_rank0(value: Value) -> Value:
     if rank_and_world()[1] > 1:
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def call_on_rank0(function: Callable[[], Value]) -> Value:
+    """Call a function on rank 0 only, and return its value on every rank.
+
+    Raises:
+        Exception: On every rank, what the function raised.
+    """
+    value: Value | None = None
+    error: Exception | None = None
+    if rank_and_world()[0] == 0:
+        try:
+            value = function()
+        except Exception as caught:
+            error = caught
+    value, error = broadcast_from_rank0((value, error))
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]

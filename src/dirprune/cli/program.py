@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from dirprune.cli.commands import is_first
 from dirprune.cli.parsing import parse, unboxed
-from dirprune.train.errors import Diverged, Interrupted
+from dirprune.train.errors import Diverged, Interrupted, OutOfMemory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(problem, 130) if is_first() else 130
     except KeyboardInterrupt:
         return _fail("interrupted; what was saved is kept", 130)
-    except (ValueError, TypeError, OSError, ImportError) as problem:
+    except (ValueError, TypeError, OSError, ImportError, OutOfMemory) as problem:
         return _fail(problem, 2)
     return 0
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from dirprune._support.cpus import num_cpus
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.folders import class_folders, decode_small, evaluation_parts
@@ -59,7 +60,14 @@ class Dataset:
         return {name: getattr(self, name) for name in names}
 
 
-def load(name: str, *, validation: float = 0.0, seed: int = 0, augment: bool = True) -> Dataset:
+def load(
+    name: str,
+    *,
+    validation: float = 0.0,
+    seed: int = 0,
+    augment: bool = True,
+    workers: int | None = None,
+) -> Dataset:
     """Read a data set by its name.
 
     - ``digits``: scikit-learn's, 8x8, a fixed stratified 80/20 split, no augmentation.
@@ -81,6 +89,8 @@ def load(name: str, *, validation: float = 0.0, seed: int = 0, augment: bool = T
         validation: Share of the training images to hold out for validation, in [0, 1).
         seed: Decides which images are held out.
         augment: Whether training batches are augmented, where the data set has augmentation.
+        workers: Processes that decode streamed images; 0 decodes in this process. By default one
+            for each CPU that this process may use, at most 8.
 
     Returns:
         The data set.
@@ -103,7 +113,7 @@ def load(name: str, *, validation: float = 0.0, seed: int = 0, augment: bool = T
     if kind in ("imagefolder", "imagenet"):
         if not folder:
             raise ValueError(f"data {name!r} needs a folder: write {kind}:FOLDER")
-        data = _folders(kind, folder)
+        data = _folders(kind, folder, workers)
     else:
         data = _standard(kind, folder)
     if validation:
@@ -144,7 +154,7 @@ def _standard(kind: str, folder: str) -> Dataset:
     return _in_memory(num_classes, cifar(kind, folder), CIFAR_STATISTICS, CropFlip(4))
 
 
-def _folders(kind: str, folder: str) -> Dataset:
+def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
     if kind == "imagenet" and not Path(folder).expanduser().exists():
         raise FileNotFoundError(
             f"no folder {folder}: imagenet:FOLDER holds train/CLASS/ and val/CLASS/; "
@@ -158,7 +168,8 @@ def _folders(kind: str, folder: str) -> Dataset:
         parts = [(x, labels) for x, (_, labels) in zip(images, files, strict=True)]
         augmentation = CropFlip(4, "reflect") if min(images[0].shape[2:]) >= 28 else None
         return _in_memory(len(classes), parts, channel_statistics(images[0]), augmentation)
-    sources = [StreamSource(*part, *IMAGENET_STATISTICS) for part in files]
+    count = min(8, num_cpus()) if workers is None else workers
+    sources = [StreamSource(*part, *IMAGENET_STATISTICS, workers=count) for part in files]
     return _dataset(len(classes), 3, (224, 224), sources, augment=True)
 
 

@@ -1,6 +1,5 @@
 """Large data: image files decoded by worker processes while the model trains."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +39,7 @@ class StreamSource(Source):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int = 224
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: int = 0
 
     def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode the images; see `Source.read`.

@@ -9,12 +9,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dirprune.train.errors import Diverged, Interrupted, Stopped
+from dirprune.train.errors import Diverged, Interrupted, OutOfMemory, Stopped
 from dirprune.train.stopping import StopSignals
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 # What a call may raise for good reasons: told to the caller, who knows what to do.
-_PASSED_ON = (ValueError, TypeError, OSError, ImportError)
+_PASSED_ON = (ValueError, TypeError, OSError, ImportError, OutOfMemory)
 
 
 def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:

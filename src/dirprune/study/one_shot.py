@@ -15,6 +15,7 @@ from dirprune.groups import param_groups
 from dirprune.train.baselines.masked import magnitudes, smallest
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
+from dirprune.train.replaced import discard_replaced
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import Progress, open_session
 from dirprune.train.summary import finished_summary
@@ -64,7 +65,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
         weights=folder.weights,
     )
     write_json(folder.summary, figures | {"epochs": config.epochs})
-    folder.settle()  # a try that was cut short, if there was one
+    discard_replaced(folder.path)  # an attempt that was cut short, if there was one
 
 
 @torch.no_grad()

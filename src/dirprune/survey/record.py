@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from dirprune._support.environment import environment
 from dirprune._support.files import read_json, write_json
 from dirprune.landscape import Frame, Measured, PathFigures, PlaneFigures
 from dirprune.landscape.connectivity.paths import Profile
 from dirprune.survey.config import SurveyConfig
-from dirprune.train.runs import environment
 
 FORMAT, VERSION = "dirprune-landscape", 1
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from dirprune.train.sizes import parse_size
 
+TECHNICAL = ("threads", "workers")
+"""Fields that may differ when a run is resumed."""
+
 Schedule = Literal["constant", "piecewise", "steps", "cosine"]
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
@@ -62,6 +65,10 @@ class TrainConfig:
         refresh_batchnorm: Re-estimate BatchNorm statistics before the final evaluation; off in the
             paper.
         keep_checkpoints: How many of the latest checkpoints stay on disk, at least 1.
+        threads: CPU threads of the training process. By default a small network gets two, since
+            more threads would wait for each other; larger ones get all CPUs that are allowed.
+        workers: Processes that decode streamed images; 0 decodes in the training process. By
+            default one for each CPU that is allowed, at most 8.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field and the range.
@@ -106,11 +113,13 @@ class TrainConfig:
     accumulation: int = 1
     refresh_batchnorm: bool = False
     keep_checkpoints: int = 2
+    threads: int | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Check every range once, so that nothing later has to."""
         _in_range("width", self.width, 0 < self.width <= 100, "above 0, at most 100")
-        _in_range("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _in_range("epochs", self.epochs, 1 <= self.epochs <= 10**6, "in [1, 1000000]")
         _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _in_range("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
         _in_range("c", self.c, 0 <= self.c < math.inf, "at least 0 and finite")
@@ -125,13 +134,16 @@ class TrainConfig:
         self._check_target()
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
         warmup = self.warmup_epochs
-        _in_range("warmup_epochs", warmup, 0 <= warmup < math.inf, "at least 0 and finite")
+        _in_range("warmup_epochs", warmup, 0 <= warmup <= 10**6, "in [0, 1000000]")
         _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
         batches = self.batch_seed
         _in_range("batch_seed", batches, batches is None or 0 <= batches < 2**32, "in [0, 2**32)")
         _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
         _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
+        threads, workers = self.threads, self.workers
+        _in_range("threads", threads, threads is None or 1 <= threads <= 1024, "in [1, 1024]")
+        _in_range("workers", workers, workers is None or 0 <= workers <= 1024, "in [0, 1024]")
 
     @property
     def seed_of_batches(self) -> int:

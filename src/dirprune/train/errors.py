@@ -7,6 +7,10 @@ class Diverged(RuntimeError):
     """The loss is no longer finite, or so much is zero that the image no longer matters."""
 
 
+class OutOfMemory(MemoryError):
+    """The device or the host has too little memory for the run."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM came; the run was saved after the step it was in.
 

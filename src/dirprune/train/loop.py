@@ -1,18 +1,19 @@
 """The one training loop: every method, precision, device and number of processes."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor
 
 from dirprune._support.checkpoint import (
+    DamagedCheckpoint,
     checkpoint_path,
     list_checkpoints,
     load_checkpoint,
@@ -20,6 +21,7 @@ from dirprune._support.checkpoint import (
     save_checkpoint,
 )
 from dirprune._support.files import write_json
+from dirprune._support.processes import broadcast_from_rank0, call_on_rank0
 from dirprune._support.tensors import write_tensors
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
@@ -30,10 +32,13 @@ from dirprune.train.evaluation import (
     refresh_statistics,
     share_buffers,
 )
+from dirprune.train.replaced import abandon, discard_replaced, is_replacing, locked_run
+from dirprune.train.resources import limited_threads, naming_out_of_memory
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import (
     Progress,
     Session,
+    open_accelerator,
     open_session,
     peak_memory_mib,
     restore,
@@ -49,6 +54,8 @@ from dirprune.train.summary import (
 
 # Steps between two looks at the loss and at what other processes want: each makes a GPU wait.
 CHECK_EVERY = 10
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -90,45 +97,57 @@ def train(
         >>> summary["status"], summary["sparsity"] > 0.05
         ('finished', True)
     """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    accelerator = open_accelerator(config)
     folder = RunFolder(Path(out))
-    finished = _check_folder(folder, config, resume=resume, overwrite=overwrite)
-    if finished is not None:
-        return finished
-    session = open_session(config)
-    progress = _resume(session, folder) if resume else Progress(session.zero_totals())
+    with ExitStack() as stack:
+        call_on_rank0(lambda: stack.enter_context(locked_run(folder.path)))
+        begun = call_on_rank0(lambda: _check_folder(folder, config, resume, overwrite))
+        summary = folder.read_summary() if begun else None
+        if summary and summary["status"] == "finished":
+            return summary
+        session = open_session(config, accelerator)
+        stack.enter_context(limited_threads(session))
+        with naming_out_of_memory(config):
+            return _start(session, folder, begun, recipe, display)
+
+
+def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrite: bool) -> bool:
+    """Refuse a folder that does not fit, or return whether its run is to be resumed."""
+    if resume and folder.config.exists():
+        folder.check_resumable(config)
+        return True
+    folder.check_free(overwrite=overwrite)
+    return False
+
+
+def _start(
+    session: Session,
+    folder: RunFolder,
+    begun: bool,
+    recipe: Mapping[str, Any] | None,
+    display: Display | None,
+) -> Summary:
+    """Start or resume a run, and undo the start if nothing comes of it."""
+    progress = _resume(session, folder) if begun else Progress(session.zero_totals())
     if progress.step == 0:
         start_steering(session, progress)
     session.accelerator.wait_for_everyone()  # all have read before one writes
     main = session.accelerator.is_main_process
-    if main:
-        if resume:
-            folder.truncate_metrics(progress.step // session.steps_per_epoch)
-            folder.summary.unlink(missing_ok=True)
-        else:
-            folder.begin(config, recipe, session.device.type, session.data.task)
+    if main and begun:
+        folder.truncate_metrics(progress.step // session.steps_per_epoch)
+        folder.summary.unlink(missing_ok=True)
+    elif main:
+        folder.begin(session.config, recipe, session.device.type, session.data.task)
     shown = Displays(TensorBoard(folder.path), display or ConsoleDisplay()) if main else Displays()
     try:
         summary = _train_all(session, progress, folder, shown)
-    except (ValueError, OSError):  # the user's to mend, upon which he starts again
-        if main and not resume:
-            folder.give_back()
+    except BaseException:
+        if main and not begun:
+            abandon(folder.path)
         raise
-    everywhere: list[Summary] = broadcast_object_list([summary])
-    return everywhere[0]
-
-
-def _check_folder(
-    folder: RunFolder, config: TrainConfig, *, resume: bool, overwrite: bool
-) -> Summary | None:
-    """Refuse a folder that does not fit, before anything else; or find the run finished."""
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    if not resume:
-        folder.check_free(overwrite=overwrite)
-        return None
-    folder.check_resumable(config)
-    summary = folder.read_summary()
-    return summary if summary and summary["status"] == "finished" else None
+    return broadcast_from_rank0(summary)
 
 
 def _train_all(
@@ -224,6 +243,7 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
             progress.best = {name: record[name] for name in names}
     progress.totals, progress.seconds = session.zero_totals(), 0.0
     if session.accelerator.is_main_process:
+        folder.check_exists()
         folder.append_metrics(record)
         _save(session, progress, folder)
         display.epoch(record)
@@ -248,7 +268,9 @@ def _check_alive(session: Session, progress: Progress, folder: RunFolder) -> Non
 def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: str) -> NoReturn:
     last = list_checkpoints(folder.checkpoints)
     kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
-    if session.accelerator.is_main_process:
+    if is_replacing(folder.path):
+        kept = "the earlier run is kept"
+    elif session.accelerator.is_main_process:
         _write_unfinished("diverged", progress, folder)
     steered = session.config.target_sparsity or session.config.target_size
     knobs = "lr or target, more epochs, a larger mu," if steered else "lr, c, mu or sparsity,"
@@ -273,25 +295,33 @@ def _interrupt(session: Session, progress: Progress, folder: RunFolder) -> None:
 
 def _write_unfinished(status: str, progress: Progress, folder: RunFolder) -> None:
     write_json(folder.summary, unfinished_summary(status, folder.read_metrics(), progress.best))
-    folder.settle()
 
 
 def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
+    folder.check_exists()
     peak = peak_memory_mib(session.device)
     progress.peak_memory_mib = max(progress.peak_memory_mib, peak)
     path = checkpoint_path(folder.checkpoints, progress.step)
     save_checkpoint(path, *snapshot(session, progress))
     best = progress.best["step"] if progress.best else None
     remove_old_checkpoints(folder.checkpoints, session.config.keep_checkpoints, best)
-    folder.settle()
+    discard_replaced(folder.path)
 
 
 def _resume(session: Session, folder: RunFolder) -> Progress:
-    """Bring the session to the latest checkpoint, or leave it at its start if there is none."""
-    checkpoints = list_checkpoints(folder.checkpoints)
-    if not checkpoints:
-        return Progress(session.zero_totals())
-    return restore(session, *load_checkpoint(checkpoints[-1]), str(checkpoints[-1]))
+    """Restore the latest whole checkpoint, or leave the session at its start if there is none."""
+    damaged: list[DamagedCheckpoint] = []
+    for path in reversed(list_checkpoints(folder.checkpoints)):
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedCheckpoint as error:  # noqa: PERF203
+            _log.warning("%s: resuming from the checkpoint before it", error)
+            damaged.append(error)
+        else:
+            return restore(session, *checkpoint, str(path))
+    if damaged:
+        raise damaged[0]
+    return Progress(session.zero_totals())
 
 
 def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:

@@ -1,24 +1,19 @@
-"""The folder of a run: which files it has, and what the run depended on."""
+"""The folder of a run: its files, and what may be done with them."""
 
 import json
 import os
-import platform
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dirprune._support.environment import environment
 from dirprune._support.files import naming_errors, read_json, write_json, writing
-from dirprune.train.config import TrainConfig
+from dirprune.train.config import TECHNICAL, TrainConfig
+from dirprune.train.replaced import restore_replaced, set_aside
 
-_PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")
+FORMAT, VERSION = "dirprune-run", 1
+"""Written into config.json; the version changes when older programs could not read a run."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,6 @@ class RunFolder:
         """The folder of what resuming needs."""
         return self.path / "checkpoints"
 
-    @property
-    def replaced(self) -> Path:
-        """The folder of the run that is being overwritten, until the new one has saved."""
-        return self.path / ".replaced"
-
     def check_free(self, *, overwrite: bool = False) -> None:
         """Refuse a folder in which a new run would destroy something.
 
@@ -85,7 +75,7 @@ class RunFolder:
             raise NotADirectoryError(f"{self.path} is a file: give a folder for the run")
         own = (self.config, self.metrics, self.summary, self.weights, self.checkpoints)
         taken = [path.name for path in own if path.exists()]
-        if taken and not self._holds_run():
+        if taken and not self.holds_run():
             raise ValueError(
                 f"{self.path} holds {taken[0]}, which is of no run of dirprune: "
                 "choose another folder"
@@ -97,28 +87,19 @@ class RunFolder:
             )
 
     def check_resumable(self, config: TrainConfig) -> None:
-        """Refuse to continue a run that is not there or that is another one.
+        """Refuse to resume another run, or one that has diverged.
 
         Args:
-            config: What the run is to be continued with.
+            config: What the run is to be resumed with.
 
         Raises:
             FileNotFoundError: If there is no run.
             ValueError: If the run was started with other values, or has diverged.
         """
-        if not self._holds_run():
-            damaged = self.config.is_file()
-            raise FileNotFoundError(
-                f"{self.config} is damaged or of no run of dirprune: restore it, or choose "
-                "another folder"
-                if damaged
-                else f"{self.path} holds no run that could be resumed: leave out --resume "
-                "(resume=True) to start one"
-            )
-        check_same_config(read_json(self.config)["config"], config, str(self.path))
+        check_same_config(self.read_config()["config"], config, str(self.path))
         if (self.read_summary() or {}).get("status") == "diverged":
             raise ValueError(
-                f"{self.path} diverged and would do so again: start anew with --overwrite "
+                f"{self.path} diverged and would do so again: start again with --overwrite "
                 "(overwrite=True) and a smaller lr, c or mu"
             )
 
@@ -129,24 +110,21 @@ class RunFolder:
         device: str,
         task: Mapping[str, Any],
     ) -> None:
-        """Start a run: set aside what an earlier one wrote, and nothing else; write the config.
-
-        The earlier run comes back with :meth:`give_back`, and is gone for good with
-        :meth:`settle`.
+        """Start a run: set an earlier one aside and write the config.
 
         Args:
             config: Of the new run.
             recipe: Its name and published figures, if it is one of the paper's.
             device: What the run computes on.
-            task: What the network has to fit, as :attr:`.data.Dataset.task` gives it.
+            task: What the network has to fit, as :attr:`dirprune.data.Dataset.task` gives it.
         """
         with naming_errors(self.path):
-            if self.replaced.exists():  # a start that was cut short: what it left is not that run
-                self._clear()
-            else:
-                self._set_aside()
+            if self.holds_run():
+                set_aside(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
         record = {
+            "format": FORMAT,
+            "version": VERSION,
             "config": asdict(config),
             "recipe": dict(recipe) if recipe else None,
             "task": dict(task),
@@ -154,23 +132,34 @@ class RunFolder:
         try:
             write_json(self.config, record | environment(device))
         except OSError:
-            self.give_back()
+            restore_replaced(self.path)
             raise
 
-    def settle(self) -> None:
-        """Remove the run that this one replaces."""
-        if self.replaced.is_dir():
-            with naming_errors(self.replaced):
-                shutil.rmtree(self.replaced)
+    def read_config(self) -> dict[str, Any]:
+        """Read config.json.
 
-    def give_back(self) -> None:
-        """Undo :meth:`begin`, if nothing of the new run has been saved."""
-        if self.summary.exists() or any(self.checkpoints.glob("step-*")):
-            return
-        self._clear()
-        if self.replaced.is_dir():
-            _move(self.replaced, self.path, _written(self.replaced))
-            shutil.rmtree(self.replaced)
+        Returns:
+            At least the keys ``config`` and ``versions``.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If the file is damaged, of something else, or of a newer version.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(
+                f"{self.path} holds no run (no config.json): give the folder of a run"
+            )
+        record = read_json(self.config)
+        if not record.keys() >= {"config", "versions"} or not isinstance(record["config"], dict):
+            raise ValueError(f"{self.config} is damaged or of no run of dirprune: restore it")
+        version = record.get("version", 1)  # version 0.1 of dirprune wrote none
+        if version != VERSION:
+            wrote = dict(record["versions"]).get("dirprune")
+            raise ValueError(
+                f"{self.config} has format version {version}, this dirprune reads {VERSION}: "
+                f"install the dirprune that wrote it ({wrote}) or a newer one"
+            )
+        return record
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the final figures, or None while there are none."""
@@ -225,121 +214,50 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def _holds_run(self) -> bool:
-        if not self.config.is_file():
-            return False
+    def check_exists(self) -> None:
+        """Refuse to write into a run's folder that has been moved or deleted.
+
+        Raises:
+            FileNotFoundError: If the folder is gone; it is not created again with half a run.
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(
+                f"{self.path} was moved or deleted during the run: restore it and resume with "
+                "--resume (resume=True), or start again"
+            )
+
+    def holds_run(self) -> bool:
+        """Return whether there is a config.json of this program, of whatever version."""
         try:
-            record = json.loads(self.config.read_text())
-        except ValueError:
+            record = read_json(self.config)
+        except (OSError, ValueError):
             return False
-        known = isinstance(record, dict) and record.keys() >= {"config", "versions"}
-        return known and isinstance(record["config"], dict)
-
-    def _clear(self) -> None:
-        for path in _written(self.path) if self._holds_run() else ():
-            path.unlink()
-        _remove_empty(self.checkpoints)
-
-    def _set_aside(self) -> None:
-        if self._holds_run():
-            _move(self.path, self.replaced, _written(self.path))
-            _remove_empty(self.checkpoints)
-
-
-def _written(path: Path) -> list[Path]:
-    """What a run has written into its folder."""
-    folder = RunFolder(path)
-    files = [folder.metrics, folder.summary, folder.weights, folder.exported, path / "report.html"]
-    files += folder.checkpoints.glob("step-*.safetensors")
-    files += path.glob("events.out.tfevents.*")
-    # The config goes last: while it is there, an overwrite that was cut short can be repeated.
-    return [file for file in (*files, folder.config) if file.exists()]
-
-
-def _move(source: Path, target: Path, files: list[Path]) -> None:
-    for file in files:
-        moved = target / file.relative_to(source)
-        moved.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(moved)
-
-
-def _remove_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        return record.keys() >= {"config", "versions"} and isinstance(record["config"], dict)
 
 
 def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str) -> None:
-    """Refuse to go on with other values than a run was started with.
+    """Refuse to resume with other values than a run was started with.
+
+    Fields that decide no weights (:data:`.config.TECHNICAL`) may differ, and a field that the
+    version which started the run did not have must have its default value now.
 
     Args:
         saved: The fields as JSON gives them back.
-        config: What is asked for now.
+        config: The values given now.
         origin: Where ``saved`` comes from, for the message.
 
     Raises:
         ValueError: If a field differs; the message names all that do.
     """
-    now = json.loads(json.dumps(asdict(config)))
+    defaults = asdict(TrainConfig())
+    before, now = (json.loads(json.dumps(defaults | v)) for v in (dict(saved), asdict(config)))
     differing = [
-        f"{name} was {saved.get(name)!r}, now {now.get(name)!r}"
-        for name in now | dict(saved)
-        if saved.get(name) != now.get(name)
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in now | before
+        if before.get(name) != now.get(name) and name not in TECHNICAL
     ]
     if differing:
         raise ValueError(
             f"{origin} is of a run with another config ({'; '.join(differing)}): give the values "
             "it was started with, or another folder"
         )
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Return what a run's figures depend on besides its config.
-
-    Args:
-        device: What the run computes on, such as ``"cpu"`` or ``"cuda"``.
-
-    Returns:
-        The keys ``command``, ``versions``, ``commit``, ``hardware`` and ``started``.
-    """
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
-        "commit": _commit(),
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "memory_gib": _memory_gib(),
-        },
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of this source tree, or None for an installed copy."""
-    package = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    top, commit = done.stdout.splitlines()
-    return commit if Path(top, "src", "dirprune").resolve() == package else None
-
-
-def _cpu() -> str:
-    """The processor's name, with the family and model that tell its generation."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -124,11 +124,27 @@ class Progress:
     scales: list[dict[str, Any]] = field(default_factory=list)
 
 
-def open_session(config: TrainConfig) -> Session:
+def open_accelerator(config: TrainConfig) -> Any:
+    """Find the device and join the other processes.
+
+    Args:
+        config: Of the run.
+
+    Raises:
+        ValueError: If this machine lacks the device or the precision.
+    """
+    device = _device_type(config)
+    # A second run in one process may have another device or precision, which accelerate refuses.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
+
+
+def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
     """Make everything a run works with.
 
     Args:
         config: Of the run.
+        accelerator: Of :func:`open_accelerator`; by default a new one.
 
     Returns:
         The session, before its first step.
@@ -137,12 +153,15 @@ def open_session(config: TrainConfig) -> Session:
         ValueError: If the config cannot be followed on this machine or with this data.
         OSError: If the data or the weights to start from cannot be read.
     """
-    device = _device_type(config)
+    accelerator = accelerator or open_accelerator(config)
     data = load(
-        config.data, validation=config.validation, seed=config.seed, augment=config.augment
+        config.data,
+        validation=config.validation,
+        seed=config.seed,
+        augment=config.augment,
+        workers=config.workers,
     )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    _check_slices(len(data.train), config.batch_size, world)
+    _check_slices(len(data.train), config.batch_size, int(accelerator.num_processes))
     torch.manual_seed(config.seed)
     net = build_model(
         config.model,
@@ -153,9 +172,6 @@ def open_session(config: TrainConfig) -> Session:
     )
     if config.start_from is not None:
         load_weights(net, read_weights(Path(config.start_from)), config.start_from)
-    # A second run in one process may have another device or precision, which accelerate refuses.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator: Any = Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
     net = net.double() if config.precision == "float64" else net.float()
     memory_format = _memory_format(config, accelerator.device, net)
     net = net.to(accelerator.device).to(memory_format=memory_format)

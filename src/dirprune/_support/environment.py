@@ -1,0 +1,75 @@
+"""What figures depend on besides a configuration: versions, commit and hardware."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Describe the program and the machine that produce figures.
+
+    Args:
+        device: Type of the device that computes, such as ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The keys ``command``, ``versions``, ``commit``, ``hardware`` and ``started``.
+    """
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "commit": _commit(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "memory_gib": _memory_gib(),
+        },
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    """Return a package's version, or None for a source tree that is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of this source tree, or None for an installed copy."""
+    package = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    top, commit = done.stdout.splitlines()
+    return commit if Path(top, "src", "dirprune").resolve() == package else None
+
+
+def _cpu() -> str:
+    """Return the processor's name, with family and model: they identify its generation."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

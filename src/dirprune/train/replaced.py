@@ -1,0 +1,153 @@
+"""An earlier run that a new one replaces: set aside at first, deleted once the new run has saved.
+
+Every state that a kill at any moment leaves behind is told apart by which of the two config.json
+exist: the old run's is the last file to move, in both directions, and the new run's is the first
+to be written and the last to be removed.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dirprune._support.files import naming_errors, remove_leftovers
+from dirprune._support.lock import locked
+
+ASIDE, DISCARDED = ".replaced", ".discarded"
+"""Folders inside a run's folder: of the run that is being replaced, and of one to be deleted."""
+
+_log = logging.getLogger(__name__)
+
+
+def set_aside(run: Path) -> None:
+    """Move a run's files out of the way, and nothing else.
+
+    Args:
+        run: Folder of a run.
+    """
+    aside = run / ASIDE
+    for file in run_files(run):
+        moved = aside / file.relative_to(run)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(moved)
+    _remove_if_empty(run / "checkpoints")
+
+
+def restore_replaced(run: Path) -> bool:
+    """Undo :func:`set_aside`, unless the new run has saved something by now.
+
+    Args:
+        run: Folder of the new run, in any state that a kill may leave it in.
+
+    Returns:
+        Whether there was a run to restore.
+    """
+    aside = run / ASIDE
+    if not is_replacing(run) or _has_replaced(run):
+        discard_replaced(run)
+        return False
+    with naming_errors(run):
+        if (aside / "config.json").exists() and (run / "config.json").exists():
+            clear(run)
+        for file in run_files(aside):
+            moved = run / file.relative_to(aside)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(moved)
+        shutil.rmtree(aside)
+    return True
+
+
+def abandon(run: Path) -> None:
+    """Undo the start of a run: restore the one that it replaces, if it has saved nothing yet.
+
+    Args:
+        run: Folder of the new run.
+    """
+    if is_replacing(run):
+        restore_replaced(run)
+    elif not _saved(run):
+        clear(run)
+
+
+def is_replacing(run: Path) -> bool:
+    """Return whether an earlier run would come back if the new one failed now."""
+    return (run / ASIDE).is_dir()
+
+
+def discard_replaced(run: Path) -> None:
+    """Delete the run that has been replaced.
+
+    Args:
+        run: Folder of the new run.
+    """
+    with naming_errors(run):
+        discarded = run / DISCARDED
+        if discarded.is_dir():  # a deletion that was cut short
+            shutil.rmtree(discarded)
+        if (run / ASIDE).is_dir():
+            (run / ASIDE).rename(discarded)  # in one step: half of a run is never restored
+            shutil.rmtree(discarded)
+
+
+@contextmanager
+def locked_run(run: Path) -> Iterator[None]:
+    """Lock a run's folder, and put right what a killed command has left in it.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        NotADirectoryError: If the path is a file.
+        FolderInUse: If another process is writing the run.
+    """
+    if run.exists() and not run.is_dir():
+        raise NotADirectoryError(f"{run} is a file: give a folder for the run")
+    with locked(run):
+        if (run / "checkpoints").is_dir():
+            remove_leftovers(run / "checkpoints")
+        if restore_replaced(run):
+            _log.warning(
+                "%s: a command was killed while it replaced this run; the earlier run is restored",
+                run,
+            )
+        yield
+
+
+def clear(run: Path) -> None:
+    """Delete a run's files, and nothing else.
+
+    Args:
+        run: Its folder.
+    """
+    for path in run_files(run):
+        path.unlink()
+    _remove_if_empty(run / "checkpoints")
+
+
+def run_files(run: Path) -> list[Path]:
+    """List the files that belong to a run; its config.json comes last.
+
+    Args:
+        run: Its folder.
+    """
+    names = ("metrics.jsonl", "summary.json", "model.safetensors", "model.dpz", "report.html")
+    files = [run / name for name in names]
+    files += (run / "checkpoints").glob("step-*.safetensors")
+    files += run.glob("events.out.tfevents.*")
+    return [file for file in (*files, run / "config.json") if file.exists()]
+
+
+def _has_replaced(run: Path) -> bool:
+    """Return whether a run set aside is to be deleted: the new one had saved before the kill."""
+    new, old = (run / "config.json").exists(), (run / ASIDE / "config.json").exists()
+    return new and old and _saved(run)
+
+
+def _saved(run: Path) -> bool:
+    return (run / "summary.json").exists() or any((run / "checkpoints").glob("step-*"))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
