@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
 from dirprune.deploy import Engine, save
-from dirprune.deploy.file.container import read_file
+from dirprune.deploy.file.read import read_file
 from dirprune.deploy.graph.fold import fold
 
 FAMILIES = (

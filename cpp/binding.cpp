@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -52,7 +53,8 @@ dirprune::Shape shape_of(const Array& array) {
     return shape;
 }
 
-void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Array>& tensors) {
+void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Array>& tensors,
+                  std::int64_t max_bytes) {
     std::vector<const float*> data;
     std::vector<dirprune::Shape> shapes;
     for (const Array& tensor : tensors) {
@@ -60,7 +62,7 @@ void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Ar
         shapes.push_back(shape_of(tensor));
     }
     const std::span bytes(static_cast<const std::uint8_t*>(graph.data()), graph.size());
-    new (self) dirprune::Program(bytes, data, shapes);
+    new (self) dirprune::Program(bytes, data, shapes, max_bytes);
 }
 
 std::int64_t batch_of(const dirprune::Program& program, const Array& x) {
@@ -131,7 +133,8 @@ NB_MODULE(_cpp, m) {
           nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("threads"),
           "gRDA's step in place, on float32 arrays given by address and length.");
     nb::class_<dirprune::Program>(m, "Program", "A network made ready to run.")
-        .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"))
+        .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"),
+             nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max())
         .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))
         .def("profile", &profile, nb::arg("x"), nb::arg("threads"), nb::arg("tune"),
              nb::arg("repeats"))

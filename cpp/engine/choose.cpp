@@ -7,7 +7,8 @@
 namespace dirprune {
 namespace {
 
-constexpr double most_packed = 1 << 24;          // floats
+constexpr double usual_packed = 1 << 24;  // floats
+constexpr double largest_packed = 1 << 28;
 constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes that may be kept there beside all else
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -72,7 +73,7 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
 }
 
 std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double density,
-                            std::size_t most) {
+                            std::size_t most, std::int64_t most_packed) {
     const int lanes = kernels.lanes;
     const auto fan_in = static_cast<int>(g.channels / g.groups);
     const bool in_place = g.stride_y == 1 && g.stride_x == 1 && g.top == 0 && g.left == 0 &&
@@ -81,7 +82,7 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
     const std::int64_t width = g.out_width * g.batch, wide = (width + lanes - 1) / lanes;
     std::vector<std::pair<double, Choice>> found;
     const auto consider = [&](Choice choice) {
-        // Blocks of channels: all of them, or what fits into the first cache, halved twice.
+        // Blocks of input channels: all of them, or what fits into the first cache, halved twice.
         const double shift_y = double((g.kernel_y - 1) * g.dilation_y);
         const double shift_x = double((g.kernel_x - 1) * g.dilation_x * g.batch);
         const double floats =
@@ -103,8 +104,16 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
                     blocks.push_back((fan_in + count - 1) / count);
                 }
         }
+        const double limit = std::min(double(most_packed), usual_packed);
+        if (!choice.direct && floats * blocks.front() > limit) {
+            // Far taps make planes large: as many channels as fit into the second cache, at least 1.
+            blocks.front() = static_cast<int>(
+                std::clamp(std::min(l2 / 4, limit) / floats, 1.0, double(fan_in)));
+        }
         for (int block : blocks) {
-            if (!choice.direct && floats * block > most_packed) continue;
+            const double most_floats =
+                block > 1 ? limit : std::min(double(most_packed), largest_packed);
+            if (!choice.direct && floats * block > most_floats) continue;
             choice.block = block;
             const std::pair item(estimate(kernels, g, density, choice), choice);
             if (std::find(found.begin(), found.end(), item) == found.end()) found.push_back(item);
@@ -163,7 +172,10 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
     }
     std::stable_sort(found.begin(), found.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
-    if (found.empty()) throw std::invalid_argument("a kernel reaches too far for the engine");
+    if (found.empty())
+        throw std::invalid_argument(
+            "a kernel spans too large a part of the input for the memory that is allowed: allow "
+            "more by max_bytes");
     std::vector<Choice> result;
     for (std::size_t i = 0; i < std::min(most, found.size()); ++i)
         result.push_back(found[i].second);

@@ -1,6 +1,7 @@
 #include "engine/conv.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -43,7 +44,10 @@ Geometry Geometry::flat() const {
 
 Nonzeros::Nonzeros(const float* weight, std::int64_t outputs, std::int64_t row) {
     const auto size = static_cast<std::size_t>(outputs * row);
-    const auto count = size - static_cast<std::size_t>(std::count(weight, weight + size, 0.0f));
+    // The engine computes with denormal numbers as if they were zero (denormals.hpp).
+    const auto is_zero = [](float w) { return std::fabs(w) < std::numeric_limits<float>::min(); };
+    const auto count =
+        size - static_cast<std::size_t>(std::count_if(weight, weight + size, is_zero));
     if (row > std::numeric_limits<std::int32_t>::max() ||
         count > std::numeric_limits<std::uint32_t>::max() / 16)
         throw std::invalid_argument("a weight is too large");
@@ -54,7 +58,7 @@ Nonzeros::Nonzeros(const float* weight, std::int64_t outputs, std::int64_t row) 
     for (std::int64_t o = 0; o < outputs; ++o) {
         for (std::int64_t i = 0; i < row; ++i) {
             const float w = weight[o * row + i];
-            if (w == 0.0f) continue;
+            if (is_zero(w)) continue;
             index.push_back(static_cast<std::uint32_t>(i));
             value.push_back(w);
         }

@@ -5,18 +5,22 @@
 
 #include "dispatch.hpp"
 #include "engine/arena.hpp"
+#include "engine/forks.hpp"
 
 namespace dirprune {
 namespace {
 
 constexpr double mostly_dense = 0.4;  // a matrix with more non-zeros is kept as it is
 
+// Bytes for a weight that is not zero: its value and index, and its entry in the plans of a layer,
+// one for single images and one for blocks.
+constexpr std::int64_t nonzero_bytes = 8, plan_bytes = 16;
+
 }  // namespace
 
-
 Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* const> tensors,
-                 std::span<const Shape> shapes)
-    : kernels_(kernels(dirprune::chosen())), graph_(parse(bytes)) {
+                 std::span<const Shape> shapes, std::int64_t max_bytes)
+    : kernels_(kernels(dirprune::chosen())), graph_(parse(bytes)), free_bytes_(max_bytes) {
     if (tensors.size() != graph_.tensors.size() || shapes.size() != tensors.size())
         throw std::invalid_argument("the graph has " + std::to_string(graph_.tensors.size()) +
                                     " tensors, got " + std::to_string(tensors.size()));
@@ -41,16 +45,27 @@ Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* con
         for (int number : node.tensors)
             if (number >= 0) read[static_cast<std::size_t>(number)] = true;
     }
-    // What is not copied may not be touched again.
+    // The caller's arrays are not read after this.
     for (std::size_t i = 0; i < read.size(); ++i) {
         Tensor& tensor = graph_.tensors[i];
+        if (read[i]) use_memory(static_cast<std::int64_t>(tensor.size * sizeof(float)));
         if (read[i]) tensors_.emplace_back(tensor.data, tensor.data + tensor.size);
         tensor.data = read[i] ? tensors_.back().data() : nullptr;
     }
     plan_memory();
+    Registry::add(*this);
 }
 
-Program::~Program() = default;
+Program::~Program() { Registry::remove(*this); }
+
+// Counts memory before it is allocated.
+void Program::use_memory(std::int64_t bytes) {
+    if (bytes > free_bytes_)
+        throw std::invalid_argument("the network needs " + std::to_string(bytes) +
+                                    " bytes of memory where " + std::to_string(free_bytes_) +
+                                    " are left: allow more by max_bytes");
+    free_bytes_ -= bytes;
+}
 
 void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros) {
     const Node& node = graph_.nodes[number];
@@ -90,8 +105,12 @@ void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& no
                 std::max(transposed_size_, padded(g.x_size()) + padded(g.out_size()));
     }
     const std::int64_t row = static_cast<std::int64_t>(weight.size) / g.outputs;
-    if (!nonzeros) nonzeros = std::make_shared<const Nonzeros>(weight.data, g.outputs, row);
+    if (!nonzeros) {
+        use_memory(static_cast<std::int64_t>(weight.size) * nonzero_bytes);
+        nonzeros = std::make_shared<const Nonzeros>(weight.data, g.outputs, row);
+    }
     layer->nonzeros = nonzeros;
+    use_memory(static_cast<std::int64_t>(nonzeros->index.size()) * plan_bytes);
     layer->density =
         static_cast<double>(layer->nonzeros->index.size()) / static_cast<double>(weight.size);
     const Tensor* bias = graph_.tensor(node, Role::bias);
@@ -101,12 +120,15 @@ void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& no
         layer->epilogue.activation = static_cast<Activation>(node.integer(Key::activation));
     if (node.has(Key::activation_parameter))
         layer->epilogue.parameter = node.real(Key::activation_parameter);
-    if (is_rows(*layer, 1) && layer->density > mostly_dense)
+    if (is_rows(*layer, 1) && layer->density > mostly_dense) {
+        use_memory(static_cast<std::int64_t>(weight.size * sizeof(float)));
         layer->dense.assign(weight.data, weight.data + weight.size);
+    }
     layers_[number] = std::move(layer);
 }
 
-// Values whose lives do not overlap share memory: the first gap that is wide enough.
+// Values that are not needed at the same time share memory: each gets the first gap that is wide
+// enough.
 void Program::plan_memory() {
     const std::size_t count = graph_.nodes.size() + 1;
     storage_.resize(count);
@@ -124,7 +146,7 @@ void Program::plan_memory() {
     }
     last[storage_[graph_.output]] = count;
     std::map<std::int64_t, std::int64_t> taken;     // offset -> end
-    std::multimap<std::size_t, std::int64_t> ends;  // when what lies at an offset may go
+    std::multimap<std::size_t, std::int64_t> ends;  // when the value at an offset is no longer needed
     for (std::uint32_t value = 0; value < count; ++value) {
         while (!ends.empty() && ends.begin()->first < value) {
             taken.erase(ends.begin()->second);
@@ -146,6 +168,11 @@ void Program::plan_memory() {
         ends.emplace(last[value], at);
         arena_size_ = std::max(arena_size_, at + need);
     }
+    const std::int64_t image =
+        (arena_size_ + transposed_size_) * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t left = free_bytes_;
+    use_memory(image);
+    most_images_ = left / image;
 }
 
 bool Program::is_rows(const Layer& layer, int batch) const {

@@ -1,15 +1,15 @@
-// A network made ready to run: numpy-shaped floats in, floats out.
+// A network that is ready to run: floats in, floats out.
 //
-// Images go through the network in blocks of as many as a vector has lanes. While the maps are
-// large they do so one by one, because so much stays in the caches; from some node on they lie
-// side by side in neighbouring floats, so that every operator works on whole vectors however small
-// the map. What remains of a batch goes through one by one. Each thread takes blocks and images of
-// its own as long as there is one for every thread. Memory for activations is planned once for
-// either way, and grows with the threads, not with the batch.
+// A batch is computed in blocks of as many images as a vector has lanes. While the feature maps are
+// large, the images of a block are computed one by one, so that the values stay in the caches. From
+// some node on they lie side by side in neighbouring floats: then every operator works on whole
+// vectors, however small the map is. The remainder of a batch is computed one by one. Each thread
+// takes blocks and images of its own as long as there is one for every thread. Memory for
+// activations is planned once for both layouts. It grows with the threads, not with the batch.
 //
-// run() may be called by several threads at once: each call has an arena of its own, all share the
-// plans. The threads that a call uses come from the process's pool (pool.hpp); if another call has
-// them, this one does with its own.
+// Several threads may call run() at the same time: each call has its own arena, all share the
+// plans. The threads that a call uses come from the process's pool (pool.hpp); if another call uses
+// them, this call runs on its own thread.
 #pragma once
 
 #include <chrono>
@@ -46,7 +46,7 @@ struct Timing {
     double gflop;  // 2 x multiplications by weights that are not zero
 };
 
-// How the layers are computed in one mode, in numbers that a file can keep.
+// How the layers are computed in one mode, as numbers that a file can hold.
 struct Tuned {
     int batch, threads;
     std::vector<std::vector<int>> choices;  // by node; empty where there is nothing to choose
@@ -55,24 +55,27 @@ struct Tuned {
 
 class Program {
   public:
-    // tensors: the values of the graph's tensors in their order, with their shapes; they are read
-    // here and not later. Throws std::invalid_argument for bytes that are no valid graph.
+    // tensors: the values of the graph's tensors in their order, with their shapes; they are copied.
+    // max_bytes bounds the memory for weights and for the activations of one call. Throws
+    // std::invalid_argument for bytes that are not a valid graph, or if it needs more memory.
     Program(std::span<const std::uint8_t> graph, std::span<const float* const> tensors,
-            std::span<const Shape> shapes);
+            std::span<const Shape> shapes, std::int64_t max_bytes);
 
     ~Program();
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
 
-    // x: batch x input_shape, out: batch x output_shape, batch >= 0, without anything between.
+    // x: batch x input_shape, out: batch x output_shape, batch >= 0, both contiguous.
     // tune: time several ways of computing each layer at the first call with this number of
-    // threads; otherwise the same choices, and bits, whatever the machine's mood.
+    // threads. Without, the choices are fixed, and with them every bit of the result.
     void run(const float* x, std::int64_t batch, float* out, int threads, bool tune);
 
     // Like run(); times each node, the least of `repeats` runs.
     std::vector<Timing> profile(const float* x, std::int64_t batch, int threads, bool tune,
                                 int repeats);
 
-    // What tuning has found so far, in how many modes, and having it without timing. choose()
-    // throws std::invalid_argument for what does not belong to this network and these kernels.
+    // What tuning has found so far, and in how many modes. choose() sets it without timing and
+    // throws std::invalid_argument if it does not belong to this network and these kernels.
     std::vector<Tuned> tuned();
     std::size_t modes();
     void choose(const Tuned& tuned);
@@ -90,7 +93,7 @@ class Program {
         std::shared_ptr<const Nonzeros> nonzeros;  // layers may share a weight
         std::vector<float> bias, dense;            // dense: the weight where it is mostly not zero
         Epilogue epilogue;
-        bool transposed = false;  // linear over the last of several dimensions
+        bool transposed = false;  // linear over the last of several dimensions: rows become columns
         double density = 0;
     };
     struct Plans {
@@ -99,7 +102,9 @@ class Program {
     };
     struct Arena;
     struct Tuning;
-    struct Pass;
+    struct Registry;
+    struct WorkSplit;
+    struct BatchRun;
     struct Mode {
         int batch, threads;  // threads: 0 without tuning
         auto operator<=>(const Mode&) const = default;
@@ -108,23 +113,28 @@ class Program {
     // program.cpp: what is done once
     void make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros);
     void plan_memory();
+    void use_memory(std::int64_t bytes);
 
     // tuning.cpp: plans for every layer
     std::shared_ptr<const Plans> make_plans(const Mode& mode, const float* x, std::int64_t images,
                                             double seconds);
-    void tune_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
+    void tune_layer(std::size_t number, const Mode& mode, Arena& arena, Plans& plans,
                     Tuning& tuning) const;
-    std::vector<Choice> choices_of(std::size_t number, int batch, std::size_t most) const;
+    std::vector<Choice> choices_of(std::size_t number, const Mode& mode, std::size_t most) const;
     std::shared_ptr<const ConvPlan> make_plan(std::size_t number, int batch,
                                               const Choice& choice) const;
 
+    // forks.cpp: the child of a fork finds everything as if no other thread had been inside a call
+    void before_fork();
+    void after_fork(bool in_child);
+
     // batches.cpp: images and threads
     std::shared_ptr<Arena> borrow(std::int64_t batch);
-    void run_all(Pass& pass);
-    void run_block(Pass& pass, std::int64_t first, std::int64_t images, int crew);
-    void run_singles(Pass& pass, std::int64_t first, std::int64_t images, int crew);
-    std::size_t turn(const Pass& pass, std::int64_t images, int crew) const;
-    void run_nodes(std::size_t first, std::size_t last, Arena& arena, Pass& pass, int crew) const;
+    void run_all(BatchRun& run);
+    void run_block(BatchRun& run, std::int64_t first, std::int64_t images, int crew);
+    void run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int crew);
+    std::size_t first_batched_node(const BatchRun& run, std::int64_t images, int crew) const;
+    void run_nodes(std::size_t first, std::size_t last, Arena& arena, BatchRun& run, int crew) const;
     void load(const float* x, std::int64_t images, Arena& arena, int threads) const;
     void store(const Arena& arena, std::int64_t images, float* out) const;
 
@@ -145,15 +155,18 @@ class Program {
     Graph graph_;
     std::vector<std::unique_ptr<Layer>> layers_;  // by node, null for other operators
     std::vector<std::vector<float>> tensors_;     // those that are read while running
-    std::vector<std::uint32_t> storage_;          // by value: the value whose memory it has
+    std::vector<std::uint32_t> storage_;          // by value: the value whose memory it shares
     std::vector<std::int64_t> offsets_;           // by value, in floats per image of a block
-    std::vector<std::size_t> last_;               // by value: the one whose node reads it last
+    std::vector<std::size_t> last_;               // by value: the last value computed from it
     std::int64_t arena_size_ = 0, transposed_size_ = 0;  // floats per image
+    std::int64_t free_bytes_;                            // of max_bytes, not yet used
+    std::int64_t most_images_ = 1;                       // in memory at the same time, in one call
 
-    std::mutex mutex_;  // guards what follows
+    std::mutex mutex_;  // guards the plans and the free arenas, never for long
     std::map<Mode, std::shared_ptr<const Plans>> plans_;
     std::vector<std::unique_ptr<Arena>> arenas_;
-    std::mutex making_;  // one call makes plans, the others wait
+    // One call makes plans, the others wait. A pointer, so that the child of a fork can replace it.
+    std::unique_ptr<std::mutex> making_ = std::make_unique<std::mutex>();
 };
 
 }  // namespace dirprune

@@ -1,4 +1,4 @@
-// Which way each layer is computed, and how that is found and kept.
+// How each layer is computed: by default, by timing, or as tuned before.
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
@@ -14,14 +14,13 @@ constexpr std::size_t most_choices = 10;  // timed for each layer
 
 }  // namespace
 
-// How much of the time for tuning is left, and what it is for.
+// The remaining time for tuning, and the work of the layers that it is for.
 struct Program::Tuning {
     double seconds, work;
     bool timed = seconds > 0;
 };
 
-// The first images go through the network once to make the plans, timing them if there are
-// seconds.
+// Makes the plans while the first images are computed, and times them if there are seconds for it.
 std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, const float* x,
                                                           std::int64_t images, double seconds) {
     const auto find = [&]() -> std::shared_ptr<const Plans> {
@@ -30,7 +29,7 @@ std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, cons
         return found == plans_.end() ? nullptr : found->second;
     };
     if (auto plans = find()) return plans;
-    const std::lock_guard one(making_);
+    const std::lock_guard one(*making_);
     if (auto plans = find()) return plans;
     const int threads = std::max(mode.threads, 1);
     auto made = std::make_shared<Plans>();
@@ -43,7 +42,7 @@ std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, cons
     load(x, images, *arena, threads);
     for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
         if (layers_[i] && !is_rows(*layers_[i], mode.batch)) {
-            tune_layer(i, *arena, *made, threads, tuning);
+            tune_layer(i, mode, *arena, *made, tuning);
         } else {
             const Stopwatch watch;
             run_node(i, *arena, *made, threads);
@@ -54,13 +53,14 @@ std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, cons
     return plans_.emplace(mode, made).first->second;
 }
 
-void Program::tune_layer(std::size_t number, Arena& arena, Plans& plans, int threads,
+void Program::tune_layer(std::size_t number, const Mode& mode, Arena& arena, Plans& plans,
                          Tuning& tuning) const {
+    const int threads = std::max(mode.threads, 1);
     const Layer& layer = *layers_[number];
     const Stopwatch watch;
     const double share = tuning.seconds * work(layer) / tuning.work;
     double best = std::numeric_limits<double>::infinity();
-    for (const Choice& choice : choices_of(number, arena.batch, tuning.timed ? most_choices : 1)) {
+    for (const Choice& choice : choices_of(number, mode, tuning.timed ? most_choices : 1)) {
         const auto candidate = make_plan(number, arena.batch, choice);
         for (int trial = 0; trial < 3; ++trial) {
             const Stopwatch one;
@@ -80,10 +80,14 @@ void Program::tune_layer(std::size_t number, Arena& arena, Plans& plans, int thr
     tuning.work -= work(layer);
 }
 
-std::vector<Choice> Program::choices_of(std::size_t number, int batch, std::size_t most) const {
+std::vector<Choice> Program::choices_of(std::size_t number, const Mode& mode,
+                                        std::size_t most) const {
     Geometry geometry = layers_[number]->geometry;
-    geometry.batch = batch;
-    return choices(kernels_, geometry, layers_[number]->density, most);
+    geometry.batch = mode.batch;
+    // Every thread has a packed copy of a part of the input; they may take half of the memory.
+    const std::int64_t packed =
+        free_bytes_ / 2 / static_cast<std::int64_t>(sizeof(float)) / std::max(mode.threads, 1);
+    return choices(kernels_, geometry, layers_[number]->density, most, packed);
 }
 
 std::shared_ptr<const ConvPlan> Program::make_plan(std::size_t number, int batch,
@@ -120,7 +124,7 @@ std::size_t Program::modes() {
 void Program::choose(const Tuned& tuned) {
     const std::size_t nodes = graph_.nodes.size();
     const auto check = [](bool holds) {
-        if (!holds) throw std::invalid_argument("these choices are of another network");
+        if (!holds) throw std::invalid_argument("these choices belong to another network");
     };
     check(tuned.batch == 1 || tuned.batch == kernels_.lanes);
     check(tuned.threads >= 1 && tuned.threads <= max_threads);
@@ -134,7 +138,7 @@ void Program::choose(const Tuned& tuned) {
             check(tuned.choices[i].empty());
             continue;
         }
-        const auto all = choices_of(i, tuned.batch, std::numeric_limits<std::size_t>::max());
+        const auto all = choices_of(i, {tuned.batch, tuned.threads}, std::numeric_limits<std::size_t>::max());
         const auto found = std::find_if(all.begin(), all.end(), [&](const Choice& choice) {
             return choice.numbers() == tuned.choices[i];
         });

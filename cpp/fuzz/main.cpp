@@ -224,7 +224,7 @@ bool try_bytes(const Bytes& bytes) {
         shapes.push_back(tensor.shape);
     }
     try {
-        Program program(bytes, tensors, shapes);
+        Program program(bytes, tensors, shapes, 1 << 30);
         for (const std::int64_t batch : {1, 9}) {
             const Shape in = program.input_shape(), out = program.output_shape();
             const std::vector<float> x(static_cast<std::size_t>(batch * product(in)), 0.5f);

@@ -118,7 +118,7 @@ bool convolves(const Kernels& kernels, Random& random) {
     const Epilogue epilogue{some[random() % 4], 0};
     const Nonzeros nonzeros(weight.data(), g.outputs, row);
 
-    const auto all = choices(kernels, g, density, 1000);
+    const auto all = choices(kernels, g, density, 1000, 1 << 28);
     for (int trial = 0; trial < 6; ++trial) {
         const Choice& choice = all[random() % all.size()];
         const int threads = random() % 2 ? 3 : 1;

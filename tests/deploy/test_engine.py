@@ -1,13 +1,18 @@
 """Engine: whole networks against torch, and everything a caller can do wrong."""
 
+import copy
+import io
 import json
+import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from torch import nn
 
 from deploy.networks import NETWORKS, captured, inputs
 from dirprune._support import native
-from dirprune.deploy import Engine, GraphNet, save
+from dirprune.deploy import Engine, GraphNet, load, save
 
 pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
 
@@ -97,18 +102,184 @@ def test_takes_arrays_of_other_libraries(path: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.ones((2, 3, 9, 9)), TypeError, r"computes in float32, got float64"),
+        (np.ones((2, 3, 9, 9), complex), TypeError, r"computes with real numbers, got complex128"),
+        (np.full((2, 3, 9, 9), "a"), TypeError, r"computes with real numbers, got <U1"),
+        (np.full((2, 3, 9, 9), None), TypeError, r"computes with real numbers, got object"),
         (np.ones((2, 3, 9, 8), np.float32), ValueError, r"takes shape \(batch, 3, 9, 9\), got"),
         (np.ones((3, 9, 9), np.float32), ValueError, r"takes shape \(batch, 3, 9, 9\), got"),
         (np.float32(1), TypeError, r"must be an array|takes shape"),
         ([1.0, 2.0], TypeError, r"must be an array, got list"),
-        (torch.ones(2, 3, 9, 9, requires_grad=True), TypeError, r"cannot read .*grad"),
+        (torch.ones(2, 3, 9, 9).to_sparse(), TypeError, r"cannot read .* give a dense array"),
+        (torch.ones(2, 3, 9, 9, device="meta"), TypeError, r"cannot read .* on the CPU"),
     ],
 )
 def test_refuses_other_inputs(path: Path, x: Any, error: type[Exception], message: str) -> None:
     with pytest.raises((error, ValueError), match=message) as caught:
         Engine(path, threads=1)(x)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.requires_grad_(),
+        lambda x: nn.Parameter(x),
+        lambda x: x.double(),
+        lambda x: x.to(torch.uint8),
+        lambda x: x.to(torch.int64).numpy(),
+        lambda x: x.half(),
+        lambda x: x.bfloat16(),
+        lambda x: x > 1,
+        lambda x: torch.complex(x, -x).conj().imag,  # its negative bit is set
+        lambda x: torch.complex(x, -x).conj().imag[:, :, ::2],
+        lambda x: x[:1].expand(4, 3, 9, 9),
+        lambda x: x.mT,
+        lambda x: x[:, :, ::2],
+        lambda x: x[:0],
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.numpy()[::-1],
+        lambda x: x.double().numpy().astype(">f8"),
+    ],
+)
+def test_converts_real_inputs(make: Callable[[torch.Tensor], Any], tmp_path: Path) -> None:
+    x = make(torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 3)
+    plain = torch.tensor(x.tolist(), dtype=torch.float32).reshape(x.shape)
+    net = nn.Flatten()
+    save(net, tmp_path / "net.dpz", torch.ones(2, *x.shape[1:]))
+    result = Engine(tmp_path / "net.dpz", threads=1)(x)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, plain.flatten(1).numpy())
+
+
+def test_denormals_are_zero_inside_and_the_caller_keeps_its_mode(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0], [1e-40, 1.0]]))
+    save(net, tmp_path / "net.dpz", torch.ones(2, 2))
+    assert load(tmp_path / "net.dpz").state_dict()["weight"][1, 0] == 1e-40
+    one = np.array([1e-40], np.float32)
+    x = np.array([[1e-40, 0.0], [3.0, 0.0]] * 40, np.float32)
+    for threads in (1, 3):
+        result = Engine(tmp_path / "net.dpz", threads=threads)(x)
+        np.testing.assert_array_equal(result, [[0.0, 0.0], [3.0, 0.0]] * 40)
+        assert (one * np.float32(1))[0] == np.float32(1e-40)  # not flushed outside
+
+
+@pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy,
+                                    copy.deepcopy])  # fmt: skip
+@pytest.mark.parametrize("source", ["path", "bytes", "file"])
+def test_engines_are_copied_with_what_they_tuned(
+    source: str, copied: Callable[[Engine], Engine], own: Path
+) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 3, 9, 9), dtype=np.float32)
+    data = own.read_bytes()
+    first = Engine(
+        {"path": own, "bytes": data, "file": io.BytesIO(data)}[source], threads=2, check=True
+    )
+    before = first(x)
+    own.unlink()
+    again = copied(first)
+    assert again._program.tuned() == first._program.tuned()
+    np.testing.assert_array_equal(again(x), before)
+    assert (again.threads, again._check, repr(again)) == (2, True, repr(first))
+    with pytest.raises(ValueError, match="not finite"):
+        again(x * np.nan)
+
+
+def test_a_copy_keeps_tuning_beside_the_file(own: Path) -> None:
+    x = np.ones((1, 3, 9, 9), np.float32)
+    engine = pickle.loads(pickle.dumps(Engine(own, threads=1, keep=True)))
+    engine(x)
+    assert Path(f"{own}.tuned.json").exists()
+
+
+def test_a_spawned_worker_takes_an_engine(path: Path) -> None:
+    engine = Engine(path, threads=1)
+    x = np.ones((2, 3, 9, 9), np.float32)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        np.testing.assert_array_equal(pool.submit(engine, x).result(timeout=120), engine(x))
+
+
+def test_what_an_engine_is() -> None:
+    file = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        net = nn.Linear(4, 2)
+        with torch.no_grad():
+            net.weight[0] = 0
+        save(net, f"{folder}/net.dpz", torch.ones(2, 4))
+        file.write(Path(folder, "net.dpz").read_bytes())
+    file.seek(0)
+    text = repr(Engine(file, threads=2))
+    assert re.fullmatch(
+        r"Engine\('bytes': \(batch, 4\) -> \(batch, 2\), 50\.0% of the weights of its layers are "
+        r"zero, \w+, 2 threads\)",
+        text,
+    ), text
+
+
+def test_keeping_needs_a_path(path: Path) -> None:
+    with pytest.raises(ValueError, match="give its path"):
+        Engine(path.read_bytes(), keep=True)
+
+
+def test_forks_while_other_threads_are_inside_calls(path: Path) -> None:
+    script = f"""
+import os, sys, threading, time
+import numpy as np
+from dirprune.deploy import Engine
+engine = Engine({str(path)!r}, threads=2)
+x = np.ones((40, 3, 9, 9), np.float32)
+done = False
+def call():
+    while not done:
+        engine(x[: 1 + np.random.randint(40)])
+threads = [threading.Thread(target=call) for _ in range(3)]
+[thread.start() for thread in threads]  # they tune at first
+children = []
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        engine(x); engine(x[:1])
+        os._exit(0)
+    children.append(child)
+    time.sleep(0.02)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+done = True
+[thread.join() for thread in threads]
+"""
+    python = [sys.executable, "-W", "ignore:.*multi-threaded.*:DeprecationWarning", "-c", script]
+    assert subprocess.run(python, timeout=120).returncode == 0
+
+
+def test_far_taps_at_any_batch_size(tmp_path: Path) -> None:
+    """With the images of a batch side by side, dilated kernels reach over megabytes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(64, 3, 3, padding=36, dilation=36), nn.ReLU())
+    x = torch.randn(9, 64, 65, 65)
+    save(net, tmp_path / "net.dpz", x[:2])
+    engine = Engine(tmp_path / "net.dpz", threads=2, tune=False)
+    with torch.no_grad():
+        expected = net(x).numpy()
+    np.testing.assert_allclose(engine(x), expected, atol=1e-5)
+    np.testing.assert_allclose(engine(x[:1]), expected[:1], atol=1e-5)
+
+
+def test_less_memory_gives_the_same_result(path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((19, 3, 9, 9), dtype=np.float32)
+    expected = Engine(path, threads=3, tune=False)(x)
+    with pytest.raises(ValueError, match=r"needs up to \d+ bytes of memory.* max_bytes"):
+        Engine(path, max_bytes=10_000)
+    tried = 0
+    for bound in range(120_000, 400_000, 20_000):
+        try:
+            engine = Engine(path, threads=3, tune=False, max_bytes=bound)
+        except ValueError:
+            continue
+        np.testing.assert_allclose(engine(x), expected, atol=1e-5)
+        engine.profile(x, repeats=1)
+        tried += 1
+    assert tried >= 3
 
 
 def test_check_refuses_what_is_not_finite(path: Path) -> None:

@@ -10,50 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune._support import native
-from dirprune.deploy.file.container import read_file
 from dirprune.deploy.file.encode import encode
+from dirprune.deploy.file.limits import check_memory, memory_limit, readable
+from dirprune.deploy.file.read import Source, describe, file_bytes, read_contents
 from dirprune.deploy.graph.fold import fold
+from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.profile import LayerTime, Profile
 from dirprune.deploy.tuned import TunedFile
 
 Array = NDArray[np.float32]
 _MOST_THREADS = 256
+_FOLDING = 16
+"""Bytes that folding may need for each weight of a layer: one float64, two float32."""
 
 
 class Engine:
     r"""A network that is ready to run.
 
-    Convolutions and linear layers multiply by the weights that are not zero and by no others, or
-    by all of them where that is faster. BatchNorm, bias, activation and residual are part of the
-    layer before. Several threads may call one engine, and several engines, at a time; a call does
-    not hold Python's global lock.
+    Convolutions and linear layers multiply by the nonzero weights only, or by all weights where
+    that is faster. BatchNorm, bias, activation and residual are computed together with the layer
+    before.
+
+    Several threads may call one engine, and several engines, at the same time; a call does not
+    hold Python's global lock. Engines can be pickled and copied: the copy contains the file and
+    the result of tuning. They work in the child of a fork.
 
     Zeros skip what they would multiply: where dense arithmetic would spread a NaN or an infinity
-    of the input (0 times NaN is NaN), this one does not. ``check=True`` refuses such inputs.
+    of the input (0 times NaN is NaN), the engine does not. ``check=True`` refuses such inputs.
+    Denormal numbers (magnitude below :math:`2^{-126}`) are treated as zero.
 
     The environment variable ``DIRPRUNE_ISA`` (``portable``, ``avx2``, ``avx512``, ``neon``)
-    forces an instruction set; results of two agree within rounding.
+    forces an instruction set. Results of two instruction sets agree within rounding.
 
     Args:
-        path: File that :func:`dirprune.deploy.save` wrote, with a network in it.
-        threads: That a call may use, 1 to 256; all that this process may run on by default. Of a
-            batch each takes images of its own, as long as there is one for every thread, and what
-            is left they share; memory for activations grows with them, not with the batch.
-        tune: At the first call with a batch of one kind (single images, or blocks of as many as
-            a vector has lanes, alone on a thread or shared), choose how to compute each layer by
-            timing, in less than two seconds. Without, the choice is fixed, and with it every bit
-            of the result, for any number of threads.
-        keep: Keep what tuning finds in ``PATH.tuned.json``, and take it from there at the next
-            start: the first call is as fast as all others, and one file gives the same bits again.
-            What another network or instruction set left there is written anew. Of another
-            processor with the same instruction set it is used, but may be slower than it could:
-            delete it there.
+        path: File that :func:`dirprune.deploy.save` wrote, with a network in it: a path, the bytes
+            of the file, or a file opened for reading bytes.
+        threads: Number of threads of a call, 1 to 256; by default the CPUs that this process may
+            use. In a batch each thread computes images of its own as long as there is one for
+            every thread; the remaining images are each computed by several threads. Memory for
+            activations grows with the threads, not with the batch.
+        tune: At the first call with a batch of one kind (single images, or blocks of as many
+            images as a vector has lanes, on one thread or several), choose how to compute each
+            layer by timing, in less than two seconds. Without tuning the choice is fixed, and so
+            is every bit of the result, for any number of threads.
+        keep: Keep the result of tuning in ``PATH.tuned.json`` and read it at the next start: then
+            the first call is as fast as all others, and the same file gives the same bits. A
+            result for another network or instruction set is replaced. A result from another
+            processor with the same instruction set is used, but may be slower than possible:
+            delete the file there.
         check: Refuse inputs that are not finite.
+        max_bytes: Bound on the memory that the file can make the engine use: for reading, for
+            weights, and for the activations of one call. None is half of this machine's memory.
 
     Raises:
-        ValueError: If the file is damaged, has no network in it, threads is out of range, or
-            ``keep`` is asked for without ``tune``.
-        OSError: If it cannot be read.
+        ValueError: If the file is damaged, holds no network, or needs more memory; if threads is
+            out of range; or if ``keep`` is given without ``tune`` or without a path.
+        OSError: If the file cannot be read.
         RuntimeError: If dirprune was installed without its C++ extension.
 
     Example:
@@ -68,62 +80,100 @@ class Engine:
 
     def __init__(
         self,
-        path: str | Path,
+        path: Source,
         threads: int | None = None,
         *,
         tune: bool = True,
         keep: bool = False,
         check: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         self._extension = _extension()
         if keep and not tune:
-            raise ValueError("keep=True keeps what tuning finds: it needs tune=True")
+            raise ValueError("keep=True keeps the result of tuning: it needs tune=True")
         if threads is None:
             threads = min(_usable_cpus(), _MOST_THREADS)
         if not 1 <= threads <= _MOST_THREADS:
             raise ValueError(f"threads must be 1 to {_MOST_THREADS}, got {threads}")
-        contents = read_file(path)
-        if contents.graph is None:
-            raise ValueError(
-                f"{path} has weights and no network: save the model with example_inputs"
-            )
-        graph = fold(contents.graph)
-        arrays = [np.ascontiguousarray(array) for array in graph.tensors.values()]
-        self._program = self._extension.Program(encode(graph), arrays)
-        self._threads, self._tune, self._check = threads, tune, check
-        self._tuned = TunedFile(path, self._extension.chosen(), threads) if keep else None
-        if self._tuned:
+        self._path = Path(path) if isinstance(path, (str, os.PathLike)) else None
+        if keep and self._path is None:
+            raise ValueError("keep=True writes beside the file: give its path")
+        self._threads, self._tune, self._check, self._max_bytes = threads, tune, check, max_bytes
+        limit = memory_limit(max_bytes)
+        with readable(describe(path)):
+            self._file = file_bytes(path, limit)
+            self._program, self._sparsity = _program(self._extension, self._file, limit)
+        self._tuned = None
+        if keep and self._path is not None:
+            self._tuned = TunedFile(self._path, self._file, self._extension.chosen(), threads)
             self._tuned.load(self._program)
+
+    def __getstate__(self) -> dict[str, Any]:
+        options = ("_path", "_file", "_threads", "_tune", "_check", "_max_bytes")
+        state = {name: self.__dict__[name] for name in options}
+        isa = self._extension.chosen()
+        return {
+            **state,
+            "keep": self._tuned is not None,
+            "isa": isa,
+            "tuned": self._program.tuned(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(  # type: ignore[misc]
+            state["_file"], state["_threads"], tune=state["_tune"], check=state["_check"],
+            max_bytes=state["_max_bytes"],
+        )  # fmt: skip
+        self._path = state["_path"]
+        if state["isa"] == self._extension.chosen():
+            for mode in state["tuned"]:
+                self._program.choose(*mode)
+        if state["keep"] and self._path is not None:
+            isa = self._extension.chosen()
+            self._tuned = TunedFile(self._path, self._file, isa, self._threads)
+            self._tuned.load(self._program)
+
+    def __repr__(self) -> str:
+        shapes = [
+            f"(batch, {', '.join(map(str, shape))})" if shape else "(batch,)"
+            for shape in (self.input_shape, self.output_shape)
+        ]
+        return (
+            f"Engine({str(self._path or 'bytes')!r}: {shapes[0]} -> {shapes[1]}, "
+            f"{self._sparsity:.1%} of the weights of its layers are zero, "
+            f"{self._extension.chosen()}, {self._threads} thread{'s' * (self._threads > 1)})"
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch."""
+        """Shape of one input, without the batch."""
         return tuple(self._program.input_shape)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of one result, without the batch."""
+        """Shape of one output, without the batch."""
         return tuple(self._program.output_shape)
 
     @property
     def threads(self) -> int:
-        """How many a call may use."""
+        """Number of threads of a call."""
         return self._threads
 
     def __call__(self, x: Any) -> Array:
         r"""Run the network.
 
         Args:
-            x: float32 with shape (batch, \*input_shape), batch at least 0: a numpy array, or
-                anything with ``__dlpack__`` or ``__array__`` whose memory the CPU can read. What
-                is not contiguous is copied.
+            x: Shape (batch, \*input_shape), batch at least 0: a numpy array, or anything with
+                ``__dlpack__`` or ``__array__`` whose memory the CPU can read, such as a torch
+                tensor. Contiguous float32 is read in place. Other real types are converted to
+                float32 as they are: bytes of an image give 0.0 to 255.0.
 
         Returns:
             float32 with shape (batch, \*output_shape).
 
         Raises:
-            TypeError: If x is no array, or not of float32.
-            ValueError: If its shape is another one, or with ``check`` it is not finite.
+            TypeError: If x is not an array of real numbers.
+            ValueError: If it has another shape, or with ``check`` is not finite.
             MemoryError: If the batch is too large; smaller ones still run.
         """
         result: Array = self._program.run(self._checked(x), self._threads, self._tune)
@@ -136,7 +186,8 @@ class Engine:
 
         Args:
             x: As in a call, with at least one sample.
-            repeats: Runs, after a first one, of which each layer's fastest counts.
+            repeats: Timed runs, after a first one that is not timed. The fastest time of each
+                layer is reported.
 
         Returns:
             A table.
@@ -168,30 +219,70 @@ class Engine:
 
     def _checked(self, x: Any) -> Array:
         array = _as_array(x)
-        if array.dtype != np.float32:
-            raise TypeError(
-                f"the engine computes in float32, got {array.dtype}: x.astype(numpy.float32)"
-            )
         if array.ndim == 0 or array.shape[1:] != self.input_shape:
             needed = ", ".join(["batch", *map(str, self.input_shape)])
             raise ValueError(f"this network takes shape ({needed}), got {array.shape}")
+        if array.dtype != np.float32:
+            array = _converted(array)
         if self._check and not np.isfinite(array).all():
-            raise ValueError("the input is not finite: zeros would hide where a NaN should spread")
+            raise ValueError("the input is not finite: use check=False to run it nevertheless")
         return np.ascontiguousarray(array)
+
+
+def _program(extension: ModuleType, data: bytes, limit: int) -> tuple[Any, float]:
+    """Make the network ready to run; return it with the sparsity of its layers."""
+    contents = read_contents(data, limit)
+    if contents.graph is None:
+        raise ValueError("it has weights and no network: save the model with example_inputs")
+    layers = [
+        contents.graph.tensors[node.tensors["weight"]]
+        for node in contents.graph.nodes
+        if "weight" in node.tensors
+    ]
+    check_memory(_FOLDING * sum(weight.size for weight in layers), limit)
+    sparsity = _sparsity(contents.graph)
+    graph = fold(contents.graph)
+    arrays = [np.ascontiguousarray(array) for array in graph.tensors.values()]
+    return extension.Program(encode(graph), arrays, limit), sparsity
+
+
+def _sparsity(graph: Graph) -> float:
+    names = {n.tensors["weight"] for n in graph.nodes if n.op in ("conv2d", "linear")}
+    total = sum(graph.tensors[name].size for name in names)
+    nonzeros = sum(int(np.count_nonzero(graph.tensors[name])) for name in names)
+    return 1 - nonzeros / total if total else 0.0
 
 
 def _as_array(x: Any) -> NDArray[Any]:
     if isinstance(x, np.ndarray):
         return x
+    if hasattr(x, "resolve_neg"):  # torch's: what its array interfaces refuse or get wrong
+        x = x.detach().resolve_conj().resolve_neg()
+        if x.is_floating_point():
+            x = x.float()
     try:
         if hasattr(x, "__dlpack__"):
             return np.from_dlpack(x)
         if hasattr(x, "__array__"):
             return np.asarray(x)
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise TypeError(f"cannot read the input's memory: {reason}") from None
-    raise TypeError(f"the input must be an array, got {type(x).__name__}: numpy.asarray(x)")
+        raise TypeError(
+            f"cannot read the input's memory ({reason}): give a dense array on the CPU"
+        ) from None
+    raise TypeError(f"the input must be an array, got {type(x).__name__}: use numpy.asarray(x)")
+
+
+def _converted(array: NDArray[Any]) -> Array:
+    if array.dtype.kind in "fiubV" and array.dtype.names is None:
+        try:
+            with np.errstate(over="ignore"):
+                return array.astype(np.float32)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(
+        f"the engine computes with real numbers, got {array.dtype}: use x.astype(numpy.float32)"
+    )
 
 
 def _extension() -> ModuleType:
@@ -199,7 +290,7 @@ def _extension() -> ModuleType:
     if extension is None:
         raise RuntimeError(
             "Engine needs dirprune's C++ extension, which this installation lacks: install a "
-            "C++20 compiler (GCC 11 or Clang 14 on), then pip install --force-reinstall "
+            "C++20 compiler (at least GCC 11 or Clang 14), then pip install --force-reinstall "
             "--no-deps --no-cache-dir dirprune"
         )
     return extension

@@ -1,22 +1,22 @@
-"""Where the time of a network goes, layer by layer."""
+"""The time of every layer of a network."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """What one layer takes.
+    """The time of one layer.
 
     Attributes:
         path: Module that it came from; empty for copying the input and the output.
-        op: Operator, lowered: an activation or a sum may be part of the layer before.
+        op: Operator after folding: an activation or a sum may be part of the layer before.
         kernel: How it is computed: rows x columns of vectors in a tile, tiles in a region, input
-            channels at a time.
-        sparsity: Zeros / entries of its weight; None if it has none.
+            channels in a block.
+        sparsity: Zeros / entries of its weight; None without a weight.
         milliseconds: For the whole batch.
-        gflops: Useful GFLOP/s, two for each weight that is not zero at each pixel; None without a
-            weight.
-        share: Of the time of the network, from 0 to 1.
+        gflops: Useful GFLOP/s: two operations for each nonzero weight at each pixel; None without
+            a weight.
+        share: Share of the network's time, from 0 to 1.
     """
 
     path: str
@@ -30,12 +30,12 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """What every layer takes; ``str()`` is a table.
+    """The times of all layers; ``str()`` is a table.
 
     Attributes:
-        layers: In the order in which they run.
+        layers: In the order of computation.
         batch: Images in the batch.
-        threads: That computed it.
+        threads: Number of threads.
         isa: Instruction set in use.
     """
 
@@ -46,7 +46,7 @@ class Profile:
 
     @property
     def milliseconds(self) -> float:
-        """Of all layers together."""
+        """Milliseconds of all layers together."""
         return sum(layer.milliseconds for layer in self.layers)
 
     def __str__(self) -> str:

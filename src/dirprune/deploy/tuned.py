@@ -1,4 +1,4 @@
-"""What an engine found by timing, kept beside its file for the next start."""
+"""The result of tuning, kept beside the network's file for the next start."""
 
 import hashlib
 import json
@@ -16,41 +16,45 @@ _NAMES = ("batch", "threads", "choices", "seconds")
 class TunedFile:
     """The file ``model.dpz.tuned.json`` of ``model.dpz``.
 
-    It belongs to one content of the network's file, one instruction set and one form of the
-    engine, and has a part for every number of threads that may compute an image. What belongs to
-    others, or is damaged, counts as if it were not there.
+    It belongs to one network, one instruction set and one version of the engine. It has an entry
+    for every number of threads that may compute an image. A file that belongs to something else,
+    or is damaged, is ignored.
 
     Args:
-        path: Of the network.
+        path: File of the network.
+        data: Its bytes.
         isa: Instruction set in use.
-        threads: Of the engine; parts of more threads are neither used nor lost.
+        threads: Number of threads of the engine; entries for more threads are kept unused.
     """
 
-    def __init__(self, path: str | Path, isa: str, threads: int) -> None:
+    def __init__(self, path: str | Path, data: bytes, isa: str, threads: int) -> None:
         self.path = Path(f"{path}.tuned.json").absolute()
-        network = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        network = hashlib.sha256(data).hexdigest()
         self._key = {"version": _VERSION, "network": network, "isa": isa}
         self._threads = threads
-        self._saved = 0  # modes of the program
+        self._saved = 0  # number of modes of the program that the file holds
         self._lock = threading.Lock()
 
     def load(self, program: Any) -> None:
-        """Give a program what the file holds for it."""
+        """Set the choices of a program that the file holds."""
         for mode in self._modes():
             if mode["threads"] > self._threads:
                 continue
             try:
                 program.choose(**mode)
             except (ValueError, TypeError, RuntimeError, MemoryError):
-                continue  # of something else, though it does not say so
+                continue  # the entry belongs to something else
         self._saved = program.modes
 
     def save(self, program: Any) -> None:
         """Write what a program has found since the last time, if anything; warn if that fails."""
         if program.modes == self._saved or not self.path.parent.is_dir():
             return
-        with self._lock:
-            self.load(program)  # what others have found since
+        # In the child of a fork a thread of the parent may hold the lock: do not wait for it.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self.load(program)  # what other engines have found since
             found = [dict(zip(_NAMES, mode)) for mode in program.tuned()]
             others = [m for m in self._modes() if m["threads"] > self._threads]
             self._saved = len(found)
@@ -58,9 +62,11 @@ class TunedFile:
                 write_json(self.path, self._key | {"modes": others + found})
             except OSError as error:
                 warnings.warn(f"{error}; the next start will tune again", stacklevel=3)
+        finally:
+            self._lock.release()
 
     def _modes(self) -> list[dict[str, Any]]:
-        """What the file holds for this network, one of a kind."""
+        """The entries of the file for this network, one for each batch and number of threads."""
         try:
             record = json.loads(self.path.read_text())
             if {key: record[key] for key in self._key} != self._key:

@@ -1,7 +1,7 @@
 """A graph as bytes, for the file and for the engine: little-endian, every field checked.
 
-``docs/format.md`` has the layout. Tensors are only named here, with their dimensions; their values
-travel beside the bytes.
+``docs/format.md`` describes the layout. The bytes hold the names and dimensions of the tensors,
+not their values.
 """
 
 import struct
@@ -60,8 +60,8 @@ def encode(graph: Graph) -> bytes:
     return bytes(out)
 
 
-def decode(data: bytes, tensors: Mapping[str, NDArray[np.float32]]) -> Graph:
-    """Read a graph that nobody vouches for.
+def decode(data: bytes | memoryview, tensors: Mapping[str, NDArray[np.float32]]) -> Graph:
+    """Read an untrusted graph.
 
     Args:
         data: The graph section of a file.
@@ -87,21 +87,21 @@ def decode(data: bytes, tensors: Mapping[str, NDArray[np.float32]]) -> Graph:
 
 
 class Reader:
-    """Takes fields off the front of bytes, never beyond their end.
+    """Takes fields from the front of bytes, never beyond their end.
 
     Args:
-        data: What is read.
+        data: The bytes. What is taken are views of them, not copies.
 
     Raises:
         ValueError: From each method, if the bytes end before the field does or it is not valid.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
         self._at = 0
 
-    def bytes(self, size: int) -> bytes:
-        """Take so many bytes."""
+    def bytes(self, size: int) -> memoryview:
+        """Take ``size`` bytes."""
         if size > len(self._data) - self._at:
             raise ValueError("the file ends in the middle of a field")
         self._at += size
@@ -117,7 +117,7 @@ class Reader:
         return struct.unpack(f"<{count}{code}", self.bytes(count * struct.calcsize("<" + code)))
 
     def count(self, code: str, most: int) -> int:
-        """Take a number of things that follow, each of at least one byte."""
+        """Take the number of the items that follow, each of at least one byte."""
         value = self.take(code)
         if value > min(most, len(self._data) - self._at):
             raise ValueError(f"a count of {value} is out of range")
@@ -127,7 +127,7 @@ class Reader:
         """Take a name: its length in bytes and its UTF-8."""
         data = self.bytes(self.count("H", LONGEST))
         try:
-            return data.decode()
+            return str(data, "utf-8")
         except UnicodeDecodeError:
             raise ValueError("a name is not UTF-8") from None
 
@@ -136,7 +136,7 @@ class Reader:
         return self.many(code, self.count("B", 8))
 
     def finish(self) -> None:
-        """Refuse bytes that are left."""
+        """Refuse trailing bytes."""
         if self._at < len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes follow the end")
 

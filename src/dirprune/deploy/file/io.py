@@ -1,5 +1,6 @@
 """Saving and loading a network: one compact file, without pickle."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dirprune._support.files import writing
+from dirprune._support.wrappers import unwrap
 from dirprune.deploy.file import container
 from dirprune.deploy.file.container import DTYPES, Contents
+from dirprune.deploy.file.limits import readable
+from dirprune.deploy.file.read import Source, describe, read_contents, read_file
 from dirprune.deploy.file.values import VALUES, Values
+from dirprune.deploy.file.write import write_contents
 from dirprune.deploy.graph.capture import capture
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
@@ -18,15 +23,15 @@ from dirprune.deploy.graph.module import GraphNet
 
 @dataclass(frozen=True)
 class Saved:
-    """What came of :func:`save`.
+    """The result of :func:`save`.
 
     Attributes:
         path: The file.
         bytes: Its size.
-        dense_bytes: Size of the tensors in it without compression.
+        dense_bytes: Size of its tensors without compression.
         runs: Whether it holds the graph, so that it can be run.
         change: Largest difference between the outputs of the file and of the model for the
-            example inputs, over the largest output; None where there was nothing to run.
+            example inputs, over the largest output; None if nothing was run.
     """
 
     path: Path
@@ -43,7 +48,7 @@ class Saved:
 
 
 def save(
-    model: nn.Module,
+    model: nn.Module | Mapping[str, Tensor],
     path: str | Path,
     example_inputs: Tensor | tuple[Tensor] | None = None,
     *,
@@ -51,11 +56,15 @@ def save(
 ) -> Saved:
     """Save a network, or the weights of any module, as one compact file.
 
+    Every bit of the tensors is kept, except that -0.0 becomes 0.0: the zeros of a pruned network
+    (``w * mask``) have random signs, which would cost a third more bytes. Tensors with the same
+    elements, such as tied weights, are stored once.
+
     Args:
-        model: With example inputs, one that :func:`dirprune.deploy.capture` takes. A ``GraphNet``
-            (from ``load`` or ``shrink``) has its graph with it. Without either, any module: its
-            state dict is stored.
-        path: The file; an older one is replaced once the new one is complete.
+        model: With example inputs, a module that :func:`dirprune.deploy.capture` takes. A
+            ``GraphNet`` (from ``load`` or ``shrink``) contains its graph. Otherwise any module or
+            state dict: its tensors are stored.
+        path: The file. An older file is replaced after the new one is complete and checked.
         example_inputs: A batch of 2 or more, float32.
         values: ``float32`` keeps every bit; ``float16`` and ``int8`` (with a scale for each
             output channel) round float32 weights of two or more dimensions.
@@ -64,7 +73,7 @@ def save(
         Sizes, and the change of the output.
 
     Raises:
-        ValueError: If the model cannot be captured, or a tensor has no place in the file.
+        ValueError: If the model cannot be captured, or a file cannot hold one of its tensors.
         OSError: If the file cannot be written.
 
     Example:
@@ -79,32 +88,42 @@ def save(
     if values not in VALUES:
         raise ValueError(f"values must be {', '.join(VALUES)}, got {values!r}")
     path = Path(path)
-    graph = _graph(model, example_inputs)
-    contents = _contents(model, graph)
-    data = container.write_contents(contents, values)
+    if isinstance(model, Mapping):
+        if example_inputs is not None:
+            raise ValueError("a state dict has no network to run: give the module itself")
+        graph, state = None, model
+    else:
+        model = unwrap(model)
+        graph = _graph(model, example_inputs)
+        state = model.state_dict() if graph is None else {}
+    contents = _contents(graph, state)
+    data = write_contents(contents, values)
+    after = read_contents(data).graph  # the file is checked before it replaces another one
+    change = None
+    if graph is not None and after is not None:
+        again = GraphNet(after)
+        if example_inputs is not None:
+            change = _change(GraphNet(graph), again, example_inputs)
     with writing(path) as temporary:
         temporary.write_bytes(data)
-    change = None
-    if graph is not None and example_inputs is not None:
-        after = container.read_contents(data).graph
-        change = _change(graph, after, example_inputs) if after is not None else None
     dense = sum(tensor.array.nbytes for tensor in contents.tensors.values())
     return Saved(path, len(data), dense, graph is not None, change)
 
 
-def load(path: str | Path, *, max_bytes: int = 8 << 30) -> GraphNet | dict[str, Tensor]:
+def load(path: Source, *, max_bytes: int | None = None) -> GraphNet | dict[str, Tensor]:
     """Load what :func:`save` wrote; the file may come from anybody.
 
     Args:
-        path: The file.
-        max_bytes: What its tensors may need in memory at most.
+        path: The file: a path, its bytes, or a file opened for reading bytes.
+        max_bytes: Bound on the memory that loading may need; None is half of this machine's.
 
     Returns:
-        A module in evaluation mode, if the file holds a network; its state dict has the tensors
-        of the original, bit by bit where values were kept. Else the state dict of the module.
+        A module in evaluation mode, if the file holds a network. Its state dict has the tensors
+        of the original, bit by bit if values were kept (-0.0 is returned as 0.0). Otherwise the
+        state dict of the module.
 
     Raises:
-        ValueError: If it is no such file, is damaged, or larger.
+        ValueError: If it is not such a file, is damaged, or needs more memory.
         OSError: If it cannot be read.
 
     Example:
@@ -114,13 +133,11 @@ def load(path: str | Path, *, max_bytes: int = 8 << 30) -> GraphNet | dict[str, 
         ...     list(load(f"{folder}/weights.dpz"))
         ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
-    contents = container.read_file(path, max_bytes)
-    if contents.graph is None:
-        return {name: _to_torch(tensor) for name, tensor in contents.tensors.items()}
-    try:
+    contents = read_file(path, max_bytes)
+    with readable(describe(path)):
+        if contents.graph is None:
+            return {name: _to_torch(tensor) for name, tensor in contents.tensors.items()}
         return GraphNet(contents.graph)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded: {error}") from None
 
 
 def _graph(model: nn.Module, example_inputs: Tensor | tuple[Tensor] | None) -> Graph | None:
@@ -129,11 +146,11 @@ def _graph(model: nn.Module, example_inputs: Tensor | tuple[Tensor] | None) -> G
     return None if example_inputs is None else capture(model, example_inputs)
 
 
-def _contents(model: nn.Module, graph: Graph | None) -> Contents:
+def _contents(graph: Graph | None, state: Mapping[str, object]) -> Contents:
     if graph is not None:
         arrays = {name: container.Tensor("float32", a) for name, a in graph.tensors.items()}
         return Contents(graph, arrays)
-    return Contents(None, {name: _to_numpy(name, t) for name, t in model.state_dict().items()})
+    return Contents(None, {name: _to_numpy(name, t) for name, t in state.items()})
 
 
 def _to_numpy(name: str, tensor: object) -> container.Tensor:
@@ -162,9 +179,9 @@ def _to_torch(tensor: container.Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _change(before: Graph, after: Graph, example_inputs: Tensor | tuple[Tensor]) -> float:
+def _change(before: GraphNet, after: GraphNet, example_inputs: Tensor | tuple[Tensor]) -> float:
     x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
-    expected, found = (GraphNet(graph)(x.cpu()) for graph in (before, after))
+    expected, found = (net(x.cpu()) for net in (before, after))
     largest = float(expected.abs().max())
     change = float((expected - found).abs().max())
     return change / largest if change else 0.0

@@ -1,9 +1,10 @@
-"""Arrays taken apart so that they compress: where the zeros are, and the bytes of the others.
+"""Arrays split into parts that compress well: where the zeros are, and the bytes of the others.
 
-Weights do not repeat, so what a compressor can find is the skewed distribution of exponents and
-of the zeros. Three steps lay both bare, before zstandard sees anything: zeros become a bit mask;
-the bits of floating-point numbers are rotated by one, so that a byte holds the exponent without
-the sign; and first bytes, second bytes and so on become a plane each.
+Weights do not repeat. A compressor can only use the skewed distribution of the exponents and of
+the zeros. Three steps expose both to zstandard: zeros become a bit mask; the bits of
+floating-point numbers are rotated by one, so that one byte holds the exponent without the sign;
+and all first bytes, all second bytes and so on are stored as one plane each. Negative zeros become
+0.0.
 """
 
 from dataclasses import dataclass
@@ -15,29 +16,31 @@ from numpy.typing import NDArray
 
 LEVEL = 19
 """Of zstandard: the best below its modes for gigabytes of memory."""
-_BLOCK = 1 << 17  # bytes that one block of a zstandard frame, itself 4 bytes or more, decodes to
+_BLOCK = 1 << 17  # bytes at most that a block of a zstandard frame (at least 4 bytes) decodes to
 
 Bytes = NDArray[np.uint8]
 
 
 class Layout(IntEnum):
-    """How the elements of an array are arranged."""
+    """How the elements of an array are stored."""
 
     DENSE = 0
     MASKED = 1
     SIGNED = 2
-    """Masked, with the signs of the zeros: multiplying by a mask leaves many a -0.0."""
+    """Masked, with the signs of the zeros: written by version 0.1 only."""
+    SHARED = 3
+    """Not at all: the elements are those of an earlier tensor."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """An array, taken apart.
+    """An array, split into parts.
 
     Attributes:
         layout: Which parts there are.
-        nonzeros: Number of elements that are not zero; of all where dense.
-        parts: Where not dense, bits that mark what is not zero; where signed, bits that mark -0.0
-            among the zeros; then one plane for every byte of the elements that are not zero.
+        nonzeros: Number of elements that are not zero; of all elements if dense.
+        parts: Unless dense, the bit mask of the nonzero elements. Then one plane for each byte of
+            the nonzero elements.
     """
 
     layout: Layout
@@ -46,17 +49,17 @@ class Parts:
 
 
 def take_apart(array: NDArray[np.generic], floating: bool) -> Parts:
-    """Bring an array into the layout that compresses best; every bit is kept.
+    """Split an array into the parts that compress best.
 
     Args:
         array: Any shape, of numbers with a fixed size.
         floating: Whether the highest bit is a sign, and exponent and mantissa follow.
 
     Returns:
-        What :func:`put_together` turns into the same bits.
+        The parts. :func:`put_together` returns the same bits, except that -0.0 becomes 0.0.
 
     Example:
-        >>> weights = np.array([0, 0, 0, -2, 0], np.float32)
+        >>> weights = np.array([0, -0.0, 0, -2, 0], np.float32)
         >>> apart = take_apart(weights, floating=True)
         >>> apart.layout.name, [part.tolist() for part in apart.parts]
         ('MASKED', [[8], [1], [0], [0], [128]])
@@ -68,23 +71,21 @@ def take_apart(array: NDArray[np.generic], floating: bool) -> Parts:
     first = planes[0] >> 1 if floating else planes[0]  # rotated, the lowest bit is the sign
     nonzero: NDArray[np.bool_] = (first != 0) | np.any(planes[1:], axis=0)
     count = int(nonzero.sum())
-    dense = Parts(Layout.DENSE, size, tuple(planes))
     if count == size:
-        return dense
-    marks, signs = [nonzero], planes[0, ~nonzero] if floating else np.zeros(0, np.uint8)
-    layout = Layout.SIGNED if signs.any() else Layout.MASKED
-    if layout is Layout.SIGNED:
-        marks.append(signs.astype(bool))
-    bits = [np.packbits(mark, bitorder="little") for mark in marks]
-    masked = Parts(layout, count, (*bits, *planes[:, nonzero]))
-    # Many zeros cost more in every plane than once in a mask; few are tried both ways.
+        return Parts(Layout.DENSE, size, tuple(planes))
+    if floating:
+        planes[0, ~nonzero] = 0  # no negative zeros
+    mask = np.packbits(nonzero, bitorder="little")
+    masked = Parts(Layout.MASKED, count, (mask, *planes[:, nonzero]))
+    # Many zeros are cheaper in one mask than in every plane. With few zeros both ways are tried.
+    dense = Parts(Layout.DENSE, size, tuple(planes))
     return masked if 2 * count < size else min(masked, dense, key=_quick_size)
 
 
 def put_together(
     apart: Parts, dtype: np.dtype[np.generic], size: int, floating: bool
 ) -> NDArray[np.generic]:
-    """Undo :func:`take_apart` of data that nobody vouches for.
+    """Undo :func:`take_apart` on untrusted data.
 
     Args:
         apart: Parts, each as large as :func:`part_sizes` says.
@@ -98,18 +99,17 @@ def put_together(
     Raises:
         ValueError: If a mask contradicts the sizes.
     """
-    kept = np.stack(apart.parts[len(apart.parts) - dtype.itemsize :])
+    kept = _elements(apart.parts[len(apart.parts) - dtype.itemsize :], dtype, floating)
     if apart.layout is Layout.DENSE:
-        return _elements(kept, dtype, floating)
+        return kept
     nonzero = _bits(apart.parts[0], size)
     if int(nonzero.sum()) != apart.nonzeros:
         raise ValueError("a mask does not mark as many elements as it should")
     array = np.zeros(size, dtype)
-    array[nonzero] = _elements(kept, dtype, floating)
+    array[nonzero] = kept
     if apart.layout is Layout.SIGNED:
-        zeros = np.zeros((dtype.itemsize, size - apart.nonzeros), np.uint8)
-        zeros[0] = _bits(apart.parts[1], size - apart.nonzeros)
-        array[~nonzero] = _elements(zeros, dtype, floating)
+        negative = _bits(apart.parts[1], size - apart.nonzeros).astype(_unsigned(dtype))
+        array.view(_unsigned(dtype))[~nonzero] = negative << (8 * dtype.itemsize - 1)
     return array
 
 
@@ -125,6 +125,8 @@ def part_sizes(layout: Layout, nonzeros: int, itemsize: int, size: int) -> tuple
     Returns:
         Sizes in bytes.
     """
+    if layout is Layout.SHARED:
+        return ()
     if layout is Layout.DENSE:
         return (size,) * itemsize
     masks = [size] if layout is Layout.MASKED else [size, size - nonzeros]
@@ -146,11 +148,19 @@ def _planes(array: NDArray[np.generic], floating: bool) -> Bytes:
     return np.ascontiguousarray(flat.view(np.uint8).reshape(flat.size, array.dtype.itemsize).T)
 
 
-def _elements(planes: Bytes, dtype: np.dtype[np.generic], floating: bool) -> NDArray[np.generic]:
-    flat: NDArray[np.generic] = np.ascontiguousarray(planes.T).reshape(-1)
+def _elements(
+    planes: tuple[Bytes, ...], dtype: np.dtype[np.generic], floating: bool
+) -> NDArray[np.generic]:
+    table = np.empty((planes[0].size, len(planes)), np.uint8)
+    for byte, plane in enumerate(planes):
+        table[:, byte] = plane
+    flat: NDArray[np.generic] = table.reshape(-1)
     if floating:
-        bits = flat.view(_unsigned(dtype))
-        flat = (bits >> 1) | (bits << (8 * dtype.itemsize - 1))
+        rotated = flat.view(_unsigned(dtype))
+        bits = rotated >> 1
+        rotated <<= 8 * dtype.itemsize - 1
+        bits |= rotated
+        flat = bits
     native: NDArray[np.generic] = flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
     return native
 
@@ -162,13 +172,13 @@ def _unsigned(dtype: np.dtype[np.generic]) -> np.dtype[np.unsignedinteger]:
 def _bits(packed: Bytes, size: int) -> NDArray[np.bool_]:
     bits = np.unpackbits(packed, bitorder="little")
     if bits[size:].any():
-        raise ValueError("a mask goes on behind its end")
+        raise ValueError("a mask has bits behind its end")
     return bits[:size].view(bool)
 
 
 def compress(data: bytes) -> bytes:
-    """Compress bytes; those that do not become smaller stay as they are."""
-    # A quick try spares the mantissas, most of all bytes, which look random to every level.
+    """Compress bytes; those that do not become smaller are returned as they are."""
+    # Most bytes are those of mantissas, which no level compresses: a quick try recognizes them.
     for level in (1, LEVEL):
         compressed: bytes = zstandard.ZstdCompressor(level=level).compress(data)
         if len(compressed) >= len(data):
@@ -176,18 +186,18 @@ def compress(data: bytes) -> bytes:
     return compressed
 
 
-def decompress(data: bytes, size: int) -> bytes:
-    """Undo :func:`compress` of data that nobody vouches for.
+def decompress(data: bytes | memoryview, size: int) -> bytes | memoryview:
+    """Undo :func:`compress` on untrusted data.
 
     Args:
-        data: What is decompressed.
-        size: How many bytes it was.
+        data: Compressed bytes.
+        size: Number of bytes before compression.
 
     Returns:
-        So many bytes.
+        ``size`` bytes.
 
     Raises:
-        ValueError: If it is anything else; nothing larger is allocated then.
+        ValueError: If the data is not a stream of that size. Nothing larger is allocated.
     """
     if len(data) == size:
         return data

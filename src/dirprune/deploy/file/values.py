@@ -13,8 +13,8 @@ class Reduced(NamedTuple):
     """An array as it is stored.
 
     Attributes:
-        values: How: as it is (float32 stands for that), as float16, or as int8.
-        array: What is stored, with the shape of the original.
+        values: As it is (``float32``, for any type), as float16, or as int8.
+        array: The stored elements, with the shape of the original.
         scale: float32 for each output channel, for int8.
     """
 
@@ -27,15 +27,15 @@ def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
     r"""Round weights to fewer bits.
 
     With 8 bits, :math:`q_{oi} = \operatorname{round}(w_{oi} / s_o)` where
-    :math:`s_o = \max_i |w_{oi}| / 127`. Zeros stay zeros. Vectors, numbers that are not float32,
-    and tensors with a number that does not fit stay as they are: there is little to gain.
+    :math:`s_o = \max_i |w_{oi}| / 127`. Zeros stay zeros. Vectors, tensors of other types, and
+    tensors with a number that float16 or the scale cannot represent are returned unchanged.
 
     Args:
         array: A tensor whose first dimension is the output channels.
-        values: What it shall become.
+        values: The type to round to.
 
     Returns:
-        What is to be stored.
+        The array to store.
 
     Example:
         >>> reduce(np.array([[1.0, 0.0, -0.5]], np.float32), "int8").array
@@ -61,7 +61,7 @@ def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
 
 
 def restore(reduced: Reduced) -> NDArray[np.generic]:
-    """Return what a stored array stands for: float32, or the array itself."""
+    """Undo :func:`reduce`: return float32 values, or the array itself."""
     if reduced.values == "float32":
         return reduced.array
     weights = reduced.array.astype(np.float32)
