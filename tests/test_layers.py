@@ -30,7 +30,7 @@ FLOORS = [
         "triton_kernels",
         "triton_step",
     },
-    {"data", "models", "landscape", "deploy", "report"},
+    {"data", "models", "landscape", "deploy", "report", "integrations"},
     {"train"},
     {"study", "survey", "bench"},
     {"cli"},

@@ -1,0 +1,1 @@
+"""Small adapters for other people's trainers; each module needs its own library."""

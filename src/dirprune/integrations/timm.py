@@ -1,0 +1,50 @@
+"""gRDA in timm: ``--opt grda`` and ``--opt adamgrda``."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from timm.optim._optim_factory import OptimInfo, default_registry
+
+from dirprune.adam_grda import AdamGRDA
+from dirprune.grda import GRDA
+
+
+def register() -> None:
+    """Make ``grda`` and ``adamgrda`` known to timm's ``create_optimizer_v2``.
+
+    Parameter groups without weight decay stay dense. By timm's rules these are biases,
+    normalisation parameters and what ``model.no_weight_decay()`` names. So give a weight decay
+    above 0, or param groups of your own.
+
+    Example:
+        >>> import timm
+        >>> from dirprune import SparsityPlan
+        >>> register()
+        >>> model = timm.create_model("resnet18", num_classes=10)
+        >>> plan = SparsityPlan(0.9, steps=1000)
+        >>> optimizer = timm.optim.create_optimizer_v2(
+        ...     model, "grda", lr=0.1, weight_decay=5e-4, momentum=0.9, plan=plan
+        ... )
+        >>> [group["plan"] is not None for group in optimizer.param_groups]
+        [False, True]
+    """
+    momentum = OptimInfo("grda", _grda, "gRDA: trains sparse", has_eps=False, has_momentum=True)
+    adam = OptimInfo("adamgrda", _adam_grda, "gRDA with Adam's direction", has_betas=True)
+    for info in (momentum, adam):
+        default_registry.register(info)
+
+
+def _grda(params: Iterable[Any], **options: Any) -> GRDA:
+    return GRDA(_undecayed_dense(params), **options)
+
+
+def _adam_grda(params: Iterable[Any], **options: Any) -> AdamGRDA:
+    return AdamGRDA(_undecayed_dense(params), **options)
+
+
+def _undecayed_dense(params: Iterable[Any]) -> list[Any]:
+    dense = {"c": 0.0, "plan": None}
+    return [
+        {**group, **dense} if isinstance(group, dict) and group.get("weight_decay") == 0 else group
+        for group in params
+    ]

@@ -1,0 +1,37 @@
+"""A callback for Hugging Face's Trainer that logs sparsity and stops a run that diverges."""
+
+import math
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dirprune.sparsity import sparsity_report
+
+
+class SparsityCallback(TrainerCallback):  # type: ignore[misc]
+    """Log ``sparsity`` beside the loss; stop when the loss is no longer finite.
+
+    ``sparsity`` is the share of zeros among all trainable parameters. It goes to
+    ``trainer.state.log_history`` and to the callbacks after this one.
+    """
+
+    def __init__(self) -> None:
+        self.diverged = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Put the share of zeros into the logs and look at the loss."""
+        if logs is None or model is None:
+            return
+        logs["sparsity"] = sparsity_report(model).sparsity
+        state.log_history[-1]["sparsity"] = logs["sparsity"]
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self.diverged = control.should_training_stop = True
