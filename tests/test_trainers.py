@@ -37,7 +37,9 @@ REACHED = {
 @pytest.mark.parametrize(
     ("title", "code"),
     [
-        pytest.param(*example, id=example[0], marks=[] if example[0] in QUICK else pytest.mark.slow)
+        pytest.param(
+            *example, id=example[0], marks=[] if example[0] in QUICK else pytest.mark.slow
+        )
         for example in EXAMPLES
     ],
 )

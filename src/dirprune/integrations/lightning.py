@@ -28,7 +28,12 @@ class SparsityMonitor(Callback):
         self.diverged = False
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Look at the loss."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
