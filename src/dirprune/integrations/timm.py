@@ -28,10 +28,12 @@ def register() -> None:
         >>> [group["plan"] is not None for group in optimizer.param_groups]
         [False, True]
     """
-    momentum = OptimInfo("grda", _grda, "gRDA: trains sparse", has_eps=False, has_momentum=True)
-    adam = OptimInfo("adamgrda", _adam_grda, "gRDA with Adam's direction", has_betas=True)
-    for info in (momentum, adam):
-        default_registry.register(info)
+    kinds: dict[str, dict[str, Any]] = {
+        "grda": {"opt_class": _grda, "has_eps": False, "has_momentum": True},
+        "adamgrda": {"opt_class": _adam_grda, "has_betas": True},
+    }
+    for name, options in kinds.items():
+        default_registry.register(OptimInfo(name, description="trains sparse", **options))
 
 
 def _grda(params: Iterable[Any], **options: Any) -> GRDA:

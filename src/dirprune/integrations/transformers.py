@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from dirprune.sparsity import sparsity_report
 
 
-class SparsityCallback(TrainerCallback):  # type: ignore[misc]
+class SparsityCallback(TrainerCallback):
     """Log ``sparsity`` beside the loss; stop when the loss is no longer finite.
 
     ``sparsity`` is the share of zeros among all trainable parameters. It goes to
