@@ -65,7 +65,7 @@ class Clock:
         """Medians of calls that take turns."""
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
         for call in calls.values():
-            self.once(call, 3)
+            self.once(call, min(3, repeats))
         for _ in range(rounds):
             for name, call in calls.items():
                 found[name].append(self.once(call, repeats))
@@ -156,18 +156,13 @@ def sweep(model: nn.Module, clock: Clock) -> dict[str, Any]:
     module: Any = triton_step.kernels()
     found = {}
     chosen = module.BLOCK, module.WARPS
-    for block in (1024, 2048, 4096):
-        for warps in (4, 8):
-            module.BLOCK, module.WARPS = block, warps
-            triton_step._TABLES.clear()
-            names = ("GRDA p=1", "GRDA momentum p=2", "AdamGRDA p=2")
-            calls = {
-                name: captured(call)
-                for name, call in kernel_steps(model, "cuda").items()
-                if name in names
-            }
-            times = clock.compare(calls, 5, 3)
-            found[f"{block} / {warps}"] = {n: round(t["ms"] / 10, 4) for n, t in times.items()}
+    for block, warps in ((1024, 4), (1024, 8), (2048, 4), (2048, 8), (4096, 8)):
+        module.BLOCK, module.WARPS = block, warps
+        triton_step._TABLES.clear()
+        steps = kernel_steps(model, "cuda")
+        calls = {name: captured(steps[name]) for name in ("GRDA p=1", "GRDA momentum p=2")}
+        times = clock.compare(calls, 5, 3)
+        found[f"{block} / {warps}"] = {n: round(t["ms"] / 10, 4) for n, t in times.items()}
     module.BLOCK, module.WARPS = chosen
     triton_step._TABLES.clear()
     return found
@@ -208,7 +203,7 @@ def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict
     }
 
 
-def curvature(clock: Clock, device: str, images: int, size: int) -> dict[str, Any]:
+def curvature(clock: Clock, device: str, images: int, size: int, rounds: int) -> dict[str, Any]:
     """A Hessian product of ResNet-18 beside a gradient, in true float32."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).to(device).eval()
@@ -233,7 +228,7 @@ def curvature(clock: Clock, device: str, images: int, size: int) -> dict[str, An
             found[f"{mode} refused"] = str(error)[:200]
         else:
             calls[mode] = lambda hessian=hessian: hessian(v)
-    found |= clock.compare(calls, 3, 5)
+    found |= clock.compare(calls, rounds, rounds)
     torch.backends.cudnn.allow_tf32 = flags
     if {"graph", "reverse-over-reverse"} <= products.keys():
         exact = products["reverse-over-reverse"]
@@ -325,7 +320,7 @@ def main() -> None:
             training_steps(model, device, batch, size), 10 if cuda else 1, 7 if cuda else 1
         ),
     )
-    note("curvature", lambda: curvature(clock, device, *((256, 64) if cuda else (2, 32))))
+    note("curvature", lambda: curvature(clock, device, *((256, 64, 4) if cuda else (2, 32, 1))))
     note("synchronisations", lambda: synchronisations(device))
 
 
