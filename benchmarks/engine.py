@@ -19,7 +19,7 @@ from torch import nn
 
 from dirprune.bench import benchmark
 from dirprune.deploy import Engine, save
-from dirprune.models import build_model
+from dirprune.models import build
 from machine import interleaved, quartiles, write
 from sparse_networks import masked, paper_resnet50
 
@@ -36,9 +36,7 @@ def own(name: str, zeros: float) -> Case:
     """One of the paper's networks for CIFAR, every layer equally sparse."""
 
     def make() -> nn.Module:
-        return masked(
-            build_model(name, num_classes=10, channels=3, size=(32, 32)), lambda *_: zeros
-        )
+        return masked(build(name, num_classes=10, channels=3, size=(32, 32)), lambda *_: zeros)
 
     return Case(make, (3, 32, 32), (1, 128) if name == "vgg16" else (1, 16))
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import Hessian, top_eigenpairs
-from dirprune.models import build_model
+from dirprune.models import build
 from machine import interleaved, quartiles, ratios, write
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -36,7 +36,7 @@ def network(name: str, smooth: bool = False) -> nn.Module:
     """An untrained network with statistics from random images."""
     torch.manual_seed(0)
     kind, width = NETWORKS[name]
-    model = build_model(kind, num_classes=10, channels=3, size=(32, 32), width=width)
+    model = build(kind, num_classes=10, channels=3, size=(32, 32), width=width)
     for module in list(model.modules()) if smooth else []:
         for child, part in module.named_children():
             if isinstance(part, nn.ReLU):

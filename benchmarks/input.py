@@ -17,7 +17,7 @@ from torch import Tensor
 from dirprune import GRDA
 from dirprune.data.augment import CropFlip
 from dirprune.data.sources import MemorySource
-from dirprune.models import build_model
+from dirprune.models import build
 from machine import interleaved, quartiles, ratios, write
 
 BATCH = 128
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = build_model("vgg16_bn", num_classes=10, channels=3, size=(32, 32), width=0.25)
+    model = build("vgg16_bn", num_classes=10, channels=3, size=(32, 32), width=0.25)
     model = model.to(memory_format=torch.channels_last)
     optimizer = GRDA(model.parameters(), lr=0.01)
     source = random_source()

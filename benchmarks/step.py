@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from dirprune import GRDA
-from dirprune.models import build_model
+from dirprune.models import build
 from machine import interleaved, quartiles, ratios, write
 
 LR, C, MU = 0.1, 1e-3, 0.6
@@ -162,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     nets = {
-        "VGG16": build_model("vgg16", num_classes=10, channels=3, size=(32, 32)),
+        "VGG16": build("vgg16", num_classes=10, channels=3, size=(32, 32)),
         "ResNet-50": torchvision.models.resnet50(),
     }
     report: dict[str, Any] = {

@@ -30,7 +30,7 @@ from dirprune.landscape import (
     prune_once,
     top_eigenpairs,
 )
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.loop import train
@@ -99,7 +99,7 @@ def trained(runs: Path, name: str, seed: int) -> tuple[Objective, Objective, Poi
     data = load(
         config.data, validation=config.validation, seed=config.seed, augment=config.augment
     )
-    model = build_model(
+    model = build(
         config.model,
         num_classes=data.num_classes,
         channels=data.channels,

@@ -14,7 +14,7 @@ from dirprune import cli
 from dirprune.bench import latency as bench
 from dirprune.deploy import load
 from dirprune.deploy.graph.module import GraphNet
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.train.trained import trained_network
 
 
@@ -46,7 +46,7 @@ def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_model_by_name_is_exported(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="pip install dirprune[onnx]")
-    model = build_model("convnet", num_classes=5, channels=3, size=(32, 32)).eval()
+    model = build("convnet", num_classes=5, channels=3, size=(32, 32)).eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     words = ["export", "convnet", "--checkpoint", str(tmp_path / "weights.safetensors")]
     words += ["--classes", "5", "--size", "32", "--out", str(tmp_path / "model.dpz")]

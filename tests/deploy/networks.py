@@ -11,7 +11,7 @@ from torchvision.models import convnext, efficientnet, mobilenetv3, regnet, resn
 
 from dirprune.deploy import capture
 from dirprune.deploy.graph.graph import Graph
-from dirprune.models import build_model
+from dirprune.models import build
 
 
 def small_vgg() -> nn.Module:
@@ -52,7 +52,7 @@ def small_convnext() -> nn.Module:
 
 
 Bottleneck, BasicBlock = resnet.Bottleneck, resnet.BasicBlock
-own = partial(build_model, num_classes=10, channels=3, size=(32, 32))
+own = partial(build, num_classes=10, channels=3, size=(32, 32))
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet": (lambda: models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10), 64),
     "wide_resnet": (lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], 10, width_per_group=128), 32),

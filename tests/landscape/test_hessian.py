@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dirprune.landscape import GaussNewton, Hessian, top_eigenpairs
 from dirprune.landscape.curvature.graph import Uncaptured, capture
-from dirprune.models import build_model
+from dirprune.models import build
 
 D = torch.float64
 MODES = ["graph", "reverse-over-reverse", "forward-over-reverse"]
@@ -268,7 +268,7 @@ def test_batchnorm_is_folded_where_one_layer_reads() -> None:
 @pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "vgg16", "convnet", "mlp", "wrn28x10"])
 def test_the_projects_networks_are_captured(name: str) -> None:
     width = 0.02 if name == "wrn28x10" else 0.1
-    model = build_model(name, num_classes=10, channels=3, size=(32, 32), width=width)
+    model = build(name, num_classes=10, channels=3, size=(32, 32), width=width)
     model = shaken(model)
     x, y = torch.randn(3, 3, 32, 32, dtype=D), torch.randint(10, (3,))
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=D)
@@ -280,7 +280,7 @@ def test_the_projects_networks_are_captured(name: str) -> None:
 def test_float32_and_channels_last() -> None:
     # Not the network above: with so few channels oneDNN's gradient of a strided 1x1 convolution
     # overruns its memory in channels_last (torch 2.14).
-    model = shaken(build_model("resnet20", num_classes=3, channels=3, size=(8, 8), width=0.5))
+    model = shaken(build("resnet20", num_classes=3, channels=3, size=(8, 8), width=0.5))
     x, y = torch.randn(7, 3, 8, 8, dtype=D), torch.randint(3, (7,))
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=D)
     exact = Hessian(model, F.cross_entropy, (x, y))(v)

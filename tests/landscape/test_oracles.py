@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import GaussNewton, Hessian, top_eigenpairs
-from dirprune.models import build_model
+from dirprune.models import build
 
 D = torch.float64
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture
 def resnet() -> nn.Module:
-    model = build_model("resnet20", num_classes=4, channels=3, size=(8, 8), width=0.25).to(D)
+    model = build("resnet20", num_classes=4, channels=3, size=(8, 8), width=0.25).to(D)
     for _ in range(5):
         model(torch.randn(16, 3, 8, 8, dtype=D))
     return model.eval()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.models.factory import OWN
 
 DIGITS, FASHION, CIFAR = (1, (8, 8)), (1, (28, 28)), (3, (32, 32))
@@ -33,7 +33,7 @@ def count(model: nn.Module) -> int:
 def test_parameter_counts(
     name: str, num_classes: int, data: tuple[int, tuple[int, int]], parameters: int
 ) -> None:
-    model = build_model(name, num_classes=num_classes, channels=data[0], size=data[1])
+    model = build(name, num_classes=num_classes, channels=data[0], size=data[1])
     assert count(model) == parameters
 
 
@@ -41,7 +41,7 @@ def test_resnet20_is_he_et_als_with_projections() -> None:
     convolutions = [3 * 16, *[16 * 16] * 6, 16 * 32, *[32 * 32] * 5, 32 * 64, *[64 * 64] * 5]
     batchnorms = 2 * (7 * 16 + 7 * 32 + 7 * 64)  # two numbers per channel; shortcuts included
     projections = 16 * 32 + 32 * 64
-    model = build_model("resnet20", num_classes=10, channels=3, size=(32, 32))
+    model = build("resnet20", num_classes=10, channels=3, size=(32, 32))
     assert count(model) == 9 * sum(convolutions) + batchnorms + projections + 64 * 10 + 10
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in model.modules()) == 19
 
@@ -54,9 +54,9 @@ def test_forward_shapes_and_gradients_everywhere(
     channels, size = data
     if min(size) < OWN[name][1]:
         with pytest.raises(ValueError, match=rf"{name} needs images of at least 32x32 pixels"):
-            build_model(name, num_classes=7, channels=channels, size=size)
+            build(name, num_classes=7, channels=channels, size=size)
         return
-    model = build_model(name, num_classes=7, channels=channels, size=size, width=0.1)
+    model = build(name, num_classes=7, channels=channels, size=size, width=0.1)
     scores = model(torch.randn(2, channels, *size))
     assert scores.shape == (2, 7)
     scores.sum().backward()
@@ -66,14 +66,14 @@ def test_forward_shapes_and_gradients_everywhere(
 @pytest.mark.parametrize("name", OWN)
 def test_smallest_images(name: str) -> None:
     side = OWN[name][1]
-    model = build_model(name, num_classes=3, channels=1, size=(side, side), width=0.1)
+    model = build(name, num_classes=3, channels=1, size=(side, side), width=0.1)
     assert model.eval()(torch.zeros(1, 1, side, side)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_width_scales_every_hidden_width(name: str) -> None:
     def widths(width: float) -> list[int]:
-        model = build_model(name, num_classes=10, channels=3, size=(32, 32), width=width)
+        model = build(name, num_classes=10, channels=3, size=(32, 32), width=width)
         return [p.shape[0] for p in model.parameters()][:-2]  # the outputs stay
 
     assert widths(0.5) == [w // 2 for w in widths(1.0)]
@@ -82,7 +82,7 @@ def test_width_scales_every_hidden_width(name: str) -> None:
 
 def test_vgg16_starts_as_in_the_papers_code() -> None:
     torch.manual_seed(0)
-    model = build_model("vgg16", num_classes=10, channels=3, size=(32, 32))
+    model = build("vgg16", num_classes=10, channels=3, size=(32, 32))
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == 13
     assert sum(isinstance(m, nn.Dropout) for m in model.modules()) == 2
@@ -96,7 +96,7 @@ def test_vgg16_starts_as_in_the_papers_code() -> None:
 
 
 def test_wrn28x10_has_the_papers_batchnorm_and_biases() -> None:
-    model = build_model("wrn28x10", num_classes=10, channels=3, size=(32, 32), width=0.1)
+    model = build("wrn28x10", num_classes=10, channels=3, size=(32, 32), width=0.1)
     momenta = [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert momenta == [0.1] * 24 + [0.9]
     assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -105,7 +105,7 @@ def test_wrn28x10_has_the_papers_batchnorm_and_biases() -> None:
 def test_initial_weights_follow_the_seed() -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        model = build_model("convnet", num_classes=10, channels=1, size=(8, 8))
+        model = build("convnet", num_classes=10, channels=1, size=(8, 8))
         return nn.utils.parameters_to_vector(model.parameters())
 
     assert torch.equal(weights(1), weights(1))
@@ -113,7 +113,7 @@ def test_initial_weights_follow_the_seed() -> None:
 
 
 def test_a_torchvision_model_comes_in_training_mode_with_untouched_statistics() -> None:
-    model = build_model("resnet18", num_classes=5, channels=3, size=(32, 32))
+    model = build("resnet18", num_classes=5, channels=3, size=(32, 32))
     assert model.training
     assert not any(b.any() for name, b in model.named_buffers() if "mean" in name)
 
@@ -142,7 +142,7 @@ number = 3
     (tmp_path / "my_networks.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    model = build_model("my_networks:net", num_classes=4, channels=1, size=(8, 8))
+    model = build("my_networks:net", num_classes=4, channels=1, size=(8, 8))
     assert count(model) == 64 * 4 + 4
     for name, error, message in [
         ("my_networks:wrong", ValueError, r"one score per class; got \(1, 5\)"),
@@ -161,7 +161,7 @@ number = 3
         ("my_networks:Broken", ValueError, r"AttributeError: .*\(my_networks.py, line 15\)"),
     ]:
         with pytest.raises(error, match=message) as caught:
-            build_model(name, num_classes=4, channels=1, size=(8, 8))
+            build(name, num_classes=4, channels=1, size=(8, 8))
         assert "\n" not in str(caught.value)
 
 
@@ -174,16 +174,16 @@ def test_timm_models_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     timm = ModuleType("timm")
     monkeypatch.setattr(timm, "create_model", create_model, raising=False)
     monkeypatch.setitem(sys.modules, "timm", timm)
-    model = build_model("timm:known", num_classes=4, channels=1, size=(8, 8))
+    model = build("timm:known", num_classes=4, channels=1, size=(8, 8))
     assert count(model) == 64 * 4 + 4
     with pytest.raises(ValueError, match="unknown model timm:other"):
-        build_model("timm:other", num_classes=4, channels=1, size=(8, 8))
+        build("timm:other", num_classes=4, channels=1, size=(8, 8))
 
 
 def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match="timm:vit needs timm: pip install timm"):
-        build_model("timm:vit", num_classes=4, channels=3, size=(32, 32))
+        build("timm:vit", num_classes=4, channels=3, size=(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -201,5 +201,5 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_input(name: str, channels: int, side: int, width: float, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        build_model(name, num_classes=10, channels=channels, size=(side, side), width=width)
+        build(name, num_classes=10, channels=channels, size=(side, side), width=width)
     assert "\n" not in str(caught.value)

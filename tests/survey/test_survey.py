@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dirprune import cli
 from dirprune.landscape import Layout
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.survey.config import parse_duration
 from dirprune.survey.display import Display
 from dirprune.survey.networks import open_subject
@@ -301,7 +301,7 @@ def test_narrow_shortcuts_stay_out_of_channels_last(
 ) -> None:
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for file in files:
-        net = build_model("resnet20", num_classes=10, channels=1, size=(8, 8), width=width)
+        net = build("resnet20", num_classes=10, channels=1, size=(8, 8), width=width)
         save_file(net.state_dict(), file)
     subject = open_subject(files, SurveyConfig(model="resnet20", width=width))
     inner = subject.model.get_parameter("3.conv1.weight")

@@ -23,7 +23,7 @@ from dirprune._support.files import naming_errors
 from dirprune._support.lock import FolderInUse
 from dirprune._support.tensors import write_tensors
 from dirprune.data.loading import load
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.train import loop
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
@@ -118,7 +118,7 @@ def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
         config.data, validation=config.validation, seed=config.seed, augment=config.augment
     )
     torch.manual_seed(config.seed)
-    model = build_model("mlp", num_classes=10, channels=1, size=(8, 8)).double()
+    model = build("mlp", num_classes=10, channels=1, size=(8, 8)).double()
     optimizer = SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-3)
     rates = iter(learning_rates(config, STEPS))
     for epoch in range(config.epochs):

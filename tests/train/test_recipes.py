@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.report.shared.published import published as drawn
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
@@ -81,7 +81,7 @@ def test_every_recipe_builds(name: str) -> None:
     }[kind]
     if name == "wrn28x10_cifar10" or name == "wrn28x10_cifar100":
         config = replace(config, width=0.1)  # full width is built in test_models
-    build_model(
+    build(
         config.model,
         num_classes=classes,
         channels=channels,

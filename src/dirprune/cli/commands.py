@@ -181,6 +181,7 @@ def export(
     checkpoint: Path | None = None,
     classes: int = 1000,
     size: int = 224,
+    trust_model: bool = False,
 ) -> None:
     """Shrink a network without changing its outputs, and save it as one compact file.
 
@@ -192,6 +193,7 @@ def export(
         checkpoint: Of a model by name: a safetensors file of its weights.
         classes: Of a model by name: number of outputs.
         size: Of a model by name: height and width of its images.
+        trust_model: Build a model that the run names as module.path:callable, which runs its code.
     """
     import torch
 
@@ -199,7 +201,7 @@ def export(
     from dirprune.train.trained import named_network, trained_network
 
     if Path(source).is_dir():
-        net, shape = trained_network(Path(source))
+        net, shape = trained_network(Path(source), trust_model=trust_model)
     elif checkpoint is None:
         raise ValueError(
             f"{source} is no run folder: give one, or the name of a model with --checkpoint"

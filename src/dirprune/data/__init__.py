@@ -6,15 +6,15 @@ from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.data.folders import class_folders as class_folders
+    from dirprune.data.images import read_image as read_image
     from dirprune.data.loading import Dataset as Dataset
     from dirprune.data.loading import load as load
-    from dirprune.data.stream import read_image as read_image
 
 _HOME = {
     "load": "dirprune.data.loading",
     "Dataset": "dirprune.data.loading",
     "class_folders": "dirprune.data.folders",
-    "read_image": "dirprune.data.stream",
+    "read_image": "dirprune.data.images",
 }
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

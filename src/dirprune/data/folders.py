@@ -1,5 +1,6 @@
 """Images of your own: folders of classes, decoded into memory when they are small."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dirprune.data.stream import read_image
+from dirprune.data.images import read_image
 
 MEMORY_SIDE = 64
 """Largest height and width, in pixels, of images that are kept in memory."""
@@ -125,9 +127,34 @@ def _existing(folder: str) -> Path:
     return root
 
 
+class _VisibleFolder(ImageFolder):
+    """Folders of classes without what systems and editors hide in them."""
+
+    def __init__(self, root: Path) -> None:
+        self._base = root
+        super().__init__(root, is_valid_file=self._is_image)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """List the classes, one a visible folder."""
+        names = sorted(e.name for e in os.scandir(directory) if e.is_dir())
+        names = [name for name in names if not _is_hidden(name)]
+        if not names:
+            raise FileNotFoundError("no folders of classes")
+        return names, {name: label for label, name in enumerate(names)}
+
+    def _is_image(self, path: str) -> bool:
+        parts = Path(path).relative_to(self._base).parts
+        return path.lower().endswith(IMG_EXTENSIONS) and not any(map(_is_hidden, parts))
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a folder or file is not meant to be seen, such as .ipynb_checkpoints."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
 def _list(folder: Path) -> ImageFolder:
     try:
-        return ImageFolder(folder)
+        return _VisibleFolder(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"no images in {folder}: needed is a folder of images per class ({error})"

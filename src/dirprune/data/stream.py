@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
+from dirprune.data.images import read_image
 from dirprune.data.sources import Request, Source
 
 Batch = tuple[Tensor, Tensor]
@@ -64,27 +64,6 @@ class StreamSource(Source):
         """Return a source of these images only."""
         paths = tuple(self.paths[i] for i in indices.tolist())
         return replace(self, paths=paths, labels=self.labels[indices])
-
-
-def read_image(path: str) -> Image.Image:
-    """Decode a file to an RGB image.
-
-    Args:
-        path: Any format that Pillow reads.
-
-    Returns:
-        The image.
-
-    Raises:
-        ValueError: If the file is not an image or is cut off; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            converted: Image.Image = image.convert("RGB")
-            return converted
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"broken image {path} ({reason}): replace or delete it") from error
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Networks by name: dirprune's own, torchvision's, timm's and the user's."""
 
-from dirprune.models.factory import build_model
+from dirprune.models.factory import build, names_code
 
-__all__ = ["build_model"]
+__all__ = ["build", "names_code"]

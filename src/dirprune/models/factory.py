@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from dirprune.models.plain import convnet, mlp
+from dirprune.models.convnet import convnet
+from dirprune.models.mlp import mlp
 from dirprune.models.resnet import resnet20
 from dirprune.models.vgg import vgg16, vgg16_bn
 from dirprune.models.wide_resnet import wrn28x10
@@ -31,17 +32,26 @@ OWN: dict[str, tuple[Builder, int]] = {
 """How to build each of dirprune's own networks, and the smallest side of its images."""
 
 
-def build_model(
-    name: str, *, num_classes: int, channels: int, size: tuple[int, int], width: float = 1.0
+_TORCHVISION = "torchvision.models:"
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int = 3,
+    size: tuple[int, int] = (32, 32),
+    width: float = 1.0,
 ) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's random numbers.
 
     Args:
         name: mlp, convnet, resnet20, vgg16, vgg16_bn or wrn28x10; a torchvision classifier such
-            as resnet50 (dirprune's vgg16 and vgg16_bn go before torchvision's, which are
+            as resnet50 (vgg16 and vgg16_bn are dirprune's; torchvision's are
             ``torchvision.models:vgg16`` and so on); ``timm:NAME``; or ``module.path:callable``
             of your own, importable from the working directory and called as
-            ``callable(num_classes=num_classes)``.
+            ``callable(num_classes=num_classes)``. The last kind runs code: see
+            :func:`names_code`.
         num_classes: Number of outputs.
         channels: Channels of the images.
         size: Height and width of the images.
@@ -56,7 +66,7 @@ def build_model(
         ImportError: If timm or your module cannot be imported.
 
     Example:
-        >>> model = build_model("vgg16", num_classes=10, channels=3, size=(32, 32))
+        >>> model = build("vgg16", num_classes=10)
         >>> sum(p.numel() for p in model.parameters())
         15245130
     """
@@ -73,12 +83,28 @@ def build_model(
         raise ValueError(f"width scales {', '.join(OWN)} only, got width={width} for {name!r}")
     if name.startswith("timm:"):
         model = _from_timm(name.removeprefix("timm:"), num_classes, channels)
+    elif name.startswith(_TORCHVISION):
+        model = _from_torchvision(name.removeprefix(_TORCHVISION), num_classes, channels)
     elif ":" in name:
         model = _from_user(name, num_classes)
     else:
         model = _from_torchvision(name, num_classes, channels)
     _check_outputs(model, name, num_classes, (1, channels, *size))
     return model
+
+
+def names_code(name: str) -> bool:
+    """Return whether building a model by this name runs code that is not installed as a library.
+
+    Such a name from somebody else's file must not be built without consent.
+
+    Example:
+        >>> [names_code(name) for name in ("resnet20", "timm:vit_tiny_patch16_224", "mine:net")]
+        [False, False, True]
+    """
+    kind, colon, rest = name.partition(":")
+    remote = kind == "timm" and (":" in rest or "/" in rest)  # a hub or a folder
+    return bool(colon) and (remote or (kind != "timm" and not name.startswith(_TORCHVISION)))
 
 
 def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
@@ -122,7 +148,7 @@ def _from_user(name: str, num_classes: int) -> nn.Module:
     try:
         function: Any = getattr(importlib.import_module(path), attribute)
     except Exception as error:
-        raise ImportError(f"cannot import model {name!r}: {_told(error)}") from error
+        raise ImportError(f"cannot import model {name!r}: {format_error(error)}") from error
     if not callable(function):
         raise TypeError(
             f"{name} is a {type(function).__name__}: give module.path:callable, something that "
@@ -132,15 +158,15 @@ def _from_user(name: str, num_classes: int) -> nn.Module:
         model = function(num_classes=num_classes)
     except Exception as error:
         raise ValueError(
-            f"{name}(num_classes={num_classes}) failed with {_told(error)}"
+            f"{name}(num_classes={num_classes}) failed with {format_error(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
 
 
-def _told(error: Exception) -> str:
-    """What went wrong in code of others, and in which line of it."""
+def format_error(error: Exception) -> str:
+    """Describe an error in foreign code, with the line that raised it."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     reason = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {reason} ({Path(at.filename).name}, line {at.lineno})"
@@ -156,7 +182,7 @@ def _check_outputs(
         outputs = model(torch.zeros(shape))
     except Exception as error:
         raise ValueError(
-            f"{name} cannot take images with shape {shape[1:]}: {_told(error)}"
+            f"{name} cannot take images with shape {shape[1:]}: {format_error(error)}"
         ) from error
     model.train()
     found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__

@@ -8,7 +8,7 @@ References:
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dirprune.models.plain import scaled
+from dirprune.models.width import scaled
 
 
 class ResidualBlock(nn.Module):

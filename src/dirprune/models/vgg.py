@@ -9,7 +9,7 @@ import math
 
 from torch import nn
 
-from dirprune.models.plain import scaled
+from dirprune.models.width import scaled
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

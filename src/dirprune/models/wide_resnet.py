@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dirprune.models.plain import scaled
+from dirprune.models.width import scaled
 
 
 class WideBlock(nn.Module):

@@ -39,6 +39,7 @@ class SurveyConfig:
         data: For plain checkpoints: name of the data, as for train.
         batch_size: For plain checkpoints: images per batch when a curve is fitted.
         device: auto, cpu or cuda.
+        trust_model: Build a model that a run names as module.path:callable, which runs its code.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -69,6 +70,7 @@ class SurveyConfig:
     data: str = "digits"
     batch_size: int = 128
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    trust_model: bool = False
 
     def __post_init__(self) -> None:
         """Check every range once, so that nothing later has to."""

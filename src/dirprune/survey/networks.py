@@ -1,7 +1,7 @@
 """What a survey is about: networks from run folders or checkpoints, and frozen data."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
-from dirprune._support.files import read_json
 from dirprune._support.memory_format import fastest_layout
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import Source, num_batches
 from dirprune.landscape import FrozenData, Layout, Point
 from dirprune.landscape.objectives.objective import Loss
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
+from dirprune.train.trained import read_trained_config
 
 EVALUATION_BATCH = 500
 """Most images in a batch of frozen data."""
@@ -181,10 +181,10 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
         raise ValueError(
             f"a landscape needs at least two runs, the dense one first, got {len(paths)}"
         )
-    configs = [_run_config(path) for path in paths]
+    configs = [_run_config(path, trust_model=config.trust_model) for path in paths]
     main = _shared(paths, configs, config)
     source = load(main.data, validation=main.validation, seed=main.seed, augment=main.augment)
-    model = build_model(
+    model = build(
         main.model,
         num_classes=source.num_classes,
         channels=source.channels,
@@ -243,21 +243,11 @@ def _freeze(
     return FrozenData([(x.contiguous(memory_format=memory_format), y) for x, y in drawn])
 
 
-def _run_config(path: Path) -> TrainConfig | None:
+def _run_config(path: Path, *, trust_model: bool) -> TrainConfig | None:
     """The config of a run folder, None for a plain checkpoint."""
     if not path.exists():
         raise FileNotFoundError(f"no run or checkpoint {path}: give a run folder or .safetensors")
-    if path.is_file():
-        return None
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise FileNotFoundError(f"{path} holds no run (no config.json): give a run folder")
-    saved = read_json(folder.config)["config"]
-    known = {f.name for f in fields(TrainConfig)}
-    values: dict[str, Any] = {
-        n: tuple(v) if isinstance(v, list) else v for n, v in saved.items() if n in known
-    }
-    return TrainConfig(**values)
+    return None if path.is_file() else read_trained_config(path, trust_model=trust_model)
 
 
 def _shared(

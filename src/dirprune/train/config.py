@@ -1,8 +1,9 @@
 """What a training run is: one frozen dataclass, from which the command line makes its options."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from dirprune.train.sizes import parse_size
 
@@ -170,6 +171,28 @@ class TrainConfig:
             raise ValueError(f"a forecast needs at least 2 epochs, got {self.epochs}")
         if (share is not None or size is not None) and self.epochs < 6:
             raise ValueError(f"a target needs at least 6 epochs to steer by, got {self.epochs}")
+
+
+def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:
+    """Make a config from the fields in a file, of this or of an earlier version.
+
+    Fields that are missing have their defaults; fields that are unknown are ignored.
+
+    Args:
+        saved: The fields as JSON gives them back.
+        origin: The file, for the message.
+
+    Raises:
+        ValueError: If a field is damaged or out of its range.
+    """
+    known = {f.name for f in fields(TrainConfig)}
+    values: dict[str, Any] = {
+        n: tuple(v) if isinstance(v, list) else v for n, v in saved.items() if n in known
+    }
+    try:
+        return TrainConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{origin} is damaged ({error}): restore it") from None
 
 
 def _in_range(name: str, value: object, holds: bool, needed: str) -> None:

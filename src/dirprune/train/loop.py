@@ -44,6 +44,7 @@ from dirprune.train.session import (
     restore,
     snapshot,
 )
+from dirprune.train.single_values import running_statistics_for_single_values
 from dirprune.train.steering import start_steering, steer
 from dirprune.train.stopping import StopSignals
 from dirprune.train.summary import (
@@ -215,7 +216,10 @@ def _train_step(session: Session, progress: Progress, images: Tensor, labels: Te
     for i, (x, y) in enumerate(
         zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True), start=1
     ):
-        with nullcontext() if i == pieces else accelerator.no_sync(session.model):
+        with (
+            nullcontext() if i == pieces else accelerator.no_sync(session.model),
+            running_statistics_for_single_values(session.net, len(y)),
+        ):
             scores = session.model(x)
             loss = F.cross_entropy(scores, y, reduction="sum")
             accelerator.backward(loss * scale)

@@ -19,7 +19,7 @@ from dirprune._support.checkpoint import pack, unpack
 from dirprune._support.memory_format import fastest_layout
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
-from dirprune.models import build_model
+from dirprune.models import build
 from dirprune.train.config import TrainConfig
 from dirprune.train.forecast import Magnitudes
 from dirprune.train.methods import build_optimizer
@@ -163,7 +163,7 @@ def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
     )
     _check_slices(len(data.train), config.batch_size, int(accelerator.num_processes))
     torch.manual_seed(config.seed)
-    net = build_model(
+    net = build(
         config.model,
         num_classes=data.num_classes,
         channels=data.channels,

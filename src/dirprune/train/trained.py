@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from dirprune._support.files import read_json
-from dirprune.models import build_model
+from dirprune.models import build, names_code
+from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.runs import RunFolder
 from dirprune.train.weights import load_weights, read_weights
 
@@ -13,11 +13,13 @@ Network = tuple[nn.Module, tuple[int, int, int]]
 """A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
 
 
-def trained_network(run: Path) -> Network:
+def trained_network(run: Path, *, trust_model: bool = False) -> Network:
     """Build the network of a run that has finished, without its data.
 
     Args:
         run: The folder.
+        trust_model: Whether a model that the run names as ``module.path:callable`` may be
+            imported, which runs its code.
 
     Returns:
         The network with its final weights. It takes normalised images, as in training.
@@ -31,29 +33,45 @@ def trained_network(run: Path) -> Network:
         raise FileNotFoundError(
             f"{run} holds no finished run: needed are config.json and model.safetensors"
         )
-    record = read_json(folder.config)
-    if not {"config", "task"} <= record.keys():
-        raise ValueError(
-            f"{folder.config} does not say what was trained: it is of another version of dirprune"
-        )
-    config, task = record["config"], record["task"]
+    config, task = read_trained_config(run, trust_model=trust_model), folder.read_config()["task"]
     shape = (task["channels"], *task["size"])
-    net = build_model(
-        config["model"],
+    net = build(
+        config.model,
         num_classes=task["num_classes"],
         channels=task["channels"],
         size=shape[1:],
-        width=config["width"],
+        width=config.width,
     )
     load_weights(net, read_weights(folder.weights), str(folder.weights))
     return net.float().eval(), shape
+
+
+def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
+    """Read the config of a run, which may come from somebody else.
+
+    Args:
+        run: The folder.
+        trust_model: As for :func:`trained_network`.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If the file is damaged, or the run's model needs consent.
+    """
+    folder = RunFolder(run)
+    config = config_from_json(folder.read_config()["config"], str(folder.config))
+    if names_code(config.model) and not trust_model:
+        raise ValueError(
+            f"{folder.config} names the model {config.model!r}, and building it runs code: give "
+            "--trust-model (trust_model=True) if you trust whoever made this folder"
+        )
+    return config
 
 
 def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> Network:
     """Build a network by its name, for colour images, with the weights of a file.
 
     Args:
-        name: As for :func:`.models.build_model`.
+        name: As for :func:`dirprune.models.build`.
         weights: A safetensors file of its state dict.
         num_classes: Number of outputs.
         size: Height and width of the images.
@@ -65,6 +83,6 @@ def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> N
         ValueError: If there is no such network, or the weights do not fit.
         OSError: If the file cannot be read.
     """
-    net = build_model(name, num_classes=num_classes, channels=3, size=(size, size))
+    net = build(name, num_classes=num_classes, channels=3, size=(size, size))
     load_weights(net, read_weights(weights), str(weights))
     return net.float().eval(), (3, size, size)

@@ -1,44 +1,8 @@
-"""Two small networks without normalisation: a perceptron and a convolutional network."""
+"""A small convolutional network without normalisation."""
 
 from torch import nn
 
-
-def scaled(hidden: int, width: float) -> int:
-    """Scale a hidden width, to at least 1.
-
-    Args:
-        hidden: Units or channels at width 1.
-        width: Positive factor.
-
-    Returns:
-        The nearest whole number.
-
-    Example:
-        >>> scaled(64, 0.25), scaled(64, 0.001)
-        (16, 1)
-    """
-    return max(1, round(hidden * width))
-
-
-def mlp(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
-    """Build a perceptron with one hidden layer of 512 units, as in the authors' MNIST example.
-
-    Args:
-        num_classes: Outputs.
-        channels: Of the images.
-        size: Height and width of the images.
-        width: Factor on the hidden layer.
-
-    Returns:
-        The network, with PyTorch's own initialisation.
-    """
-    hidden = scaled(512, width)
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(channels * size[0] * size[1], hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, num_classes),
-    )
+from dirprune.models.width import scaled
 
 
 def convnet(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
