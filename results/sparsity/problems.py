@@ -1,6 +1,7 @@
 """The learning problems of the comparison: data, model, loss, and what is reported."""
 
 import gzip
+import os
 import pydoc_data.topics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,8 +138,8 @@ def characters(steps: int) -> Problem:
     return Problem(steps, lambda: CharTransformer(_text()[1]), batches, evaluate, "loss", True)
 
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the original files."""
+FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
+"""The original files: by default where Debian's package dataset-fashion-mnist puts them."""
 
 
 @cache
