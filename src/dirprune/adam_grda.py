@@ -43,8 +43,7 @@ class AdamGRDA(DualAveraging):
         fused: As in :class:`dirprune.GRDA`.
 
     Raises:
-        ValueError: If an option is out of its range (also when a scheduler sets it later) or a
-            group is empty.
+        ValueError: If an option is out of its range (also when a scheduler sets it later).
         TypeError: If a parameter is complex or a gradient sparse.
 
     Note:

@@ -8,14 +8,14 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from dirprune._support import native
 from dirprune.plan import SparsityPlan
 from dirprune.prox import invert_threshold
 from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
-from dirprune.update import Batch, Group, Row, descend, state_dtype, threshold, update
+from dirprune.update import Batch, Group, Row, adopt, find_changed, state_dtype, threshold, update
 
 
 class DualAveraging(Optimizer):
@@ -25,6 +25,12 @@ class DualAveraging(Optimizer):
     the accumulator, unless it is dense; and what the direction needs.
     """
 
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        self._left: dict[int, tuple[int, int]] = {}
+        """Version and address of every weight as the last step left it."""
+        self._phase = 0
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with the constructor's options where it names none.
 
@@ -33,7 +39,7 @@ class DualAveraging(Optimizer):
                 of its own it is dense.
 
         Raises:
-            ValueError: If an option is out of its range or the group is empty.
+            ValueError: If an option is out of its range.
             TypeError: If a parameter is complex.
         """
         if param_group.get("c") == 0:
@@ -68,14 +74,12 @@ class DualAveraging(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        whole, descents, plans = self._advance()
-        for batch in whole:
+        batches, plans = self._advance()
+        for batch in batches:
             update(batch)
-        for batch in descents:
-            descend(batch)
         for plan in plans:
-            for batch in self._renew(plan):
-                threshold(batch)
+            self._renew(plan)
+        self._remember()
         return loss
 
     def thresholds(self) -> list[float]:
@@ -197,6 +201,7 @@ class DualAveraging(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle or a deep copy, also of an older version."""
         super().__setstate__(state)
+        self._left, self._phase = {}, 0
         for group in self.param_groups:
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
@@ -218,28 +223,21 @@ class DualAveraging(Optimizer):
     # The order of a step
 
     @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
-    def _advance(self) -> tuple[list[Batch], list[Batch], list[SparsityPlan]]:
+    def _advance(self) -> tuple[list[Batch], list[SparsityPlan]]:
         """Advance counters and thresholds and sort the parameters into batches.
 
         Returns:
-            Batches to step whole; batches to descend only, because their plan renews its
-            threshold from all accumulators afterwards; those plans.
+            The batches, and the plans that renew their threshold after the step.
         """
         moving = []
         for group in self.param_groups:
             self._check_options(group)
             moving.append((group, self._gradients(group)))
-        plans = [
-            plan
-            for plan in _plans(group for group, pairs in moving if pairs and group["lr"] > 0)
-            if plan.advance()
-        ]
-        whole: list[Batch] = []
-        descents: list[Batch] = []
-        for group, pairs in moving:
-            batches = self._advance_group(group, pairs)
-            (descents if group["plan"] in plans else whole).extend(batches)
-        return whole, descents, plans
+        plans = _plans(group for group, pairs in moving if pairs and group["lr"] > 0)
+        batches = [batch for each in moving for batch in self._advance_group(*each)]
+        for batch in batches:
+            self._adopt(batch)
+        return batches, [plan for plan in plans if plan.advance()]
 
     def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
         lr, power, plan = float(group["lr"]), _power(group), group["plan"]
@@ -248,25 +246,33 @@ class DualAveraging(Optimizer):
         batches: dict[tuple[Any, ...], Batch] = {}
         for p, grad in pairs:
             state = self.state[p]
-            before = state.get("n", 0), state.get("g", plan.threshold if plan else 0.0)
+            before = state.get("n", 0), state.get("g", 0.0)
             after = grown.get(before)
             if after is None:
                 after = grown[before] = _grown(*before, rate, 0.0 if plan else c, mu)
             state["n"], state["g"] = after
-            if "v" not in state and (plan or c > 0 or after[1] > 0):
+            if plan and "v" not in state:
+                state["g"] = plan.threshold  # at which the others are
+            if "v" not in state and (plan or c > 0 or state["g"] > 0):
                 state["v"] = p.detach().to(state_dtype(p), copy=True)
+                before = 0, 0.0
             step = self._direction_state(p, group, state)
             row = _row(p, grad, state)
-            key = after[1], step, p.dtype, p.device, row.v is None
+            key = state["g"], before[1], step, p.dtype, p.device, row.v is None
             batch = batches.get(key)
             if batch is None:
-                batch = batches[key] = Batch.empty(group, lr, after[1], step, power)
+                batch = Batch.empty(group, lr, state["g"], before[1], step, power)
+                batches[key] = batch
             batch.rows.append(row)
         return batches.values()
 
+    def _renew(self, plan: SparsityPlan) -> None:
+        """Choose a plan's thresholds from all its accumulators and apply them."""
+        for batch in self._replan(plan):
+            threshold(batch)
+
     @_disable_dynamo
-    def _renew(self, plan: SparsityPlan) -> Iterable[Batch]:
-        """Choose a plan's thresholds from all its accumulators; return what to threshold."""
+    def _replan(self, plan: SparsityPlan) -> list[Batch]:
         members = [
             (group, i, p)
             for group in self.param_groups
@@ -274,6 +280,14 @@ class DualAveraging(Optimizer):
             for i, p in enumerate(group["params"])
             if p.requires_grad and "v" in self.state.get(p, {})
         ]
+        for group, _, p in members:
+            if p.grad is None:
+                g = self.state[p]["g"]
+                batch = Batch.empty(group, 0.0, g, g, 0, _power(group))
+                batch.rows.append(_row(p, None, self.state[p]))
+                self._adopt(batch)
+                if p.is_cuda:
+                    adopt(batch)
         accumulators = [self.state[p]["v"] for _, _, p in members]
         levels = plan.choose(accumulators, [_name(*member) for member in members])
         batches: dict[tuple[Any, ...], Batch] = {}
@@ -281,9 +295,37 @@ class DualAveraging(Optimizer):
             self.state[p]["g"] = g
             key = id(group), g, p.dtype, p.device
             if key not in batches:
-                batches[key] = Batch.empty(group, 0.0, g, 0, _power(group))
+                batches[key] = Batch.empty(group, 0.0, g, g, 0, _power(group))
             batches[key].rows.append(_row(p, None, self.state[p]))
-        return batches.values()
+        return list(batches.values())
+
+    # Weights that were changed from outside
+
+    def _adopt(self, batch: Batch) -> None:
+        """Adopt the weights of the rows on the CPU that were changed since the last step.
+
+        Assigning to a weight or copying into it moves its version counter or its storage; a write
+        through ``.data`` does not, so the others are compared on a sample.
+        """
+        if batch.rows[0].v is None or not batch.rows[0].w.is_cpu:
+            return
+        changed = [row for row in batch.rows if self._left.get(id(row.w)) != _identity(row.w)]
+        known = {id(row.w) for row in changed}
+        rest = [row for row in batch.rows if id(row.w) not in known]
+        if rest:
+            self._phase += 1
+            changed += find_changed(batch._replace(rows=rest), self._phase)
+        if changed:
+            adopt(batch._replace(rows=changed))
+
+    @_disable_dynamo
+    def _remember(self) -> None:
+        """Note what identifies the weights as this step leaves them."""
+        self._left = {
+            id(p): _identity(p)
+            for p, state in self.state.items()
+            if "v" in state and not is_sharded(type(p))
+        }
 
     def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
         """The parameters that have a gradient, with it."""
@@ -300,8 +342,6 @@ class DualAveraging(Optimizer):
 
     def _check_group(self, group: Group) -> None:
         self._check_options(group)
-        if not group["params"]:
-            raise ValueError("a param group is empty; leave it out or give it parameters")
         for p in group["params"]:
             if p.is_complex():
                 raise TypeError(
@@ -369,6 +409,10 @@ def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, flo
 def _plans(groups: Iterable[Group]) -> list[SparsityPlan]:
     """Every plan of the groups, once."""
     return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())
+
+
+def _identity(p: Tensor) -> tuple[int, int]:
+    return p._version, p.data_ptr()
 
 
 def _row(p: Tensor, grad: Tensor | None, state: dict[str, Any]) -> Row:

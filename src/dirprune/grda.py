@@ -51,17 +51,25 @@ class GRDA(DualAveraging):
             whose multiply-adds torch rounds once on CPUs that can.
 
     Raises:
-        ValueError: If an option is out of its range (also when a scheduler sets it later) or a
-            group is empty.
+        ValueError: If an option is out of its range (also when a scheduler sets it later).
         TypeError: If a parameter is complex or a gradient sparse.
 
     Note:
         Differences from the paper and its authors' code. Plans, powers, momentum, weight decay and
         ``maximize`` are extensions; with momentum the threshold grows with the effective rate
         :math:`\gamma / (1 - \beta)`. Accumulators of bfloat16 and float16 parameters are float32.
-        The authors' class keeps n and g in float32 tensors, ours are Python numbers. Weights that
-        are changed from outside are overwritten from v at the next step unless
-        :meth:`reset_from_weights` is called.
+        The authors' class keeps n and g in float32 tensors, ours are Python numbers, and it
+        overwrites weights that were changed from outside.
+
+        The weights are the truth: where a weight is not what the last step left (a reloaded
+        checkpoint, averaging, clipping, pruning by hand), v is set from it before the next step,
+        as :meth:`reset_from_weights` does. Every assignment and in-place operation is noticed. A
+        write through ``.data`` is noticed on CUDA and, on the CPU, in tensors of up to 4,096
+        elements; in larger ones 1/64 of the elements is compared at a step, others each time, so a
+        change of a few elements may be overwritten. Call :meth:`reset_from_weights` after it.
+
+        A gradient that is zero, not None, is a gradient: under
+        ``zero_grad(set_to_none=False)`` a frozen layer's n and g advance and it is pruned on.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),

@@ -118,7 +118,20 @@ def flat(t: Tensor) -> Tensor:
     Returns:
         A vector of all its entries.
     """
-    order = sorted(range(t.dim()), key=t.stride, reverse=True)
+    return flat_like(t, t)
+
+
+def flat_like(t: Tensor, other: Tensor) -> Tensor:
+    """View a tensor as a vector in the order in which :func:`flat` sees another of its shape.
+
+    Args:
+        t: Any strides.
+        other: A tensor of the same shape.
+
+    Returns:
+        A vector; a copy where the memory formats differ.
+    """
+    order = sorted(range(t.dim()), key=other.stride, reverse=True)
     return t.permute(order).reshape(-1)
 
 

@@ -1,12 +1,14 @@
 """One step of a dual averaging optimizer on many tensors, on the fastest path there is.
 
-A step is v <- v - lr d with SGD's or Adam's direction d (`descend`), then w <- T_p(v, g)
-(`threshold`); a batch without v moves w itself and stays dense. The paths:
+A step is v <- v - lr d with SGD's or Adam's direction d, then w <- T_p(v, g); a batch without v
+moves w itself and stays dense. Where w is not what the last step left, v is set from it first
+(`adopt`). The paths:
 
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
-- the C++ extension does descend and threshold in one pass over all tensors (the default on the
-  CPU where it is installed, for float32, SGD's direction and p = 1);
-- multi-tensor calls (the default on CUDA), with w as the only scratch space;
+- Triton does everything in one launch (the default on CUDA);
+- the C++ extension does the step in one pass over all tensors (the default on the CPU where it is
+  installed, for float32, SGD's direction and p = 1);
+- multi-tensor calls (on CUDA where Triton cannot), with w as the only scratch space;
 - tensor by tensor, a chunk at a time (the default on the CPU without the extension).
 """
 
@@ -18,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
+from dirprune import triton_step
 from dirprune._support import native
-from dirprune.prox import power_threshold
+from dirprune.prox import invert_threshold, power_threshold
+from dirprune.quantile import flat, flat_like
 
 Group = dict[str, Any]
 
@@ -29,6 +33,8 @@ _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
+# A sample for changes from outside: tensors up to WHOLE elements, one LINE in SPARSE of others.
+WHOLE, LINE, SPARSE = 4096, 16, 64
 
 
 class Row(NamedTuple):
@@ -57,59 +63,93 @@ class Batch(NamedTuple):
     """The options; "betas" is there for Adam's direction only."""
     lr: Tensor
     g: Tensor
+    g_before: Tensor
+    """The threshold of which the present weights are the result."""
     step: Tensor
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
 
     @classmethod
-    def empty(cls, group: Group, lr: float, g: float, step: int, power: float) -> "Batch":
+    def empty(
+        cls, group: Group, lr: float, g: float, g_before: float, step: int, power: float
+    ) -> "Batch":
         """Make a batch without parameters."""
-        scalars = torch.tensor([lr, g, step], dtype=torch.float64, device="cpu")
-        return cls(group, scalars[0], scalars[1], scalars[2], power, [])
+        scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
+        return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
 
 
 def update(batch: Batch) -> None:
-    """Step the weights of a batch in place: descend, then threshold.
+    """Step the weights of a batch in place.
+
+    On CUDA it adopts weights that were changed from outside; on the CPU :func:`adopt` has.
 
     Args:
         batch: The parameters.
     """
     if torch.compiler.is_compiling():
+        if batch.rows[0].w.is_cuda:
+            adopt(batch)
         for row in batch.rows:
             _descend_traced(row, batch)
             if row.v is not None:
                 _write(row.w, power_threshold(row.v, batch.g, batch.power))
         return
+    if _step_triton(batch):
+        return
+    if batch.rows[0].w.is_cuda:
+        adopt(batch)
     if rows := _step_fused(batch):
         rest = batch._replace(rows=rows)
+        lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
         if _is_foreach(rest):
-            descend(rest)
+            _descend_foreach(rest, lr, step)
             threshold(rest)
         else:
-            lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
             for row in _chunks(rows):
                 _descend_one(row, lr, step, batch.group)
                 if row.v is not None:
                     _threshold_one(row.w, row.v, g, batch.power)
 
 
-def descend(batch: Batch) -> None:
-    """Move the accumulators (of dense rows the weights) and leave the thresholding out.
+def adopt(batch: Batch) -> None:
+    """Set v from the weights where they are not what the last step left.
+
+    Every other entry of v keeps its bits. Nothing is copied to the host.
 
     Args:
-        batch: The parameters.
+        batch: The parameters; dense ones need nothing.
     """
+    g: Any = batch.g_before if batch.g_before.device.type != "cpu" else float(batch.g_before)
     if torch.compiler.is_compiling():
-        for row in batch.rows:
-            _descend_traced(row, batch)
-        return
-    lr, step = float(batch.lr), int(batch.step)
-    if _is_foreach(batch):
-        _descend_foreach(batch, lr, step)
-    else:
-        for row in _chunks(batch.rows):
-            _descend_one(row, lr, step, batch.group)
+        g = batch.g_before
+    for row in _chunks(batch.rows):
+        if row.v is not None:
+            _adopt_one(row.w, row.v, g, batch.power)
+
+
+def find_changed(batch: Batch, phase: int) -> list[Row]:
+    """Find rows with weights that are not what the last step left, from a sample.
+
+    A tensor up to 4,096 elements is compared whole; of a larger one, one cache line in 64.
+
+    Args:
+        batch: Rows on the CPU.
+        phase: Which lines; every line's turn comes within 64 successive phases.
+
+    Returns:
+        The rows that differ.
+    """
+    changed = []
+    for row in batch.rows:
+        w, v = flat(row.w), flat_like(row.v, row.w)
+        if w.numel() > WHOLE:
+            lines = w.numel() // LINE
+            w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
+        left = power_threshold(v, float(batch.g_before), batch.power).to(w.dtype)
+        if not torch.equal(left, w):
+            changed.append(row)
+    return changed
 
 
 def threshold(batch: Batch) -> None:
@@ -197,6 +237,11 @@ def _descend_one(row: Row, lr: float, step: int, group: Group) -> None:
         (row.w if row.v is None else row.v).add_(_sgd_direction(row, group), alpha=-lr)
 
 
+def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
+    left = power_threshold(v, g, power).to(w.dtype)
+    v.copy_(torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power)))
+
+
 def _threshold_one(w: Tensor, v: Tensor, g: float, power: float) -> None:
     if power == 1 and w.dtype == v.dtype:
         torch.clamp(v, -g, g, out=w)  # as soft_threshold, without temporary memory
@@ -258,7 +303,25 @@ def _cut(row: Row) -> Iterable[Row]:
         yield Row(*(None if t is None else t[start : start + size] for t in row))
 
 
-# The C++ extension
+# Triton and the C++ extension
+
+
+def _step_triton(batch: Batch) -> bool:
+    """Step on a GPU in one launch, if Triton can take the rows."""
+    group, first = batch.group, batch.rows[0]
+    if group["fused"] is False or group["foreach"] or not first.w.is_cuda:
+        return False
+    lr: Any = batch.lr if batch.lr.is_cuda else float(batch.lr)
+    step: Any = batch.step if batch.step.is_cuda else int(batch.step)
+    g: Any = batch.g if batch.g.is_cuda else float(batch.g)
+    g_before: Any = batch.g_before if batch.g_before.is_cuda else float(batch.g_before)
+    decay, maximize = group["weight_decay"], group["maximize"]
+    rule: triton_step.Gradient | triton_step.Adam
+    if "betas" in group:
+        rule = triton_step.Adam(lr, step, group["betas"], group["eps"], decay, maximize)
+    else:
+        rule = triton_step.Gradient(lr, group["momentum"], group["nesterov"], decay, maximize)
+    return triton_step.step(batch.rows, rule, g, g_before, batch.power)
 
 
 def _step_fused(batch: Batch) -> list[Row]:
