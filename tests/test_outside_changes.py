@@ -180,7 +180,7 @@ def test_a_large_tensor_written_through_data_is_noticed() -> None:
 
 def test_a_parameter_without_gradient_keeps_what_was_written() -> None:
     a, b = (nn.Parameter(torch.linspace(-1, 1, 100)) for _ in range(2))
-    optimizer = GRDA([a, b], lr=0.1, plan=SparsityPlan(0.5, steps=4))
+    optimizer = GRDA([a, b], lr=0.1, plan=SparsityPlan(0.25, steps=4))
     for _ in range(4):
         a.grad, b.grad = torch.zeros(100), torch.zeros(100)
         optimizer.step()
@@ -188,7 +188,7 @@ def test_a_parameter_without_gradient_keeps_what_was_written() -> None:
         b.copy_(torch.linspace(3, 4, 100))
     b.grad = None
     optimizer.step()
-    assert (b > 2).sum() >= 98
+    assert (b > 2.5).all()
 
 
 def test_an_empty_group_is_accepted() -> None:
