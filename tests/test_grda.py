@@ -424,7 +424,8 @@ def test_a_step_allocates_no_more_than_a_chunk(
     optimizer = GRDA(weights, lr=0.1, c=0.1, **options)
     optimizer.step()
     chunk = 50_000 * 4
-    assert allocated(optimizer.step) <= (1.1 * chunk if "weight_decay" in options else 1024)
+    # without weight decay only the sample that looks for changes from outside
+    assert allocated(optimizer.step) <= (1.1 if "weight_decay" in options else 0.4) * chunk
 
 
 def test_loaded_state_shares_no_memory() -> None:
