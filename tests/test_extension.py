@@ -284,9 +284,9 @@ def test_it_is_the_default_where_torch_can_be_spared(monkeypatch: pytest.MonkeyP
     from dirprune import update
 
     seen: list[int] = []
-    step = update._descend_fused
+    step = update._call_extension
     monkeypatch.setattr(
-        update, "_descend_fused", lambda *a: (seen.append(len(a[1])), step(*a))[-1]
+        update, "_call_extension", lambda *a: (seen.append(len(a[1].rows)), step(*a))[-1]
     )
     image = torch.randn(8, 4, 3, 3)
     cases = {

@@ -41,6 +41,7 @@ class AdamGRDA(DualAveraging):
         maximize: Ascend instead of descend.
         foreach: Threshold many tensors a call; by default on CUDA only.
         fused: As in :class:`dirprune.GRDA`.
+        capturable: As in :class:`dirprune.GRDA`.
 
     Raises:
         ValueError: If an option is out of its range (also when a scheduler sets it later).
@@ -89,6 +90,7 @@ class AdamGRDA(DualAveraging):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -102,6 +104,7 @@ class AdamGRDA(DualAveraging):
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 
@@ -111,11 +114,8 @@ class AdamGRDA(DualAveraging):
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
 
-    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> int:
+    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:
         if "exp_avg" not in state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(p, dtype=state_dtype(p))
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=state_dtype(p))
-        state["step"] += 1
-        step: int = state["step"]
-        return step

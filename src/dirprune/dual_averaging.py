@@ -17,6 +17,9 @@ from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
 from dirprune.update import Batch, Group, Row, adopt, find_changed, state_dtype, threshold, update
 
+COUNTERS = ("n", "g", "step")
+"""What of a parameter's state is a number; with ``capturable`` a tensor on the device."""
+
 
 class DualAveraging(Optimizer):
     """An optimizer whose weights are the threshold of an accumulator that follows the gradients.
@@ -85,7 +88,7 @@ class DualAveraging(Optimizer):
     def thresholds(self) -> list[float]:
         """Return each param group's largest threshold g so far, 0 before its first step."""
         return [
-            max((self.state.get(p, {}).get("g", 0.0) for p in group["params"]), default=0.0)
+            max((float(self.state.get(p, {}).get("g", 0.0)) for p in group["params"]), default=0.0)
             for group in self.param_groups
         ]
 
@@ -122,7 +125,7 @@ class DualAveraging(Optimizer):
                     if name == "v":
                         g, power = self.state[p]["g"], _power(group)
                         value.copy_(invert_threshold(p.to(value.dtype), value, g, power))
-                    elif isinstance(value, Tensor) and value.dim():
+                    elif isinstance(value, Tensor) and name not in COUNTERS:
                         value.nan_to_num_(0.0, 0.0, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +157,8 @@ class DualAveraging(Optimizer):
             loaded.update(processed)
             for p, saved in self._pairs(processed):
                 for key, value in saved.items():
-                    if isinstance(value, Tensor) and value.shape != p.shape:
+                    is_array = isinstance(value, Tensor) and key not in COUNTERS
+                    if is_array and value.shape != p.shape:
                         raise ValueError(
                             f"the saved {key} has shape {tuple(value.shape)}, the parameter "
                             f"{tuple(p.shape)}: load the state of an optimizer of this model"
@@ -163,7 +167,9 @@ class DualAveraging(Optimizer):
         def restore(_: Optimizer) -> None:
             for p, saved in self._pairs(loaded):
                 for key, value in saved.items():
-                    if isinstance(value, Tensor):
+                    if key in COUNTERS:
+                        self.state[p][key] = value.item() if isinstance(value, Tensor) else value
+                    elif isinstance(value, Tensor):
                         self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
             self._restore_plans(
                 [group.get("plan", "none") for group in loaded["param_groups"]], plans
@@ -216,8 +222,8 @@ class DualAveraging(Optimizer):
         """Check the options of the direction."""
         raise NotImplementedError
 
-    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> int:
-        """Make or advance the direction's state; return its step."""
+    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:
+        """Make the direction's state where it is missing; a "step" in it is counted."""
         raise NotImplementedError
 
     # The order of a step
@@ -229,15 +235,91 @@ class DualAveraging(Optimizer):
         Returns:
             The batches, and the plans that renew their threshold after the step.
         """
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self._check_capturable()
         moving = []
         for group in self.param_groups:
             self._check_options(group)
             moving.append((group, self._gradients(group)))
-        plans = _plans(group for group, pairs in moving if pairs and group["lr"] > 0)
-        batches = [batch for each in moving for batch in self._advance_group(*each)]
+        plans = _plans(group for group, pairs in moving if pairs and _is_moving(group))
+        batches: list[Batch] = []
+        for group, pairs in moving:
+            on_device = group["capturable"]
+            advance = self._advance_on_device if on_device else self._advance_group
+            batches += advance(group, pairs)
         for batch in batches:
             self._adopt(batch)
-        return batches, [plan for plan in plans if plan.advance()]
+        return batches, [plan for plan in plans if self._advance_plan(plan)]
+
+    def _advance_plan(self, plan: SparsityPlan) -> bool:
+        """Count a step of the plan; return whether its threshold is renewed."""
+        group = next(group for group in self.param_groups if group["plan"] is plan)
+        if not group["capturable"]:
+            return plan.advance()
+        device = next(p.device for p in group["params"])
+        plan.advance_on_device(_lr_on(group, device) > 0)
+        return True
+
+    def _advance_on_device(
+        self, group: Group, pairs: list[tuple[Tensor, Tensor]]
+    ) -> Iterable[Batch]:
+        """Advance with all scalars on the device, so that a CUDA graph can repeat it.
+
+        Parameters in lockstep share the tensors of their counters, so there are few of them.
+        """
+        plan, mu = group["plan"], group["mu"]
+        places: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+        advanced: dict[int, tuple[Tensor, Tensor]] = {}
+        batches: dict[tuple[Any, ...], Batch] = {}
+        for p, grad in pairs:
+            state = self.state[p]
+            self._direction_state(p, group, state)
+            if not isinstance(state.get("n"), Tensor):
+                self._place_counters(p, group, places)
+            n, g, step = state["n"], state["g"], state.get("step", state["n"])
+            if "v" not in state and (plan or group["c"] > 0):
+                state["v"] = p.detach().to(state_dtype(p), copy=True)
+            lr = _lr_on(group, p.device)
+            if id(n) not in advanced:
+                advanced[id(n)] = lr, g.clone()
+                if step is not n:
+                    step += 1
+                growth = (n + 1) ** mu - n**mu
+                if not plan:
+                    rate = lr * (self._effective_lr({**group, "lr": 1.0}))
+                    g += group["c"] * rate ** (mu + 0.5) * growth
+                n += lr > 0
+            lr, g_before = advanced[id(n)]
+            row = _row(p, grad, state)
+            key = id(n), id(g), p.dtype, row.v is None
+            if key not in batches:
+                before = g if plan else g_before
+                batches[key] = Batch(group, lr, g, before, step, _power(group), [])
+            batches[key].rows.append(row)
+        return batches.values()
+
+    def _place_counters(
+        self, p: Tensor, group: Group, places: dict[tuple[Any, ...], dict[str, Tensor]]
+    ) -> None:
+        """Move n, g and Adam's step to the device, shared by parameters with the same ones."""
+        state, plan = self.state[p], group["plan"]
+        values = {name: float(state.get(name, 0)) for name in COUNTERS if name in state}
+        values = {"n": 0.0, "g": float(plan.threshold) if plan else 0.0} | values
+        # a plan gives every tensor a threshold of its own
+        key = (*values.items(), p.device, id(p) if plan else None)
+        if key not in places:
+            places[key] = {
+                name: torch.full((), value, dtype=torch.float64, device=p.device)
+                for name, value in values.items()
+            }
+        state |= places[key]
+
+    def _check_capturable(self) -> None:
+        if not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"{type(self).__name__}.step() inside the capture of a CUDA graph would freeze "
+                "the threshold in the graph; make the optimizer with capturable=True"
+            )
 
     def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
         lr, power, plan = float(group["lr"]), _power(group), group["plan"]
@@ -256,7 +338,10 @@ class DualAveraging(Optimizer):
             if "v" not in state and (plan or c > 0 or state["g"] > 0):
                 state["v"] = p.detach().to(state_dtype(p), copy=True)
                 before = 0, 0.0
-            step = self._direction_state(p, group, state)
+            self._direction_state(p, group, state)
+            if "step" in state:
+                state["step"] += 1
+            step = state.get("step", 0)
             row = _row(p, grad, state)
             key = state["g"], before[1], step, p.dtype, p.device, row.v is None
             batch = batches.get(key)
@@ -282,13 +367,21 @@ class DualAveraging(Optimizer):
         ]
         for group, _, p in members:
             if p.grad is None:
-                g = self.state[p]["g"]
+                g = float(self.state[p]["g"])
                 batch = Batch.empty(group, 0.0, g, g, 0, _power(group))
                 batch.rows.append(_row(p, None, self.state[p]))
                 self._adopt(batch)
                 if p.is_cuda:
                     adopt(batch)
         accumulators = [self.state[p]["v"] for _, _, p in members]
+        if members and members[0][0]["capturable"]:
+            batches_ = []
+            for (group, _, p), level in zip(members, plan.choose_on_device(accumulators)):
+                g = self.state[p]["g"]
+                g.copy_(level)
+                row = _row(p, None, self.state[p])
+                batches_.append(Batch(group, g, g, g, g, _power(group), [row]))
+            return batches_
         levels = plan.choose(accumulators, [_name(*member) for member in members])
         batches: dict[tuple[Any, ...], Batch] = {}
         for (group, _, p), g in zip(members, levels):
@@ -307,7 +400,7 @@ class DualAveraging(Optimizer):
         Assigning to a weight or copying into it moves its version counter or its storage; a write
         through ``.data`` does not, so the others are compared on a sample.
         """
-        if batch.rows[0].v is None or not batch.rows[0].w.is_cpu:
+        if batch.rows[0].v is None or not batch.rows[0].w.is_cpu or batch.group["capturable"]:
             return
         changed = [row for row in batch.rows if self._left.get(id(row.w)) != _identity(row.w)]
         known = {id(row.w) for row in changed}
@@ -387,8 +480,19 @@ def check_numbers(group: Group, *options: str) -> None:
         ):
             raise TypeError(f"{option} must be a number, got {value!r}")
     for option in options:
+        if isinstance(group[option], Tensor) and group["capturable"]:
+            continue  # looking at it would wait for the device
         if option in ("lr", "c", "weight_decay", "eps") and not 0 <= group[option] < math.inf:
             raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
+
+
+def _is_moving(group: Group) -> bool:
+    """Whether the rate is above 0; on the device it is asked there."""
+    return group["capturable"] or float(group["lr"]) > 0
+
+
+def _lr_on(group: Group, device: torch.device) -> Tensor:
+    return torch.as_tensor(group["lr"], dtype=torch.float64, device=device)
 
 
 def _power(group: Group) -> float:

@@ -45,10 +45,14 @@ class GRDA(DualAveraging):
         nesterov: Nesterov's form of momentum.
         weight_decay: Coefficient of an l2 penalty, at least 0.
         maximize: Ascend instead of descend.
-        foreach: Update many tensors a call; by default on CUDA only.
-        fused: Update in one pass with the C++ extension; by default where it is installed, p is 1
-            and the parameters are float32 on the CPU. The bits are those of the other paths,
-            whose multiply-adds torch rounds once on CPUs that can.
+        foreach: Update many tensors a call.
+        fused: Update in one pass: on CUDA with Triton, on the CPU with the C++ extension where it
+            is installed, p is 1 and the parameters are float32. By default where possible. On the
+            CPU the bits are those of the other paths, whose multiply-adds torch rounds once on
+            CPUs that can.
+        capturable: Keep n, g and the plan's progress on the device, so that a step waits for
+            nothing and can be captured in a CUDA graph. Give lr as a tensor on the device and
+            change it in place; a number is frozen in the graph. Take a step before the capture.
 
     Raises:
         ValueError: If an option is out of its range (also when a scheduler sets it later).
@@ -103,6 +107,7 @@ class GRDA(DualAveraging):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -116,6 +121,7 @@ class GRDA(DualAveraging):
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 
@@ -129,7 +135,6 @@ class GRDA(DualAveraging):
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("nesterov needs momentum above 0")
 
-    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> int:
+    def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:
         if group["momentum"] and "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p, dtype=state_dtype(p))
-        return 0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes
+from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes, local_part
 
 _logger = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ class SparsityPlan:
         self.sparsity, self.steps = sparsity, steps
         self.begin, self.end = begin, end
         self.structure, self.minimum = structure, minimum
-        self.step = 0
-        """Steps taken so far."""
-        self.threshold = 0.0
+        self.step: int | Tensor = 0
+        """Steps taken so far; on the device where the optimizer is ``capturable``."""
+        self.threshold: float | Tensor = 0.0
         """The current threshold, in the units of the weights."""
         self._check()
 
@@ -105,10 +105,42 @@ class SparsityPlan:
         Returns:
             Whether the threshold has to be renewed at it.
         """
-        self.step += 1
+        step = self.step = int(self.step) + 1
         # at least a hundred times in all, at most once a step
         every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
-        return self.step >= self.end * self.steps or self.step % every == 0
+        return step >= self.end * self.steps or step % every == 0
+
+    def advance_on_device(self, moved: Tensor) -> None:
+        """Count one more step where ``moved`` is 1, without copying anything to the host.
+
+        Args:
+            moved: 0-dimensional, 0 or 1.
+        """
+        if not isinstance(self.step, Tensor):
+            self.step = torch.full((), self.step, dtype=torch.float64, device=moved.device)
+            self.threshold = torch.full_like(self.step, float(self.threshold))
+        self.step.add_(moved)
+
+    def choose_on_device(self, accumulators: Sequence[Tensor]) -> list[Tensor]:
+        """Renew the threshold as :meth:`choose` does, without copying anything to the host.
+
+        Args:
+            accumulators: v of every planned parameter.
+
+        Returns:
+            The threshold of each tensor, 0-dimensional.
+        """
+        sizes = [v.numel() for v in accumulators]
+        total, step = sum(sizes), torch.as_tensor(self.step)
+        done = ((step / self.steps - self.begin) / (self.end - self.begin)).clamp(0, 1)
+        zeros = (self.sparsity * (1 - (1 - done) ** 3) * total).round().long()
+        # what every tensor keeps is out of the count
+        kept, own = zip(*map(self._own_threshold, accumulators))
+        candidates = [torch.where(v.abs() > o, math.inf, v) for v, o in zip(accumulators, own)]
+        protected = sum(min(self.minimum, size) for size in sizes)
+        g = kth_magnitude(candidates, zeros.clamp(max=total - protected))
+        torch.as_tensor(self.threshold).copy_(g)
+        return [torch.where(g < k, g, o) for k, o in zip(kept, own)]
 
     def choose(self, accumulators: Sequence[Tensor], names: Sequence[str]) -> list[float]:
         """Renew the threshold for the current step.
@@ -122,8 +154,8 @@ class SparsityPlan:
         """
         sizes = [v.numel() for v in accumulators]
         total = sum(sizes)
-        zeros = round(self.sparsity_at(self.step) * total)
-        stride = max(1, total // SAMPLE) if self.step < self.end * self.steps else 1
+        zeros = round(self.sparsity_at(int(self.step)) * total)
+        stride = total // SAMPLE | 1 if self.step < self.end * self.steps else 1
         if stride > 1:
             g = kth_magnitude(accumulators, max(0, round(zeros / stride)), stride)
         else:
@@ -133,7 +165,7 @@ class SparsityPlan:
         while zeros:
             kept = count_above(accumulators, g).tolist()
             found = {
-                i: self._own_threshold(accumulators[i])
+                i: float(self._own_threshold(accumulators[i])[1])
                 for i, (k, size) in enumerate(zip(kept, sizes))
                 if k < min(self.minimum, size) and i not in own
             }
@@ -149,16 +181,14 @@ class SparsityPlan:
         self.threshold = float(g)
         return [min(self.threshold, own.get(i, math.inf)) for i in range(len(sizes))]
 
-    def _own_threshold(self, v: Tensor) -> float:
-        """The largest threshold at which a tensor keeps ``minimum`` entries."""
+    def _own_threshold(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The least of the ``minimum`` largest entries of a tensor, and what keeps just them."""
+        nothing = local_part(v).new_zeros(())
         if v.numel() <= self.minimum:
-            return 0.0
-        *_, kept, lost = [0.0, *largest_magnitudes(v, self.minimum + 1).tolist()]
-        if kept > lost:
-            return float(lost)
-        return float(
-            torch.nextafter(torch.tensor(kept, dtype=v.dtype), torch.zeros((), dtype=v.dtype))
-        )
+            return nothing, nothing
+        infinite = local_part(v).new_full((1,), math.inf)
+        kept, lost = torch.cat([infinite, largest_magnitudes(v, self.minimum + 1)])[-2:]
+        return kept, torch.where(kept > lost, lost, torch.nextafter(kept, nothing))
 
     def _report_empty(
         self, kept: list[int], own: Mapping[int, float], names: Sequence[str]
@@ -168,7 +198,7 @@ class SparsityPlan:
             _logger.warning(
                 "step %d: all weights of %s are zero; lower the sparsity, raise minimum, or leave "
                 "these parameters out of the plan",
-                self.step,
+                int(self.step),
                 ", ".join(empty),
             )
 
@@ -178,7 +208,7 @@ class SparsityPlan:
         Returns:
             What :meth:`load_state_dict` takes.
         """
-        return dict(vars(self))
+        return vars(self) | {"step": int(self.step), "threshold": float(self.threshold)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore options and progress.

@@ -20,19 +20,21 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     the host.
 
     Args:
-        tensors: float32 or float64, one dtype and device; DTensors count with all their shards.
-            A NaN is larger than every number.
+        tensors: float32 or float64; DTensors count with all their shards. A NaN is larger than
+            every number.
         k: Counted from 1; 0 yields 0.
         stride: Look at every ``stride``-th entry of each shard only.
 
     Returns:
-        A 0-dimensional tensor of the tensors' dtype.
+        A 0-dimensional tensor on the first tensor's device, float64 if one of them is.
 
     Example:
         >>> kth_magnitude([torch.tensor([3.0, -1.0]), torch.tensor([[-2.0]])], 2)
         tensor(2.)
     """
-    parts = [(_magnitude_bits(flat(local_part(t))[::stride]), t) for t in tensors]
+    double = any(t.dtype == torch.float64 for t in tensors)
+    dtype = torch.float64 if double else torch.float32
+    parts = [(_magnitude_bits(flat(local_part(t))[::stride].to(dtype)), t) for t in tensors]
     integer, device = parts[0][0].dtype, parts[0][0].device
     width = 63 if integer == torch.int64 else 31
     rank = torch.as_tensor(k, dtype=torch.int64, device=device)
@@ -53,11 +55,13 @@ def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
     counts = torch.zeros(BINS + 1, dtype=torch.int64, device=found.device)
     for bits in parts:
         rest = bits >> shift
-        digit = torch.where(rest >> DIGIT == found, rest & (BINS - 1), BINS)
+        digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), BINS)
         if digit.is_cuda:  # bincount waits for the device
-            counts.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
+            own = torch.zeros(BINS + 1, dtype=torch.int64, device=bits.device)
+            own.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
         else:
-            counts += torch.bincount(digit, minlength=BINS + 1)
+            own = torch.bincount(digit, minlength=BINS + 1)
+        counts += own.to(counts.device)
     return counts
 
 
@@ -76,7 +80,10 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
         tensor([1, 1])
     """
     counts = torch.stack(
-        [(local_part(t).abs() > level).sum() for t, level in zip(tensors, g.expand(len(tensors)))]
+        [
+            (local_part(t).abs() > level.to(t.device)).sum().to(g.device)
+            for t, level in zip(tensors, g.expand(len(tensors)))
+        ]
     )
     for i, t in enumerate(tensors):
         if is_sharded(type(t)):

@@ -87,15 +87,16 @@ def update(batch: Batch) -> None:
     Args:
         batch: The parameters.
     """
-    if torch.compiler.is_compiling():
-        if batch.rows[0].w.is_cuda:
+    capturable = batch.group["capturable"]
+    if not torch.compiler.is_compiling() and _step_triton(batch):
+        return
+    if torch.compiler.is_compiling() or capturable:
+        if batch.rows[0].w.is_cuda or capturable:
             adopt(batch)
         for row in batch.rows:
             _descend_traced(row, batch)
             if row.v is not None:
                 _write(row.w, power_threshold(row.v, batch.g, batch.power))
-        return
-    if _step_triton(batch):
         return
     if batch.rows[0].w.is_cuda:
         adopt(batch)
@@ -120,9 +121,8 @@ def adopt(batch: Batch) -> None:
     Args:
         batch: The parameters; dense ones need nothing.
     """
-    g: Any = batch.g_before if batch.g_before.device.type != "cpu" else float(batch.g_before)
-    if torch.compiler.is_compiling():
-        g = batch.g_before
+    traced = torch.compiler.is_compiling() or batch.g_before.is_cuda
+    g = batch.g_before if traced else float(batch.g_before)
     for row in _chunks(batch.rows):
         if row.v is not None:
             _adopt_one(row.w, row.v, g, batch.power)
@@ -158,10 +158,14 @@ def threshold(batch: Batch) -> None:
     Args:
         batch: The parameters.
     """
-    g, p = float(batch.g), batch.power
-    first = batch.rows[0]
+    p, first = batch.power, batch.rows[0]
     if first.v is None:
         return
+    if batch.g.is_cuda:
+        for row in batch.rows:
+            _write(row.w, power_threshold(row.v, batch.g, p))
+        return
+    g = float(batch.g)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)
@@ -311,10 +315,8 @@ def _step_triton(batch: Batch) -> bool:
     group, first = batch.group, batch.rows[0]
     if group["fused"] is False or group["foreach"] or not first.w.is_cuda:
         return False
-    lr: Any = batch.lr if batch.lr.is_cuda else float(batch.lr)
-    step: Any = batch.step if batch.step.is_cuda else int(batch.step)
-    g: Any = batch.g if batch.g.is_cuda else float(batch.g)
-    g_before: Any = batch.g_before if batch.g_before.is_cuda else float(batch.g_before)
+    numbers = (batch.lr, batch.step, batch.g, batch.g_before)
+    lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)
     decay, maximize = group["weight_decay"], group["maximize"]
     rule: triton_step.Gradient | triton_step.Adam
     if "betas" in group:
@@ -338,23 +340,28 @@ def _step_fused(batch: Batch) -> list[Row]:
         return rows
     fused, rest = _split(rows)
     if fused:
-        w, v, grad, m, _ = zip(*fused)
-        step(
-            list(map(Tensor.data_ptr, w)),
-            list(map(Tensor.data_ptr, v)),
-            list(map(Tensor.data_ptr, grad)),
-            list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
-            list(map(Tensor.numel, w)),
-            lr=float(batch.lr),
-            g=float(batch.g),
-            momentum=group["momentum"],
-            decay=group["weight_decay"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            threads=torch.get_num_threads(),
-        )
-        increment_version(w)  # so that autograd sees a change that went past torch
+        _call_extension(step, batch._replace(rows=fused))
     return rest
+
+
+def _call_extension(step: native.FusedStep, batch: Batch) -> None:
+    group = batch.group
+    w, v, grad, m, _ = zip(*batch.rows)
+    step(
+        list(map(Tensor.data_ptr, w)),
+        list(map(Tensor.data_ptr, v)),
+        list(map(Tensor.data_ptr, grad)),
+        list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
+        list(map(Tensor.numel, w)),
+        lr=float(batch.lr),
+        g=float(batch.g),
+        momentum=group["momentum"],
+        decay=group["weight_decay"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        threads=torch.get_num_threads(),
+    )
+    increment_version(w)  # so that autograd sees a change that went past torch
 
 
 def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
