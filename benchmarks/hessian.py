@@ -116,7 +116,7 @@ def products(name: str, options: argparse.Namespace) -> dict[str, Any]:
         times = interleaved(candidates, options.rounds, warmup=0)
     medians = {title: quartiles(t)[1] for title, t in times.items()}
     fastest = min((t for t in times if t.startswith("gradient")), key=lambda t: medians[t])
-    figures = {
+    figures: dict[str, Any] = {
         "ms": {title: quartiles(t, 1e3) for title, t in times.items()},
         "over the fastest gradient": {t: ratios(times[t], times[fastest]) for t in times},
         "fastest gradient": fastest,

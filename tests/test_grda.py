@@ -87,8 +87,8 @@ def test_equals_the_reference(
                 for twin, each in zip(twins[index], w.grad.flatten().tolist()):
                     twin.step(each, lr=lr, c=c, mu=mu, **options)
         optimizer.step()
-        for w, twin in zip(weights, twins):
-            expected = torch.tensor([t.w for t in twin], dtype=dtype).view(w.shape)
+        for w, coordinates in zip(weights, twins):
+            expected = torch.tensor([t.w for t in coordinates], dtype=dtype).view(w.shape)
             tolerance = 1e-12 if dtype == torch.float64 else 5e-6
             torch.testing.assert_close(w.detach(), expected, atol=tolerance, rtol=tolerance)
     largest = [max(t.g for twin in twins[i:j] for t in twin) for i, j in [(0, 3), (3, 4), (4, 5)]]

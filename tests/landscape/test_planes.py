@@ -46,7 +46,7 @@ def test_a_quadratic_on_a_plane() -> None:
     model = nn.Linear(3, 2, bias=False).double()
     x, y = torch.randn(15, 3, dtype=torch.float64), torch.randn(15, 2, dtype=torch.float64)
     states = [{"weight": torch.randn(2, 3, dtype=torch.float64)} for _ in range(3)]
-    found = plane(*states, model, F.mse_loss, {"train": (x, y)}, points=5)
+    found = plane(*states, model, F.mse_loss, {"train": (x, y)}, points=5)  # type: ignore[call-arg]
     xs, ys = np.meshgrid(found.x, found.y)
     got = np.array(found.loss["train"])
     # Six coefficients, from the Hessian and gradient of least squares.
@@ -69,7 +69,7 @@ def test_a_quadratic_on_a_plane() -> None:
 
 def test_coordinates_are_distances() -> None:
     _, states = networks(3)
-    found = plane(*states, network(), F.cross_entropy, DATA, points=3, margin=0.5)
+    found = plane(*states, network(), F.cross_entropy, DATA, points=3, margin=0.5)  # type: ignore[call-arg]
     layout = Layout(network())
     a, b, c = (layout.point(s).w.double() for s in states)
     (ax, ay, _), (bx, by, _), (cx, cy, _) = found.known
@@ -114,7 +114,7 @@ def test_directional_pruning_is_a_line_until_something_is_zero() -> None:
 @pytest.mark.parametrize("policy", ["refresh", "interpolate", "eval"])
 def test_the_rule_for_batchnorm(policy: str) -> None:
     model, states = networks(3)
-    found = plane(*states, model, F.cross_entropy, DATA, points=2, margin=0.0, policy=policy)
+    found = plane(*states, model, F.cross_entropy, DATA, points=2, margin=0.0, policy=policy)  # type: ignore[call-arg]
     layout = Layout(model)
     points = [layout.point(s) for s in states]
     inside = [(found.x[0], found.y[0], 0), (found.x[1], found.y[0], 1)]
@@ -155,7 +155,7 @@ def test_broken_off_and_continued(tmp_path: Path) -> None:
 
     def measure(save: Path | None) -> PlaneFigures:
         told = progress if save else None
-        return plane(*states, model, F.cross_entropy, DATA, points=3, save=save, progress=told)
+        return plane(*states, model, F.cross_entropy, DATA, points=3, save=save, progress=told)  # type: ignore[call-arg]
 
     whole = measure(None)
     with pytest.raises(KeyboardInterrupt):
