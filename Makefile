@@ -6,14 +6,20 @@ CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
 .PHONY: demo test test-all check format bench models fuzz selftest cross-check emulate clean
 
+# The import hook of an editable installation would come before PYTHONPATH: a path entry does not.
+PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune.* && \
+	echo $(CURDIR)/src > dirprune.pth
+
 .venv/demo: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
+	$(PLAIN_PATH)
 	touch $@
 
 .venv/dev: pyproject.toml $(EXTENSION)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(PLAIN_PATH)
 	touch .venv/demo $@
 
 demo: .venv/demo
@@ -30,6 +36,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@if command -v actionlint; then actionlint; else echo "actionlint is not installed: skipped"; fi
 
 format: .venv/dev
 	$(BIN)/ruff check --fix
@@ -68,5 +77,3 @@ emulate: .venv/dev
 
 clean:
 	rm -rf .venv runs build src/dirprune/*.so
-	rm -rf .cmake .ninja_* .skbuild-info.json CMakeCache.txt CMakeFiles CMakeInit.txt *.a \
-	    build.ninja cmake_install.cmake compile_commands.json
