@@ -3,12 +3,26 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
+import dirprune
 from dirprune import cli
-from dirprune.cli import commands
+from dirprune.cli import commands, names
+from dirprune.cli.options import GROUPS
+from dirprune.cli.parsing import _take_recipe
+from dirprune.models.factory import OWN
+from dirprune.models.names import OWN_NAMES
+from dirprune.study.comparison import Plan
+from dirprune.train.config import TrainConfig
+from dirprune.train.methods import METHODS
+from dirprune.train.names import COMPARED, TRAINED
+from dirprune.train.recipes import RECIPES
 
 QUICK = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "2", "--c", "0.1"]
 
@@ -40,8 +54,13 @@ def test_report_of_two_runs(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    ([], "Expected one of"),
-    (["trian"], "trian"),
+    ([], "a command is missing"),
+    (["trian"], "did you mean train?"),
+    ([*QUICK, "--out", "OUT", "--data", "digit"], "did you mean digits?"),
+    ([*QUICK, "--out", "OUT", "--method", "gRDA"], "did you mean grda or rda?"),
+    ([*QUICK, "--out", "OUT", "--model", "resnet5"], "resnet50"),
+    (["compare", "--out", "OUT", "--methods", "sgd", "gmpp"], "did you mean gmp"),
+    (["compare", "--out", "OUT", "--seed", "2"], "--seeds"),
     (["train"], "--out"),
     ([*QUICK, "--out", "OUT", "--mu", "3"], "mu must lie in (0, 1], got 3.0"),
     ([*QUICK, "--out", "OUT", "--lr", "nan"], "lr must be positive and finite, got nan"),
@@ -132,3 +151,100 @@ def test_the_demo_trains_both_methods(
     assert runs["sgd"]["sparsity"] < 0.01 < runs["grda"]["sparsity"]
     assert (tmp_path / "report.html").exists()
     assert "nonzeros" in capsys.readouterr().out
+
+
+def test_misspelt_names_are_refused_without_torch() -> None:
+    code = (
+        "import sys; from dirprune import cli; "
+        "cli.main(['train', '-o', 'x', '--data', 'digit']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "did you mean digits?" in done.stderr
+
+
+def test_the_lists_of_names_are_complete() -> None:
+    assert set(TRAINED) == set(METHODS)
+    assert set(OWN_NAMES) == set(OWN)
+    classifiers = set(torchvision.models.list_models(module=torchvision.models))
+    assert classifiers <= set(names._torchvision_names())
+    shown = [name for group in GROUPS.values() for name in group]
+    assert sorted(shown) == sorted(TrainConfig.__dataclass_fields__)
+
+
+def test_every_recipe_can_be_compared() -> None:
+    for recipe in RECIPES:
+        _, start = _take_recipe(["compare", "--recipe", recipe])
+        Plan(start, COMPARED, (1, 2), (start.lr,))
+
+
+@pytest.mark.parametrize("words", [["--version"], ["train", "--version"]])
+def test_the_version_is_printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"dirprune {dirprune.__version__}\n"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dirprune", "train", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
+def test_only_errors_of_the_user_are_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["report", "nowhere"]
+    assert cli.main(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert cli.main([*words, "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr("dirprune.cli.commands._runs_inside", lambda path: int("one"))
+    assert cli.main(words) == 70
+    complaint = capsys.readouterr().err
+    assert "Traceback" in complaint
+    assert "bug in dirprune" in complaint
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
+)
+def test_memory_that_runs_out_is_told_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("dirprune.cli.commands._runs_inside", fail)
+    assert cli.main(["report", "x"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("dirprune: out of memory")
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_a_path_need_not_be_text(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    assert cli.main([*QUICK, "--out", folder]) == 0
+    assert cli.main(["report", folder]) == 0
+    assert cli.main(["export", folder, "--out", f"{folder}/m.dpz"]) == 0
+    assert cli.main([*QUICK, "--out", folder]) == 2
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**5, "\xff", "", "3"])
+def test_damaged_json_is_told_in_one_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    for words in (["report", "IN"], ["export", "IN", "-o", "OUT"], ["landscape", "IN", "-o", "O"]):
+        assert cli.main([str(tmp_path) if w == "IN" else w for w in words]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main([*QUICK, "--out", str(tmp_path), "--resume"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

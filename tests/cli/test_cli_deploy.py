@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dirprune import cli
 from dirprune.bench import latency as bench
@@ -42,6 +42,24 @@ def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert isinstance(small, GraphNet)
     torch.testing.assert_close(answers(small, shape), answers(net, shape), rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+
+
+def test_a_run_is_exported_with_other_weights(run: Path, tmp_path: Path) -> None:
+    net, shape = trained_network(run)
+    halved = {name: 0.5 * tensor for name, tensor in net.state_dict().items()}
+    save_file(halved, tmp_path / "halved.safetensors")
+    [checkpoint, *_] = sorted((run / "checkpoints").glob("*.safetensors"))
+    for file in (tmp_path / "halved.safetensors", checkpoint):
+        words = ["export", str(run), "--checkpoint", str(file), "-o", str(tmp_path / "m.dpz")]
+        assert cli.main(words) == 0
+        tensors = load_file(file)
+        net.load_state_dict({n: tensors.get(f"model.{n}", tensors.get(n)) for n in halved})
+        small = load(tmp_path / "m.dpz")
+        assert isinstance(small, GraphNet)
+        torch.testing.assert_close(
+            answers(small, shape), answers(net, shape), rtol=1e-4, atol=1e-5
+        )
+    assert cli.main(["export", str(run), "--checkpoint", "gone", "-o", str(tmp_path / "x")]) == 2
 
 
 def test_a_model_by_name_is_exported(tmp_path: Path) -> None:

@@ -135,6 +135,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If the text is not JSON, or is nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"too deeply nested: {error}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -142,10 +154,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If the file holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
-    except (ValueError, RecursionError) as error:  # the latter if it is nested too deeply
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: it is not of dirprune")

@@ -1,13 +1,13 @@
-"""What the program can be told to do: a function a command, whose arguments are its options.
+"""The commands: a function each, whose arguments are its options.
 
-What a command needs is imported when it runs: help and mistakes in the words take no torch.
+A command imports what it needs when it runs, so that help and usage errors load no torch.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,13 +20,16 @@ from dirprune.train.recipes import published
 DEMO = TrainConfig()
 """What the demo trains with each method."""
 
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+"""Where a command writes."""
+
 
 def is_first() -> bool:
-    """Whether this is the one process that reports, of those that torchrun may have started."""
+    """Return whether this process prints, among those that torchrun may have started."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False) -> None:
+def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool = False) -> None:
     """Train one network and write its run folder, with a report.
 
     With --recipe NAME, the options default to those of a row of the paper or of its scaled-down
@@ -35,8 +38,9 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
     Args:
         config: What to train, and how.
         out: Folder of the run.
-        resume: Go on with the run in the folder, to the same bits as without the stop.
-        overwrite: Replace the run in the folder, as soon as the new one has saved something.
+        resume: Continue the interrupted run in the folder. The result is bit-identical to an
+            uninterrupted run.
+        overwrite: Replace the run in the folder, as soon as the new run has saved something.
     """
     from dirprune.report.runs.page import write_report
     from dirprune.train.loop import train as train_run
@@ -57,21 +61,22 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
 
 def compare(
     config: TrainConfig,
-    out: Path,
+    out: Out,
     methods: tuple[str, ...] = COMPARED,
     seeds: tuple[int, ...] = (1, 2, 3),
-    lrs: tuple[float, ...] = (0.1,),
+    lrs: tuple[float, ...] | None = None,
 ) -> None:
     """Compare methods: equal epochs, same weights and batches, at gRDA's sparsity.
 
-    Give the same command again to go on after a stop.
+    To continue after an interruption, give the same command again.
 
     Args:
         config: What all runs share; momentum and weight decay are for the methods that have them.
         out: Folder of the comparison.
         methods: Names of methods.
-        seeds: One run of every method each.
-        lrs: Learning rates to choose from, on held-out training data, for every method.
+        seeds: Every method is trained once with each seed.
+        lrs: Learning rates to choose from, for every method, on held-out training data; by
+            default --lr alone.
     """
     from dirprune.report.runs.page import write_report
     from dirprune.study.compare import compare as compare_methods
@@ -87,7 +92,7 @@ def compare(
 
 def tune(
     config: TrainConfig,
-    out: Path,
+    out: Out,
     mus: tuple[float, ...] = (0.501, 0.51, 0.55),
     cs: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
     tune_epochs: int = 3,
@@ -95,7 +100,7 @@ def tune(
 ) -> None:
     """Choose c and mu by the authors' rule: the largest c that keeps early accuracy.
 
-    Give the same command again to go on after a stop.
+    To continue after an interruption, give the same command again.
 
     Args:
         config: The run to choose for; accuracy is taken on held-out training data.
@@ -112,12 +117,12 @@ def tune(
     print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
 
 
-def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
+def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
     """Train SGD and gRDA on real digits, from the same weights on the same batches; ship both.
 
     Args:
         out: Folder of the two run folders and their report.
-        resume: Go on with what is in the folder.
+        resume: Continue the interrupted demo in the folder.
         overwrite: Replace earlier runs in the folder.
     """
     from dirprune.report.runs.page import write_report
@@ -137,13 +142,13 @@ def demo(out: Path = Path("runs/demo"), resume: bool = False, overwrite: bool = 
 
 def landscape(
     runs: tyro.conf.Positional[tuple[Path, ...]],
-    out: Path,
+    out: Out,
     options: SurveyConfig = SurveyConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Measure the loss landscape around finished runs: do they lie in one valley?
 
-    Give the same command again to go on after a stop. Controls are made of the first run:
-    magnitude pruning, soft-thresholding, a random direction.
+    To continue after an interruption, give the same command again. Controls are derived from the
+    first run: magnitude pruning, soft-thresholding, a random direction.
 
     Args:
         runs: Run folders, or .safetensors files with --model: first the dense reference (SGD),
@@ -159,23 +164,27 @@ def landscape(
         print(f"report: {write_report([out], out / 'report.html')}")
 
 
-def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+def report(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+) -> None:
     """Draw the report of runs, of a comparison, or of a landscape.
 
     Args:
-        runs: Run folders, or one folder of a comparison or a landscape.
+        runs: Run folders, a folder that contains runs, or a comparison or a landscape.
         out: The page; report.html in the first folder by default.
     """
     from dirprune.report.runs.page import write_report
 
     if not runs:
         raise ValueError("report needs at least one run folder, got none")
-    print(f"report: {write_report(runs, out or runs[0] / 'report.html')}")
+    page = out or runs[0] / "report.html"
+    print(f"report: {write_report([r for run in runs for r in _runs_inside(run)], page)}")
 
 
 def export(
     source: tyro.conf.Positional[str],
-    out: Path,
+    out: Out,
     onnx: Path | None = None,
     values: Literal["float32", "float16", "int8"] = "float32",
     checkpoint: Path | None = None,
@@ -186,13 +195,14 @@ def export(
     """Shrink a network without changing its outputs, and save it as one compact file.
 
     Args:
-        source: Folder of a finished run; or the name of a model, as train takes it.
+        source: Folder of a run; or the name of a model, as train takes it.
         out: The compact file.
-        onnx: A file of ONNX to write as well.
+        onnx: An ONNX file to write as well.
         values: How weights are stored; float32 keeps every bit.
-        checkpoint: Of a model by name: a safetensors file of its weights.
-        classes: Of a model by name: number of outputs.
-        size: Of a model by name: height and width of its images.
+        checkpoint: A safetensors file of weights: needed with the name of a model, and instead
+            of the final weights with a run.
+        classes: Number of outputs of a model given by name.
+        size: Height and width of the images of a model given by name.
         trust_model: Build a model that the run names as module.path:callable, which runs its code.
     """
     import torch
@@ -201,7 +211,7 @@ def export(
     from dirprune.train.trained import named_network, trained_network
 
     if Path(source).is_dir():
-        net, shape = trained_network(Path(source), trust_model=trust_model)
+        net, shape = trained_network(Path(source), checkpoint, trust_model=trust_model)
     elif checkpoint is None:
         raise ValueError(
             f"{source} is no run folder: give one, or the name of a model with --checkpoint"
@@ -213,7 +223,7 @@ def export(
     print(small.report)
     print(save(small, out, example, values=values))
     if onnx is not None:
-        print(export_onnx(small, onnx, example))
+        print(export_onnx(net, onnx, example))  # which shrinks it too
 
 
 def bench(
@@ -222,25 +232,28 @@ def bench(
     batch: str = "1,16",
     threads: str = "1,2",
     rounds: int = 20,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     break_even: bool = False,
 ) -> None:
-    """Measure a compact file here and in other runtimes, in turn in one process.
+    """Measure the latency of a compact file here and in other runtimes, alternately.
 
     Args:
-        model: The compact file.
-        vs: Runtimes to compare with, separated by commas; besides onnxruntime-int8, openvino-int8.
+        model: The compact file, or a run folder that was exported.
+        vs: Runtimes to compare with, separated by commas: torch, onnxruntime, openvino,
+            onnxruntime-int8, openvino-int8.
         batch: Batch sizes, separated by commas.
         threads: Numbers of threads, separated by commas.
-        rounds: Timed calls of each.
+        rounds: Timed calls of each runtime.
         out: A JSON file for the figures.
-        break_even: Also find from which sparsity on it is faster than the fastest of them, by
-            masking it at the first batch size and number of threads.
+        break_even: Also find the sparsity above which dirprune is faster than the fastest
+            runtime, by masking the network at the first batch size and number of threads.
     """
     from dirprune._support.files import write_json
     from dirprune.bench import benchmark
     from dirprune.bench.break_even import break_even as find_break_even
 
+    if model.is_dir():
+        model = _exported(model)
     peers = tuple(filter(None, vs.split(",")))
     batches, counts = _numbers("batch", batch), _numbers("threads", threads)
     figures = benchmark(model, against=peers, batches=batches, threads=counts, rounds=rounds)
@@ -264,8 +277,26 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
         raise ValueError(f"--{option} takes whole numbers such as 1,16, got {words!r}") from None
 
 
+def _runs_inside(path: Path) -> list[Path]:
+    """The runs in a folder that is itself none, or the folder."""
+    known = ("config.json", "comparison.json", "landscape.json")
+    if not path.is_dir() or any((path / name).exists() for name in known):
+        return [path]
+    return sorted(file.parent for file in path.glob("*/config.json")) or [path]
+
+
+def _exported(run: Path) -> Path:
+    """The compact file in a run folder."""
+    file = run / "model.dpz"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{run} has no model.dpz: write it with dirprune export {run} --out {file}"
+        )
+    return file
+
+
 def _ship(runs: list[Path]) -> None:
-    """Export runs, and print what came of it; networks that cannot be exported are named."""
+    """Export runs and print the result; networks that cannot be exported are named."""
     from dirprune.cli.shipping import ship
 
     found = {}

@@ -1,50 +1,109 @@
-"""Parse, call, and turn what goes wrong into one line and an exit status."""
+"""Parse, call, and turn errors into one line and an exit status."""
 
-import io
+import logging
+import os
 import sys
-from contextlib import redirect_stderr
-from importlib.metadata import version
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import dirprune
+from dirprune._support.user_errors import is_user_error
 from dirprune.cli.commands import is_first
-from dirprune.cli.parsing import parse, unboxed
+from dirprune.cli.parsing import UsageError, parse
 from dirprune.train.errors import Diverged, Interrupted, OutOfMemory
 
+REPORT = "this is a bug in dirprune: please report it with the traceback above"
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
 
-    Args:
-        arguments: Words after the program's name; by default those of the process.
+def run(arguments: list[str] | None) -> int:
+    """Run the command line; :func:`dirprune.cli.main` lists the exit statuses."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [word for word in given if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):  # a path need not be valid text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if "--version" in words:
+        return _guarded(lambda: print(f"dirprune {dirprune.__version__}"), debug=False)
+    with _messages_shown():
+        return _guarded(lambda: parse(words)(), debug=words != given)
 
-    Returns:
-        The exit status: 0; 1 if training diverged; 2 for a mistake in the command, the data or
-        the disk, told in one line; 130 if interrupted.
-    """
-    complaint = io.StringIO()
-    words = sys.argv[1:] if arguments is None else arguments
-    if words == ["--version"]:
-        print(f"dirprune {version('dirprune')}")
-        return 0
-    try:
-        with redirect_stderr(complaint):
-            command = parse(words)
-    except SystemExit as stop:
-        return _fail(unboxed(complaint.getvalue(), words), 2) if stop.code else 0
-    except (ValueError, TypeError) as problem:
-        return _fail(problem, 2)
+
+def _guarded(command: Callable[[], None], *, debug: bool) -> int:
+    """Call; return the exit status, and print what went wrong."""
     try:
         command()
-    except Diverged as problem:
-        return _fail(problem, 1)
-    except Interrupted as problem:  # in all processes at once
-        return _fail(problem, 130) if is_first() else 130
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was saved is kept", 130)
-    except (ValueError, TypeError, OSError, ImportError, OutOfMemory) as problem:
-        return _fail(problem, 2)
+        sys.stdout.flush()
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        return _report(error, debug)
     return 0
 
 
-def _fail(problem: BaseException | str, status: int) -> int:
-    print(f"dirprune: {' '.join(str(problem).split())}", file=sys.stderr)
+def _report(error: BaseException, debug: bool) -> int:
+    """Print an error; return its exit status."""
+    if isinstance(error, SystemExit):  # --help ends so
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, Diverged):
+        message, status = str(error), 1
+    elif isinstance(error, Interrupted):  # in all processes at once
+        message, status = str(error) if is_first() else "", 130
+    elif isinstance(error, KeyboardInterrupt):
+        message, status = "interrupted; what was saved is kept", 130
+    elif isinstance(error, OutOfMemory):
+        message, status = str(error), 2
+    elif _is_out_of_memory(error):
+        message, status = (
+            f"out of memory ({_first_line(error)}): give a smaller --batch-size, more "
+            "--accumulation or a smaller model",
+            2,
+        )
+    elif isinstance(error, UsageError) or is_user_error(error):
+        message, status = str(error), 2
+    else:
+        message, status = f"{type(error).__name__}: {_first_line(error)}; {REPORT}", 70
+        debug = True
+    if debug:
+        traceback.print_exception(error)
+    if message:
+        print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch on the CPU, or torch on a GPU found no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+class _Messages(logging.Handler):
+    """Prints what the library logs: notes on standard output, warnings on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(record.getMessage().split())
+        if record.levelno < logging.WARNING:
+            print(message)
+        else:
+            print(f"dirprune: {record.levelname.lower()}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _messages_shown() -> Iterator[None]:
+    logger, handler = logging.getLogger("dirprune"), _Messages()
+    before = logger.level
+    logger.setLevel(logging.INFO if is_first() else logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

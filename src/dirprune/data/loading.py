@@ -14,10 +14,10 @@ from dirprune._support.cpus import num_cpus
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.folders import class_folders, decode_small, evaluation_parts
+from dirprune.data.names import NAMES
 from dirprune.data.sources import MemorySource, Source
 from dirprune.data.stream import StreamSource
 
-NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder", "imagenet")
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

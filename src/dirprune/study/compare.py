@@ -37,7 +37,7 @@ def compare(
     *,
     methods: Sequence[str] = COMPARED,
     seeds: Sequence[int] = (1, 2, 3),
-    lrs: Sequence[float] = (0.02, 0.05, 0.1),
+    lrs: Sequence[float] | None = None,
 ) -> list[Row]:
     """Train every method for the same epochs from the same weights on the same batches.
 
@@ -60,7 +60,7 @@ def compare(
         out: Folder of the comparison: runs, comparison.json, comparison.csv and comparison.md.
         methods: Names in `COMPARED`.
         seeds: One run each.
-        lrs: The grid.
+        lrs: The grid; by default ``config.lr`` alone.
 
     Returns:
         The table.
@@ -77,7 +77,7 @@ def compare(
             "compare gives every run a process of its own: start it without torchrun, and train "
             "single runs with it"
         )
-    plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs))
+    plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
     claim_folder(Path(out), plan)
     return _Comparison(plan, Path(out)).carry_out()
 

@@ -8,5 +8,7 @@ MASKED = ("gmp", "gmp_momentum", "magnitude_finetune", "random")
 """Methods that are told how sparse to become."""
 DENSE = ("sgd", "sgd_momentum")
 """Methods whose finished networks ``magnitude`` prunes."""
+TRAINED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED)
+"""Everything that ``train`` takes as its method."""
 COMPARED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED[:2], "magnitude", *MASKED[2:])
 """Everything that can be compared."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.environment import environment
-from dirprune._support.files import naming_errors, read_json, write_json, writing
+from dirprune._support.files import naming_errors, parse_json, read_json, write_json, writing
 from dirprune.train.config import TECHNICAL, TrainConfig
 from dirprune.train.replaced import restore_replaced, set_aside
 
@@ -178,8 +178,8 @@ class RunFolder:
         text = self.metrics.read_text() if self.metrics.exists() else ""
         for number, line in enumerate(text.splitlines(keepends=True), start=1):
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
+                record = parse_json(line)
+            except ValueError:
                 record = None
             if isinstance(record, dict) and isinstance(record.get("epoch"), int):
                 if until is None or record["epoch"] <= until:

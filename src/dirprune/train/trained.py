@@ -13,23 +13,28 @@ Network = tuple[nn.Module, tuple[int, int, int]]
 """A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
 
 
-def trained_network(run: Path, *, trust_model: bool = False) -> Network:
+def trained_network(
+    run: Path, weights: Path | None = None, *, trust_model: bool = False
+) -> Network:
     """Build the network of a run that has finished, without its data.
 
     Args:
         run: The folder.
+        weights: A safetensors file of other weights for the run's network, such as one of its
+            checkpoints; by default the final weights.
         trust_model: Whether a model that the run names as ``module.path:callable`` may be
             imported, which runs its code.
 
     Returns:
-        The network with its final weights. It takes normalised images, as in training.
+        The network with these weights. It takes normalised images, as in training.
 
     Raises:
         FileNotFoundError: If there is no such run, or it has no final weights.
         ValueError: If the files are of something else.
     """
     folder = RunFolder(run)
-    if not folder.config.is_file() or not folder.weights.is_file():
+    weights = weights or folder.weights
+    if not folder.config.is_file() or (weights == folder.weights and not weights.is_file()):
         raise FileNotFoundError(
             f"{run} holds no finished run: needed are config.json and model.safetensors"
         )
@@ -42,7 +47,11 @@ def trained_network(run: Path, *, trust_model: bool = False) -> Network:
         size=shape[1:],
         width=config.width,
     )
-    load_weights(net, read_weights(folder.weights), str(folder.weights))
+    tensors = read_weights(weights)
+    if any(name.startswith("optimizer") for name in tensors):  # a checkpoint
+        found = ((n, n.removeprefix("model."), t) for n, t in tensors.items())
+        tensors = {short: tensor for name, short, tensor in found if name != short}
+    load_weights(net, tensors, str(weights))
     return net.float().eval(), shape
 
 

@@ -1,13 +1,12 @@
 """The files of a run folder as frozen dataclasses, checked on the way in."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
-from dirprune._support.files import read_json
+from dirprune._support.files import parse_json, read_json
 from dirprune.report.shared.decode import build
 from dirprune.report.shared.numbers import Number, short_name
 
@@ -286,7 +285,7 @@ def _read_metrics(path: Path) -> tuple[Epoch, ...]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except (ValueError, RecursionError):
             if i == last:
                 break

@@ -124,7 +124,7 @@ def write_page(path: Path, text: str) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for the report: create it first")
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

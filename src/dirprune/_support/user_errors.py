@@ -1,0 +1,43 @@
+"""Which exceptions tell a user what to change, and which are bugs of dirprune."""
+
+import dis
+
+_RAISE = dis.opmap["RAISE_VARARGS"]
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Return whether an exception tells the user of the library what to change.
+
+    dirprune checks its inputs and raises ValueError, TypeError or ImportError with a message for
+    the user. The same types also come from bugs: from a failed unpacking, a call of torch, or a
+    library below. So the exception must come from a ``raise`` statement of dirprune. An OSError
+    is always about the user's files.
+
+    Args:
+        error: As it was caught, with its traceback.
+
+    Example:
+        >>> from dirprune import GRDA
+        >>> try:
+        ...     GRDA([], lr=-1.0)
+        ... except ValueError as error:
+        ...     is_user_error(error)
+        True
+        >>> try:
+        ...     int("one")
+        ... except ValueError as error:
+        ...     is_user_error(error)
+        False
+    """
+    if isinstance(error, OSError):
+        return True
+    if not isinstance(error, (ValueError, TypeError, ImportError)):
+        return False
+    entry = error.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    if entry is None:
+        return False
+    module = entry.tb_frame.f_globals.get("__name__", "")
+    raised = entry.tb_frame.f_code.co_code[entry.tb_lasti] == _RAISE
+    return raised and module.partition(".")[0] == "dirprune"

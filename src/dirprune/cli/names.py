@@ -1,0 +1,72 @@
+"""Misspelt names, found before torch is imported."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from dirprune.data.names import NAMES
+from dirprune.models.names import OWN_NAMES
+from dirprune.train.config import TrainConfig
+from dirprune.train.names import COMPARED, TRAINED
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse unknown names of data, model and method.
+
+    Raises:
+        ValueError: If a name is unknown; the message has the nearest ones.
+    """
+    check_name("data", config.data.partition(":")[0], NAMES)
+    if ":" not in config.model:
+        known = (*OWN_NAMES, *_torchvision_names())
+        check_name("model", config.model, known, shown=(*OWN_NAMES, "resnet50", "timm:NAME"))
+    check_name("method", config.method, TRAINED)
+
+
+def check_methods(methods: Iterable[str]) -> None:
+    """Refuse unknown names of methods to compare."""
+    for method in methods:
+        check_name("method", method, COMPARED)
+
+
+def check_name(
+    kind: str, name: str, known: Sequence[str], shown: Sequence[str] | None = None
+) -> None:
+    """Refuse an unknown name.
+
+    Args:
+        kind: What it names, for the message.
+        name: As it was given.
+        known: All names there are.
+        shown: Those that the message lists; by default all.
+    """
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"unknown {kind} {name!r}: {hint}there are {', '.join(shown or known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question that names the nearest names, or nothing.
+
+    Example:
+        >>> did_you_mean("gRDA", ["sgd", "grda"])
+        'did you mean grda? '
+    """
+    lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), lower, 3, cutoff)
+    return f"did you mean {' or '.join(lower[word] for word in close)}? " if close else ""
+
+
+def _torchvision_names() -> list[str]:
+    """The classifiers of torchvision, read from its source: importing it takes seconds."""
+    spec = find_spec("torchvision")
+    folders = spec.submodule_search_locations if spec else None
+    registered = re.compile(r"@register_model\(.*\)\n(?:@.*\n)*def (\w+)")
+    return [
+        name
+        for folder in folders or ()
+        for path in sorted(Path(folder, "models").glob("*.py"))
+        for name in registered.findall(path.read_text(encoding="utf-8"))
+    ]
