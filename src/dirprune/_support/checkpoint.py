@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dirprune._support.tensors import write_tensors
+from dirprune._support.tensors import utf8_path, write_tensors
 
 _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
 
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     advice = "delete it to resume without it"
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -1,6 +1,8 @@
 """Writing tensors so that no file is ever half there."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -8,6 +10,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dirprune._support.files import writing
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[str]:
+    """Name a file in UTF-8, as safetensors needs it to read a file.
+
+    Args:
+        path: Its name may be any bytes, as file names are on Linux.
+
+    Yields:
+        The path, or that of the open file where the path is not UTF-8.
+    """
+    try:
+        name = os.fspath(path).encode().decode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield name
 
 
 def write_tensors(

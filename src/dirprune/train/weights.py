@@ -7,6 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dirprune._support.tensors import utf8_path
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
@@ -20,7 +22,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is a folder: give a file of weights, such as {path / 'model.safetensors'}"
         )
     try:
-        return load_file(path)
+        with utf8_path(path) as name:
+            return load_file(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error})") from None
 
