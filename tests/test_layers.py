@@ -65,7 +65,7 @@ def imports() -> list[tuple[str, str]]:
 
 def wrong(importer: str, imported: str) -> bool:
     a, b = part(importer), part(imported)
-    if a == b:
+    if a == b or b == "":  # the package itself: the version
         return False
     return FLOOR[b] > FLOOR[a] or (FLOOR[b] == FLOOR[a] != MATHEMATICS)
 
