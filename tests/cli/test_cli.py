@@ -74,7 +74,6 @@ MISTAKES = [
     (["train", "--out", "OUT", "--data", "imagefolder:/nowhere"], "/nowhere"),
     (["train", "--out", "OUT", "--method", "adam"], "sgd_momentum"),
     (["train", "--out", "OUT", "--device", "cuda:7"], "cuda:7"),
-    (["train", "--out", "OUT", "--resume"], "OUT"),
     (["train", "--out", "OUT", "--recipe=digit"], "digits"),
     (["report"], "at least one run folder"),
     (["report", "OUT"], "OUT"),
