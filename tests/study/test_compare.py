@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dirprune._support.lock import FolderInUse
 from dirprune.report.runs.read import read_results
 from dirprune.study import compare as module
 from dirprune.study.calibrate import calibrate, closest, next_strength
@@ -26,6 +27,9 @@ from dirprune.study.comparison import Plan, method_config
 from dirprune.study.isolated import run_isolated
 from dirprune.study.one_shot import prune_finished, prune_magnitude
 from dirprune.study.tables import csv_text, markdown_text, rows
+from dirprune.study.tune import tune
+from dirprune.survey.config import SurveyConfig
+from dirprune.survey.survey import survey
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
@@ -123,6 +127,65 @@ def test_processes_are_apart_and_tell_what_went_wrong(tmp_path: Path) -> None:
         run_isolated(_write_pid, tmp_path / "nothing" / "pid", out=tmp_path)
     with pytest.raises(RuntimeError, match="exit status 3"):
         run_isolated(os._exit, 3, out=tmp_path)
+
+
+_CALLER = """
+import pathlib, time
+from dirprune.study.isolated import run_isolated
+if __name__ == "__main__":
+    run_isolated(time.sleep, 600, out=pathlib.Path("x"))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see processes")
+def test_a_process_ends_with_its_caller_even_if_that_is_killed(tmp_path: Path) -> None:
+    caller = tmp_path / "caller.py"
+    caller.write_text(_CALLER)
+    with subprocess.Popen([sys.executable, str(caller)], start_new_session=True) as process:
+        session = process.pid
+
+        def alive() -> int:
+            return sum(_session(int(p.name)) == session for p in Path("/proc").glob("[0-9]*"))
+
+        deadline = time.monotonic() + 120
+        while alive() < 4:  # the caller, the fork server, the resource tracker and the call
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1.0)
+        process.kill()
+    while alive() > 0:
+        assert time.monotonic() < deadline, "a process outlives its caller"
+        time.sleep(0.1)
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:  # it has ended since
+        return -1
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    holder = (
+        "import sys, pathlib; from dirprune._support.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(FolderInUse, match=str(process.pid)):
+            compare(SHORT, tmp_path, methods=("sgd",))
+        with pytest.raises(FolderInUse, match=str(process.pid)):
+            tune(SHORT, tmp_path)
+        with pytest.raises(FolderInUse, match=str(process.pid)):
+            survey([tmp_path / "a", tmp_path / "b"], SurveyConfig(), tmp_path)
+        process.kill()
+    with pytest.raises(FileNotFoundError):  # no lock is left; there is no run
+        survey([tmp_path / "a", tmp_path / "b"], SurveyConfig(), tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see the process")

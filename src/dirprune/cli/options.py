@@ -19,7 +19,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "epochs", "batch_size", "lr", "schedule", "lr_steps", "warmup_epochs", "seed",
         "batch_seed", "refresh_batchnorm",
     ),
-    "hardware": ("device", "precision", "threads", "workers", "compile", "channels_last", "accumulation"),
+    "hardware": (
+        "device", "precision", "threads", "workers", "compile", "channels_last", "accumulation",
+    ),
     "output": ("keep_checkpoints",),
 }  # fmt: skip
 """The fields of every group, in the order of the help; any other field joins the last group."""

@@ -1,5 +1,6 @@
 """Comparing methods: equal epochs, weights, batches and choices, at gRDA's sparsity."""
 
+import logging
 import math
 import os
 import statistics
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.files import read_json, write_json, writing
+from dirprune._support.lock import locked
 from dirprune.study.calibrate import calibrate, closest
 from dirprune.study.comparison import Plan, claim_folder, method_config, rescaled, run_name
 from dirprune.study.isolated import run_isolated
@@ -22,6 +24,8 @@ from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.summary import Summary
+
+_log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
 """How far from gRDA's sparsity, as a share of all parameters, a calibrated method may end."""
@@ -78,8 +82,12 @@ def compare(
             "single runs with it"
         )
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
-    claim_folder(Path(out), plan)
-    return _Comparison(plan, Path(out)).carry_out()
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: give a folder for the comparison")
+    with locked(folder):
+        claim_folder(folder, plan)
+        return _Comparison(plan, folder).carry_out()
 
 
 class _Comparison:
@@ -96,13 +104,13 @@ class _Comparison:
     def carry_out(self) -> list[Row]:
         """Run what is missing; gRDA comes before those that it sets the sparsity of."""
         plan = self.plan
-        print(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
+        _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
         told = (*CALIBRATED, *MASKED, "magnitude")
         for method in (m for m in plan.methods if m not in told):
             self._run_seeds(self._config(method, self._choose_rate(method)))
         if plan.reference:
             self.target = self._attained(plan.reference)
-        print(f"sparsity of the others: {self.target:.2%} of all trainable parameters")
+        _log.info(f"sparsity of the others: {self.target:.2%} of all trainable parameters")
         for method in (m for m in plan.methods if m in CALIBRATED):
             self._run_calibrated(method)
         for method in (m for m in plan.methods if m in MASKED):
@@ -169,7 +177,9 @@ class _Comparison:
         misses = [s is None or abs(s - self.target) > TOLERANCE for s in attained]
         self.calibration[method] |= {"attained": attained, "reached": not any(misses)}
         if any(misses):
-            print(f"{method}: {sum(misses)} of {len(misses)} runs miss the sparsity by > 1 point")
+            _log.info(
+                f"{method}: {sum(misses)} of {len(misses)} runs miss the sparsity by > 1 point"
+            )
 
     def _start(self, method: str, lr: float) -> float:
         """A first guess: shrink by as much over the whole run as gRDA does, or by twice as much.
@@ -217,7 +227,7 @@ class _Comparison:
         """The summary of a run that has finished or diverged, which is now if not earlier."""
         folder = self._folder(config)
         if not _is_over(folder):
-            print(f"-- {folder.path.relative_to(self.out)}")
+            _log.info(f"-- {folder.path.relative_to(self.out)}")
             run_isolated(call, *before, folder.path, config, out=self.out)
             self._write()
         return self._summary(config)

@@ -181,11 +181,8 @@ def claim_folder(out: Path, plan: Plan) -> None:
         plan: What is to be compared.
 
     Raises:
-        NotADirectoryError: If the path is a file.
         ValueError: If the folder holds a run or another comparison.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: give a folder for the comparison")
     path = out / "comparison.json"
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a run: choose another folder for the comparison")

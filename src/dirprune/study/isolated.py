@@ -1,7 +1,9 @@
-"""A call in a process of its own, so that its peak memory is its own and signals reach it."""
+"""A call in a process of its own: its peak memory is its own, and it ends with its caller."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -9,19 +11,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from dirprune._support.user_errors import is_user_error
 from dirprune.train.errors import Diverged, Interrupted, OutOfMemory, Stopped
 from dirprune.train.stopping import StopSignals
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-# What a call may raise for good reasons: told to the caller, who knows what to do.
-_PASSED_ON = (ValueError, TypeError, OSError, ImportError, OutOfMemory)
+
+
+class ProcessDied(ChildProcessError, RuntimeError):
+    """The process of a call ended without a result, for example because memory ran out."""
 
 
 def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
     """Call a function in a fresh process and wait for it.
 
     A run that diverges is no failure here: its folder says so. SIGINT and SIGTERM are passed on
-    as SIGTERM, upon which a run finishes its step and saves.
+    as SIGTERM: the run then finishes its step and saves. If this process is killed, the other one
+    ends too.
 
     Args:
         call: A module's function; its result is not passed back.
@@ -30,22 +36,24 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
 
     Raises:
         Stopped: If a signal came.
-        ValueError: As the call raised it; so are TypeError, OSError and ImportError.
-        RuntimeError: If the process died of something else.
+        ValueError: As the call raised it, like every other error that a user can fix.
+        ProcessDied: If the process ended in another way.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sender, call, args))
-    with StopSignals() as stop:
+    lifeline, held_end = context.Pipe(duplex=False)  # held_end closes when this process ends
+    process = context.Process(target=_serve, args=(sender, lifeline, call, args))
+    with StopSignals() as stop, held_end:
         with _held_back():
             process.start()
         sender.close()
-        told = False
+        lifeline.close()
+        stopping = False
         try:
             while process.is_alive():
-                if stop.received and not told:
+                if stop.received and not stopping:
                     process.terminate()
-                    told = True
+                    stopping = True
                 process.join(0.1)
         finally:
             if process.is_alive():  # a second signal is not waited for
@@ -55,9 +63,9 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
     try:
         problem: BaseException | None = receiver.recv()
     except EOFError:
-        raise RuntimeError(
-            f"a process of {out} died with exit status {process.exitcode}: is there enough "
-            "memory? give the same command again to go on"
+        raise ProcessDied(
+            f"a process of {out} ended with exit status {process.exitcode}, perhaps because "
+            "memory ran out: give the same command again to continue"
         ) from None
     if problem is not None:
         raise problem
@@ -90,7 +98,10 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(sender: Connection, call: Callable[..., object], args: tuple[Any, ...]) -> None:
+def _serve(
+    sender: Connection, lifeline: Connection, call: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    threading.Thread(target=_end_with_caller, args=(lifeline,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it too, and sends SIGTERM
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
@@ -99,6 +110,16 @@ def _serve(sender: Connection, call: Callable[..., object], args: tuple[Any, ...
         call(*args)
     except (Diverged, Interrupted):
         pass
-    except _PASSED_ON as error:
+    except Exception as error:
+        if not (isinstance(error, OutOfMemory) or is_user_error(error)):
+            raise  # a bug: the traceback is printed here
         problem = error
     sender.send(problem)
+
+
+def _end_with_caller(lifeline: Connection) -> None:
+    """Wait until the caller's end of the pipe is closed, however the caller ended."""
+    try:
+        lifeline.recv_bytes()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGKILL)  # SIGTERM would let the run save first

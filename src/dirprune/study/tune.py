@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from dirprune._support.files import write_json
+from dirprune._support.lock import locked
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Display
 from dirprune.train.errors import Diverged
@@ -92,9 +93,26 @@ def tune(
     out = Path(out)
     if RunFolder(out).config.exists():
         raise ValueError(f"{out} holds a run: choose another folder for the trials")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file: give a folder for the trials")
     base = _trial_config(config, epochs)
     for mu, c in product(mus, cs):
-        replace(base, mu=mu, c=c)  # out of range: told before anything is trained
+        replace(base, mu=mu, c=c)  # out of range: refused before anything is trained
+    with locked(out):
+        result = _search(base, config, out, mus, cs, tolerance, display)
+        write_json(out / "tune.json", asdict(result) | {"tolerance": tolerance})
+    return result
+
+
+def _search(
+    base: TrainConfig,
+    config: TrainConfig,
+    out: Path,
+    mus: Sequence[float],
+    cs: Sequence[float],
+    tolerance: float,
+    display: Display | None,
+) -> TuneResult:
     reference = _run(replace(base, c=0.0, mu=mus[0]), out / "reference", display)
     trials: list[Trial] = []
     for mu in mus:
@@ -104,11 +122,8 @@ def tune(
             if keeps_accuracy(trial, reference, tolerance):
                 break
     chosen = choose(trials, reference, tolerance)
-    result = TuneResult(
-        reference, tuple(trials), chosen, replace(config, mu=chosen.mu, c=chosen.c)
-    )
-    write_json(out / "tune.json", asdict(result) | {"tolerance": tolerance})
-    return result
+    config = replace(config, mu=chosen.mu, c=chosen.c)
+    return TuneResult(reference, tuple(trials), chosen, config)
 
 
 def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial:

@@ -3,14 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
 
-from dirprune._support.processes import rank_and_world
+from dirprune._support.lock import locked
+from dirprune._support.processes import call_on_rank0, rank_and_world
 
 
 @contextmanager
@@ -32,10 +33,14 @@ def together(out: Path) -> Iterator[Path]:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Of tensors on CPU and GPU, each by what suits it.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
     folder: AbstractContextManager[Path] = (
         nullcontext(out) if rank_and_world()[0] == 0 else _copy(out)
     )
-    with folder as mine:
+    with ExitStack() as stack:
+        call_on_rank0(lambda: stack.enter_context(locked(out)))
+        mine = stack.enter_context(folder)
         if rank_and_world()[1] > 1:
             dist.barrier()  # all have read before one writes
         yield mine
