@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "engine/operator.hpp"
 #include "engine/program.hpp"
 #include "grda.hpp"
 
@@ -113,6 +114,33 @@ nb::list profile(dirprune::Program& program, const Array& x, int threads, bool t
     return result;
 }
 
+// What the engine knows of every operator, for the test that compares it with Python's records.
+nb::dict operators() {
+    constexpr const char* kinds[] = {"int", "flag", "float", "pair", "four", "ints"};
+    nb::dict result;
+    for (int code = 0; code < dirprune::num_ops; ++code) {
+        const auto op = static_cast<dirprune::Op>(code);
+        const dirprune::Operator& entry = dirprune::entry(op);
+        nb::list roles, optional_roles;
+        nb::dict attributes, optional_attributes, record;
+        for (auto role : entry.roles) roles.append(std::string(name(role)));
+        for (auto role : entry.optional_roles) optional_roles.append(std::string(name(role)));
+        for (const auto& rule : entry.attributes)
+            (rule.optional ? optional_attributes : attributes)[std::string(name(rule.key)).c_str()] =
+                kinds[static_cast<int>(rule.kind)];
+        record["inputs"] = nb::make_tuple(entry.least, entry.most);
+        record["tensors"] = nb::tuple(roles);
+        record["optional_tensors"] = nb::tuple(optional_roles);
+        record["attrs"] = attributes;
+        record["optional_attrs"] = optional_attributes;
+        record["epilogue"] = entry.epilogue;
+        record["reads_constants"] = entry.reads_constants;
+        record["complete"] = entry.shape != nullptr;
+        result[std::string(name(op)).c_str()] = record;
+    }
+    return result;
+}
+
 }  // namespace
 
 NB_MODULE(_cpp, m) {
@@ -128,6 +156,7 @@ NB_MODULE(_cpp, m) {
     m.def(
         "chosen", [] { return std::string(dirprune::name(dirprune::chosen())); },
         "The instruction set in use: the best one, or what DIRPRUNE_ISA names.");
+    m.def("operators", &operators, "What the engine knows of every operator, in their order.");
     m.def("grda_step", &grda_step, nb::arg("w"), nb::arg("v"), nb::arg("d"), nb::arg("m"),
           nb::arg("lengths"), nb::kw_only(), nb::arg("lr"), nb::arg("g"), nb::arg("momentum"),
           nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("threads"),

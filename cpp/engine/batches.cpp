@@ -5,7 +5,7 @@
 
 #include "engine/arena.hpp"
 #include "engine/denormals.hpp"
-#include "engine/ops.hpp"
+#include "engine/operator.hpp"
 #include "engine/program.hpp"
 #include "pool.hpp"
 

@@ -1,10 +1,13 @@
 #include "engine/graph.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <set>
 #include <stdexcept>
+
+#include "engine/operator.hpp"
 
 namespace dirprune {
 namespace {
@@ -18,158 +21,11 @@ constexpr std::int64_t integers = 1LL << 31;  // dimensions and integer attribut
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
-constexpr std::string_view op_names[num_ops] = {
-    "conv2d",
-    "linear",
-    "batch_norm",
-    "affine",
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "gelu",
-    "silu",
-    "sigmoid",
-    "tanh",
-    "hardswish",
-    "hardsigmoid",
-    "softmax",
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "constant",
-    "cat",
-    "slice",
-    "max_pool2d",
-    "avg_pool2d",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-    "mean",
-    "reshape",
-    "permute",
-    "pad",
-    "upsample_nearest",
-    "upsample_bilinear",
-    "layer_norm",
-    "dropout",
-};
-constexpr std::string_view key_names[num_keys] = {
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "activation",
-    "activation_parameter",
-    "eps",
-    "slope",
-    "alpha",
-    "tanh",
-    "dim",
-    "scalar",
-    "reversed",
-    "start",
-    "end",
-    "step",
-    "kernel",
-    "ceil_mode",
-    "count_include_pad",
-    "output",
-    "dims",
-    "keepdim",
-    "size",
-    "value",
-    "align_corners",
-    "p",
-    "momentum",
-    "trained",
-};
-
-enum class Kind { integer, flag, real, pair, four, integers };
-
-constexpr std::uint32_t bit(Key key) { return 1u << static_cast<int>(key); }
-constexpr std::uint32_t bit(Role role) { return 1u << static_cast<int>(role); }
-
-// What a node of one kind must and may have.
-struct Rule {
-    std::size_t least = 1, most = 1;  // inputs
-    std::uint32_t roles = 0, optional_roles = 0, keys = 0, optional_keys = 0;
-};
-
-Rule rule(Op op) {
-    using enum Key;
-    constexpr std::uint32_t epilogue = bit(activation) | bit(activation_parameter);
-    constexpr std::uint32_t window = bit(kernel) | bit(stride) | bit(padding) | bit(ceil_mode);
-    constexpr std::uint32_t affine_roles = bit(Role::weight) | bit(Role::bias);
-    switch (op) {
-        case Op::conv2d:
-            return {1,
-                    2,
-                    bit(Role::weight),
-                    bit(Role::bias),
-                    bit(stride) | bit(padding) | bit(dilation) | bit(groups),
-                    epilogue};
-        case Op::linear: return {1, 2, bit(Role::weight), bit(Role::bias), 0, epilogue};
-        case Op::batch_norm:
-            return {1,
-                    1,
-                    bit(Role::running_mean) | bit(Role::running_var),
-                    affine_roles,
-                    bit(eps),
-                    bit(momentum)};
-        case Op::affine: return {1, 2, bit(Role::scale) | bit(Role::shift), 0, 0, epilogue};
-        case Op::leaky_relu: return {1, 1, 0, 0, bit(slope), 0};
-        case Op::elu: return {1, 1, 0, 0, bit(alpha), 0};
-        case Op::gelu: return {1, 1, 0, 0, bit(tanh), 0};
-        case Op::softmax: return {1, 1, 0, 0, bit(dim), 0};
-        case Op::add:
-        case Op::mul: return {1, 2, 0, 0, 0, bit(scalar)};
-        case Op::sub:
-        case Op::div: return {1, 2, 0, 0, 0, bit(scalar) | bit(reversed)};
-        case Op::constant: return {0, 0, bit(Role::value), 0, 0, bit(trained)};
-        case Op::cat: return {1, 255, 0, 0, bit(dim), 0};
-        case Op::slice: return {1, 1, 0, 0, bit(dim) | bit(start) | bit(end) | bit(step), 0};
-        case Op::max_pool2d: return {1, 1, 0, 0, window | bit(dilation), 0};
-        case Op::avg_pool2d: return {1, 1, 0, 0, window | bit(count_include_pad), 0};
-        case Op::adaptive_avg_pool2d:
-        case Op::adaptive_max_pool2d:
-        case Op::upsample_nearest: return {1, 1, 0, 0, bit(output), 0};
-        case Op::upsample_bilinear: return {1, 1, 0, 0, bit(output) | bit(align_corners), 0};
-        case Op::mean: return {1, 1, 0, 0, bit(dims) | bit(keepdim), 0};
-        case Op::reshape: return {1, 1, 0, 0, bit(size), 0};
-        case Op::permute: return {1, 1, 0, 0, bit(dims), 0};
-        case Op::pad: return {1, 1, 0, 0, bit(padding) | bit(value), 0};
-        case Op::layer_norm: return {1, 1, 0, affine_roles, bit(dims) | bit(eps), 0};
-        case Op::dropout: return {1, 1, 0, 0, bit(p), 0};
-        default: return {};
-    }
-}
-
-Kind kind(Op op, Key key) {
-    switch (key) {
-        case Key::stride:
-        case Key::dilation:
-        case Key::kernel:
-        case Key::output: return Kind::pair;
-        case Key::padding: return op == Op::conv2d || op == Op::pad ? Kind::four : Kind::pair;
-        case Key::dims: return op == Op::layer_norm ? Kind::integer : Kind::integers;
-        case Key::size: return Kind::integers;
-        case Key::groups:
-        case Key::activation:
-        case Key::dim:
-        case Key::start:
-        case Key::end:
-        case Key::step: return Kind::integer;
-        case Key::tanh:
-        case Key::reversed:
-        case Key::ceil_mode:
-        case Key::count_include_pad:
-        case Key::keepdim:
-        case Key::align_corners:
-        case Key::trained: return Kind::flag;
-        default: return Kind::real;
-    }
-}
+#define DIRPRUNE_NAME(name) #name,
+constexpr std::string_view op_names[] = {DIRPRUNE_OPS(DIRPRUNE_NAME)};
+constexpr std::string_view role_names[] = {DIRPRUNE_ROLES(DIRPRUNE_NAME)};
+constexpr std::string_view key_names[] = {DIRPRUNE_KEYS(DIRPRUNE_NAME)};
+#undef DIRPRUNE_NAME
 
 // Takes fields off the front of bytes, never beyond their end.
 class Reader {
@@ -212,8 +68,7 @@ class Reader {
     std::span<const std::uint8_t> bytes_;
 };
 
-Attribute read_attribute(Reader& reader, Op op, Key key) {
-    const Kind wanted = kind(op, key);
+Attribute read_attribute(Reader& reader, Key key, Kind wanted) {
     const auto wrong = [&] {
         refuse("attribute " + std::string(key_names[int(key)]) + " is wrong");
     };
@@ -246,42 +101,48 @@ Attribute read_attribute(Reader& reader, Op op, Key key) {
     return result;
 }
 
-void check_keys(std::uint32_t given, std::uint32_t required, std::uint32_t optional,
-                const char* what) {
-    if (required & ~given) refuse(std::string("lacks a ") + what);
-    if (given & ~(required | optional)) refuse(std::string("has a ") + what + " too many");
+// Refuses a node that lacks what its operator must have.
+void check_complete(const Operator& op, const Node& node) {
+    for (Role role : op.roles)
+        if (node.tensors[static_cast<std::size_t>(role)] < 0) refuse("lacks a tensor");
+    for (const AttributeRule& rule : op.attributes)
+        if (!rule.optional && !node.has(rule.key)) refuse("lacks an attribute");
+}
+
+bool contains(const std::vector<Role>& roles, Role role) {
+    return std::find(roles.begin(), roles.end(), role) != roles.end();
 }
 
 void read_node(Reader& reader, const Graph& graph, Node& node) {
     node.path = reader.text();
-    const Rule allowed = rule(node.op);
+    const Operator& op = entry(node.op);
     node.inputs.resize(reader.count<std::uint8_t>(255));
     for (auto& value : node.inputs) {
         value = reader.take<std::uint32_t>();
         if (value > graph.nodes.size()) refuse("reads a value that is made later");
     }
-    if (node.inputs.size() < allowed.least || node.inputs.size() > allowed.most)
+    if (node.inputs.size() < op.least || node.inputs.size() > op.most)
         refuse("has " + std::to_string(node.inputs.size()) + " inputs");
-
-    std::uint32_t roles = 0, keys = 0;
     node.tensors.fill(-1);
     for (std::size_t i = reader.take<std::uint8_t>(); i > 0; --i) {
         const auto role = reader.take<std::uint8_t>();
         const auto number = reader.take<std::uint32_t>();
         if (role >= num_roles || node.tensors[role] >= 0 || number >= graph.tensors.size())
             refuse("has a tensor that is not there or there twice");
+        if (!contains(op.roles, Role(role)) && !contains(op.optional_roles, Role(role)))
+            refuse("has a tensor too many");
         node.tensors[role] = static_cast<int>(number);
-        roles |= bit(static_cast<Role>(role));
     }
-    check_keys(roles, allowed.roles, allowed.optional_roles, "tensor");
     for (std::size_t i = reader.take<std::uint8_t>(); i > 0; --i) {
         const auto code = reader.take<std::uint8_t>();
         const auto key = static_cast<Key>(code);
         if (code >= num_keys || node.has(key)) refuse("has an attribute that is unknown or twice");
-        node.attributes.emplace(key, read_attribute(reader, node.op, key));
-        keys |= bit(key);
+        const auto rule = std::find_if(op.attributes.begin(), op.attributes.end(),
+                                       [&](const AttributeRule& r) { return r.key == key; });
+        if (rule == op.attributes.end()) refuse("has an attribute too many");
+        node.attributes.emplace(key, read_attribute(reader, key, rule->kind));
     }
-    check_keys(keys, allowed.keys, allowed.optional_keys, "attribute");
+    check_complete(op, node);
     node.shape = reader.dims<std::int32_t>();
     if (node.shape != infer_shape(graph, node))
         refuse("its shape is not what follows from its inputs");
@@ -290,6 +151,27 @@ void read_node(Reader& reader, const Graph& graph, Node& node) {
 }  // namespace
 
 std::string_view name(Op op) { return op_names[static_cast<int>(op)]; }
+std::string_view name(Role role) { return role_names[static_cast<int>(role)]; }
+std::string_view name(Key key) { return key_names[static_cast<int>(key)]; }
+
+Shape infer_shape(const Graph& graph, const Node& node) {
+    const Operator& op = entry(node.op);
+    if (!op.reads_constants)
+        for (auto value : node.inputs)
+            if (const Shape& shape = graph.shape(value); shape.empty() || shape[0] != -1)
+                refuse("reads a constant: this operator reads values only");
+    const Shape shape = op.shape(graph, node);
+    if (node.op == Op::constant) return shape;
+    check_size(std::span(shape).subspan(1));
+    if (op.epilogue) {
+        if (node.inputs.size() == 2 && graph.shape(node.inputs[1]) != shape)
+            refuse("a residual must have the shape of the result");
+        if (node.has(Key::activation) &&
+            (node.integer(Key::activation) < 0 || node.integer(Key::activation) > 11))
+            refuse("the activation is unknown");
+    }
+    return shape;
+}
 
 std::int64_t product(const Shape& shape, std::size_t from) {
     std::int64_t result = 1;

@@ -17,85 +17,38 @@ namespace dirprune {
 
 using Shape = std::vector<std::int64_t>;
 
-// In the order of their codes in a file.
-enum class Op : std::uint8_t {
-    conv2d,
-    linear,
-    batch_norm,
-    affine,
-    relu,
-    relu6,
-    leaky_relu,
-    elu,
-    gelu,
-    silu,
-    sigmoid,
-    tanh,
-    hardswish,
-    hardsigmoid,
-    softmax,
-    add,
-    sub,
-    mul,
-    div,
-    constant,
-    cat,
-    slice,
-    max_pool2d,
-    avg_pool2d,
-    adaptive_avg_pool2d,
-    adaptive_max_pool2d,
-    mean,
-    reshape,
-    permute,
-    pad,
-    upsample_nearest,
-    upsample_bilinear,
-    layer_norm,
-    dropout,
-};
-enum class Role : std::uint8_t {
-    weight,
-    bias,
-    running_mean,
-    running_var,
-    scale,
-    shift,
-    value,
-};
-enum class Key : std::uint8_t {
-    stride,
-    padding,
-    dilation,
-    groups,
-    activation,
-    activation_parameter,
-    eps,
-    slope,
-    alpha,
-    tanh,
-    dim,
-    scalar,
-    reversed,
-    start,
-    end,
-    step,
-    kernel,
-    ceil_mode,
-    count_include_pad,
-    output,
-    dims,
-    keepdim,
-    size,
-    value,
-    align_corners,
-    p,
-    momentum,
-    trained,
-};
-inline constexpr int num_ops = 34, num_roles = 7, num_keys = 28;
+// Operators, roles of tensors and keys of attributes, in the order of their codes in a file: new
+// ones go to the end.
+// clang-format off
+#define DIRPRUNE_OPS(X) \
+    X(conv2d) X(linear) X(batch_norm) X(affine) X(relu) X(relu6) X(leaky_relu) X(elu) \
+    X(gelu) X(silu) X(sigmoid) X(tanh) X(hardswish) X(hardsigmoid) X(softmax) X(add) \
+    X(sub) X(mul) X(div) X(constant) X(cat) X(slice) X(max_pool2d) X(avg_pool2d) \
+    X(adaptive_avg_pool2d) X(adaptive_max_pool2d) X(mean) X(reshape) X(permute) X(pad) \
+    X(upsample_nearest) X(upsample_bilinear) X(layer_norm) X(dropout)
+#define DIRPRUNE_ROLES(X) \
+    X(weight) X(bias) X(running_mean) X(running_var) X(scale) X(shift) X(value) \
+    X(num_batches_tracked)
+#define DIRPRUNE_KEYS(X) \
+    X(stride) X(padding) X(dilation) X(groups) X(activation) X(activation_parameter) \
+    X(eps) X(slope) X(alpha) X(tanh) X(dim) X(scalar) X(reversed) X(start) X(end) \
+    X(step) X(kernel) X(ceil_mode) X(count_include_pad) X(output) X(dims) X(keepdim) \
+    X(size) X(value) X(align_corners) X(p) X(momentum) X(trained)
+// clang-format on
+#define DIRPRUNE_ENUMERATOR(name) name,
+enum class Op : std::uint8_t { DIRPRUNE_OPS(DIRPRUNE_ENUMERATOR) };
+enum class Role : std::uint8_t { DIRPRUNE_ROLES(DIRPRUNE_ENUMERATOR) };
+enum class Key : std::uint8_t { DIRPRUNE_KEYS(DIRPRUNE_ENUMERATOR) };
+#undef DIRPRUNE_ENUMERATOR
+#define DIRPRUNE_ONE(name) +1
+inline constexpr int num_ops = 0 DIRPRUNE_OPS(DIRPRUNE_ONE);
+inline constexpr int num_roles = 0 DIRPRUNE_ROLES(DIRPRUNE_ONE);
+inline constexpr int num_keys = 0 DIRPRUNE_KEYS(DIRPRUNE_ONE);
+#undef DIRPRUNE_ONE
 
 std::string_view name(Op op);
+std::string_view name(Role role);
+std::string_view name(Key key);
 
 struct Tensor {
     std::string name;

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "engine/arena.hpp"
-#include "engine/ops.hpp"
+#include "engine/operator.hpp"
 #include "engine/program.hpp"
 #include "pool.hpp"
 
@@ -15,11 +15,11 @@ Shape without_batch(const Shape& shape) { return {shape.begin() + 1, shape.end()
 
 void Program::run_node(std::size_t number, Arena& arena, const Plans& plans, int threads) const {
     const Node& node = graph_.nodes[number];
-    if (node.op == Op::constant || node.op == Op::reshape || node.op == Op::dropout) return;
-    if (const Layer* layer = layers_[number].get()) {
+        if (const Layer* layer = layers_[number].get()) {
         if (is_rows(*layer, arena.batch)) return run_rows(number, arena, threads);
         return run_plan(number, *plans.plans[number], arena, threads);
     }
+    if (entry(node.op).run == nullptr) return;  // a constant, or the same floats as its input
     Call call{kernels_,    graph_, node, {}, result(number, arena), without_batch(node.shape),
               arena.batch, threads};
     for (std::uint32_t value : node.inputs) {
@@ -28,7 +28,7 @@ void Program::run_node(std::size_t number, Arena& arena, const Plans& plans, int
         call.inputs.push_back(
             {data(value, arena), constant ? shape : without_batch(shape), constant});
     }
-    compute(call);
+    entry(node.op).run(call);
 }
 
 float* Program::result(std::size_t number, Arena& arena) const {

@@ -48,7 +48,9 @@ def test_codes_are_frozen() -> None:
         "adaptive_avg_pool2d adaptive_max_pool2d mean reshape permute pad upsample_nearest "
         "upsample_bilinear layer_norm dropout"
     )
-    assert " ".join(ROLES) == "weight bias running_mean running_var scale shift value"
+    assert " ".join(ROLES) == (
+        "weight bias running_mean running_var scale shift value num_batches_tracked"
+    )
     assert " ".join(KEYS) == (
         "stride padding dilation groups activation activation_parameter eps slope alpha tanh dim "
         "scalar reversed start end step kernel ceil_mode count_include_pad output dims keepdim "
@@ -57,6 +59,30 @@ def test_codes_are_frozen() -> None:
     for rule in OPERATORS.values():
         assert {*rule.tensors, *rule.optional_tensors} <= set(ROLES)
         assert {*rule.attrs, *rule.optional_attrs} <= set(KEYS)
+
+
+def test_both_sides_know_every_operator() -> None:
+    """Each has a record in Python and an entry in C++ that ask for the same."""
+    entries = pytest.importorskip("dirprune._cpp").operators()
+    assert list(entries) == list(OPERATORS)
+    for name, record in OPERATORS.items():
+        own = {
+            "inputs": record.inputs,
+            "tensors": record.tensors,
+            "optional_tensors": record.optional_tensors,
+            "attrs": dict(record.attrs),
+            "optional_attrs": dict(record.optional_attrs),
+            "epilogue": record.epilogue,
+            "reads_constants": record.reads_constants,
+            "complete": True,
+        }
+        assert entries[name] == own, name
+        assert callable(record.shape)
+        assert callable(record.run)
+        # What only a lowered graph has is neither captured nor exported.
+        only_lowered = name == "affine"
+        assert (record.onnx is None) == only_lowered, name
+        assert bool(record.captured) != (only_lowered or name == "constant"), name
 
 
 X = (-1, 6, 4, 4)
@@ -123,7 +149,7 @@ def raw(change: Callable[[bytearray], object]) -> Callable[[], object]:
         (lambda: Graph((-1,), (), 0, {"a": np.zeros(0, np.float32)}), "out of range"),
         (raw(lambda data: data.append(0)), "1 bytes follow"),
         (raw(lambda data: data.pop()), "ends in the middle"),
-        (raw(lambda data: data.__setitem__(0, 2)), "version 2"),
+        (raw(lambda data: data.__setitem__(0, 3)), "version 3"),
         (raw(lambda data: data.__setitem__(slice(4, 8), b"\xff" * 4)), "a count of"),
         (raw(lambda data: data.__setitem__(10, 0xFF)), "not UTF-8"),
         (raw(lambda data: data.__setitem__(10, 65)), "not those"),

@@ -20,7 +20,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="pip install dirprune[on
 
 
 def run(graph: Graph, x: torch.Tensor, opset: int = 20) -> np.ndarray:
-    from dirprune.deploy.onnx_nodes import onnx_graph
+    from dirprune.deploy.onnx_writer import onnx_graph
 
     opsets = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(onnx_graph(graph), opset_imports=opsets, ir_version=9)

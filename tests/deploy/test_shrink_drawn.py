@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from deploy.drawn_graphs import graphs
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.shrinking.minimal import minimize
 from dirprune.deploy.shrinking.network import difference
 from dirprune.deploy.shrinking.report import layer_size
-from dirprune.deploy.shrinking.smallest import smallest
 
 
 def multiplications(graph: Graph) -> int:
@@ -20,7 +20,7 @@ def multiplications(graph: Graph) -> int:
 @settings(max_examples=150, deadline=None)
 @given(graphs())
 def test_the_outputs_stay_and_shrinking_again_changes_nothing(graph: Graph) -> None:
-    result = smallest(graph)
+    result = minimize(graph)
     after = result.network.graph
     assert difference(graph, result.network) <= 1e-9
     assert multiplications(after) <= multiplications(graph)
@@ -28,7 +28,7 @@ def test_the_outputs_stay_and_shrinking_again_changes_nothing(graph: Graph) -> N
     with torch.no_grad():
         expected, found = GraphNet(graph)(x), GraphNet(after)(x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    again = smallest(after).network.graph
+    again = minimize(after).network.graph
     assert again.nodes == after.nodes
     for name, tensor in after.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], tensor)

@@ -8,18 +8,18 @@ import pytest
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
 from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.shrinking.constants import find_constants
+from dirprune.deploy.shrinking.minimal import minimize
 from dirprune.deploy.shrinking.network import difference
 from dirprune.deploy.shrinking.report import ShrinkReport, make_report
-from dirprune.deploy.shrinking.smallest import smallest
 
 
 def shrunk(sketch: Sketch) -> tuple[Graph, ShrinkReport]:
     """The smaller graph, whose outputs are those of the larger one."""
     before = sketch.graph()
-    network, demand, constants = smallest(before)
+    network, liveness, constants = minimize(before)
     error = difference(before, network)
     assert error <= 1e-12
-    return network.graph, make_report(before, network.graph, demand, constants, error)
+    return network.graph, make_report(before, network.graph, liveness, constants, error)
 
 
 def widths(sketch: Sketch) -> list[int]:
@@ -587,7 +587,7 @@ def test_a_network_that_has_nothing_dead_stays_as_it_is() -> None:
     s = Sketch(3, 6, 6)
     s.linear(s.flatten(s.add("relu", s.conv(0, 4, bias=np.ones(4)))), 5)
     before = s.graph()
-    after = smallest(before).network.graph
+    after = minimize(before).network.graph
     assert after.nodes == before.nodes
     assert all((after.tensors[name] == t).all() for name, t in before.tensors.items())
 

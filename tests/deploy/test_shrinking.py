@@ -12,7 +12,7 @@ from deploy.networks import NETWORKS, difference, inputs, sparsify
 from dirprune import sparsity_report
 from dirprune.deploy import shrink
 from dirprune.deploy.shrinking import network as shrinking
-from dirprune.deploy.shrinking.smallest import smallest
+from dirprune.deploy.shrinking.minimal import minimize
 
 
 def silence(model: nn.Module, share: float = 0.4) -> nn.Module:
@@ -50,7 +50,7 @@ def test_every_family_shrinks_and_answers_as_before(name: str) -> None:
     x = inputs(name, 3)
     with torch.no_grad():
         assert difference(model.eval()(x), small(x)) < 1e-5
-    assert smallest(small.graph).network.graph.nodes == small.graph.nodes
+    assert minimize(small.graph).network.graph.nodes == small.graph.nodes
 
 
 def block(dead: list[int], width: int = 8) -> nn.Sequential:
@@ -166,7 +166,7 @@ def test_a_bug_raises_instead_of_returning(monkeypatch: pytest.MonkeyPatch) -> N
     def too_small(graph: object, nodes: object, tensors: dict[str, object]) -> object:
         return rebuild(graph, nodes, {name: t * 1.001 for name, t in tensors.items()})
 
-    rebuild = shrinking.smallest.__globals__["rebuild"]
-    monkeypatch.setitem(shrinking.smallest.__globals__, "rebuild", too_small)
+    rebuild = shrinking.minimize.__globals__["rebuild"]
+    monkeypatch.setitem(shrinking.minimize.__globals__, "rebuild", too_small)
     with pytest.raises(RuntimeError, match=r"differ by .* bug"):
         shrink(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(2, 3))

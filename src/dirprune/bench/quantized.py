@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators import Shape
+from dirprune.deploy.graph.operators.record import Shape
 
 CALIBRATION = 4, 8
 """Batches that the ranges of activations are taken from, and inputs in each."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.module import GraphNet
-from dirprune.deploy.graph.operators import Shape
+from dirprune.deploy.graph.operators.record import Shape
 
 Array = NDArray[np.float32]
 Call = Callable[[Array], Array]

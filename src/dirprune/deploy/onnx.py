@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dirprune._support.files import writing
-from dirprune.deploy.graph.capture import evaluating
+from dirprune._support.wrappers import unwrap
+from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.shrinking.network import shrink
 from dirprune.deploy.shrinking.report import ShrinkReport
@@ -50,11 +51,13 @@ class OnnxFile:
         return f"{self.path}: {self.size / 1e6:,.2f} MB, opset {self.opset}, {checked}"
 
 
-def export_onnx(model: nn.Module, path: str | Path, example_inputs: Tensor) -> OnnxFile:
+def export_onnx(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> OnnxFile:
     """Write a network, shrunk, as a file of ONNX for batches of any size.
 
-    Tensors keep the names that they have in the state dict. Zeros inside the channels that stay
-    are written as such: other runtimes compute with them as with any number.
+    A network with one float tensor in and one out has ``input`` and ``output``; any other has its
+    arguments' names and ``output.0``, ``output.1`` and so on. Tensors keep the names that they
+    have in the state dict. Zeros inside the channels that stay are written as such: other
+    runtimes compute with them as with any number.
 
     Args:
         model: As for :func:`dirprune.deploy.capture`.
@@ -100,7 +103,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
     import onnx
     from onnx import helper
 
-    from dirprune.deploy.onnx_nodes import onnx_graph
+    from dirprune.deploy.onnx_writer import onnx_graph
 
     opsets = [helper.make_opsetid("", OPSET)]
     # The oldest file format that has these operators is the one that most runtimes read.
@@ -116,21 +119,24 @@ def write_onnx(graph: Graph, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _difference(model: nn.Module, path: Path, example_inputs: Any) -> float | None:
-    """Run both on two batches."""
+def _difference(model: nn.Module, path: Path, example_inputs: ExampleInputs) -> float | None:
+    """Run both on the example, and on its first sample alone."""
     if find_spec("onnxruntime") is None:
         return None
     runtime: Any = import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
+    names = [tensor.name for tensor in session.get_inputs()]
+    example = Example(unwrap(model), example_inputs)
     worst = 0.0
-    for batch in (x, x[:1]):
+    for batch in (example.leaves, [leaf[:1] for leaf in example.leaves]):
         with evaluating(model), torch.no_grad():
-            expected = model(batch).cpu()
-        array = batch.detach().cpu().numpy()
-        found = torch.from_numpy(session.run(["output"], {"input": array})[0])
-        scale = float(expected.abs().max()) or 1.0
-        worst = max(worst, float((found - expected).abs().max()) / scale)
+            expected = example.call(batch)
+        arrays = [leaf.cpu().float() if leaf.is_floating_point() else leaf for leaf in batch]
+        found = session.run(None, {n: leaf.cpu().numpy() for n, leaf in zip(names, arrays)})
+        for wanted, own in zip(expected, found, strict=True):
+            wanted, gap = wanted.cpu().double(), torch.from_numpy(own).double()
+            scale = float(wanted.abs().max()) or 1.0
+            worst = max(worst, float((gap - wanted).abs().max()) / scale)
     if not worst <= TOLERANCE:
         raise RuntimeError(
             f"ONNX Runtime's outputs differ by {worst:.1e} of the largest: this is a bug of "

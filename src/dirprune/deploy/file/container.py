@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dirprune.deploy.file.packing import Layout, part_sizes
 from dirprune.deploy.file.values import Values
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.operators import Shape
+from dirprune.deploy.graph.operators.record import Shape
 
 MAGIC = b"\x89DPZ\r\n\x1a\n"
 VERSION = 1

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import LONGEST, MOST, OPERATORS, Attribute, Shape
+from dirprune.deploy.graph.operators import CODES
+from dirprune.deploy.graph.operators.record import LONGEST, MOST, Attribute, Shape
+from dirprune.deploy.graph.signature import Signature
 
-VERSION = 1
-OPS = tuple(OPERATORS)
-ROLES = ("weight", "bias", "running_mean", "running_var", "scale", "shift", "value")
+VERSIONS = (1, 2)
+"""Of a graph without and with a signature."""
+OPS = CODES
+ROLES = ("weight", "bias", "running_mean", "running_var", "scale", "shift", "value",
+         "num_batches_tracked")  # fmt: skip
 KEYS = (
     "stride", "padding", "dilation", "groups", "activation", "activation_parameter", "eps",
     "slope", "alpha", "tanh", "dim", "scalar", "reversed", "start", "end", "step", "kernel",
@@ -41,7 +45,7 @@ def encode(graph: Graph) -> bytes:
         >>> decode(encode(graph), {}).nodes[0].op
         'relu'
     """
-    out = bytearray(struct.pack("<II", VERSION, len(graph.tensors)))
+    out = bytearray(struct.pack("<II", 1 if graph.signature is None else 2, len(graph.tensors)))
     for name, tensor in graph.tensors.items():
         out += text(name) + struct.pack(f"<B{tensor.ndim}I", tensor.ndim, *tensor.shape)
     number = {name: i for i, name in enumerate(graph.tensors)}
@@ -57,6 +61,9 @@ def encode(graph: Graph) -> bytes:
             out += struct.pack("<B", _KEY[key]) + _attribute(value)
         out += _dims(node.shape)
     out += struct.pack("<I", graph.output)
+    if graph.signature is not None:
+        data = graph.signature.to_json().encode()
+        out += struct.pack("<I", len(data)) + data
     return bytes(out)
 
 
@@ -74,16 +81,19 @@ def decode(data: bytes | memoryview, tensors: Mapping[str, NDArray[np.float32]])
         ValueError: If anything is wrong with the bytes or does not fit the tensors.
     """
     reader = Reader(data)
-    if (version := reader.take("I")) != VERSION:
-        raise ValueError(f"the graph is of version {version}, this dirprune reads {VERSION}")
+    if (version := reader.take("I")) not in VERSIONS:
+        raise ValueError(f"the graph is of version {version}, this dirprune reads 1 and 2")
     stated = [(reader.text(), reader.dims("I")) for _ in range(reader.count("I", MOST))]
     if stated != [(name, tensor.shape) for name, tensor in tensors.items()]:
         raise ValueError("the graph's tensors are not those that are given")
     shape = reader.dims("i")
     nodes = tuple(_node(reader, stated) for _ in range(reader.count("I", MOST)))
     output = reader.take("I")
+    signature = None
+    if version == 2:
+        signature = Signature.from_json(_decoded(reader.bytes(reader.take("I"))))
     reader.finish()
-    return Graph(shape, nodes, output, tensors)
+    return Graph(shape, nodes, output, tensors, signature)
 
 
 class Reader:
@@ -125,11 +135,7 @@ class Reader:
 
     def text(self) -> str:
         """Take a name: its length in bytes and its UTF-8."""
-        data = self.bytes(self.count("H", LONGEST))
-        try:
-            return str(data, "utf-8")
-        except UnicodeDecodeError:
-            raise ValueError("a name is not UTF-8") from None
+        return _decoded(self.bytes(self.count("H", LONGEST)))
 
     def dims(self, code: str) -> Shape:
         """Take dimensions: their number and each."""
@@ -145,6 +151,13 @@ def text(name: str) -> bytes:
     """Write a name as :meth:`Reader.text` reads it."""
     data = name.encode()
     return struct.pack("<H", len(data)) + data
+
+
+def _decoded(data: bytes | memoryview) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("a name is not UTF-8") from None
 
 
 def _dims(shape: Shape) -> bytes:

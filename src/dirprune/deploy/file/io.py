@@ -17,6 +17,7 @@ from dirprune.deploy.file.read import Source, describe, read_contents, read_file
 from dirprune.deploy.file.values import VALUES, Values
 from dirprune.deploy.file.write import write_contents
 from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.example import ExampleInputs, graph_input
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 
@@ -50,7 +51,7 @@ class Saved:
 def save(
     model: nn.Module | Mapping[str, Tensor],
     path: str | Path,
-    example_inputs: Tensor | tuple[Tensor] | None = None,
+    example_inputs: ExampleInputs | None = None,
     *,
     values: Values = "float32",
 ) -> Saved:
@@ -140,7 +141,7 @@ def load(path: Source, *, max_bytes: int | None = None) -> GraphNet | dict[str, 
         return GraphNet(contents.graph)
 
 
-def _graph(model: nn.Module, example_inputs: Tensor | tuple[Tensor] | None) -> Graph | None:
+def _graph(model: nn.Module, example_inputs: ExampleInputs | None) -> Graph | None:
     if isinstance(model, GraphNet):
         return model.graph
     return None if example_inputs is None else capture(model, example_inputs)
@@ -179,9 +180,9 @@ def _to_torch(tensor: container.Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _change(before: GraphNet, after: GraphNet, example_inputs: Tensor | tuple[Tensor]) -> float:
-    x = example_inputs[0] if isinstance(example_inputs, tuple) else example_inputs
-    expected, found = (net(x.cpu()) for net in (before, after))
+def _change(before: GraphNet, after: GraphNet, example_inputs: ExampleInputs) -> float:
+    x = graph_input(before.graph, example_inputs)
+    expected, found = (net.run(x) for net in (before, after))
     largest = float(expected.abs().max())
     change = float((expected - found).abs().max())
     return change / largest if change else 0.0

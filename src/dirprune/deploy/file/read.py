@@ -30,7 +30,7 @@ from dirprune.deploy.file.limits import check_memory, memory_limit, readable
 from dirprune.deploy.file.packing import Layout, Parts, decompress, put_together
 from dirprune.deploy.file.values import VALUES, Reduced, restore
 from dirprune.deploy.graph.graph import check_names
-from dirprune.deploy.graph.operators import LARGEST, MOST
+from dirprune.deploy.graph.operators.record import LARGEST, MOST
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a file, or a file opened for reading bytes."""

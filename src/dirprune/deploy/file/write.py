@@ -24,7 +24,7 @@ from dirprune.deploy.file.encode import encode, text
 from dirprune.deploy.file.packing import Bytes, Layout, compress, take_apart
 from dirprune.deploy.file.values import VALUES, Values, reduce
 from dirprune.deploy.graph.graph import check_names
-from dirprune.deploy.graph.operators import LARGEST, MOST
+from dirprune.deploy.graph.operators.record import LARGEST, MOST
 
 _SHARE_FROM = 1 << 10
 """Tensors with the same elements are stored once from this number of bytes on."""

@@ -1,8 +1,18 @@
-"""Writes a graph down node by node, from tensors of torch."""
+"""Writes a graph down node by node, from tensors of torch.
 
-from collections.abc import Mapping, Sequence
+A graph has the batch first; in the network that is captured it may be anywhere: (tokens, batch,
+features), or merged with another dimension as in (batch x windows, tokens, features). A
+:class:`Value` therefore knows which dimensions of the graph make up each of its own. The others
+keep their order, so that moving the batch costs no node.
+
+Sizes of tensors are tuples in which ``-c`` stands for c times the batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from math import prod
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import Attribute, Shape
+from dirprune.deploy.graph.operators.record import Attribute, Shape
 from dirprune.deploy.graph.shapes import infer_shape
+from dirprune.deploy.graph.signature import Signature
+
+Arguments = SimpleNamespace
+"""The arguments of an ATen operator by the names in its schema."""
 
 
 class Value(NamedTuple):
-    """What depends on the input, by its number in the graph."""
+    """What depends on the input.
+
+    Attributes:
+        number: Of the value in the graph.
+        dims: For each dimension, the dimensions of the graph that it is made of; 0 is the batch.
+    """
 
     number: int
+    dims: tuple[tuple[int, ...], ...]
 
 
 @dataclass(eq=False)
@@ -29,6 +49,13 @@ class Constant:
     trained: bool = False
 
 
+class BatchSize:
+    """A number that follows from the size of the batch."""
+
+    def __repr__(self) -> str:
+        return "the size of the batch"
+
+
 @dataclass
 class Builder:
     """Numbers values and names tensors.
@@ -38,35 +65,64 @@ class Builder:
 
     Attributes:
         path: Of the module that the next nodes come from.
+        batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
+            the count of batches.
     """
 
     shape: Shape
     path: str = ""
+    batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    _constants: dict[int, Value] = field(default_factory=dict)
+    _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
     _keep: list[Constant] = field(default_factory=list)
 
-    def shape_of(self, x: Value | Constant) -> Shape:
-        """The shape of a value (-1 first) or of a constant."""
+    # ---- looking
+
+    def graph_shape(self, x: Value) -> Shape:
+        """The shape of a value in the graph, -1 first."""
+        return self._nodes[x.number - 1].shape if x.number else self.shape
+
+    def sizes(self, x: Any) -> Shape:
+        """The sizes of a tensor, ``-c`` for c times the batch."""
         if isinstance(x, Constant):
             return tuple(x.tensor.shape)
-        return self._nodes[x.number - 1].shape if x.number else self.shape
+        if not isinstance(x, Value):
+            raise ValueError("it computes with the size of the batch")
+        shape = self.graph_shape(x)
+        return tuple(prod(shape[g] for g in dims) for dims in x.dims)
+
+    def axis(self, x: Value, dim: int) -> int:
+        """The graph's dimension behind one of a value's that does not hold the batch."""
+        dims = x.dims[dim]
+        if len(dims) != 1 or dims[0] == 0:
+            raise ValueError("it works along the batch")
+        return dims[0]
+
+    def plain(self, x: Value) -> Value:
+        """Refuse a value whose batch is not dimension 0 and on its own."""
+        if not isinstance(x, Value) or x.dims != plain_dims(len(x.dims)):
+            raise ValueError(f"its input {self.sizes(x)} does not have the batch alone and first")
+        return x
+
+    # ---- writing
 
     def add(
         self,
         op: str,
-        inputs: Sequence[Value | Constant],
+        inputs: Sequence[Value | int],
         attrs: Mapping[str, Attribute] | None = None,
         tensors: Mapping[str, Constant | None] | None = None,
+        dims: tuple[tuple[int, ...], ...] | None = None,
     ) -> Value:
         """Write a node; its shape follows.
 
         Args:
             op: A key of the table of operators.
-            inputs: What it reads; constants become nodes of their own.
+            inputs: What it reads, or numbers of constants.
             attrs: Its attributes.
             tensors: Its tensors by role; None for those that it does not have.
+            dims: Of the result; by default those of the first value.
 
         Returns:
             Its value.
@@ -74,38 +130,188 @@ class Builder:
         Raises:
             ValueError: If they do not fit.
         """
-        read = [self._constant(x) if isinstance(x, Constant) else x for x in inputs]
-        named = {role: self._name(c) for role, c in (tensors or {}).items() if c is not None}
         for role, constant in (tensors or {}).items():
             if not isinstance(constant, Constant | None):
                 raise ValueError(f"its {role} depends on the input")
+        if not all(isinstance(x, Value | int) for x in inputs):
+            raise ValueError("it reads a constant in the place of a value")
+        named = {role: self._name(c) for role, c in (tensors or {}).items() if c is not None}
+        values = [x for x in inputs if isinstance(x, Value)]
+        numbers = tuple(x.number if isinstance(x, Value) else x for x in inputs)
+        read = [self._nodes[n - 1].shape if n else self.shape for n in numbers]
         sizes = {role: self._tensors[name].shape for role, name in named.items()}
-        shape = infer_shape(op, [self.shape_of(x) for x in read], sizes, attrs or {})
-        numbers = tuple(x.number for x in read)
+        shape = infer_shape(op, read, sizes, attrs or {})
         self._nodes.append(Node(op, numbers, shape, attrs or {}, named, self.path))
-        return Value(len(self._nodes))
+        if dims is None:
+            dims = values[0].dims if values else plain_dims(len(shape))
+        return Value(len(self._nodes), dims)
 
-    def finish(self, output: Value) -> Graph:
+    def finish(self, output: Value, signature: Signature | None) -> Graph:
         """Check everything and return the graph."""
-        return Graph(self.shape, tuple(self._nodes), output.number, self._tensors)
+        return Graph(self.shape, tuple(self._nodes), output.number, self._tensors, signature)
 
-    def _constant(self, constant: Constant) -> Value:
-        if id(constant) not in self._constants:
-            attrs = {"trained": 1} if constant.trained else {}
-            self._constants[id(constant)] = self.add("constant", (), attrs, {"value": constant})
-        return self._constants[id(constant)]
+    # ---- moving the batch and the rest
+
+    def reshape(self, x: Value, sizes: Shape) -> Value:
+        """Give a value other sizes, the elements in the same order."""
+        before = self.graph_shape(x)
+        flat = [g for dims in x.dims for g in dims]
+        ahead = prod(before[g] for g in flat[: flat.index(0)])
+        held = [i for i, size in enumerate(sizes) if size < 0]
+        if len(held) != 1 or prod(sizes) != prod(self.sizes(x)):
+            raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
+        place, first = held[0], prod(sizes[: held[0]])
+        left, right = ahead // first, -sizes[place] * first // ahead
+        if left * first != ahead or left * right != -sizes[place]:
+            raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
+        shape: list[int] = [-1]
+        dims: list[tuple[int, ...]] = []
+        for i, size in enumerate(sizes):
+            parts = [size] if i != place else [s for s in (left, -1, right) if s != 1]
+            numbers = []
+            for part in parts:
+                numbers.append(0 if part == -1 else len(shape))
+                if part != -1:
+                    shape.append(part)
+            dims.append(tuple(numbers))
+        if tuple(shape) == before:
+            return Value(x.number, tuple(dims))
+        return self.add("reshape", [x], {"size": tuple(shape)}, dims=tuple(dims))
+
+    def permute(self, x: Value, order: Sequence[int]) -> Value:
+        """Put the dimensions in another order."""
+        dims = tuple(x.dims[dim] for dim in order)
+        moved = (0, *(g for group in dims for g in group if g != 0))
+        new = renumbered(dims)
+        if moved == tuple(range(len(moved))):
+            return Value(x.number, new)
+        return self.add("permute", [x], {"dims": moved}, dims=new)
+
+    def take(self, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
+        """Take a slice of a dimension; all of it costs no node."""
+        axis = self.axis(x, dim)
+        if (start, end, step) == (0, self.graph_shape(x)[axis], 1):
+            return x
+        return self.add("slice", [x], {"dim": axis, "start": start, "end": end, "step": step})
+
+    def join(self, parts: Sequence[Value], dim: int, sizes: Shape) -> Value:
+        """Join values along a dimension."""
+        parts = [x for x in parts if not (isinstance(x, Constant) and not x.tensor.numel())]
+        if not all(isinstance(x, Value) and x.dims == parts[0].dims for x in parts):
+            raise ValueError("it joins values whose batch is in different places")
+        if len(parts) == 1:
+            return parts[0]
+        return self.add("cat", parts, {"dim": self.axis(parts[0], dim)})
+
+    def reduce(self, op: str, x: Value, dims: Any, keepdim: bool, **attrs: Attribute) -> Value:
+        """Write a reduction over dimensions that do not hold the batch."""
+        if dims is None or dims == []:
+            raise ValueError("it reduces over the batch")
+        over = [dim % len(x.dims) for dim in ([dims] if isinstance(dims, int) else dims)]
+        axes = tuple(self.axis(x, dim) for dim in over)
+        left = [group for dim, group in enumerate(x.dims) if keepdim or dim not in over]
+        every: dict[str, Attribute] = {"dims": axes, "keepdim": int(keepdim), **attrs}
+        return self.add(op, [x], every, dims=renumbered(left))
+
+    def map(self, x: Value, each: Callable[[Value], Value]) -> Value:
+        """Apply a function of (batch, channels, height, width) over the last two dimensions."""
+        self.axis(x, -1), self.axis(x, -2)
+        _, *ahead, height, width = self.graph_shape(x)
+        if len(ahead) == 1:
+            y = each(Value(x.number, plain_dims(4)))
+            return Value(y.number, x.dims)
+        sizes = (-1, prod(ahead), height, width)
+        flat = self.add("reshape", [x], {"size": sizes}, dims=plain_dims(4))
+        y = each(flat)
+        after = (-1, *ahead, *self.graph_shape(y)[2:])
+        return self.add("reshape", [y], {"size": after}, dims=x.dims)
+
+    # ---- several values and constants
+
+    def multiplied(self, x: Any, factor: float) -> Any:
+        """Multiply a value or constant by a number."""
+        if factor == 1:
+            return x
+        if isinstance(x, Constant):
+            return Constant(x.tensor * factor)
+        self.sizes(x)
+        return self.add("mul", [x], {"scalar": float(factor)})
+
+    def combine(
+        self, op: str, operands: Sequence[Any], attrs: Mapping[str, Attribute] | None = None
+    ) -> Value:
+        """Write a node whose operands broadcast each other, values and constants alike."""
+        for x in operands:
+            self.sizes(x)
+        rank = max(len(self.sizes(x)) for x in operands)
+        values = [
+            self.reshape(x, (1,) * (rank - len(x.dims)) + self.sizes(x))
+            if isinstance(x, Value)
+            else x
+            for x in operands
+        ]
+        dims = next(x.dims for x in values if isinstance(x, Value))
+        if any(isinstance(x, Value) and x.dims != dims for x in values):
+            raise ValueError("it combines values whose batch is in different places")
+        read = [x if isinstance(x, Value) else self._aligned(x, dims) for x in values]
+        return self.add(op, read, attrs, dims=dims)
+
+    def cumulative_count(self, running_mean: Constant) -> dict[str, Constant]:
+        """The count that a BatchNorm with a cumulative mean keeps."""
+        count = self.batch_counts.get(running_mean.name or "")
+        return {} if count is None else {"num_batches_tracked": count}
+
+    def _aligned(self, constant: Constant, dims: Sequence[tuple[int, ...]]) -> int:
+        """The number of a constant that broadcasts against values with such dimensions."""
+        shape = tuple(constant.tensor.shape)
+        own = (1,) * (len(dims) - len(shape)) + shape
+        place = next(i for i, group in enumerate(dims) if 0 in group)
+        if own[place] != 1:
+            raise ValueError(f"it combines the batch with a constant of size {own[place]}")
+        if place == 0 and len(dims[0]) == 1:
+            return self.constant(constant, shape)
+        moved = [(size,) if 0 not in g else (1,) * (len(g) - 1) for size, g in zip(own, dims)]
+        return self.constant(constant, tuple(size for part in moved for size in part))
+
+    def constant(self, constant: Constant, shape: Shape) -> int:
+        """The number of a constant's node; with another shape it is a tensor of its own."""
+        key = (id(constant), shape)
+        if key not in self._constants:
+            stored = constant
+            if shape != tuple(constant.tensor.shape):
+                stored = Constant(constant.tensor.reshape(shape))
+            attrs = {"trained": 1} if stored.trained else {}
+            node = self.add("constant", (), attrs, {"value": stored})
+            self._constants[key] = node.number
+            self._keep.append(constant)  # its id stays its own
+        return self._constants[key]
 
     def _name(self, constant: Constant) -> str:
-        if constant.tensor.dtype != torch.float32:
-            raise ValueError(
-                f"reads {constant.name or 'a constant'} of {constant.tensor.dtype}: call "
-                "model.float() first"
-            )
         if constant.name is None:
             taken = sum(name.startswith("constant.") for name in self._tensors)
             constant.name = f"constant.{taken}"
         if constant.name not in self._tensors:
-            array: NDArray[np.float32] = constant.tensor.cpu().contiguous().numpy()
+            tensor = constant.tensor.detach().to("cpu", torch.float32)
+            tensor = tensor.resolve_conj().resolve_neg().contiguous()
+            array: NDArray[np.float32] = tensor.numpy()
             self._tensors[constant.name] = array.copy()
-            self._keep.append(constant)  # its id stays its own
+            self._keep.append(constant)
         return constant.name
+
+
+def plain_dims(rank: int) -> tuple[tuple[int, ...], ...]:
+    """The dimensions of a value as they are in the graph."""
+    return tuple((dim,) for dim in range(rank))
+
+
+def renumbered(dims: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Number the graph's dimensions in the order in which they occur, the batch with 0."""
+    number = 0
+    result = []
+    for group in dims:
+        mine = []
+        for g in group:
+            number += g != 0
+            mine.append(number if g else 0)
+        result.append(tuple(mine))
+    return tuple(result)

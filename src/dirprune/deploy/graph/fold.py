@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import ACTIVATIONS, Attribute
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.record import ACTIVATIONS, Attribute
 
 Tensors = dict[str, NDArray[np.floating]]
-_EPILOGUES = ("conv2d", "linear", "affine")
 
 
 def fold(graph: Graph) -> Graph:
@@ -31,7 +31,7 @@ def fold(graph: Graph) -> Graph:
         graph: As captured; lowering a lowered one changes nothing.
 
     Returns:
-        The lowered graph, with the tensors that it reads.
+        The lowered graph, with the tensors that it reads and without a signature.
 
     Example:
         >>> from torch import nn, ones
@@ -125,7 +125,7 @@ def _takes_residual(node: Node) -> bool:
 
 
 def _takes_activation(node: Node) -> bool:
-    return node.op in _EPILOGUES and not node.attrs.get("activation", 0)
+    return OPERATORS[node.op].epilogue and not node.attrs.get("activation", 0)
 
 
 def _add_into(nodes: dict[int, Node], value: int, readers: Mapping[int, int]) -> None:

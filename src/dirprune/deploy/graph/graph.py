@@ -7,20 +7,22 @@ is consistent: known operators, values in order, attributes of the right kind, s
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dirprune.deploy.graph.operators import (
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.record import (
     LONGEST,
     MOST,
-    OPERATORS,
     Attribute,
     Shape,
     check_attribute,
     check_size,
 )
 from dirprune.deploy.graph.shapes import infer_shape
+from dirprune.deploy.graph.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Graph:
         nodes: In an order in which they can be computed.
         output: Number of the value that is returned.
         tensors: float32 arrays by name, as in the state dict of the module.
+        signature: What lies side by side in the input and output, if that is several tensors or
+            the network is not called with one tensor and returns one.
 
     Raises:
         ValueError: If anything in it does not fit; the message names the node.
@@ -68,6 +72,7 @@ class Graph:
     nodes: tuple[Node, ...]
     output: int
     tensors: Mapping[str, NDArray[np.float32]]
+    signature: Signature | None = None
 
     def __post_init__(self) -> None:
         _check_tensors(self.tensors)
@@ -88,6 +93,8 @@ class Graph:
             raise ValueError(f"there is no value {self.output} to return")
         if shapes[self.output][:1] != (-1,):
             raise ValueError("the output does not depend on the input")
+        if self.signature is not None:
+            _check_signature(self.signature, self.shape, shapes[self.output])
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -152,6 +159,20 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if len(name.encode()) > LONGEST or not all(name.split(".")):
             raise ValueError(f"{name[:LONGEST]!r} cannot be the name of a tensor")
+
+
+def _check_signature(signature: Signature, input_shape: Shape, output_shape: Shape) -> None:
+    if not signature.inputs or not signature.outputs:
+        raise ValueError("the signature has no tensors")
+    for slot in (*signature.inputs, *signature.outputs):
+        check_size(slot.shape[1:])
+        held = [size for size in slot.sizes if size < 0]
+        if len(held) != 1 or slot.shape[0] != -1 or -prod(slot.sizes) != slot.size:
+            raise ValueError(f"the signature's {slot.sizes} do not fit {slot.shape}")
+        if not 0 <= slot.place < len(slot.shape):
+            raise ValueError(f"the signature places the batch at {slot.place}")
+    if (signature.input_shape, signature.output_shape) != (input_shape, output_shape):
+        raise ValueError(f"the signature's tensors do not fill {input_shape} and {output_shape}")
 
 
 def _check_tensors(tensors: Mapping[str, NDArray[np.float32]]) -> None:

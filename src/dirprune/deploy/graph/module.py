@@ -1,16 +1,29 @@
 """A graph as an ordinary module of torch: runs, trains on, saves its state, exports."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import ACTIVATIONS
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.record import ACTIVATIONS, Shape
+from dirprune.deploy.graph.signature import Kind, Signature, pack, rebuild, split
 
-_Operation = Callable[[list[Tensor], Mapping[str, Tensor], Mapping[str, Any], bool], Tensor]
+_DTYPES: Mapping[Kind, torch.dtype] = {"int": torch.int64, "bool": torch.bool}
+
+
+class _Plan(NamedTuple):
+    """All that a GraphNet has beside its tensors, in one place that no submodule can name."""
+
+    shape: Shape
+    nodes: tuple[Node, ...]
+    output: int
+    signature: Signature | None
+    names: tuple[str, ...]
+    finished: tuple[tuple[int, ...], ...]  # by node: the values that nothing reads afterwards
 
 
 class GraphNet(nn.Module):
@@ -35,60 +48,99 @@ class GraphNet(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self._shape, self._nodes, self._output = graph.shape, graph.nodes, graph.output
-        self._names = tuple(graph.tensors)
         trained = {
             name
             for node in graph.nodes
             for role, name in node.tensors.items()
-            if not role.startswith("running_") and node.attrs.get("trained", node.op != "constant")
+            if role not in _STATISTICS and node.attrs.get("trained", node.op != "constant")
         }
         for name, array in graph.tensors.items():
             _register(self, name, torch.from_numpy(array.copy()), name in trained)
         last = {value: number for number, node in enumerate(graph.nodes) for value in node.inputs}
-        self._done: list[list[int]] = [[] for _ in graph.nodes]  # values nobody reads any more
+        finished: list[list[int]] = [[] for _ in graph.nodes]
         for value, number in last.items():
             if value != graph.output:
-                self._done[number].append(value)
+                finished[number].append(value)
+        # Not through nn.Module, where a submodule of the network may have any name.
+        self.__dict__[_PLAN] = _Plan(
+            graph.shape, graph.nodes, graph.output, graph.signature, tuple(graph.tensors),
+            tuple(map(tuple, finished)),
+        )  # fmt: skip
         self.eval()
 
     @property
     def graph(self) -> Graph:
         """The graph with a copy of the module's present tensors."""
+        plan = self._plan()
         tensors = {
             name: _find(self, name).detach().to("cpu", torch.float32, copy=True).numpy()
-            for name in self._names
+            for name in plan.names
         }
-        return Graph(self._shape, self._nodes, self._output, tensors)
+        return Graph(plan.shape, plan.nodes, plan.output, tensors, plan.signature)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Run the network.
+
+        Args:
+            x: What the captured network takes, with any batch size; of one with a single input,
+                a tensor with the graph's input shape.
+            args: Further arguments.
+            kwargs: Arguments by name.
+
+        Returns:
+            What the captured network returns; a dataclass comes back as a dictionary.
+
+        Raises:
+            TypeError: If the arguments are not those of the network.
+            ValueError: If a shape is another one.
+        """
+        plan = self._plan()
+        if plan.signature is None:
+            return self.run(next(iter(kwargs.values())) if x is None and kwargs else x)
+        args = args if x is None else (x, *args)
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        leaves = [leaf.to(dtype) for leaf in plan.signature.leaves(args, kwargs)]
+        outputs = split(plan.signature, self.run(pack(plan.signature, leaves, torch.cat)))
+        kinds = [slot.kind for slot in plan.signature.outputs]
+        converted = [y.to(_DTYPES.get(kind, y.dtype)) for y, kind in zip(outputs, kinds)]
+        return rebuild(plan.signature.result, converted)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the graph itself.
 
         Args:
             x: With the graph's input shape and any batch size.
 
         Returns:
-            The output, batch first.
+            The graph's output, the batch first.
 
         Raises:
             ValueError: If the shape is another one.
         """
-        if x.dim() == 0 or x.shape[1:] != self._shape[1:]:
+        plan = self._plan()
+        if x.dim() == 0 or x.shape[1:] != plan.shape[1:]:
             raise ValueError(
                 f"this network takes inputs with shape (batch, "
-                f"{', '.join(map(str, self._shape[1:]))}), got {tuple(x.shape)}"
+                f"{', '.join(map(str, plan.shape[1:]))}), got {tuple(x.shape)}"
             )
         values: list[Tensor | None] = [x]
-        for node, done in zip(self._nodes, self._done):
+        for node, finished in zip(plan.nodes, plan.finished):
             inputs: Any = [values[value] for value in node.inputs]
             tensors = {role: _find(self, name) for role, name in node.tensors.items()}
             values.append(run_node(node, inputs, tensors, self.training))
-            for value in done:
+            for value in finished:
                 values[value] = None
-        output = values[self._output]
+        output = values[plan.output]
         if output is None:
             raise RuntimeError("the output was freed")
         return output
+
+    def _plan(self) -> _Plan:
+        return cast(_Plan, self.__dict__[_PLAN])
+
+
+_PLAN = "dirprune.plan"
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def run_node(
@@ -105,13 +157,16 @@ def run_node(
     Returns:
         Its value.
     """
-    y = _OPERATIONS[node.op](inputs, tensors, node.attrs, training)
-    if node.op not in ("conv2d", "linear", "affine"):
+    record = OPERATORS[node.op]
+    mode = {"training": training} if record.trains else {}
+    y = record.run(inputs, tensors, node.attrs, **mode)
+    if not record.epilogue:
         return y
     if len(inputs) > 1:
         y = y + inputs[1]
-    name = ACTIVATIONS[int(_number(node.attrs.get("activation", 0)))]
-    return _activate(name, y, _number(node.attrs.get("activation_parameter", 0.0)))
+    attrs: Mapping[str, Any] = node.attrs
+    name = ACTIVATIONS[attrs.get("activation", 0)]
+    return _activate(name, y, attrs.get("activation_parameter", 0.0))
 
 
 def _activate(name: str, y: Tensor, parameter: float) -> Tensor:
@@ -119,135 +174,28 @@ def _activate(name: str, y: Tensor, parameter: float) -> Tensor:
         return y
     if name in ("gelu", "gelu_tanh"):
         return F.gelu(y, approximate="tanh" if name == "gelu_tanh" else "none")
-    return _OPERATIONS[name]([y], {}, {"slope": parameter, "alpha": parameter}, False)
-
-
-def _number(value: Any) -> float:
-    return float(value)
+    return OPERATORS[name].run([y], {}, {"slope": parameter, "alpha": parameter})
 
 
 def _register(root: nn.Module, name: str, tensor: Tensor, trained: bool) -> None:
+    """Put a tensor where its name says, past the names that a module itself has."""
     *path, last = name.split(".")
-    try:
-        for part in path:
-            if part not in root._modules:
-                root.add_module(part, nn.Module())
-            root = root.get_submodule(part)
-        if trained:
-            root.register_parameter(last, nn.Parameter(tensor))
-        else:
-            root.register_buffer(last, tensor)
-    except (KeyError, AttributeError) as error:
-        raise ValueError(f"a module cannot have a tensor {name}: {error}") from None
+    for part in path:
+        if part in root._parameters or part in root._buffers:
+            raise ValueError(f"a module cannot have a tensor {name}: {part} is a tensor itself")
+        inner = root._modules.setdefault(part, nn.Module())
+        root = cast(nn.Module, inner)
+    if last in root._modules or name.partition(".")[0] == "training":
+        raise ValueError(f"a module cannot have a tensor {name}: {last} is taken")
+    if trained:
+        root._parameters[last] = nn.Parameter(tensor)
+    else:
+        root._buffers[last] = tensor
 
 
 def _find(root: nn.Module, name: str) -> Tensor:
-    found: Any = root
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
-
-
-def _conv2d(x: list[Tensor], t: Mapping[str, Tensor], a: Mapping[str, Any], _: bool) -> Tensor:
-    top, bottom, left, right = a["padding"]
-    y, padding = x[0], (top, left)
-    if (top, left) != (bottom, right):
-        y, padding = F.pad(y, (left, right, top, bottom)), (0, 0)
-    return F.conv2d(
-        y, t["weight"], t.get("bias"), a["stride"], padding, a["dilation"], a["groups"]
-    )
-
-
-def _batch_norm(
-    x: list[Tensor], t: Mapping[str, Tensor], a: Mapping[str, Any], training: bool
-) -> Tensor:
-    return F.batch_norm(
-        x[0], t["running_mean"], t["running_var"], t.get("weight"), t.get("bias"), training,
-        a.get("momentum", 0.1), a["eps"],
-    )  # fmt: skip
-
-
-def _affine(x: list[Tensor], t: Mapping[str, Tensor], a: Mapping[str, Any], _: bool) -> Tensor:
-    shape = (-1,) + (1,) * (x[0].dim() - 2)
-    return x[0] * t["scale"].reshape(shape) + t["shift"].reshape(shape)
-
-
-def _binary(operation: Callable[[Any, Any], Any]) -> _Operation:
-    def run(x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool) -> Tensor:
-        second = x[1] if len(x) > 1 else a["scalar"]
-        pair = (second, x[0]) if a.get("reversed") else (x[0], second)
-        return operation(*pair)  # type: ignore[no-any-return]
-
-    return run
-
-
-def _slice(x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool) -> Tensor:
-    return x[0][(slice(None),) * a["dim"] + (slice(a["start"], a["end"], a["step"]),)]
-
-
-def _pad(x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool) -> Tensor:
-    top, bottom, left, right = a["padding"]
-    return F.pad(x[0], (left, right, top, bottom), value=a["value"])
-
-
-def _max_pool2d(
-    x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool
-) -> Tensor:
-    return F.max_pool2d(
-        x[0], a["kernel"], a["stride"], a["padding"], a["dilation"], bool(a["ceil_mode"])
-    )
-
-
-def _avg_pool2d(
-    x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool
-) -> Tensor:
-    flags = bool(a["ceil_mode"]), bool(a["count_include_pad"])
-    return F.avg_pool2d(x[0], a["kernel"], a["stride"], a["padding"], *flags)
-
-
-def _bilinear(x: list[Tensor], _: Mapping[str, Tensor], a: Mapping[str, Any], __: bool) -> Tensor:
-    corners = bool(a["align_corners"])
-    return F.interpolate(x[0], a["output"], mode="bilinear", align_corners=corners)
-
-
-def _layer_norm(x: list[Tensor], t: Mapping[str, Tensor], a: Mapping[str, Any], _: bool) -> Tensor:
-    shape = x[0].shape[-a["dims"] :]
-    return F.layer_norm(x[0], shape, t.get("weight"), t.get("bias"), a["eps"])
-
-
-_OPERATIONS: Mapping[str, _Operation] = {
-    "conv2d": _conv2d,
-    "linear": lambda x, t, a, _: F.linear(x[0], t["weight"], t.get("bias")),
-    "batch_norm": _batch_norm,
-    "affine": _affine,
-    "relu": lambda x, t, a, _: F.relu(x[0]),
-    "relu6": lambda x, t, a, _: F.relu6(x[0]),
-    "leaky_relu": lambda x, t, a, _: F.leaky_relu(x[0], a["slope"]),
-    "elu": lambda x, t, a, _: F.elu(x[0], a["alpha"]),
-    "gelu": lambda x, t, a, _: F.gelu(x[0], approximate="tanh" if a["tanh"] else "none"),
-    "silu": lambda x, t, a, _: F.silu(x[0]),
-    "sigmoid": lambda x, t, a, _: x[0].sigmoid(),
-    "tanh": lambda x, t, a, _: x[0].tanh(),
-    "hardswish": lambda x, t, a, _: F.hardswish(x[0]),
-    "hardsigmoid": lambda x, t, a, _: F.hardsigmoid(x[0]),
-    "softmax": lambda x, t, a, _: x[0].softmax(a["dim"]),
-    "add": _binary(lambda a, b: a + b),
-    "sub": _binary(lambda a, b: a - b),
-    "mul": _binary(lambda a, b: a * b),
-    "div": _binary(lambda a, b: a / b),
-    "constant": lambda x, t, a, _: t["value"],
-    "cat": lambda x, t, a, _: torch.cat(x, a["dim"]),
-    "slice": _slice,
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "adaptive_avg_pool2d": lambda x, t, a, _: F.adaptive_avg_pool2d(x[0], a["output"]),
-    "adaptive_max_pool2d": lambda x, t, a, _: F.adaptive_max_pool2d(x[0], a["output"]),
-    "mean": lambda x, t, a, _: x[0].mean(a["dims"], bool(a["keepdim"])),
-    "reshape": lambda x, t, a, _: x[0].reshape(x[0].shape[0], *a["size"][1:]),
-    "permute": lambda x, t, a, _: x[0].permute(a["dims"]),
-    "pad": _pad,
-    "upsample_nearest": lambda x, t, a, _: F.interpolate(x[0], a["output"], mode="nearest"),
-    "upsample_bilinear": _bilinear,
-    "layer_norm": _layer_norm,
-    "dropout": lambda x, t, a, training: F.dropout(x[0], a["p"], training),
-}
+    *path, last = name.split(".")
+    for part in path:
+        root = cast(nn.Module, root._modules[part])
+    own = root._parameters if last in root._parameters else root._buffers
+    return cast(Tensor, own[last] if last in own else getattr(root, last))

@@ -1,17 +1,17 @@
-"""Branches that have died: what adds the same number to every pixel needs no branch."""
+"""Constant folding: a branch of a sum or product that holds a constant becomes that constant."""
 
 from typing import Any
 
 import numpy as np
 
 from dirprune.deploy.graph.graph import Node
-from dirprune.deploy.shrinking.layout import Layout
+from dirprune.deploy.graph.operators.layouts import Layout
 from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
 
 _NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
 
-def settle(network: Exact, constants: list[Layout]) -> Exact:
+def fold_constants(network: Exact, constants: list[Layout]) -> Exact:
     """Replace what is constant in every channel, and leave out sums with 0 and products with 1.
 
     A residual block whose last filters are all zero cannot be cut: the stream that it adds to

@@ -1,68 +1,105 @@
 """The graph without the channels that can go."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dirprune.deploy.graph.graph import Node
-from dirprune.deploy.graph.operators import Shape
-from dirprune.deploy.shrinking.layout import Layout
-from dirprune.deploy.shrinking.liveness import Demand, lines
-from dirprune.deploy.shrinking.reading import Bools, reading
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.layouts import Layout
+from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.shrinking.filter_inputs import Bools, filter_inputs
+from dirprune.deploy.shrinking.liveness import Liveness, lines
 from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
 
 
-def cut(network: Exact, constants: list[Layout], demand: Demand) -> Exact:
+@dataclass
+class NodeCut:
+    """A node on its way to smaller values; the rules of its operator change it.
+
+    Attributes:
+        number: Of the node.
+        network: The graph before.
+        held: What its values hold.
+        liveness: What stays of them.
+        shapes: Of the node's inputs, cut.
+        shape: Of its result, cut.
+        input_places: For each input, along each dimension, what stays.
+        places: For the result the same.
+        tensors: Its tensors by role, cut.
+        attrs: Its attributes.
+        inputs: The values that it reads.
+    """
+
+    number: int
+    network: Exact
+    held: list[Layout]
+    liveness: Liveness
+    shapes: list[Shape]
+    shape: Shape
+    input_places: list[list[Bools]]
+    places: list[Bools]
+    tensors: dict[str, Any]
+    attrs: dict[str, Any]
+    inputs: tuple[int, ...]
+
+    def drop_dead_inputs(self) -> None:
+        """Read only the values of which something stays."""
+        kept, layouts = self.liveness.kept, self.liveness.layouts
+        self.inputs = tuple(v for v in self.inputs if kept[layouts[v]].any())
+
+    def fold_constants_into_bias(self) -> None:
+        """Add to the bias what the deleted inputs would have added."""
+        node, kept = self.network.graph.nodes[self.number], self.liveness.kept
+        outs, ins = self.liveness.tensors[self.number]["weight"]
+        if outs is None or ins is None or kept[ins].all():
+            return
+        value = node.inputs[0]
+        shape = self.network.graph.shapes[value]
+        weight = self.network.tensors[node.tensors["weight"]][kept[outs]]
+        shift = filter_inputs(node, shape, weight, self.held[value]).shift(~kept[ins])
+        if shift.any():
+            self.tensors["bias"] = shift + self.tensors.get("bias", 0.0)
+
+
+def cut(network: Exact, constants: list[Layout], liveness: Liveness) -> Exact:
     """Delete what does not stay, and fold the constants among it into the readers' biases.
 
     Args:
         network: The graph.
         constants: What its values hold.
-        demand: What stays of them.
+        liveness: What stays of them.
 
     Returns:
         The graph with smaller tensors.
     """
     graph = network.graph
-    places = [lines(demand.kept[layout]) for layout in demand.layouts]
+    places = [lines(liveness.kept[layout]) for layout in liveness.layouts]
     shapes = [_cut_shape(shape, stays) for shape, stays in zip(graph.shapes, places)]
     store = Store()
     nodes: list[Node | int] = []
     for number, node in enumerate(graph.nodes):
-        if not demand.live[number + 1]:
+        if not liveness.live[number + 1]:
             nodes.append(node)  # nothing reads it any more
             continue
         tensors = {role: network.tensors[name] for role, name in node.tensors.items()}
-        for role, axes in demand.tensors[number].items():
+        for role, axes in liveness.tensors[number].items():
             for axis, numbers in enumerate(axes):
                 if numbers is not None:
-                    tensors[role] = tensors[role].compress(demand.kept[numbers], axis)
-        attrs: dict[str, Any] = dict(node.attrs)
-        inputs = node.inputs
-        match node.op:
-            case "conv2d" | "linear":
-                if attrs.get("groups", 1) > 1:
-                    attrs["groups"] = shapes[inputs[0]][1] // tensors["weight"].shape[1]
-                else:
-                    _fold(number, network, constants, demand, tensors)
-            case "constant":
-                for axis, stays in enumerate(places[number + 1]):
-                    if len(stays) > 1:
-                        tensors["value"] = tensors["value"].compress(stays, axis)
-            case "reshape":
-                attrs["size"] = shapes[number + 1]
-            case "slice":
-                along = places[inputs[0]][attrs["dim"] - 1]
-                if len(along) > 1:
-                    attrs["start"] = int(along[: attrs["start"]].sum())
-                    attrs["end"] = int(along[: attrs["end"]].sum())
-            case "cat":
-                inputs = tuple(v for v in inputs if demand.kept[demand.layouts[v]].any())
-                if len(inputs) == 1:
-                    nodes.append(inputs[0])
-                    continue
-        names = {role: store.put(_name(node, role), t) for role, t in tensors.items()}
+                    tensors[role] = tensors[role].compress(liveness.kept[numbers], axis)
+        change = NodeCut(
+            number, network, constants, liveness, [shapes[v] for v in node.inputs],
+            shapes[number + 1], [places[v] for v in node.inputs], places[number + 1],
+            tensors, dict(node.attrs), node.inputs,
+        )  # fmt: skip
+        OPERATORS[node.op].channels.cut(change)
+        if node.op == "cat" and len(change.inputs) == 1:
+            nodes.append(change.inputs[0])
+            continue
+        names = {role: store.put(_name(node, role), t) for role, t in change.tensors.items()}
         nodes.append(
-            replace(node, inputs=inputs, shape=shapes[number + 1], attrs=attrs, tensors=names)
+            replace(
+                node, inputs=change.inputs, shape=change.shape, attrs=change.attrs, tensors=names
+            )
         )
     return rebuild(graph, nodes, store)
 
@@ -71,26 +108,6 @@ def _cut_shape(shape: Shape, places: list[Bools]) -> Shape:
     batch = len(shape) - len(places)
     sizes = [int(p.sum()) if len(p) > 1 else size for size, p in zip(shape[batch:], places)]
     return (*shape[:batch], *sizes)
-
-
-def _fold(
-    number: int,
-    network: Exact,
-    constants: list[Layout],
-    demand: Demand,
-    tensors: dict[str, Any],
-) -> None:
-    """Add to the bias what the deleted inputs would have added."""
-    node = network.graph.nodes[number]
-    outs, ins = demand.tensors[number]["weight"]
-    if outs is None or ins is None or demand.kept[ins].all():
-        return
-    value = node.inputs[0]
-    shape = network.graph.shapes[value]
-    weight = network.tensors[node.tensors["weight"]][demand.kept[outs]]
-    shift = reading(node, shape, weight, constants[value]).shift(~demand.kept[ins])
-    if shift.any():
-        tensors["bias"] = shift + tensors.get("bias", 0.0)
 
 
 def _name(node: Node, role: str) -> str:

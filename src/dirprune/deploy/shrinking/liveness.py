@@ -13,18 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.graph.operators import Shape
-from dirprune.deploy.shrinking.layout import (
-    Layout,
-    joined,
-    permuted,
-    reshaped,
-    sliced,
-    varies_along,
-    varies_only_along,
-    vector,
-)
-from dirprune.deploy.shrinking.reading import Bools, reading
+from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.layouts import Layout
+from dirprune.deploy.shrinking.constants import is_constant
+from dirprune.deploy.shrinking.filter_inputs import Bools
 
 Reason = Literal[
     "read", "output", "padded", "mixed", "last", "shared", "grouped", "joined", "shuffled"
@@ -43,7 +35,7 @@ REASONS: Mapping[Reason, str] = {
 """Why a channel stays, the strongest reason first."""
 
 Numbers = NDArray[np.int64]
-Tensors = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 ALWAYS = 0
 """The number of everything that stays in any case."""
@@ -61,7 +53,7 @@ class Reads(NamedTuple):
     reason: Reason
     is_need: bool = True
 
-    def demands(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> Numbers:
         """Return what must stay."""
         stays = kept[self.sources]
         if self.targets.ndim == 2:
@@ -77,7 +69,7 @@ class Follows(NamedTuple):
     reason: Reason
     is_need: bool = False
 
-    def demands(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> Numbers:
         """Return what must stay."""
         return self.targets[kept[self.sources]]
 
@@ -89,7 +81,7 @@ class Forms(NamedTuple):
     reason: Reason = "shuffled"
     is_need: bool = False
 
-    def demands(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> Numbers:
         """Return what must stay."""
         stays = kept[self.layout]
         for axis, line in enumerate(lines(stays)):
@@ -103,7 +95,7 @@ Rule = Reads | Follows | Forms
 
 
 @dataclass
-class Demand:
+class Liveness:
     """What stays of a graph, and why.
 
     Attributes:
@@ -131,7 +123,7 @@ def lines(stays: Bools) -> list[Bools]:
     return [np.asarray(stays.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
 
 
-def find_demand(graph: Graph, tensors: Tensors, constants: list[Layout]) -> Demand:
+def find_liveness(graph: Graph, tensors: Arrays, constants: list[Layout]) -> Liveness:
     """Decide what stays.
 
     Args:
@@ -142,7 +134,7 @@ def find_demand(graph: Graph, tensors: Tensors, constants: list[Layout]) -> Dema
     Returns:
         The smallest set that leaves the output as it is.
     """
-    rules = _Rules(graph, tensors, constants)
+    rules = Rules(graph, tensors, constants)
     kept = np.arange(rules.count) == ALWAYS
     needed = kept.copy()
     _close(needed, [rule for rule in rules.rules if rule.is_need])
@@ -158,8 +150,8 @@ def find_demand(graph: Graph, tensors: Tensors, constants: list[Layout]) -> Dema
     for rank, reason in reversed(list(enumerate(REASONS))):
         for rule in rules.rules:
             if rule.reason == reason:
-                reasons[rule.demands(kept)] = rank
-    return Demand(rules.layouts, rules.tensors, kept, needed, live, reasons)
+                reasons[rule.implied(kept)] = rank
+    return Liveness(rules.layouts, rules.tensors, kept, needed, live, reasons)
 
 
 def _close(kept: Bools, rules: list[Rule]) -> None:
@@ -168,7 +160,7 @@ def _close(kept: Bools, rules: list[Rule]) -> None:
     while (after := int(kept.sum())) != before:
         before = after
         for rule in reversed(rules):
-            kept[rule.demands(kept)] = True
+            kept[rule.implied(kept)] = True
 
 
 def _live(graph: Graph, layouts: list[Numbers], kept: Bools) -> list[bool]:
@@ -190,11 +182,18 @@ def _cheapest(layout: Numbers, constants: Layout) -> Numbers:
 
 
 @dataclass
-class _Rules:
-    """Numbers every channel, and collects the rules, in one walk over the graph."""
+class Rules:
+    """Numbers every channel, and collects the rules, in one walk over the graph.
+
+    Attributes:
+        weights: The graph's tensors.
+        constants: What its values hold.
+        layouts: For every value so far, the numbers of its elements.
+        readers: For every value, the nodes that read it.
+    """
 
     graph: Graph
-    weights: Tensors
+    weights: Arrays
     constants: list[Layout]
     count: int = 1
     rules: list[Rule] = field(default_factory=list)
@@ -202,110 +201,34 @@ class _Rules:
     tensors: list[dict[str, tuple[Numbers | None, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._readers = self.graph.readers
+        self.readers = self.graph.readers
         self._uses: dict[str, tuple[Numbers | None, ...]] = {}
-        self.layouts.append(self._fixed(len(self.graph.shape) - 1))
+        self.layouts.append(self.fixed(len(self.graph.shape) - 1))
         shapes = self.graph.shapes
         for node in self.graph.nodes:
             self.tensors.append({})
-            layout = self._layout(node, [shapes[value] for value in node.inputs])
+            inputs = [self.layouts[value] for value in node.inputs]
+            channels = OPERATORS[node.op].channels
+            layout = channels.numbers(self, node, [shapes[v] for v in node.inputs], inputs)
+            if layout is None:
+                for own in inputs:
+                    self.keep(own, "mixed")
+                layout = self.fixed(len(node.shape) - 1)
             self.layouts.append(layout)
             if sum(size > 1 for size in layout.shape) > 1:
                 self.rules.append(Forms(layout))
         self.keep(self.layouts[self.graph.output], "output")
 
+    def add(self, rule: Rule) -> None:
+        """Add a rule."""
+        self.rules.append(rule)
+
     def keep(self, numbers: Numbers, reason: Reason) -> None:
         """Make something stay in any case."""
         self.rules.append(Follows(np.zeros_like(numbers), numbers, reason, is_need=True))
 
-    def _layout(self, node: Node, shapes: list[Shape]) -> Numbers:
-        attrs: Mapping[str, Any] = node.attrs
-        rank = len(node.shape) - 1
-        inputs = [self.layouts[value] for value in node.inputs]
-        match node.op:
-            case "constant":
-                return self._fixed(rank + 1)  # its reader decides
-            case "conv2d" | "linear":
-                return self._filters(node, shapes[0], inputs[0])
-            case "batch_norm" if varies_only_along(inputs[0], 0):
-                channels = vector(inputs[0], 0, node.shape[1])
-                self._use(node, dict.fromkeys(node.tensors, (channels,)))
-                return inputs[0]
-            case "add" | "sub" | "mul" | "div":
-                return self._joined(node, shapes, inputs)
-            case "cat":
-                axis = attrs["dim"] - 1
-                return joined(inputs, [shape[axis + 1] for shape in shapes], axis)
-            case "slice":
-                if attrs["step"] > 1 and varies_along(inputs[0], attrs["dim"] - 1):
-                    self.keep(inputs[0], "mixed")
-                return sliced(inputs[0], attrs)
-            case "softmax" if not varies_along(inputs[0], attrs["dim"] - 1):
-                return inputs[0]
-            case "layer_norm" if not varies_along(inputs[0], *range(-attrs["dims"], 0)):
-                return inputs[0]
-            case "mean":
-                axes = tuple(dim - 1 for dim in attrs["dims"])
-                if not varies_along(inputs[0], *axes):
-                    return np.asarray(inputs[0].min(axis=axes, keepdims=bool(attrs["keepdim"])))
-            case "reshape":
-                return reshaped(inputs[0], shapes[0][1:], node.shape[1:])
-            case "permute":
-                return permuted(inputs[0], attrs)
-            case op if op in _ELEMENTWISE or (op in _SPATIAL and varies_only_along(inputs[0], 0)):
-                return inputs[0]
-        for layout in inputs:
-            self.keep(layout, "mixed")
-        return self._fixed(rank)
-
-    def _filters(self, node: Node, shape: Shape, layout: Numbers) -> Numbers:
-        weight = self.weights[node.tensors["weight"]]
-        axis = 0 if node.op == "conv2d" else len(shape) - 2
-        rank = len(node.shape) - 1
-        outs = self._fresh(len(weight))
-        if varies_only_along(layout, axis):
-            ins = vector(layout, axis, shape[axis + 1])
-        else:
-            self.keep(layout, "mixed")
-            ins = np.full(shape[axis + 1], ALWAYS)
-        groups: Any = node.attrs.get("groups", 1)
-        if groups > 1:
-            members = np.concatenate([outs.reshape(groups, -1), ins.reshape(groups, -1)], axis=1)
-            self.rules.append(Follows(members, np.roll(members, 1, axis=1), "grouped"))
-            ins = ins.reshape(groups, -1).repeat(len(weight) // groups, axis=0)
-        read = reading(node, shape, weight, self.constants[node.inputs[0]])
-        self.rules.append(Reads(outs, ins, read.varying, "read"))
-        if read.padded.any():
-            self.rules.append(Reads(outs, ins, read.padded, "padded"))
-        cut: dict[str, tuple[Numbers | None, ...]] = {
-            "weight": (outs, ins if groups == 1 else None),
-            "bias": (outs,),
-        }
-        self._use(node, {role: cut[role] for role in node.tensors})
-        return outs.reshape([-1 if a == axis else 1 for a in range(rank)])
-
-    def _joined(self, node: Node, shapes: list[Shape], inputs: list[Numbers]) -> Numbers:
-        """Elements that are combined stay or go together; one that is spread stays for any."""
-        fixed = [self._is_constant(value) for value in node.inputs]
-        common = np.broadcast_shapes(*(own.shape for own, c in zip(inputs, fixed) if not c))
-        result = self._fresh(*common)
-        for value, shape, layout, is_constant in zip(node.inputs, shapes, inputs, fixed):
-            own = (1,) * (len(node.shape) - len(shape)) + shape
-            if is_constant:
-                common_with_own = [min(size, mine) for size, mine in zip(common, own[1:])]
-                layout = self._fresh(*common_with_own)
-                self.layouts[value] = layout.reshape((1, *layout.shape)[-len(shape) :])
-                if len(self._readers[value]) > 1:
-                    self.keep(result, "shared")
-            spread = any(mine == 1 < size for size, mine in zip(common, own[1:]))
-            layout = np.broadcast_to(layout, common)
-            self.rules.append(Follows(result, layout, "joined", is_need=True))
-            if not spread:
-                self.rules.append(Follows(layout, result, "joined"))
-        return result
-
-    def _use(self, node: Node, axes: dict[str, tuple[Numbers | None, ...]]) -> None:
-        """Note how a node's tensors are cut; what is cut twice must be cut alike."""
+    def use(self, node: Node, axes: dict[str, tuple[Numbers | None, ...]]) -> None:
+        """Note how the present node's tensors are cut; what is cut twice must be cut alike."""
         self.tensors[-1] = axes
         for role, mine in axes.items():
             theirs = self._uses.setdefault(node.tensors[role], mine)
@@ -318,19 +241,16 @@ class _Rules:
                     self.rules.append(Follows(a, b, "shared"))
                     self.rules.append(Follows(b, a, "shared"))
 
-    def _is_constant(self, value: int) -> bool:
-        return value > 0 and self.graph.nodes[value - 1].op == "constant"
+    def is_constant(self, value: int) -> bool:
+        """Whether a value is a constant of the graph."""
+        return is_constant(self.graph, value)
 
-    def _fresh(self, *shape: int) -> Numbers:
+    def fresh(self, *shape: int) -> Numbers:
+        """Numbers that nothing has yet."""
         size = int(np.prod(shape))
         self.count += size
         return np.arange(self.count - size, self.count).reshape(shape)
 
-    def _fixed(self, rank: int) -> Numbers:
+    def fixed(self, rank: int) -> Numbers:
+        """The layout of what always stays."""
         return np.full((1,) * rank, ALWAYS)
-
-
-_ELEMENTWISE = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh",
-                "hardswish", "hardsigmoid", "dropout")  # fmt: skip
-_SPATIAL = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad",
-            "upsample_nearest", "upsample_bilinear")  # fmt: skip

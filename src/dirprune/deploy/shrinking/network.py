@@ -4,12 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune._support.wrappers import unwrap
 from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.example import ExampleInputs, graph_input
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.shrinking.minimal import minimize
 from dirprune.deploy.shrinking.rebuild import Exact
 from dirprune.deploy.shrinking.report import ShrinkReport, make_report
-from dirprune.deploy.shrinking.smallest import smallest
 
 SCALES = (0.1, 1.0, 10.0)
 """Standard deviations of the random inputs on which a smaller network is verified."""
@@ -31,10 +33,10 @@ class ShrunkNet(GraphNet):
 
     def __init__(self, graph: Graph, report: ShrinkReport) -> None:
         super().__init__(graph)
-        self.report = report
+        self.__dict__["report"] = report  # a submodule may have this name too
 
 
-def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
+def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
     r"""Delete the channels that do nothing; in evaluation mode the outputs stay.
 
     A channel whose filter is all zero, or whose BatchNorm has :math:`\gamma = 0`, holds a constant
@@ -56,8 +58,8 @@ def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
         example_inputs: As for :func:`dirprune.deploy.capture`.
 
     Returns:
-        The smaller network in evaluation mode, with float32 parameters on the CPU; its ``report``
-        says what went and why the rest stays.
+        The smaller network in evaluation mode, with float32 parameters on the CPU, frozen where
+        the model's are; its ``report`` says what went and why the rest stays.
 
     Raises:
         ValueError: If the model cannot be captured, or holds NaN or infinity.
@@ -70,32 +72,71 @@ def shrink(model: nn.Module, example_inputs: Tensor) -> ShrunkNet:
         >>> small.report.parameters
         (26, 8)
     """
+    model = unwrap(model)
     before = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
-    for name, tensor in before.tensors.items():
-        if not np.isfinite(tensor).all():
-            raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
-    network, demand, constants = smallest(before)
-    error = difference(before, network)
+    _check_finite(before)
+    network, liveness, constants = minimize(before)
+    error = difference(before, network, example_inputs)
     if not error <= TOLERANCE:
         raise RuntimeError(
             f"the smaller network's outputs differ by {error:.1e} of the largest: this is a bug "
             "of dirprune, please report it with the model"
         )
-    return ShrunkNet(network.graph, make_report(before, network.graph, demand, constants, error))
+    report = make_report(before, network.graph, liveness, constants, error)
+    small = ShrunkNet(network.graph, report)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for name, parameter in small.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return small
+
+
+def _check_finite(graph: Graph) -> None:
+    fixed = {
+        node.tensors["value"]
+        for node in graph.nodes
+        if node.op == "constant" and not node.attrs.get("trained")
+    }
+    for name, tensor in graph.tensors.items():
+        if np.isnan(tensor).any() or (name not in fixed and np.isinf(tensor).any()):
+            raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
 
 
 @torch.no_grad()
-def difference(before: Graph, after: Exact) -> float:
-    """Largest difference in float64, of the largest output at the same scale."""
+def difference(before: Graph, after: Exact, example_inputs: ExampleInputs | None = None) -> float:
+    """Compare two graphs on random inputs.
+
+    Args:
+        before: The one.
+        after: The other.
+        example_inputs: Of a graph with a signature, whose integers and booleans are used.
+
+    Returns:
+        The largest difference in float64, of the largest output at the same scale.
+    """
     large, small = GraphNet(before).double(), GraphNet(after.graph).double()
     small.load_state_dict({k: torch.from_numpy(np.asarray(t)) for k, t in after.tensors.items()})
     generator = torch.Generator().manual_seed(0)
-    shape = before.shape[1:]
     worst = 0.0
     for scale in SCALES:
-        x = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-        expected, found = large(x), small(x)
-        size = float(expected.abs().max())
-        gap = float((expected - found).abs().max())
+        x = _random_input(before, scale, generator, example_inputs)
+        expected, found = large.run(x), small.run(x)
+        finite = expected.isfinite()
+        if not torch.equal(finite, found.isfinite()):
+            return float("inf")
+        size = float(expected[finite].abs().max()) if finite.any() else 0.0
+        gap = float((expected - found)[finite].abs().max()) if finite.any() else 0.0
         worst = max(worst, gap / size if size else gap)
     return worst
+
+
+def _random_input(
+    graph: Graph, scale: float, generator: torch.Generator, example_inputs: ExampleInputs | None
+) -> Tensor:
+    if graph.signature is None or example_inputs is None:
+        shape = (2, *graph.shape[1:])
+        return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    x = graph_input(graph, example_inputs).double()
+    noise = scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    kinds = [slot.kind for slot in graph.signature.inputs for _ in range(slot.size)]
+    is_float = torch.tensor([kind == "float" for kind in kinds]).reshape(x.shape[1:])
+    return torch.where(is_float, noise, x)

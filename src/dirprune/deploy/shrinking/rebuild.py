@@ -36,28 +36,29 @@ def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Tensors) -> Exac
     Returns:
         The graph with the nodes on which the output depends.
     """
-    stands_for = list(range(len(nodes) + 1))
+    replacement = list(range(len(nodes) + 1))
     for number, node in enumerate(nodes):
         if isinstance(node, int):
-            stands_for[number + 1] = stands_for[node]
-    output = stands_for[graph.output]
+            replacement[number + 1] = replacement[node]
+    output = replacement[graph.output]
     needed = {output}
     for value in range(output, 0, -1):
         node = nodes[value - 1]
         if value in needed and isinstance(node, Node):
-            needed.update(stands_for[source] for source in node.inputs)
+            needed.update(replacement[source] for source in node.inputs)
     numbers = {0: 0}
     kept: list[Node] = []
     for value in sorted(needed - {0}):
         node = nodes[value - 1]
         if isinstance(node, Node):
-            inputs = tuple(numbers[stands_for[source]] for source in node.inputs)
+            inputs = tuple(numbers[replacement[source]] for source in node.inputs)
             kept.append(replace(node, inputs=inputs))
             numbers[value] = len(kept)
     names = dict.fromkeys(name for node in kept for name in node.tensors.values())
     exact = {name: tensors[name] for name in names}
     rounded = {name: np.asarray(tensor, np.float32) for name, tensor in exact.items()}
-    return Exact(Graph(graph.shape, tuple(kept), numbers[output], rounded), exact)
+    smaller = Graph(graph.shape, tuple(kept), numbers[output], rounded, graph.signature)
+    return Exact(smaller, exact)
 
 
 class Store(dict[str, NDArray[Any]]):

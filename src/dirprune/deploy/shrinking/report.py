@@ -8,8 +8,8 @@ from math import prod
 import numpy as np
 
 from dirprune.deploy.graph.graph import Graph, Node
-from dirprune.deploy.shrinking.layout import Layout
-from dirprune.deploy.shrinking.liveness import REASONS, Demand
+from dirprune.deploy.graph.operators.layouts import Layout
+from dirprune.deploy.shrinking.liveness import REASONS, Liveness
 
 _ALL = "all layers"
 
@@ -40,7 +40,7 @@ class LayerChange:
         before: In the network that was given.
         after: In the one that was made of it.
         idle: Channels that stayed although they are constant or nothing needs them, by reason: a
-            key of :data:`.demand.REASONS`.
+            key of :data:`.liveness.REASONS`.
     """
 
     path: str
@@ -94,14 +94,14 @@ class ShrinkReport:
 
 
 def make_report(
-    before: Graph, after: Graph, demand: Demand, constants: list[Layout], error: float
+    before: Graph, after: Graph, liveness: Liveness, constants: list[Layout], error: float
 ) -> ShrinkReport:
     """Compare two graphs.
 
     Args:
         before: The graph that was given.
         after: The one that was made of it.
-        demand: What stays of ``after``, which is everything.
+        liveness: What stays of ``after``, which is everything.
         constants: What its values hold.
         error: How far the outputs differ.
 
@@ -115,7 +115,7 @@ def make_report(
         if key in left:
             number, kept = left[key]
             size = layer_size(kept, after)
-            idle = _idle(number + 1, demand, constants)
+            idle = _idle(number + 1, liveness, constants)
         changes.append(LayerChange(node.path, layer_size(node, before), size, idle))
     parameters = count_parameters(before), count_parameters(after)
     macs = sum(c.before.macs for c in changes), sum(c.after.macs for c in changes)
@@ -163,9 +163,9 @@ def _layers(graph: Graph) -> list[tuple[tuple[str, int], int, Node]]:
     return found
 
 
-def _idle(value: int, demand: Demand, constants: list[Layout]) -> dict[str, int]:
-    numbers = demand.layouts[value].reshape(-1)
+def _idle(value: int, liveness: Liveness, constants: list[Layout]) -> dict[str, int]:
+    numbers = liveness.layouts[value].reshape(-1)
     held = np.broadcast_to(constants[value].reshape(-1), numbers.shape)
-    idle = ~np.isnan(held) | ~demand.needed[numbers]
-    counts = Counter(demand.reasons[numbers[idle]].tolist())
+    idle = ~np.isnan(held) | ~liveness.needed[numbers]
+    counts = Counter(liveness.reasons[numbers[idle]].tolist())
     return {reason: counts[rank] for rank, reason in enumerate(REASONS) if counts[rank]}

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Node
-from dirprune.deploy.graph.operators import Shape
-from dirprune.deploy.shrinking.layout import varies_only_along, vector
+from dirprune.deploy.graph.operators.layouts import varies_only_along, vector
+from dirprune.deploy.graph.operators.record import Shape
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
 
-class Reading(NamedTuple):
+class FilterInputs(NamedTuple):
     """What O filters do with the I inputs that each of them has.
 
     Attributes:
@@ -46,8 +46,8 @@ class Reading(NamedTuple):
         return np.asarray((self.gains * known).sum(axis=1))
 
 
-def reading(node: Node, shape: Shape, weight: Array, constants: Array) -> Reading:
-    """Look at the weights of a node.
+def filter_inputs(node: Node, shape: Shape, weight: Array, constants: Array) -> FilterInputs:
+    """Find what the filters of a node read.
 
     Args:
         node: conv2d or linear.
@@ -65,7 +65,7 @@ def reading(node: Node, shape: Shape, weight: Array, constants: Array) -> Readin
     if node.op == "linear":
         nonzero = weight != 0
         varying = nonzero & np.isnan(channels)
-        return Reading(varying, np.zeros_like(varying), weight, channels[None])
+        return FilterInputs(varying, np.zeros_like(varying), weight, channels[None])
     groups: Any = node.attrs["groups"]
     held = channels.reshape(groups, -1)
     if groups > 1:
@@ -74,7 +74,7 @@ def reading(node: Node, shape: Shape, weight: Array, constants: Array) -> Readin
     border = border_taps(node, shape, weight.shape[2:])
     outside = (taps & border).any(axis=(2, 3)) if border.any() else np.zeros(taps.shape[:2], bool)
     constant = ~np.isnan(held)
-    return Reading(
+    return FilterInputs(
         taps.any(axis=(2, 3)) & ~constant,
         outside & constant & (held != 0),
         weight.sum(axis=(2, 3), dtype=np.float64),

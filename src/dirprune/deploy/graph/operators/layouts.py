@@ -4,7 +4,6 @@ A layout of a value with shape (-1, C, H, W) is an array that broadcasts to (C, 
 (C, 1, 1) where it depends on the channel alone, (1, 1, 1) where it is the same everywhere.
 """
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +32,11 @@ def compress(full: NDArray[Scalar]) -> NDArray[Scalar]:
         if full.shape[axis] > 1 and _same(full, first):
             full = first
     return full
+
+
+def varying(rank: int) -> NDArray[np.float64]:
+    """The layout of constants of a value that depends on the input everywhere."""
+    return np.full((1,) * rank, np.nan)
 
 
 def varies_only_along(layout: Layout, *axes: int) -> bool:
@@ -106,36 +110,6 @@ def reshaped(layout: NDArray[Scalar], old: Shape, new: Shape) -> NDArray[Scalar]
         array([7, 7, 8, 8])
     """
     return compress(np.broadcast_to(layout, old).reshape(new))
-
-
-def sliced(layout: NDArray[Scalar], attrs: Mapping[str, Any]) -> NDArray[Scalar]:
-    """Lay out a slice.
-
-    Args:
-        layout: Of the value before.
-        attrs: Of the slice.
-
-    Returns:
-        The layout of the value after.
-    """
-    axis = attrs["dim"] - 1
-    if not varies_along(layout, axis):
-        return layout
-    places = np.arange(attrs["start"], attrs["end"], attrs["step"])
-    return layout.take(places, axis)
-
-
-def permuted(layout: NDArray[Scalar], attrs: Mapping[str, Any]) -> NDArray[Scalar]:
-    """Lay out the same elements with other dimensions first.
-
-    Args:
-        layout: Of the value before.
-        attrs: Of the permutation.
-
-    Returns:
-        The layout of the value after.
-    """
-    return np.transpose(layout, [dim - 1 for dim in attrs["dims"][1:]])
 
 
 def operand(constant: NDArray[Scalar], rank: int) -> NDArray[Scalar]:

@@ -1,9 +1,11 @@
-// Every operator but convolution and linear, on one image or on several side by side.
+// What the engine knows of one operator: one entry, as deploy/graph/operators has one record.
 //
 // A value with shape (-1, d1, ..., dk) is stored as (d1, ..., dk, batch): the images of a batch
 // lie in neighbouring floats, as one dimension more at the end.
 #pragma once
 
+#include <array>
+#include <string_view>
 #include <vector>
 
 #include "engine/graph.hpp"
@@ -28,8 +30,30 @@ struct Call {
     int threads;
 };
 
-// Throws std::logic_error for conv2d, linear and what needs no computation.
-void compute(const Call& call);
+enum class Kind : std::uint8_t { integer, flag, real, pair, four, integers };
+
+struct AttributeRule {
+    Key key;
+    Kind kind;
+    bool optional = false;
+};
+
+struct Operator {
+    std::size_t least = 1, most = 1;  // inputs
+    std::vector<Role> roles = {}, optional_roles = {};
+    std::vector<AttributeRule> attributes = {};
+    // Throws std::invalid_argument for what does not fit each other.
+    Shape (*shape)(const Graph&, const Node&) = nullptr;
+    // Null for layers, which the program computes, and for what needs no computation.
+    void (*run)(const Call&) = nullptr;
+    bool epilogue = false;         // may add a residual and apply an activation
+    bool reads_constants = false;  // an input may be a constant
+};
+
+using OperatorTable = std::array<Operator, num_ops>;
+
+// By code. Each family adds its own (operators/).
+const Operator& entry(Op op);
 
 // to[column][row] = from[row][column], each an array of `batch` floats.
 void transpose(const float* from, float* to, std::int64_t rows, std::int64_t columns,

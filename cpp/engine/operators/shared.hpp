@@ -1,27 +1,46 @@
-// What the operators share.
+// What the families of operators share.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 
-#include "engine/ops.hpp"
+#include "engine/operator.hpp"
 #include "pool.hpp"
 
 namespace dirprune::ops {
 
-// One or several operators each, see compute().
-void activation(const Call& c, Activation code, float parameter);
-void binary(const Call& c, Binary op);
-void affine(const Call& c);
-void softmax(const Call& c);
-void layer_norm(const Call& c);
-void cat(const Call& c);
-void slice(const Call& c);
-void permute(const Call& c);
-void pad(const Call& c);
-void pool2d(const Call& c);
-void mean(const Call& c);
-void upsample(const Call& c);
+// The families.
+void add_layers(OperatorTable& table);
+void add_pointwise(OperatorTable& table);
+void add_arithmetic(OperatorTable& table);
+void add_normalisation(OperatorTable& table);
+void add_moves(OperatorTable& table);
+void add_pooling(OperatorTable& table);
+void add_reductions(OperatorTable& table);
+void add_resizing(OperatorTable& table);
+
+inline Operator& at(OperatorTable& table, Op op) { return table[static_cast<std::size_t>(op)]; }
+
+// ---- shape rules
+
+[[noreturn]] inline void refuse(const char* message) { throw std::invalid_argument(message); }
+
+// The shape of the first input.
+inline const Shape& first(const Graph& graph, const Node& node) {
+    return graph.shape(node.inputs[0]);
+}
+inline Shape same_shape(const Graph& graph, const Node& node) { return first(graph, node); }
+void check_rank(const Shape& x, std::size_t rank);
+std::size_t check_dim(const Shape& x, std::int64_t dim);
+void check_vector(const Tensor* tensor, std::int64_t size);
+// How many windows fit; all arguments stay below 2^31, so that nothing here overflows.
+std::int64_t windows(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t low,
+                     std::int64_t high, std::int64_t dilation, bool ceil = false);
+// Maps of the size that attribute `output` states.
+Shape map_shape(const Graph& graph, const Node& node);
+
+// ---- running
 
 inline constexpr std::int64_t worthwhile = 1 << 14;  // floats that a thread should have to do
 

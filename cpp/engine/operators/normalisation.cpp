@@ -1,99 +1,28 @@
-// Operators on elements, and over some of their dimensions.
-#include <algorithm>
+// Normalisation, and the affine functions that it becomes.
 #include <cmath>
 #include <vector>
 
-#include "engine/operators.hpp"
+#include "engine/operators/shared.hpp"
 
-namespace dirprune {
-namespace ops {
-
-void activation(const Call& c, Activation code, float parameter) {
-    const std::int64_t size = product(c.shape) * c.batch;
-    const float* x = c.inputs[0].data;
-    in_pieces(size, 4, c.threads, [&](std::int64_t first, std::int64_t last) {
-        c.kernels.activate(code, parameter, x + first, c.out + first, count(last - first));
-    });
-}
-
+namespace dirprune::ops {
 namespace {
 
-// A dimension of a broadcast: how far each operand moves along it.
-struct Axis {
-    std::int64_t size, a, b;
-};
-
-}  // namespace
-
-void binary(const Call& c, Binary op) {
-    Operand a = c.inputs[0], b;
-    float scalar = 0;
-    if (c.inputs.size() == 2) {
-        b = c.inputs[1];
-    } else {
-        scalar = c.node.real(Key::scalar);
-        b = {&scalar, {}, true};
-        if (c.node.has(Key::reversed) && c.node.integer(Key::reversed)) std::swap(a, b);
+Shape channelwise(const Graph& graph, const Node& node) {
+    const Shape& x = first(graph, node);
+    if (x.size() < 2) refuse("the input has no channels");
+    for (int i = 0; i < num_roles; ++i) {
+        const auto role = static_cast<Role>(i);
+        const Tensor* tensor = graph.tensor(node, role);
+        if (role != Role::num_batches_tracked)
+            check_vector(tensor, x[1]);
+        else if (tensor && !tensor->shape.empty())
+            refuse("num_batches_tracked must be a single number");
     }
-    // Steps of an operand along the result's dimensions and the batch.
-    const auto steps = [&](const Operand& operand) {
-        Shape result(c.shape.size() + 1, 0);
-        std::int64_t step = operand.constant ? 1 : c.batch;
-        result.back() = operand.constant ? 0 : 1;
-        Shape shape = operand.shape;
-        if (shape.size() > c.shape.size()) shape.erase(shape.begin());  // a constant's (1, ...)
-        for (std::size_t i = shape.size(), j = c.shape.size(); i-- > 0;) {
-            --j;
-            result[j] = shape[i] == 1 ? 0 : step;
-            step *= shape[i];
-        }
-        return result;
-    };
-    const Shape a_steps = steps(a), b_steps = steps(b);
-    std::vector<Axis> axes;  // the innermost first, those merged that move alike
-    for (std::size_t i = c.shape.size() + 1; i-- > 0;) {
-        const Axis axis{i == c.shape.size() ? c.batch : c.shape[i], a_steps[i], b_steps[i]};
-        if (axis.size == 1) continue;
-        if (!axes.empty()) {
-            Axis& inner = axes.back();
-            if (axis.a == inner.a * inner.size && axis.b == inner.b * inner.size) {
-                inner.size *= axis.size;
-                continue;
-            }
-        }
-        axes.push_back(axis);
-    }
-    axes.resize(std::max<std::size_t>(axes.size(), 2), {1, 0, 0});
-    const Axis inner = axes[0], middle = axes[1];
-    std::int64_t outer = 1;
-    for (std::size_t i = 2; i < axes.size(); ++i) outer *= axes[i].size;
-    const std::int64_t each = inner.size * middle.size;
-    const auto one = [&](std::int64_t index, std::int64_t first, std::int64_t last) {
-        const float *p = a.data + first * middle.a, *q = b.data + first * middle.b;
-        for (std::size_t i = 2, rest = static_cast<std::size_t>(index); i < axes.size(); ++i) {
-            const auto at = static_cast<std::int64_t>(rest) % axes[i].size;
-            rest /= static_cast<std::size_t>(axes[i].size);
-            p += at * axes[i].a;
-            q += at * axes[i].b;
-        }
-        c.kernels.binary(op, p, middle.a, int(inner.a), q, middle.b, int(inner.b),
-                         c.out + index * each + first * inner.size, count(last - first),
-                         count(inner.size));
-    };
-    if (outer == 1 && middle.size == 1) {  // one long row
-        in_pieces(inner.size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
-            c.kernels.binary(op, a.data + first * inner.a, 0, int(inner.a),
-                             b.data + first * inner.b, 0, int(inner.b), c.out + first, 1,
-                             count(last - first));
-        });
-    } else if (outer == 1) {
-        in_pieces(middle.size, inner.size, c.threads,
-                  [&](std::int64_t first, std::int64_t last) { one(0, first, last); });
-    } else {
-        in_pieces(outer, each, c.threads, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t i = first; i < last; ++i) one(i, 0, middle.size);
-        });
-    }
+    if (node.has(Key::eps) && node.real(Key::eps) < 0) refuse("eps must be at least 0");
+    if (node.has(Key::momentum) &&
+        !(node.real(Key::momentum) >= 0 && node.real(Key::momentum) <= 1))
+        refuse("momentum must be from 0 to 1");
+    return x;
 }
 
 void affine(const Call& c) {
@@ -164,6 +93,18 @@ void softmax(const Call& c) {
               });
 }
 
+Shape layer_norm_shape(const Graph& graph, const Node& node) {
+    const Shape& x = first(graph, node);
+    const std::int64_t dims = node.integer(Key::dims);
+    if (dims < 1 || dims >= static_cast<std::int64_t>(x.size())) refuse("dims is out of range");
+    const Shape trailing(x.end() - dims, x.end());
+    for (Role role : {Role::weight, Role::bias})
+        if (const Tensor* tensor = graph.tensor(node, role); tensor && tensor->shape != trailing)
+            refuse("a tensor does not fit the normalised dimensions");
+    if (node.real(Key::eps) < 0) refuse("eps must be at least 0");
+    return x;
+}
+
 void layer_norm(const Call& c) {
     const auto trailing = count(c.node.integer(Key::dims));
     std::int64_t n = 1;
@@ -207,5 +148,40 @@ void layer_norm(const Call& c) {
     });
 }
 
-}  // namespace ops
-}  // namespace dirprune
+Shape softmax_shape(const Graph& graph, const Node& node) {
+    check_dim(first(graph, node), node.integer(Key::dim));
+    return first(graph, node);
+}
+
+Shape dropout_shape(const Graph& graph, const Node& node) {
+    if (!(node.real(Key::p) >= 0 && node.real(Key::p) <= 1)) refuse("p must be from 0 to 1");
+    return first(graph, node);
+}
+
+}  // namespace
+
+void add_normalisation(OperatorTable& table) {
+    using enum Key;
+    at(table, Op::batch_norm) = {
+        .roles = {Role::running_mean, Role::running_var},
+        .optional_roles = {Role::weight, Role::bias, Role::num_batches_tracked},
+        .attributes = {{eps, Kind::real}, {momentum, Kind::real, true}},
+        .shape = channelwise,
+        .run = affine};
+    at(table, Op::affine) = {.most = 2,
+                             .roles = {Role::scale, Role::shift},
+                             .attributes = {{activation, Kind::integer, true},
+                                            {activation_parameter, Kind::real, true}},
+                             .shape = channelwise,
+                             .run = affine,
+                             .epilogue = true};
+    at(table, Op::softmax) = {
+        .attributes = {{dim, Kind::integer}}, .shape = softmax_shape, .run = softmax};
+    at(table, Op::layer_norm) = {.optional_roles = {Role::weight, Role::bias},
+                                 .attributes = {{dims, Kind::integer}, {eps, Kind::real}},
+                                 .shape = layer_norm_shape,
+                                 .run = layer_norm};
+    at(table, Op::dropout) = {.attributes = {{p, Kind::real}}, .shape = dropout_shape};
+}
+
+}  // namespace dirprune::ops

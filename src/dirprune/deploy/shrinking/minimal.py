@@ -3,29 +3,29 @@
 from typing import NamedTuple
 
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.shrinking.constant_folding import settle
+from dirprune.deploy.graph.operators.layouts import Layout
+from dirprune.deploy.shrinking.constant_folding import fold_constants
 from dirprune.deploy.shrinking.constants import find_constants
 from dirprune.deploy.shrinking.cut import cut
-from dirprune.deploy.shrinking.layout import Layout
-from dirprune.deploy.shrinking.liveness import Demand, find_demand
+from dirprune.deploy.shrinking.liveness import Liveness, find_liveness
 from dirprune.deploy.shrinking.rebuild import Exact, rebuild
 
 
-class Smallest(NamedTuple):
+class Minimal(NamedTuple):
     """What is left of a graph.
 
     Attributes:
         network: The smaller graph.
-        demand: Why the rest stays.
+        liveness: Why the rest stays.
         constants: What its values hold.
     """
 
     network: Exact
-    demand: Demand
+    liveness: Liveness
     constants: list[Layout]
 
 
-def smallest(graph: Graph) -> Smallest:
+def minimize(graph: Graph) -> Minimal:
     """Delete every channel that the output does not depend on.
 
     Args:
@@ -37,11 +37,11 @@ def smallest(graph: Graph) -> Smallest:
     network = rebuild(graph, graph.nodes, graph.tensors)
     while True:
         constants = find_constants(network.graph, network.tensors)
-        if (settled := settle(network, constants)) is not network:
-            network = settled
+        if (folded := fold_constants(network, constants)) is not network:
+            network = folded
             continue
-        demand = find_demand(network.graph, network.tensors, constants)
-        used = [demand.kept[layout].all() for layout in demand.layouts]
-        if all(used) and all(demand.live[1:]):
-            return Smallest(network, demand, constants)
-        network = cut(network, constants, demand)
+        liveness = find_liveness(network.graph, network.tensors, constants)
+        used = [liveness.kept[layout].all() for layout in liveness.layouts]
+        if all(used) and all(liveness.live[1:]):
+            return Minimal(network, liveness, constants)
+        network = cut(network, constants, liveness)

@@ -1,11 +1,24 @@
-// Operators that move elements about.
+// Operators that move elements about and compute nothing.
 #include <algorithm>
 #include <vector>
 
-#include "engine/operators.hpp"
+#include "engine/operators/shared.hpp"
 
-namespace dirprune {
-namespace ops {
+namespace dirprune::ops {
+namespace {
+
+Shape cat_shape(const Graph& graph, const Node& node) {
+    Shape x = first(graph, node);
+    const std::size_t dim = check_dim(x, node.integer(Key::dim));
+    for (std::size_t i = 1; i < node.inputs.size(); ++i) {
+        Shape other = graph.shape(node.inputs[i]);
+        check_rank(other, x.size());
+        x[dim] += other[dim];  // 255 inputs below 2^31 each
+        other[dim] = x[dim];
+        if (other != x) refuse("cannot join the shapes");
+    }
+    return x;
+}
 
 void cat(const Call& c) {
     const std::int64_t dim = c.node.integer(Key::dim);
@@ -29,6 +42,16 @@ void cat(const Call& c) {
     }
 }
 
+Shape slice_shape(const Graph& graph, const Node& node) {
+    Shape x = first(graph, node);
+    const std::size_t dim = check_dim(x, node.integer(Key::dim));
+    const std::int64_t start = node.integer(Key::start), end = node.integer(Key::end),
+                       step = node.integer(Key::step);
+    if (start < 0 || start >= end || end > x[dim] || step < 1) refuse("the slice is out of range");
+    x[dim] = (end - start + step - 1) / step;
+    return x;
+}
+
 void slice(const Call& c) {
     const std::int64_t dim = c.node.integer(Key::dim), step = c.node.integer(Key::step);
     const Split from = split(c.inputs[0].shape, dim, c.batch), to = split(c.shape, dim, c.batch);
@@ -40,6 +63,27 @@ void slice(const Call& c) {
                       std::copy_n(x + at * from.after, to.after, c.out + i * to.after);
                   }
               });
+}
+
+Shape reshape_shape(const Graph& graph, const Node& node) {
+    const Shape& x = first(graph, node);
+    const Shape& size = node.list(Key::size);
+    check_size(std::span(size).subspan(1));
+    if (size[0] != -1 || product(size, 1) != product(x, 1))
+        refuse("the batch and the number of elements must stay");
+    return size;
+}
+
+Shape permute_shape(const Graph& graph, const Node& node) {
+    const Shape& x = first(graph, node);
+    const auto& dims = node.list(Key::dims);
+    Shape sorted = dims, result;
+    std::sort(sorted.begin(), sorted.end());
+    for (std::size_t i = 0; i < sorted.size(); ++i)
+        if (sorted[i] != static_cast<std::int64_t>(i)) refuse("dims are no permutation");
+    if (dims.size() != x.size() || dims[0] != 0) refuse("the batch must stay first");
+    for (std::int64_t dim : dims) result.push_back(x[static_cast<std::size_t>(dim)]);
+    return result;
 }
 
 void permute(const Call& c) {
@@ -77,25 +121,33 @@ void permute(const Call& c) {
     });
 }
 
-void pad(const Call& c) {
-    const auto& padding = c.node.list(Key::padding);
-    const float value = c.node.real(Key::value);
-    const Shape& x = c.inputs[0].shape;
-    const std::int64_t from_row = x[2] * c.batch, row = c.shape[2] * c.batch;
-    const std::int64_t left = padding[2] * c.batch;
-    in_pieces(c.shape[0] * c.shape[1], row, c.threads, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) {
-            float* to = c.out + i * row;
-            const std::int64_t y = i % c.shape[1] - padding[0];
-            std::fill_n(to, row, value);
-            if (y < 0 || y >= x[1]) continue;
-            std::copy_n(c.inputs[0].data + (i / c.shape[1] * x[1] + y) * from_row, from_row,
-                        to + left);
-        }
-    });
+}  // namespace
+
+void add_moves(OperatorTable& table) {
+    using enum Key;
+    at(table, Op::constant) = {.least = 0,
+                               .most = 0,
+                               .roles = {Role::value},
+                               .attributes = {{trained, Kind::flag, true}},
+                               .shape = [](const Graph& graph, const Node& node) {
+                                   return graph.tensor(node, Role::value)->shape;
+                               }};
+    at(table, Op::cat) = {
+        .most = 255, .attributes = {{dim, Kind::integer}}, .shape = cat_shape, .run = cat};
+    at(table, Op::slice) = {.attributes = {{dim, Kind::integer},
+                                           {start, Kind::integer},
+                                           {end, Kind::integer},
+                                           {step, Kind::integer}},
+                            .shape = slice_shape,
+                            .run = slice};
+    at(table, Op::reshape) = {.attributes = {{size, Kind::integers}}, .shape = reshape_shape};
+    at(table, Op::permute) = {
+        .attributes = {{dims, Kind::integers}}, .shape = permute_shape, .run = permute};
 }
 
-}  // namespace ops
+}  // namespace dirprune::ops
+
+namespace dirprune {
 
 using ops::in_pieces;
 

@@ -1,0 +1,89 @@
+"""What operators do to channels: which stay constant, which must stay together, what is cut.
+
+A record of an operator has one :class:`Channels`. The default knows nothing: the result varies and
+all that the operator reads stays whole.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dirprune.deploy.graph.operators.layouts import Layout, varies_only_along, varying
+
+if TYPE_CHECKING:
+    from dirprune.deploy.graph.graph import Node
+    from dirprune.deploy.graph.operators.record import Shape
+    from dirprune.deploy.shrinking.constants import ConstantInputs
+    from dirprune.deploy.shrinking.cut import NodeCut
+    from dirprune.deploy.shrinking.liveness import Rules
+
+
+class Channels:
+    """The rules of one operator; these are those of an operator that mixes everything."""
+
+    def constants(self, known: "ConstantInputs") -> Layout:
+        """Return what the result holds, NaN where it depends on the input."""
+        return varying(known.rank)
+
+    def numbers(
+        self, rules: "Rules", node: "Node", shapes: "Sequence[Shape]", inputs: list[Layout]
+    ) -> Layout | None:
+        """Number the elements of the result and add rules on what must stay.
+
+        Args:
+            rules: What is collected.
+            node: The node.
+            shapes: Of the values that it reads.
+            inputs: The numbers of their elements.
+
+        Returns:
+            The numbers, or None if everything that it reads must stay.
+        """
+        return None
+
+    def cut(self, change: "NodeCut") -> None:
+        """Fit attributes and tensors to the smaller values that the node reads."""
+
+
+class Elementwise(Channels):
+    """One result for every element."""
+
+    def constants(self, known: "ConstantInputs") -> Layout:
+        return np.where(np.isnan(known.inputs[0]), np.nan, known.run())
+
+    def numbers(
+        self, rules: "Rules", node: "Node", shapes: "Sequence[Shape]", inputs: list[Layout]
+    ) -> Layout | None:
+        return inputs[0]
+
+
+class Unchanged(Elementwise):
+    """The same elements."""
+
+    def constants(self, known: "ConstantInputs") -> Layout:
+        return known.inputs[0]
+
+
+class Spatial(Channels):
+    """Every channel by itself, over height and width.
+
+    Args:
+        keeps: Given a layout of constants and the attributes, whether each stays what it was.
+    """
+
+    def __init__(self, keeps: Callable[[Layout, Any], Any] | None = None) -> None:
+        self._keeps = keeps
+
+    def constants(self, known: "ConstantInputs") -> Layout:
+        held = known.inputs[0]
+        if not varies_only_along(held, 0):
+            return varying(known.rank)
+        if self._keeps is None:
+            return held
+        return np.where(self._keeps(held, known.attrs), held, np.nan)
+
+    def numbers(
+        self, rules: "Rules", node: "Node", shapes: "Sequence[Shape]", inputs: list[Layout]
+    ) -> Layout | None:
+        return inputs[0] if varies_only_along(inputs[0], 0) else None
