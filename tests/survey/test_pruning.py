@@ -10,7 +10,7 @@ from dirprune.landscape import Point
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls, pruned
 from dirprune.survey.curvature import projection_ratios
-from dirprune.survey.estimate import LEAST, within
+from dirprune.survey.estimate import LOWER_LIMITS, within
 from dirprune.survey.networks import Network
 
 
@@ -60,6 +60,8 @@ def test_a_budget_shrinks_until_it_fits() -> None:
     assert within(config, 1000, cost) == config
     smaller = within(config, 100, cost)
     assert 60 < cost(smaller) <= 85
-    assert all(getattr(smaller, n) >= min(LEAST[n], getattr(config, n)) for n in LEAST)
+    assert all(
+        getattr(smaller, n) >= min(LOWER_LIMITS[n], getattr(config, n)) for n in LOWER_LIMITS
+    )
     with pytest.raises(ValueError, match=r"a budget of 10s is too short"):
         within(config, 1, cost)

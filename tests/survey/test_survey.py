@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +18,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dirprune import cli
+from dirprune._support.lock import locked
+from dirprune.data import load
 from dirprune.landscape import Layout
 from dirprune.models import build
 from dirprune.survey.config import parse_duration
+from dirprune.survey.data import MEMORY_SHARE, frozen_data
 from dirprune.survey.display import Display
+from dirprune.survey.estimate import Units
 from dirprune.survey.networks import open_subject
+from dirprune.survey.record import Record
 from dirprune.survey.survey import SurveyConfig, survey
 
 COARSE = ["--samples", "200", "--test-samples", "100", "--points", "5", "--grid", "3"]
 COARSE += ["--curve-epochs", "1", "--eigenvectors", "3", "--steps", "6", "--probes", "2"]
+COARSE += ["--trust-model"]
 ALL = "hessian,directional,curve,plane,along,training"
 
 
@@ -104,7 +114,7 @@ def test_the_projection_is_that_of_the_weights(figures: dict[str, Any], runs: li
     sgd, order = (load_file(Path(runs[k]) / "model.safetensors") for k in (0, 2))
     vectors = load_file(figures["out"] / "eigenvectors.safetensors")["vectors"]
     trainable = [name for name in sgd if "running" not in name and "num_batches" not in name]
-    layout = Layout(open_subject([Path(r) for r in runs], SurveyConfig()).model)
+    layout = Layout(open_subject([Path(r) for r in runs], SurveyConfig(trust_model=True)).model)
     assert set(trainable) == set(layout.shapes)
     way = layout.point(order).w - layout.point(sgd).w
     expected = float((vectors @ way).norm() / way.norm())
@@ -165,6 +175,7 @@ def test_training(figures: dict[str, Any]) -> None:
         assert last["ratios"][name] == pytest.approx(final[name]["ratios"][-1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_broken_off_and_continued(
     runs: list[str],
     figures: dict[str, Any],
@@ -222,15 +233,15 @@ def test_two_processes_measure_what_one_does(runs: list[str], tmp_path: Path) ->
         for rank in ("0", "1")
     ]
     try:
-        (said, told), (other_said, other_told) = (p.communicate(timeout=120) for p in processes)
+        (out_0, err_0), (out_1, err_1) = (p.communicate(timeout=120) for p in processes)
     finally:
         for process in processes:
             process.kill()
-    assert [p.returncode for p in processes] == [0, 0], told + other_told
-    assert "give the same command again" in told
+    assert [p.returncode for p in processes] == [0, 0], err_0 + err_1
+    assert "give the same command again" in err_0
     for once in ("status 130", "estimating", "curve: ", "plane: ", "measured in", "report: "):
-        assert said.count(once) == 1, once
-    assert (other_said, other_told) == ("status 130\n", "")  # silent but for the script
+        assert out_0.count(once) == 1, once
+    assert (out_1, err_1) == ("status 130\n", "")  # silent but for the script
     two = json.loads((out / "landscape.json").read_text())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -267,9 +278,15 @@ def test_repeated_or_changed(
 
 
 def test_a_budget_makes_it_coarser(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    units = Units(evaluation=0.03, product=0.0, step=0.0)  # seconds, whatever else runs here
+    monkeypatch.setattr("dirprune.survey.survey.measure_units", lambda *_: units)
     words = ["landscape", *runs, "--what", "plane", "--grid", "901", "--points", "99"]
+    words += ["--trust-model"]
     assert cli.main([*words, "--out", str(tmp_path / "out"), "--budget", "4s"]) == 0
     found = json.loads((tmp_path / "out" / "landscape.json").read_text())
     chosen = found["plan"]["chosen"]
@@ -313,22 +330,23 @@ MISTAKES = [
     (["A"], "at least two runs, the dense one first, got 1"),
     (["A", "NOWHERE"], "no run or checkpoint NOWHERE"),
     (["A", "."], "holds no run"),
+    (["A", "B"], "give --trust-model"),
     (["A", "A"], "are the same point"),
     (["A", "B", "--what", "curve,hessain"], "unknown part 'hessain'"),
-    (["A", "B", "--budget", "10 minutes"], "is no time: write a number and a unit"),
+    (["A", "B", "--budget", "10 minutes"], "is not a duration: write a number and a unit"),
     (["A", "B", "--grid", "1"], "grid must be at least 2"),
     (["A", "B", "--model", "mlp"], "--model is for plain checkpoints"),
-    (["A", "A/config.json"], "no safetensors file"),
+    (["A", "A/config.json"], "not a safetensors file"),
     (["A/model.safetensors", "B/model.safetensors"], "plain checkpoints need --model"),
     (["A", "B", "--policy", "train"], "'refresh'"),
-    (["A", "B", "--device", "cuda"], "device 'cuda' is not there"),
+    (["A", "B", "--device", "cuda"], "no CUDA device found"),
 ]
 
 
-@pytest.mark.parametrize(("words", "told"), MISTAKES, ids=lambda x: " ".join(x)[:40])
-def test_a_mistake_is_told_in_one_line(
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda x: " ".join(x)[:40])
+def test_a_mistake_gives_one_line(
     words: list[str],
-    told: str,
+    message: str,
     runs: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -340,28 +358,115 @@ def test_a_mistake_is_told_in_one_line(
         places.get(w.partition("/")[0], w.partition("/")[0]) + "".join(w.partition("/")[1:])
         for w in words
     ]
-    assert cli.main(["landscape", *named, "--out", "OUT"]) == 2
+    trust = [] if words == ["A", "B"] else ["--trust-model"]
+    assert cli.main(["landscape", *named, *trust, "--out", "OUT"]) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("dirprune: ")
     assert complaint.count("\n") == 1
-    assert told in complaint
+    assert message in complaint
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_of_different_models_are_told(
+def test_runs_of_different_models_are_refused(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "mlp"
     words = ["train", "--model", "mlp", "--width", "0.1", "--epochs", "1", "--method", "sgd"]
     assert cli.main([*words, "--out", str(other)]) == 0
-    assert cli.main(["landscape", runs[0], str(other), "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["landscape", runs[0], str(other), "--trust-model", "--out",
+                     str(tmp_path / "out")]) == 2  # fmt: skip
     assert "differ in model" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert cli.main(["landscape", *runs, "--out", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
 
 
+def _without_config(record: dict[str, Any]) -> object:
+    return {"hidden_size": 768}
+
+
+def _without_versions(record: dict[str, Any]) -> object:
+    return {"config": record["config"]}
+
+
+def _mistyped(record: dict[str, Any]) -> object:
+    return record | {"config": record["config"] | {"epochs": "three"}}
+
+
+def _negative(record: dict[str, Any]) -> object:
+    return record | {"config": record["config"] | {"lr": -1.0}}
+
+
+@pytest.mark.parametrize("spoil", [_without_config, _without_versions, _mistyped, _negative])
+def test_a_foreign_or_damaged_run_gives_one_line(
+    spoil: Callable[[dict[str, Any]], object],
+    runs: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(runs[1], copied)
+    record = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(spoil(record)))
+    out = ["--trust-model", "--out", str(tmp_path / "out")]
+    assert cli.main(["landscape", runs[0], str(copied), *out]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert f"{copied}/config.json" in complaint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": "other"}', "[]", "{"])
+def test_a_foreign_landscape_is_left_alone(
+    text: str, runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "landscape.json").write_text(text)
+    assert cli.main(["landscape", *runs, "--trust-model", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "landscape.json").read_text() == text
+
+
+def test_a_second_survey_of_a_folder_is_refused(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path):
+        assert cli.main(["landscape", *runs, *COARSE, "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} is in use by process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "landscape.json").exists()
+
+
+def test_a_landscape_from_before_a_config_field_resumes(
+    figures: dict[str, Any], tmp_path: Path
+) -> None:
+    record = json.loads((figures["out"] / "landscape.json").read_text())
+    del record["config"]["trust_model"], record["config"]["probes"]
+    record["status"] = "running"
+    (tmp_path / "landscape.json").write_text(json.dumps(record))
+    config = SurveyConfig(**(record["config"] | {"trust_model": True}))
+    Record(tmp_path).begin(config, record["subject"], "cpu")
+    with pytest.raises(ValueError, match="probes was 2, now 5"):
+        Record(tmp_path).begin(replace(config, probes=5), record["subject"], "cpu")
+
+
+def test_frozen_data_stays_within_its_share_of_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = load("digits")
+    image = 4 * 8 * 8
+    memory = SimpleNamespace(total=image * 400 / MEMORY_SHARE)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    config = SurveyConfig(samples=0, test_samples=0)
+    data = frozen_data(source, config, torch.contiguous_format)
+    held = sum(frozen.samples for frozen in data.values())
+    assert set(data) == {"train", "test"}
+    assert 395 <= held <= 400
+    assert "images need" in caplog.text
+    small = frozen_data(source, replace(config, samples=50, test_samples=60),
+                        torch.contiguous_format)  # fmt: skip
+    assert [small[name].samples for name in ("train", "test")] == [50, 60]
+
+
 @pytest.mark.parametrize("text", ["", "10", "m", "-3s", "0s", "1d", "1e3s"])
-def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time"):
+def test_invalid_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)

@@ -1,4 +1,4 @@
-"""What a survey is: one frozen dataclass, from which the command line makes its options."""
+"""The options of a survey: one frozen dataclass, which the command line shows as options."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PARTS = ("hessian", "directional", "curve", "plane", "along", "training")
-"""What can be asked for, in the order in which it is done."""
+"""The parts of a survey, in the order in which they are measured."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -25,14 +25,14 @@ class SurveyConfig:
         grid: Points of planes in each direction.
         margin: Of the plane, beyond its networks.
         curve_epochs: Passes over the training data to fit a curve.
-        bends: Control points of a curve between its ends.
+        bends: Number of control points of a curve between its ends.
         curve_lr: Learning rate for curves.
         curve_momentum: Momentum for curves; the paper has .9 for VGG16 and none for WRN28x10.
-        eigenvectors: How many sharp directions, k.
-        steps: Products for each direction's density.
-        probes: Random directions for the spectrum's density.
+        eigenvectors: Number k of sharp directions.
+        steps: Hessian products for the density of each direction.
+        probes: Random directions for the density of the spectrum.
         policy: BatchNorm's statistics between networks: refresh, interpolate or eval.
-        seed: Decides which images, random directions and the order of batches.
+        seed: Seed of the choice of images, the random directions and the order of batches.
         budget: Time to spend, such as 90s, 10m or 2h; the numbers above are then upper limits.
         model: For plain checkpoints: a model of dirprune, or module.path:callable of your own.
         width: For plain checkpoints: factor on hidden widths of dirprune's own models.
@@ -73,9 +73,9 @@ class SurveyConfig:
     trust_model: bool = False
 
     def __post_init__(self) -> None:
-        """Check every range once, so that nothing later has to."""
-        asked = self.what.split(",")
-        if unknown := [part for part in asked if part not in PARTS]:
+        """Check every range."""
+        requested = self.what.split(",")
+        if unknown := [part for part in requested if part not in PARTS]:
             raise ValueError(f"unknown part {unknown[0]!r}: --what takes {','.join(PARTS)}")
         least = {"samples": 0, "test_samples": 0, "points": 3, "grid": 2, "curve_epochs": 1}
         least |= {"bends": 1, "eigenvectors": 1, "steps": 1, "probes": 1, "seed": 0}
@@ -94,22 +94,22 @@ class SurveyConfig:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What is asked for, in the order in which it is done."""
-        asked = self.what.split(",")
-        return tuple(part for part in PARTS if part in asked)
+        """The requested parts, in the order in which they are measured."""
+        requested = self.what.split(",")
+        return tuple(part for part in PARTS if part in requested)
 
 
 def parse_duration(text: str) -> float:
-    """Read a time.
+    """Parse a duration.
 
     Args:
-        text: A number above 0 and s, m or h.
+        text: A positive number followed by s, m or h.
 
     Returns:
         Seconds.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the text has another form.
 
     Example:
         >>> parse_duration("1.5h"), parse_duration("90s")
@@ -117,12 +117,14 @@ def parse_duration(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", text)
     if not found or not float(found[1]):
-        raise ValueError(f"{text!r} is no time: write a number and a unit, such as 90s, 10m or 2h")
+        raise ValueError(
+            f"{text!r} is not a duration: write a number and a unit, such as 90s, 10m or 2h"
+        )
     return float(found[1]) * _UNITS[found[2]]
 
 
 def show_duration(seconds: float) -> str:
-    """Write a time for people.
+    """Format a duration.
 
     Example:
         >>> show_duration(4.2), show_duration(75), show_duration(5400)

@@ -30,7 +30,7 @@ from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
 
 LAMBDAS = 41
-"""Points on the line of directional pruning."""
+"""Number of points on the line of directional pruning."""
 
 
 def survey_networks(
@@ -40,10 +40,10 @@ def survey_networks(
     record: Record,
     display: Display,
 ) -> None:
-    """Say what every network is, and measure it with stored statistics and by the policy."""
+    """Describe each network, and evaluate it with its stored statistics and by the policy."""
 
     def measure() -> list[dict[str, Any]]:
-        progress = display.piece("networks")
+        progress = display.start("networks")
         objectives = over_all(subject.model, subject.loss, subject.data)
         found = []
         for done, network in enumerate(networks, 1):
@@ -58,7 +58,7 @@ def survey_networks(
             progress(done, len(networks))
         return found
 
-    record.piece("networks", call=measure)
+    record.get_or_compute("networks", call=measure)
 
 
 def survey_curve(
@@ -68,13 +68,15 @@ def survey_curve(
     record: Record,
     display: Display,
 ) -> None:
-    """Join every network to the dense one, by a line and by a curve."""
+    """Connect every network to the dense one by a line and by a fitted curve."""
     dense, others = networks[0], networks[1:]
     measured = partial(_path, subject, config, record, display)
     for other in others:
         name = other.name
         line = straight_line(other.point, dense.point)
-        record.piece("curve", name, "line", call=partial(measured, line, f"line to {name}"))
+        record.get_or_compute(
+            "curve", name, "line", call=partial(measured, line, f"line to {name}")
+        )
 
         def fit(other: Network = other) -> dict[str, Any]:
             found = fit_bezier(
@@ -89,18 +91,20 @@ def survey_curve(
                 momentum=config.curve_momentum,
                 seed=config.seed,
                 save=record.work / f"fit-{other.name}.safetensors",
-                progress=display.piece(f"fitting the curve to {other.name}"),
+                progress=display.start(f"fitting the curve to {other.name}"),
             )
             write_tensors(_bends(record, other), {"bends": found.curve.bends})
             return {"epochs": config.curve_epochs, "losses": found.losses}
 
-        record.piece("curve", name, "fit", call=fit)
+        record.get_or_compute("curve", name, "fit", call=fit)
         curve = fitted(record, subject.layout, other, dense)
-        record.piece("curve", name, "bezier", call=partial(measured, curve, f"curve to {name}"))
+        record.get_or_compute(
+            "curve", name, "bezier", call=partial(measured, curve, f"curve to {name}")
+        )
 
 
 def fitted(record: Record, layout: Layout, other: Network, dense: Network) -> Curve:
-    """Read a fitted curve back."""
+    """Load a fitted curve."""
     bends = load_file(_bends(record, other))["bends"]
     return Curve(other.point, dense.point, bends.to(layout.device, layout.dtype))
 
@@ -129,14 +133,14 @@ def survey_plane(
             margin=config.margin,
             policy=config.policy,
             save=record.work / "plane.safetensors",
-            progress=display.piece("plane"),
+            progress=display.start("plane"),
         )
         return {"third": third, "figures": found}
 
-    record.piece("plane", "measured", call=measure)
+    record.get_or_compute("plane", "measured", call=measure)
     frame = Frame.through(dense.point, sparse.point, corner)
     on_it = {n.name: frame.project(n.point.w) for n in networks}
-    record.piece("plane", "networks", call=lambda: on_it)
+    record.get_or_compute("plane", "networks", call=lambda: on_it)
     line = straight_line(sparse.point, dense.point)
     curves = {"line": line}
     if record.has("curve", sparse.name, "fit"):
@@ -155,12 +159,14 @@ def survey_plane(
         }
 
     for name, curve in curves.items():
-        record.piece("plane", name, call=partial(along, curve))
+        record.get_or_compute("plane", name, call=partial(along, curve))
     for network in subject.networks:
         call = partial(trajectory, network)
-        record.piece("plane", "trajectories", network.name, call=call)
+        record.get_or_compute("plane", "trajectories", network.name, call=call)
     if record.has("hessian", "top"):
-        record.piece("plane", "directional", call=partial(_directional, record, dense, frame))
+        record.get_or_compute(
+            "plane", "directional", call=partial(_directional, record, dense, frame)
+        )
 
 
 def survey_along(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
@@ -179,10 +185,10 @@ def survey_along(subject: Subject, config: SurveyConfig, record: Record, display
             points=config.grid,
             policy=config.policy,
             save=record.work / "along.safetensors",
-            progress=display.piece("two random directions"),
+            progress=display.start("two random directions"),
         )
 
-    record.piece("along", "measured", call=measure)
+    record.get_or_compute("along", "measured", call=measure)
 
 
 def _path(
@@ -201,7 +207,7 @@ def _path(
         points=config.points,
         policy=config.policy,
         save=record.work / f"{title.replace(' ', '-')}.safetensors",
-        progress=display.piece(title),
+        progress=display.start(title),
     )
 
 
@@ -210,7 +216,7 @@ def _bends(record: Record, network: Network) -> Any:
 
 
 def _third(subject: Subject, networks: list[Network], record: Record) -> tuple[str, Point]:
-    """What spans the plane besides the dense and the sparse network."""
+    """Return name and place of the third point that spans the plane."""
     dense, sparse, *others = networks
     if record.has("curve", sparse.name, "fit"):
         bends = fitted(record, subject.layout, sparse, dense).bends
@@ -219,7 +225,7 @@ def _third(subject: Subject, networks: list[Network], record: Record) -> tuple[s
 
 
 def _directional(record: Record, dense: Network, frame: Frame) -> dict[str, Any]:
-    """Where directional pruning of the dense network leads, seen from the plane."""
+    """Project the path of directional pruning of the dense network onto the plane."""
     vectors = load_file(record.out / "eigenvectors.safetensors")["vectors"].to(dense.point.w)
     way = DirectionalPath(dense.point.w, FlatProjector(vectors))
     most = way.lam_for(min(0.99, way.largest_sparsity))

@@ -1,4 +1,4 @@
-"""Networks that a claim about sparse training has to be held against."""
+"""Control networks, against which a claim about sparse training is compared."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ from dirprune.survey.networks import Network
 
 
 def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
-    """Make the controls of a sparse network out of the dense one.
+    """Make the controls of a sparse network from the dense one.
 
     Args:
-        dense: Where they start.
-        sparse: Says how many zeros, and how far.
-        seed: Of the random direction.
+        dense: The network that is changed.
+        sparse: The network whose number of zeros and distance the controls have.
+        seed: Seed of the random direction.
 
     Returns:
         ``magnitude`` and ``soft_threshold`` with as many zeros as the sparse network, if it has
@@ -28,7 +28,7 @@ def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
 
 
 def pruned(w: Tensor, sparsity: float) -> dict[str, Tensor]:
-    """Set the smallest weights to zero, and leave or shrink the others.
+    """Set the smallest weights to zero, and keep or shrink the others.
 
     Args:
         w: Weights with shape (d,).
@@ -47,7 +47,7 @@ def pruned(w: Tensor, sparsity: float) -> dict[str, Tensor]:
 
 
 def random_direction(w: Tensor, length: float, seed: int) -> Tensor:
-    """Draw a Gaussian direction of a length, like w."""
+    """Draw a Gaussian direction with a given length and the shape of w."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
     return drawn.mul_(length / drawn.norm())

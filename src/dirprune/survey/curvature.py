@@ -1,4 +1,4 @@
-"""Where the differences between networks lie in the Hessian's spectrum."""
+"""The Hessian's spectrum, and where in it the differences between networks lie."""
 
 import warnings
 from functools import partial
@@ -26,13 +26,13 @@ from dirprune.survey.networks import Moment, Network, Subject
 from dirprune.survey.record import Record
 
 TOP_ELSEWHERE = 5
-"""How many of the largest eigenvalues are found at the other networks' own ends."""
+"""Number of eigenvalues computed at each of the other networks."""
 TOLERANCE = 1e-3
-"""Of an eigenpair's residual over its eigenvalue: more than a picture shows."""
+"""Relative residual at which an eigenpair is accepted; finer than a figure shows."""
 
 
 def projection_ratios(vectors: Tensor, direction: Tensor) -> Tensor:
-    r"""Say how much of a direction lies in the first i of some orthonormal directions.
+    r"""Compute the share of a direction in the span of the first i orthonormal directions.
 
     .. math:: \lVert P_i d \rVert / \lVert d \rVert, \qquad i = 1 \dots k
 
@@ -48,7 +48,7 @@ def projection_ratios(vectors: Tensor, direction: Tensor) -> Tensor:
         tensor([0.2308, 0.3846], dtype=torch.float64)
     """
     d = direction.double()
-    # A row after the other: all of them in float64 may not fit.
+    # Row by row: all of them in float64 may not fit into memory.
     parts = torch.stack([row.double() @ d for row in vectors])
     return parts.square().cumsum(0).sqrt().div_(d.norm())
 
@@ -60,7 +60,7 @@ def survey_hessian(
     record: Record,
     display: Display,
 ) -> None:
-    """Find the sharp directions at the dense network, and where the others lie in them."""
+    """Measure the spectrum at the dense network, and the other networks' shares in it."""
     dense, others = networks[0], networks[1:]
     op = hessian_at(subject, dense.point)
     pairs = sharp_directions(subject, op, config, record, display)
@@ -68,19 +68,21 @@ def survey_hessian(
     k, d = vectors.shape
 
     def density() -> dict[str, Any]:
-        progress = display.piece("spectrum's density")
+        progress = display.start("spectrum's density")
         found = spectral_density(
             op, probes=config.probes, steps=config.steps, seed=config.seed, progress=progress
         )
         trace, spread = found.mean(lambda nodes: nodes)
         return {"trace": [d * trace, d * spread], **_drawn(found)}
 
-    record.piece("hessian", "density", call=density)
-    record.piece("hessian", "chance", call=lambda: [((i + 1) / d) ** 0.5 for i in range(k)])
+    record.get_or_compute("hessian", "density", call=density)
+    record.get_or_compute(
+        "hessian", "chance", call=lambda: [((i + 1) / d) ** 0.5 for i in range(k)]
+    )
     top = float(pairs["values"][0])
 
     def difference(other: Network) -> dict[str, Any]:
-        way, progress = other.point.w - dense.point.w, display.piece(f"density of {other.name}")
+        way, progress = other.point.w - dense.point.w, display.start(f"density of {other.name}")
         found = directional_density(op, way, config.steps, progress=progress)
         return {"ratios": projection_ratios(vectors, way)} | _bounds(found, top)
 
@@ -89,24 +91,24 @@ def survey_hessian(
         return _eigenpairs(there, min(TOP_ELSEWHERE, k), record, display, title).values
 
     for other in others:
-        record.piece("hessian", "of", other.name, call=partial(difference, other))
+        record.get_or_compute("hessian", "of", other.name, call=partial(difference, other))
     for network in networks:
         ratios = partial(projection_ratios, vectors, network.point.w)
-        record.piece("hessian", "weights_ratios", network.name, call=ratios)
+        record.get_or_compute("hessian", "weights_ratios", network.name, call=ratios)
     for other in others:
         if other.role != "control":
-            record.piece("hessian", "top_of", other.name, call=partial(elsewhere, other))
+            record.get_or_compute("hessian", "top_of", other.name, call=partial(elsewhere, other))
 
 
 def hessian_at(subject: Subject, point: Point) -> Hessian:
-    """Return the Hessian on the training images at a point, by its stored statistics."""
+    """Return the Hessian on the training images at a point, with its stored statistics."""
     return Hessian(subject.model_at(point), subject.loss, subject.data["train"])
 
 
 def sharp_directions(
     subject: Subject, op: Hessian, config: SurveyConfig, record: Record, display: Display
 ) -> dict[str, Tensor]:
-    """Return the top eigenpairs at the dense network, found now or read back.
+    """Return the top eigenpairs of the dense network's Hessian, from the cache if present.
 
     Returns:
         ``values`` with shape (k,) and ``vectors`` with shape (k, d).
@@ -127,7 +129,7 @@ def sharp_directions(
             "converged": pairs.converged,
         }
 
-    record.piece("hessian", "top", call=find)
+    record.get_or_compute("hessian", "top", call=find)
     found = load_file(file)
     return {"values": found["values"], "vectors": found["vectors"].to(op.device)}
 
@@ -135,7 +137,7 @@ def sharp_directions(
 def survey_training(
     subject: Subject, config: SurveyConfig, record: Record, display: Display
 ) -> None:
-    """Follow the projection ratios over the checkpoints that the dense run shares with others."""
+    """Measure the projection ratios at the checkpoints that the dense and the sparse run share."""
     dense = {m.step: m for m in subject.moments(subject.dense)}
     others = {n.name: {m.step: m for m in subject.moments(n)} for n in subject.networks[1:]}
     steps = sorted(dense.keys() & others[subject.sparse.name].keys())
@@ -147,7 +149,7 @@ def survey_training(
     for step in steps:
         here = {name: moments[step] for name, moments in others.items() if step in moments}
         call = partial(_moment, subject, dense[step], here, config, record, display)
-        record.piece("training", str(step), call=call)
+        record.get_or_compute("training", str(step), call=call)
 
 
 def _moment(
@@ -179,16 +181,16 @@ def _moment(
 
 
 def _eigenpairs(op: Hessian, k: int, record: Record, display: Display, title: str) -> Eigenpairs:
-    progress = display.piece(title)
+    progress = display.start(title)
 
-    def tell(now: LanczosProgress) -> None:
+    def report_progress(now: LanczosProgress) -> None:
         progress(now.converged, now.wanted)
 
     with warnings.catch_warnings():
-        # What does not converge is in the figures: residuals, noise, converged.
+        # The record holds residuals and noise, and whether all pairs have converged.
         warnings.simplefilter("ignore", UserWarning)
         state = record.work / f"{title.replace(' ', '-')}.safetensors"
-        return top_eigenpairs(op, k, tol=TOLERANCE, state=state, progress=tell)
+        return top_eigenpairs(op, k, tol=TOLERANCE, state=state, progress=report_progress)
 
 
 def _bounds(density: DirectionalDensity, top: float) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def _bounds(density: DirectionalDensity, top: float) -> dict[str, Any]:
 
 
 def _drawn(density: SpectralDensity) -> dict[str, Any]:
-    """Nodes and weights, and a curve for the eye on a grid that is fine around 0."""
+    """Nodes and weights, and the smoothed density on a grid that is fine around 0."""
     low, high = float(density.nodes.min()), float(density.nodes.max())
     fine = max(high, -low) / 1e4
     ends = torch.tensor([low, high], dtype=torch.float64).div(fine).asinh()

@@ -1,4 +1,4 @@
-"""What a survey shows: estimates first, then a bar in a terminal, elsewhere a line a minute."""
+"""Progress of a survey: a bar in a terminal, elsewhere a line a minute."""
 
 import time
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from dirprune.survey.config import show_duration
 from dirprune.train.errors import Stopped
 from dirprune.train.stopping import StopSignals
 
-TELL_EVERY = 60.0
-"""Seconds without a line, where there are no bars, after which there is one."""
+LINE_INTERVAL = 60.0
+"""Seconds between two lines of progress where bars cannot be shown."""
 
 
 class Display:
-    """Shows progress in the first process, and breaks all off where a signal asks for it.
+    """Shows progress on rank 0, and stops the survey after SIGINT or SIGTERM.
 
     Args:
-        out: The survey's folder, named when it is broken off.
-        console: Where to; by default the standard output.
+        out: The survey's folder, which the message after a stop names.
+        console: By default the standard output.
     """
 
     def __init__(self, out: Path, console: Console | None = None) -> None:
@@ -40,7 +40,7 @@ class Display:
         )
 
     def __enter__(self) -> "Display":
-        """Listen to signals, show bars."""
+        """Install the signal handlers and show bars."""
         self._stop.__enter__()
         self._bars.start()
         return self
@@ -55,41 +55,42 @@ class Display:
         self._bars.stop()
         self._stop.__exit__(kind, error, traceback)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line."""
-        # A path may hold what rich would take for markup or the name of a picture.
+        # A path may contain what rich would read as markup or as the name of an emoji.
         self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def piece(self, title: str) -> Callable[[int, int], None]:
-        """Begin a piece of work.
+    def start(self, title: str) -> Callable[[int, int], None]:
+        """Start the progress of one task.
 
         Args:
-            title: What it is.
+            title: Name of the task.
 
         Returns:
-            To be told how many units are done, of how many; raises `Stopped` after a signal.
+            A function of the number of finished units and of all units; it raises `Stopped` after
+            a signal.
         """
         self.check()
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
         task = self._bars.add_task(title, total=None)
         begun = time.monotonic()
-        told = begun
+        last_line = begun
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal last_line
             self._bars.update(task, completed=done, total=total)
             now = time.monotonic()
-            if not self._console.is_terminal and now - told > TELL_EVERY:
+            if not self._console.is_terminal and now - last_line > LINE_INTERVAL:
                 left = (now - begun) / max(done, 1) * (total - done)
-                self.say(f"{title}: {done} of {total}, about {show_duration(left)} left")
-                told = now
+                self.print(f"{title}: {done} of {total}, about {show_duration(left)} left")
+                last_line = now
             self.check()
 
         return progress
 
     def check(self) -> None:
-        """Break off if a signal came to any process; all of them have to ask.
+        """Stop if any process has received a signal; a collective call.
 
         Raises:
             Stopped: If so.

@@ -1,4 +1,4 @@
-"""How long a survey will take, and how fine it can be within a time."""
+"""Estimate the duration of a survey, and make it coarser to fit a time budget."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,20 +17,20 @@ from dirprune.survey.curvature import TOP_ELSEWHERE, hessian_at
 from dirprune.survey.networks import Subject
 from dirprune.survey.pruning import SPARSITIES
 
-SPARE = 0.85
-"""Share of a budget that is planned for."""
-LEAST = {"samples": 500, "test_samples": 500, "points": 21, "grid": 9, "curve_epochs": 3}
-LEAST |= {"steps": 15, "probes": 1, "eigenvectors": 3}
-"""Below these a budget does not take the numbers."""
+PLANNED_SHARE = 0.85
+"""Share of a time budget that the plan may use."""
+LOWER_LIMITS = {"samples": 500, "test_samples": 500, "points": 21, "grid": 9, "curve_epochs": 3}
+LOWER_LIMITS |= {"steps": 15, "probes": 1, "eigenvectors": 3}
+"""Lower limits when a time budget shrinks the survey."""
 
 
 class Units(NamedTuple):
-    """Seconds of one of each.
+    """Durations in seconds.
 
     Attributes:
-        evaluation: A point, on all data, with the policy's statistics.
-        product: With the Hessian.
-        step: Of fitting a curve.
+        evaluation: Of evaluating a point on all data, with the policy's statistics.
+        product: Of a product with the Hessian.
+        step: Of a step of fitting a curve.
     """
 
     evaluation: float
@@ -39,15 +39,15 @@ class Units(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What the work depends on besides the config.
+    """Amounts of work that the config does not determine.
 
     Attributes:
-        others: Networks besides the dense one, controls included.
-        runs: Of these, those that are no controls.
-        batches: Steps in an epoch of fitting.
-        moments: Checkpoints that the runs share.
+        others: Number of networks besides the dense one, controls included.
+        runs: Number of those that are not controls.
+        batches: Steps per epoch of fitting.
+        moments: Number of checkpoints that the runs share.
         batchnorm: Whether statistics are refreshed.
-        processes: That share the points.
+        processes: Number of processes that share the points.
     """
 
     others: int
@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 
 def measure_units(subject: Subject, config: SurveyConfig) -> Units:
-    """Time one of each, after one to warm up."""
+    """Time one evaluation, one product and one step, each after a warm-up."""
     dense, sparse = subject.networks[:2]
     line = straight_line(sparse.point, dense.point)
     objectives = over_all(subject.model, subject.loss, subject.data)
@@ -90,12 +90,12 @@ def measure_units(subject: Subject, config: SurveyConfig) -> Units:
 
 
 def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]:
-    """Foretell the seconds of every part.
+    """Estimate the duration of every part.
 
     Args:
-        config: How fine.
-        size: Of the work.
-        units: Seconds of one of each.
+        config: The survey.
+        size: Its amounts of work.
+        units: Durations of single operations.
 
     Returns:
         Seconds by part.
@@ -129,12 +129,12 @@ def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]
 def within(
     config: SurveyConfig, seconds: float, cost: Callable[[SurveyConfig], float]
 ) -> SurveyConfig:
-    """Make a survey as fine as fits into a time.
+    """Make a survey as fine as a time budget allows.
 
     Args:
         config: Its numbers are upper limits.
-        seconds: The time.
-        cost: Foretells the seconds of a survey.
+        seconds: The budget.
+        cost: Estimates the duration of a survey in seconds.
 
     Returns:
         The config with smaller numbers.
@@ -146,28 +146,29 @@ def within(
     while True:
         smaller = _shrunk(config, share)
         needed = cost(smaller)
-        if needed <= SPARE * seconds:
+        if needed <= PLANNED_SHARE * seconds:
             return smaller
         if smaller == _shrunk(config, 0.0):
             raise ValueError(
-                f"a budget of {config.budget} is too short, the coarsest survey takes about "
-                f"{show_duration(needed / SPARE)}: give more time, or fewer parts in --what"
+                f"a budget of {config.budget} is too short, the coarsest survey takes about"
+                f" {show_duration(needed / PLANNED_SHARE)}: give more time, or fewer parts in"
+                " --what"
             )
         share *= 0.9
 
 
 def _shrunk(config: SurveyConfig, share: float) -> SurveyConfig:
     values = {}
-    for name, least in LEAST.items():
-        asked = getattr(config, name)
-        # The work on a grid goes with its square.
+    for name, least in LOWER_LIMITS.items():
+        requested = getattr(config, name)
+        # The work on a grid grows with its square.
         part = share**0.5 if name == "grid" else share
-        values[name] = max(min(asked, least), round(asked * part))
+        values[name] = max(min(requested, least), round(requested * part))
     return replace(config, **values)
 
 
 def _products(k: int) -> int:
-    """Products for k eigenpairs: 2.3 k + 4 on digits, whose spectra are kind; and some more."""
+    """Products for k eigenpairs: on digits 2.3 k + 4, elsewhere somewhat more."""
     return 3 * k + 10
 
 

@@ -1,11 +1,10 @@
-"""What a survey is about: networks from run folders or checkpoints, and frozen data."""
+"""The subject of a survey: networks from run folders or checkpoints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -15,29 +14,27 @@ from torch import Tensor, nn
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
 from dirprune._support.memory_format import fastest_layout
 from dirprune.data.loading import Dataset, load
-from dirprune.data.sources import Source, num_batches
+from dirprune.data.sources import num_batches
 from dirprune.landscape import FrozenData, Layout, Point
 from dirprune.landscape.objectives.objective import Loss
 from dirprune.models import build
 from dirprune.survey.config import SurveyConfig
+from dirprune.survey.data import TrainingBatches, frozen_data
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
 from dirprune.train.trained import read_trained_config
 
-EVALUATION_BATCH = 500
-"""Most images in a batch of frozen data."""
-
 
 @dataclass(frozen=True)
 class Network:
-    """A network that the survey looks at.
+    """A network of the survey.
 
     Attributes:
-        name: Unlike all others.
+        name: Unique in the survey.
         role: dense (the first), sparse (the second), run, or control (made by the survey).
         point: Its weights and buffers.
         path: Run folder or checkpoint, None for a control.
-        config: Of its run, if it is one.
+        config: Config of its run, None for controls and plain checkpoints.
     """
 
     name: str
@@ -54,12 +51,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Moment:
-    """A checkpoint on a network's way, on disk: all of a run may not fit into memory.
+    """A checkpoint of a run; it stays on disk, because all of a run may not fit into memory.
 
     Attributes:
-        step: Optimizer steps taken.
+        step: Number of optimizer steps.
         epoch: The same in epochs.
-        file: Of the checkpoint.
+        file: The checkpoint.
     """
 
     step: int
@@ -67,57 +64,19 @@ class Moment:
     file: Path
 
 
-class TrainingBatches:
-    """Training batches as a run has them, in an order that torch's random numbers decide.
-
-    Args:
-        source: Training images.
-        batch_size: Images per batch.
-        augment: Whether they are augmented.
-        memory_format: Of the images.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        batch_size: int,
-        *,
-        augment: bool,
-        memory_format: torch.memory_format,
-    ) -> None:
-        self._source, self._batch_size, self._augment = source, batch_size, augment
-        self._memory_format = memory_format
-        # The last batch may be one image, of which BatchNorm can take no variance.
-        self._drop_last = len(source) >= batch_size
-
-    def __len__(self) -> int:
-        return num_batches(len(self._source), self._batch_size, drop_last=self._drop_last)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = int(torch.randint(2**31, ()))
-        for x, y in self._source.batches(
-            self._batch_size,
-            seed=seed,
-            shuffle=True,
-            augment=self._augment,
-            drop_last=self._drop_last,
-        ):
-            yield x.contiguous(memory_format=self._memory_format), y
-
-
 @dataclass(frozen=True)
 class Subject:
-    """Everything that a survey works with.
+    """The networks and the data of a survey.
 
     Attributes:
-        model: The module of all networks, on the device; its weights do not matter.
-        layout: Of its weights.
+        model: The module of all networks, on the device; its own weights are not used.
+        layout: Layout of its weights in one vector.
         loss: Cross-entropy.
         networks: The runs, dense and sparse first.
         source: The data set.
-        training: What curves are fitted on.
+        training: Batches on which curves are fitted.
         data: Frozen data by name: train, test, and augmented if training augments.
-        memory_format: Of images and convolutions.
+        memory_format: Memory format of images and convolutions.
     """
 
     model: nn.Module
@@ -145,7 +104,7 @@ class Subject:
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
 
     def model_at(self, point: Point) -> nn.Module:
-        """Put a point into the module."""
+        """Load a point into the module."""
         self.model.load_state_dict(self.layout.state(point))
         return self.model
 
@@ -171,11 +130,12 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
 
     Args:
         paths: At least two; the first is the dense reference, the second the sparse network.
-        config: How much data; and which model and data, for plain checkpoints.
+        config: The amount of data and, for plain checkpoints, model and data.
 
     Raises:
-        FileNotFoundError: If a path is not there or holds no weights.
-        ValueError: If they are too few, of different models or data, or identical.
+        FileNotFoundError: If a path does not exist or holds no weights.
+        ValueError: If there are fewer than two networks, or they differ in model or data, or two
+            are identical; or if a run names code of its own and ``trust_model`` is not set.
     """
     if len(paths) < 2:
         raise ValueError(
@@ -208,43 +168,8 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
     return Subject(model, layout, F.cross_entropy, networks, source, batches, data, memory_format)
 
 
-def frozen_data(
-    source: Dataset, config: SurveyConfig, memory_format: torch.memory_format
-) -> dict[str, FrozenData]:
-    """Take a part of training and test images, the same ones for the same seed.
-
-    Args:
-        source: The data set.
-        config: Its ``samples``, ``test_samples`` and ``seed`` are read.
-        memory_format: Of the images.
-    """
-    train = _part(source.train, config.samples, config.seed)
-    frozen = {"train": train, "test": _part(source.test, config.test_samples, config.seed)}
-    data = {name: _freeze(part, None, memory_format) for name, part in frozen.items()}
-    if source.augment:
-        data["augmented"] = _freeze(train, config.seed, memory_format)
-    return data
-
-
-def _part(source: Source, count: int, seed: int) -> Source:
-    if not 0 < count < len(source):
-        return source
-    order = np.random.default_rng(seed).permutation(len(source))
-    return source.take(torch.from_numpy(np.sort(order[:count])))
-
-
-def _freeze(
-    source: Source, augmentation: int | None, memory_format: torch.memory_format
-) -> FrozenData:
-    # Batches of nearly one size: each counts the same where statistics are re-estimated.
-    count = num_batches(len(source), EVALUATION_BATCH)
-    size = num_batches(len(source), count)
-    drawn = source.batches(size, seed=augmentation, augment=augmentation is not None)
-    return FrozenData([(x.contiguous(memory_format=memory_format), y) for x, y in drawn])
-
-
 def _run_config(path: Path, *, trust_model: bool) -> TrainConfig | None:
-    """The config of a run folder, None for a plain checkpoint."""
+    """Return the config of a run folder, None for a plain checkpoint."""
     if not path.exists():
         raise FileNotFoundError(f"no run or checkpoint {path}: give a run folder or .safetensors")
     return None if path.is_file() else read_trained_config(path, trust_model=trust_model)
@@ -257,11 +182,11 @@ def _shared(
     runs = [(path, c) for path, c in zip(paths, configs) if c is not None]
     if not runs:
         if config.model is None:
-            raise ValueError("plain checkpoints need --model, and --data: give their model")
+            raise ValueError("plain checkpoints need --model and --data: give their model")
         options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
         return TrainConfig(model=config.model, width=config.width, data=config.data, **options)
     if config.model is not None:
-        raise ValueError("--model is for plain checkpoints, these runs say it: leave it out")
+        raise ValueError("--model is for plain checkpoints; runs name their model: leave it out")
     (first, main), *others = runs
     for path, other in others:
         for name in ("model", "width", "data", "validation"):
@@ -280,11 +205,11 @@ def _weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file ({error}): give one") from error
+        raise ValueError(f"{file} is not a safetensors file ({error}): give one") from error
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Names of folders, made unlike each other and the controls."""
+    """Return unique names made from the folders' names, different from the controls' names."""
     taken = {"magnitude", "soft_threshold", "random"}
     names = []
     for path in paths:
@@ -300,12 +225,12 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _device(config: SurveyConfig) -> str:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     if config.device == "cuda" and here == "cpu":
-        raise ValueError("device 'cuda' is not there: take auto or cpu")
+        raise ValueError("device 'cuda': no CUDA device found; use auto or cpu")
     return here if config.device == "auto" else config.device
 
 
 def describe(network: Network, dense: Network) -> dict[str, Any]:
-    """Say what a network is, as landscape.json has it."""
+    """Return the description of a network in landscape.json."""
     config = network.config
     return {
         "name": network.name,

@@ -1,4 +1,4 @@
-"""One survey in several processes: who reads and writes where."""
+"""One survey in one process or several: who reads and writes where, and one start at a time."""
 
 import os
 import shutil
@@ -15,23 +15,27 @@ from dirprune._support.processes import call_on_rank0, rank_and_world
 
 
 @contextmanager
-def together(out: Path) -> Iterator[Path]:
-    """Join the processes that torchrun started; without it there is one, and nothing happens.
+def process_group(out: Path) -> Iterator[Path]:
+    """Join the processes that torchrun started, if it did, and lock the survey's folder.
 
-    Every process goes through the whole survey, and products and points are shared out. All read
-    what an earlier start has left, the first one alone writes there: each of the others goes on in
-    a copy, which is deleted in the end.
+    Every process executes the whole survey; products and points are divided among them. All read
+    the results of an earlier start. Only rank 0 writes to the folder; every other rank works in a
+    copy, which is deleted at the end.
 
     Args:
         out: The survey's folder; all processes must see it.
 
     Yields:
         The folder in which this process reads and writes.
+
+    Raises:
+        FolderInUse: If another survey is writing the folder.
+        NotADirectoryError: If it is a file.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # Of tensors on CPU and GPU, each by what suits it.
+        # Tensors on the CPU and on GPUs, each by the backend that suits it.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
@@ -51,5 +55,5 @@ def _copy(folder: Path) -> Iterator[Path]:
     with TemporaryDirectory() as temporary:
         copied = Path(temporary, folder.name)
         if folder.exists():
-            shutil.copytree(folder, copied)
+            shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(".*"))
         yield copied

@@ -1,4 +1,4 @@
-"""One-shot directional pruning of the dense network, against what is cheaper."""
+"""One-shot directional pruning of the dense network, beside cheaper methods."""
 
 from functools import partial
 from typing import Any
@@ -19,9 +19,9 @@ from dirprune.survey.networks import Subject
 from dirprune.survey.record import Record
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-"""At which every method prunes, besides that of the sparse network."""
+"""Sparsities at which every method prunes, besides that of the sparse network."""
 SAMPLE = 4000
-"""Coordinates of which score and magnitude are kept for drawing."""
+"""Number of coordinates whose score and magnitude are kept for the figure."""
 
 
 def survey_directional(
@@ -32,7 +32,7 @@ def survey_directional(
     sharp = sharp_directions(subject, op, config, record, display)
     values, vectors = sharp["values"], sharp["vectors"]
     w = subject.dense.point.w
-    record.piece(
+    record.get_or_compute(
         *("directional", "sharp"),
         call=lambda: _scores(DirectionalPath(w, FlatProjector(vectors)), w, config.seed),
     )
@@ -41,18 +41,18 @@ def survey_directional(
     def diagonal() -> dict[str, Any]:
         objective = Objective(subject.model, subject.loss, subject.data["train"])
         objective.load(subject.dense.point)
-        progress = display.piece("the Gauss-Newton matrix's diagonal")
+        progress = display.start("the Gauss-Newton matrix's diagonal")
         found = gauss_newton_diagonal(objective, config.steps, config.seed, progress)
         write_tensors(file, {"diagonal": found.to(w)})
         return {"probes": config.steps}
 
-    record.piece("directional", "diagonal", call=diagonal)
+    record.get_or_compute("directional", "diagonal", call=diagonal)
     cost = load_file(file)["diagonal"].to(w)
     measure = _Measure(subject)
     ranks = sorted({1, max(1, len(vectors) // 3), len(vectors)})
 
     def rows(sparsity: float) -> list[dict[str, Any]]:
-        progress = display.piece(f"one-shot pruning to {sparsity:.1%}")
+        progress = display.start(f"one-shot pruning to {sparsity:.1%}")
         shots = prune_once(w, sparsity, values.to(w), vectors, cost, ranks)
         table = []
         for done, shot in enumerate(shots, 1):
@@ -61,9 +61,11 @@ def survey_directional(
         return table
 
     own = subject.sparse.zeros
-    wanted = sorted({*SPARSITIES, *([own] if own > 0 else [])})
-    for sparsity in wanted:
-        record.piece("directional", "table", f"{sparsity:.4f}", call=partial(rows, sparsity))
+    sparsities = sorted({*SPARSITIES, *([own] if own > 0 else [])})
+    for sparsity in sparsities:
+        record.get_or_compute(
+            "directional", "table", f"{sparsity:.4f}", call=partial(rows, sparsity)
+        )
 
 
 class _Measure:

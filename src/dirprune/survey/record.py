@@ -1,4 +1,4 @@
-"""landscape.json: written as a whole after every piece, so that nothing is measured twice."""
+"""landscape.json: rewritten after every entry, so that nothing is measured twice."""
 
 import math
 import time
@@ -19,7 +19,7 @@ FORMAT, VERSION = "dirprune-landscape", 1
 
 
 def plain(value: Any) -> Any:
-    """Turn figures into what JSON can hold; numbers that are infinite or NaN become None.
+    """Convert figures to JSON values; numbers that are infinite or NaN become None.
 
     Example:
         >>> plain({"loss": Profile([1.0, math.inf, 0.0])})["loss"]["values"]
@@ -55,17 +55,18 @@ class Record:
     Attributes:
         figures: As in landscape.json.
         out: As given.
+
+    Raises:
+        ValueError: If the folder holds a file of that name which this version did not write.
     """
 
     def __init__(self, out: Path) -> None:
-        if out.exists() and not out.is_dir():
-            raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
         self.out = out
         self.figures: dict[str, Any] = {}
         if self.path.exists():
             self.figures = read_json(self.path)
             if self.figures.get("format") != FORMAT:
-                raise ValueError(f"{self.path} is not of dirprune: choose another folder")
+                raise ValueError(f"{self.path} was not written by dirprune: choose another folder")
             if self.figures.get("version") != VERSION:
                 raise ValueError(
                     f"{self.path} has version {self.figures.get('version')}, this dirprune "
@@ -79,61 +80,70 @@ class Record:
 
     @property
     def work(self) -> Path:
-        """The folder of what is needed to go on."""
+        """The folder of intermediate states, from which an interrupted survey resumes."""
         return self.out / "work"
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether everything requested is measured."""
         return self.figures.get("status") == "finished"
 
     def begin(self, config: SurveyConfig, subject: str, device: str) -> None:
-        """Start, or go on.
+        """Start, or resume.
 
         Args:
-            config: What is asked for.
-            subject: Tells networks and data from others.
-            device: What is computed on.
+            config: The requested survey.
+            subject: Digest of networks and data.
+            device: Name of the device.
 
         Raises:
-            ValueError: If the folder has figures of something else.
+            ValueError: If the folder holds the figures of another survey, or is damaged.
         """
-        asked = plain(asdict(config))
+        requested = plain(asdict(config))
         if "plan" in self.figures:  # before there is one, nothing has been measured
-            before = self.figures["config"]
-            differing = [
-                f"{name} was {before.get(name)!r}, now {asked.get(name)!r}"
-                for name in before | asked
-                if before.get(name) != asked.get(name)
-            ]
-            if self.figures["subject"] != subject:
-                differing.append("the networks or the data are others")
-            if differing:
-                raise ValueError(
-                    f"{self.out} holds a landscape of something else ({'; '.join(differing)}): "
-                    "give the same command again, or another folder"
-                )
+            self._check_same(requested, subject)
             return
         self.figures = {"format": FORMAT, "version": VERSION, "status": "running"}
-        self.figures |= {"config": asked, "subject": subject}
+        self.figures |= {"config": requested, "subject": subject}
         self.figures |= environment(device)
         self.write()
 
+    def _check_same(self, requested: dict[str, Any], subject: str) -> None:
+        saved = self.figures.get("config")
+        if not isinstance(saved, dict) or not isinstance(self.figures["plan"], dict):
+            raise ValueError(f"{self.path} is damaged (no config or plan): choose another folder")
+        before = plain(asdict(SurveyConfig())) | saved  # a field may be newer than the file
+        differing = [
+            f"{name} was {before.get(name)!r}, now {requested.get(name)!r}"
+            for name in before | requested
+            if before.get(name) != requested.get(name) and name != "trust_model"
+        ]
+        if self.figures.get("subject") != subject:
+            differing.append("the networks or the data are others")
+        if differing:
+            raise ValueError(
+                f"{self.out} holds another landscape ({'; '.join(differing)}): repeat the same"
+                " command, or choose another folder"
+            )
+
     def has(self, *keys: str) -> bool:
-        """Whether a piece is there."""
+        """Whether an entry exists."""
         node: Any = self.figures
         for key in keys:
-            if key not in node:
+            if not isinstance(node, dict) or key not in node:
                 return False
             node = node[key]
         return True
 
-    def piece(self, *keys: str, call: Callable[[], Any]) -> Any:
-        """Return a piece, measured now if it is not there yet.
+    def get_or_compute(self, *keys: str, call: Callable[[], Any]) -> Any:
+        """Return an entry; compute it and write the file if it does not exist yet.
 
         Args:
-            keys: Where it goes: section, entry, ...
-            call: Measures it.
+            keys: Its place: section, entry, ...
+            call: Computes it.
+
+        Returns:
+            The entry as JSON values.
         """
         node = self.figures
         for key in keys[:-1]:
@@ -148,10 +158,10 @@ class Record:
         return node[keys[-1]]
 
     def finish(self) -> None:
-        """Say that all is there."""
+        """Mark the survey as finished."""
         self.figures["status"] = "finished"
         self.write()
 
     def write(self) -> None:
-        """Write the file as a whole."""
+        """Replace the file."""
         write_json(self.path, self.figures)

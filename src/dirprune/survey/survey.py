@@ -1,4 +1,4 @@
-"""The survey: what lies around finished runs, measured part by part into one folder."""
+"""The survey: the loss landscape around finished runs, measured part by part into one folder."""
 
 import shutil
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ from dirprune.survey.connectivity import (
 )
 from dirprune.survey.controls import controls
 from dirprune.survey.curvature import survey_hessian, survey_training
+from dirprune.survey.data import frozen_data
 from dirprune.survey.display import Display
 from dirprune.survey.estimate import Size, estimate, measure_units, within
-from dirprune.survey.networks import Subject, frozen_data, open_subject
-from dirprune.survey.process_group import together
+from dirprune.survey.networks import Subject, open_subject
+from dirprune.survey.process_group import process_group
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
 
@@ -30,29 +31,30 @@ def survey(
 ) -> dict[str, Any]:
     """Measure the landscape around finished runs.
 
-    The same call goes on after a stop, with what has been measured left as it is. The processes
-    of torchrun share the products and the points; the first one shows progress and writes.
+    The same call resumes an interrupted survey; finished parts are not measured again. The
+    processes of torchrun share the products and the points; rank 0 shows progress and writes.
 
     Args:
         paths: Run folders or .safetensors files: first the dense reference (SGD), then the sparse
-            network (gRDA), then others to compare with.
-        config: What is measured, and how finely.
-        out: Folder of landscape.json, described in docs/landscape.md.
+            network (gRDA), then other networks to compare with.
+        config: The options.
+        out: Folder of landscape.json, described in docs/landscape.md. It is locked meanwhile.
         display: Shows progress; by default on the standard output.
 
     Returns:
         The figures, as in landscape.json.
 
     Raises:
-        ValueError: If the networks do not belong together, or the folder holds other figures.
-        FileNotFoundError: If a run or its data is not there.
+        ValueError: If the networks have different models or data, the folder holds another
+            landscape, or another survey is writing it.
+        FileNotFoundError: If a run or its data does not exist.
     """
-    with together(out) as folder, display or Display(out) as shown:
+    with process_group(out) as folder, display or Display(out) as shown:
         record = Record(folder)
         subject = open_subject(paths, config)
         record.begin(config, _identity(subject), str(subject.layout.device))
         if record.finished:
-            shown.say(f"{out} was finished: there is nothing left to do")
+            shown.print(f"{out} is finished: there is nothing left to do")
             return record.figures
         chosen = _plan(subject, config, record, shown)
         subject = replace(subject, data=frozen_data(subject.source, chosen, subject.memory_format))
@@ -60,15 +62,15 @@ def survey(
         shutil.rmtree(record.work, ignore_errors=True)
         record.finish()
         spent = sum(record.figures["seconds"].values())
-        shown.say(f"measured in {show_duration(spent)}: {record.path}")
+        shown.print(f"measured in {show_duration(spent)}: {record.path}")
     return record.figures
 
 
 def _run(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
     networks = subject.networks + controls(subject.dense, subject.sparse, config.seed)
-    record.piece("dimension", call=lambda: subject.layout.size)
+    record.get_or_compute("dimension", call=lambda: subject.layout.size)
     sizes = {n: {"samples": d.samples, "batches": d.batches} for n, d in subject.data.items()}
-    record.piece("data", call=lambda: sizes)
+    record.get_or_compute("data", call=lambda: sizes)
     survey_networks(subject, networks, config, record, display)
     for part in config.parts:
         if part == "hessian":
@@ -84,20 +86,20 @@ def _run(subject: Subject, config: SurveyConfig, record: Record, display: Displa
         else:
             survey_training(subject, config, record, display)
         spent = record.figures["seconds"].get(part, 0.0)
-        display.say(f"{part}: {show_duration(spent)}")
+        display.print(f"{part}: {show_duration(spent)}")
 
 
 def _plan(
     subject: Subject, config: SurveyConfig, record: Record, display: Display
 ) -> SurveyConfig:
-    """Estimate the time, and fit the survey into its budget; once, so that it goes on the same."""
+    """Estimate the duration and fit the survey into its budget, unless that is done already."""
 
     def plan() -> dict[str, Any]:
-        display.say("estimating the time: one evaluation, one product, one step of each kind")
+        display.print("estimating the time: one evaluation, one product, one step of each kind")
         size = _size(subject, config)
         units = broadcast_from_rank0(measure_units(subject, config))
         samples = {name: data.samples for name, data in subject.data.items()}
-        # 0 stands for all, which a budget has to know as a number.
+        # 0 means all; a budget needs the number.
         full = replace(config, samples=samples["train"], test_samples=samples["test"])
 
         def parts(smaller: SurveyConfig) -> dict[str, float]:
@@ -114,7 +116,7 @@ def _plan(
             chosen = within(full, seconds, lambda smaller: sum(parts(smaller).values()))
         needed = parts(chosen)
         sections = ", ".join(f"{part} {show_duration(s)}" for part, s in needed.items())
-        display.say(f"about {show_duration(sum(needed.values()))}: {sections}")
+        display.print(f"about {show_duration(sum(needed.values()))}: {sections}")
         return {
             "chosen": asdict(chosen),
             "seconds": units._asdict(),
@@ -122,7 +124,7 @@ def _plan(
             "total": sum(needed.values()),
         }
 
-    found = record.piece("plan", call=plan)
+    found = record.get_or_compute("plan", call=plan)
     return SurveyConfig(**found["chosen"])
 
 
@@ -143,6 +145,6 @@ def _size(subject: Subject, config: SurveyConfig) -> Size:
 
 
 def _identity(subject: Subject) -> str:
-    """Tell networks and data from others."""
+    """Return a digest of networks and data."""
     points = (network.point for network in subject.networks)
     return digest(*points, *(data.digest for data in subject.data.values()))
