@@ -152,3 +152,18 @@ def test_timms_transformers() -> None:
         kernels = {n for n, m in modules.items() if isinstance(m, (nn.Conv2d, nn.Linear))}
         assert thresholded(model) == {f"{n}.weight" for n in kernels}
         assert dense
+
+
+@pytest.mark.slow
+def test_hugging_faces_bert() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32}
+    config = transformers.BertConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    layer = "bert.encoder.layer.0."
+    assert thresholded(transformers.BertForMaskedLM(config)) == {
+        *(f"{layer}attention.self.{name}.weight" for name in ("query", "key", "value")),
+        f"{layer}attention.output.dense.weight",
+        f"{layer}intermediate.dense.weight",
+        f"{layer}output.dense.weight",
+        "cls.predictions.transform.dense.weight",
+    }

@@ -11,15 +11,7 @@ from dirprune.report.shared.styles import Style
 
 
 def panels(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
-    """Return every figure that has something to show.
-
-    Args:
-        found: As far as it has been measured.
-        styles: By network.
-
-    Returns:
-        In the order of the page.
-    """
+    """Return every figure that has something to show."""
     if not found.networks:
         return []
     return [

@@ -28,16 +28,7 @@ def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object)
 def profiles(
     ways: Mapping[str, Ways], styles: Mapping[str, Style], along: Callable[[Ways], Along | None]
 ) -> Figure:
-    """Loss on a logarithmic scale and error in per cent, all networks in one figure.
-
-    Args:
-        ways: By network.
-        styles: By network.
-        along: Chooses the line or the curve.
-
-    Returns:
-        The figure: training data solid, test data thin and dotted.
-    """
+    """Loss on a logarithmic scale and error in per cent, all networks in one figure."""
     figure = two_rows("loss", "error, %", WHERE)
     heights: list[float | None] = []
     for name, way in ways.items():
@@ -58,16 +49,7 @@ def profiles(
 
 
 def zeros(ways: Mapping[str, Ways], styles: Mapping[str, Style]) -> Figure:
-    """Exact zeros along the way, and how far from the sparser end's zeros the weights are.
-
-    Args:
-        ways: By network.
-        styles: By network.
-
-    Returns:
-        The figure: curves solid, straight lines thin and dotted; networks without zeros are left
-        out.
-    """
+    """Exact zeros along the way, and how far from the sparser end's zeros the weights are."""
     figure = two_rows("exact zeros, %", "norm off the zeros, %", WHERE, height=520)
     for name, way in ways.items():
         for path, kind in ((way.line, "line"), (way.bezier, "curve")):

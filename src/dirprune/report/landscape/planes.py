@@ -31,16 +31,7 @@ Place = tuple[str, Style, Sequence[Numbers], str, list[str]]
 
 
 def loss_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
-    """The loss as contours at equal ratios, with networks, curve, trajectories and solutions.
-
-    Args:
-        plane: With this data set.
-        styles: By network.
-        data: Name of the data set.
-
-    Returns:
-        The figure; values that are not finite are gaps.
-    """
+    """The loss as contours at equal ratios, with networks, curve, trajectories and solutions."""
     grid = logarithms(plane.loss[data])
     ticks = decades([10**v for row in grid for v in row if v is not None])
     places = [math.log10(tick) for tick in ticks.get("tickvals", ())]
@@ -56,16 +47,7 @@ def error_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
 
 
 def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
-    """The loss as a surface over the plane, on a logarithmic scale.
-
-    Args:
-        plane: With this data set.
-        styles: By network.
-        data: Name of the data set.
-
-    Returns:
-        The figure, which can be turned; what lies on the plane is drawn on the surface.
-    """
+    """The loss as a surface over the plane, on a logarithmic scale."""
     grid = logarithms(plane.loss[data])
     known = [v for row in grid for v in row if v is not None]
     ticks = decades([10**v for v in known])

@@ -12,14 +12,7 @@ from dirprune.report.shared.styles import Style
 
 
 def scores(sample: Sample) -> Figure:
-    """The score of a coordinate against its magnitude.
-
-    Args:
-        sample: Some coordinates.
-
-    Returns:
-        The figure; above the line s = 0 a weight shrinks as lambda grows, below it grows.
-    """
+    """The score of a coordinate against its magnitude."""
     figure = blank("|w|", "score s", height=420)
     figure.add_trace(
         scatter(
@@ -37,16 +30,7 @@ def scores(sample: Sample) -> Figure:
 
 
 def one_shot(table: Sequence[Pruned], styles: Mapping[str, Style]) -> Figure:
-    """Test error against sparsity, nothing trained after pruning.
-
-    Args:
-        table: All that was pruned.
-        styles: By network; methods that are controls too are drawn as they are.
-
-    Returns:
-        The figure: solid lines with BatchNorm's statistics as stored, thin and dotted ones with
-        those of the pruned network.
-    """
+    """Test error against sparsity, nothing trained after pruning."""
     figure = blank("zeros, %", "test error, %", height=420)
     ranks = sorted({row.k or 0 for row in table if row.method == "directional"})
     for method, k in dict.fromkeys((row.method, row.k) for row in table):

@@ -32,13 +32,6 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
 
     .. math:: u = \operatorname{asinh}(t / s), \qquad
         \phi(u) = \frac1K \sum_{kj} \omega_{kj}\, \mathcal N(u; u(\theta_{kj}), \sigma^2)
-
-    Args:
-        found: With a density, eigenvalues, or both.
-        styles: By network.
-
-    Returns:
-        The figure: density above, the largest eigenvalues at each network below.
     """
     figure = two_rows(
         "eigenvalues per unit of the axis",
@@ -95,15 +88,7 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
 
 
 def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
-    """The share of a direction's energy in eigenvalues above t: a band from bound to bound.
-
-    Args:
-        of: What each direction sees, by network.
-        styles: By network.
-
-    Returns:
-        The figure, on logarithmic scales; a lower bound of 0 is drawn at the bottom.
-    """
+    """The share of a direction's energy in eigenvalues above t: a band from bound to bound."""
     figure = blank("eigenvalue t", "energy above t, share", height=460)
     bands = {name: above(seen) for name, seen in of.items() if name in styles}
     positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
@@ -143,15 +128,7 @@ def above(seen: Seen) -> list[tuple[float, float, float]]:
 
 
 def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
-    """How much of each direction lies in the k sharpest ones, beside chance.
-
-    Args:
-        found: With ratios.
-        styles: By network.
-
-    Returns:
-        The figure, on logarithmic scales; dotted and thin, the weights of D and G themselves.
-    """
+    """How much of each direction lies in the k sharpest ones, beside chance."""
     figure = blank("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
     for name, values in list(found.weights_ratios.items()):
         if name in list(styles)[:2]:
@@ -189,17 +166,7 @@ def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
 def over_training(
     moments: Sequence[Moment], level: Number, styles: Mapping[str, Style], paper: Setting | None
 ) -> Figure:
-    """The ratios at checkpoints, beside chance and the paper's where it had this network.
-
-    Args:
-        moments: Checkpoints in their order, at least one.
-        level: What chance gives.
-        styles: By network.
-        paper: The published ones, undone of the figure's division by the square root of ten.
-
-    Returns:
-        The figure.
-    """
+    """The ratios at checkpoints, beside chance and the paper's where it had this network."""
     figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420)
     for series in paper.ratios if paper else ():
         points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))

@@ -30,14 +30,7 @@ PAPER = Style("paper", "paper", "#8C6D31", "dot", "circle-open")
 
 
 def styles_of(networks: Sequence[Network]) -> dict[str, Style]:
-    """Return the style of every network.
-
-    Args:
-        networks: As in the file: the dense one, the sparse one, runs, controls.
-
-    Returns:
-        By name. Colours distinguish networks, dashes too if there are many runs.
-    """
+    """Return the style of every network."""
     found: dict[str, Style] = {}
     runs = 0
     for i, network in enumerate(networks):

@@ -15,15 +15,7 @@ from dirprune.report.shared.styles import Style
 
 
 def verdict(found: Landscape, styles: Mapping[str, Style]) -> list[str]:
-    """Say what the page answers, as far as it is measured.
-
-    Args:
-        found: The landscape.
-        styles: By network.
-
-    Returns:
-        At least one sentence.
-    """
+    """Say what the page answers, as far as it is measured."""
     if not found.networks:
         return ["Still running: nothing is measured yet."]
     sparse, dense = found.sparse, found.dense

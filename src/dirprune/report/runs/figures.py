@@ -27,17 +27,7 @@ REMAINING_IF_DENSE = (100, 98, 96, 94, 92, 90, 85, 80, 70, 60, 50)
 
 
 def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.0) -> Figure:
-    """One quantity after every epoch: the mean of each arm, its seeds thin behind it.
-
-    Args:
-        arms: At least one.
-        quantity: A field of :class:`~dirprune.report.runs.read.Epoch`.
-        title: Of the vertical axis, with the unit.
-        scale: Factor on the values, 100 for per cent.
-
-    Returns:
-        The figure; a value that is not finite leaves a gap.
-    """
+    """One quantity after every epoch: the mean of each arm, its seeds thin behind it."""
     figure = blank("epoch", title)
     for arm in arms:
         curves = [
@@ -66,13 +56,6 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
 
     The horizontal axis is logarithmic in the share of weights that remain, so that the sparse
     end, where methods part, has room.
-
-    Args:
-        arms: Those with a finished run are drawn.
-        published: Points of the paper, drawn hollow.
-
-    Returns:
-        The figure.
     """
     figure = blank("sparsity", "test accuracy, %", height=460)
     for series in published.series if published else ():
@@ -107,14 +90,7 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
 
 
 def layers(arms: Sequence[Arm]) -> Figure:
-    """Share of zeros in every weight matrix and filter bank, first layer on top.
-
-    Args:
-        arms: Those with a summary are drawn, each the mean of its counted runs.
-
-    Returns:
-        The figure, as tall as there are layers.
-    """
+    """Share of zeros in every weight matrix and filter bank, first layer on top."""
     names: dict[str, None] = {}
     shares: list[dict[str, list[float]]] = []
     for arm in arms:
@@ -153,12 +129,6 @@ def norm_ratio(arms: Sequence[Arm]) -> Figure:
     .. math:: \|w\|_2 / \|w\|_1 \ge d^{-1/2}
 
     with equality for weights of equal magnitude, d of them; it grows as weights become sparse.
-
-    Args:
-        arms: At least one.
-
-    Returns:
-        The figure, with the bound of every d among the runs drawn in.
     """
     figure = trajectory(arms, "l2_over_l1", "‖w‖₂ / ‖w‖₁")
     for total in sorted({run.total for arm in arms for run in arm.runs if run.total}):
@@ -176,14 +146,7 @@ def norm_ratio(arms: Sequence[Arm]) -> Figure:
 
 
 def threshold(arms: Sequence[Arm]) -> Figure:
-    """The threshold's path: step by step where the run kept it, else after every epoch.
-
-    Args:
-        arms: Those with a threshold are drawn, each by its first run.
-
-    Returns:
-        The figure.
-    """
+    """The threshold's path: step by step where the run kept it, else after every epoch."""
     figure = blank("epoch", "threshold g")
     for arm in arms:
         run = arm.counted[0]
@@ -200,14 +163,7 @@ def threshold(arms: Sequence[Arm]) -> Figure:
 
 
 def forecasts(arms: Sequence[Arm]) -> Figure:
-    """The final sparsity that each epoch predicted, beside the sparsity reached.
-
-    Args:
-        arms: Those with forecasts are drawn, each by its first run that has one.
-
-    Returns:
-        The figure: points are forecasts, lines the sparsity reached, dotted lines targets.
-    """
+    """The final sparsity that each epoch predicted, beside the sparsity reached."""
     figure = blank("epoch", "sparsity, %")
     for arm in arms:
         run = next((r for r in arm.runs if any(e.forecast for e in r.epochs)), None)

@@ -14,14 +14,7 @@ from dirprune.report.shared.numbers import finite
 
 
 def weight_histogram(arms: Sequence[Arm]) -> Figure:
-    """How many weights are exactly zero, and how large the others are, on one log scale.
-
-    Args:
-        arms: Those with a histogram are drawn, each by its first counted run.
-
-    Returns:
-        The figure: zeros on the left, all other weights by value on the right.
-    """
+    """How many weights are exactly zero, and how large the others are, on one log scale."""
     figure: Figure = make_subplots(
         rows=1,
         cols=2,
@@ -54,14 +47,7 @@ def weight_histogram(arms: Sequence[Arm]) -> Figure:
 
 
 def accumulator_histogram(arms: Sequence[Arm]) -> Figure:
-    """The accumulators v behind the weights; those within the threshold g give a zero weight.
-
-    Args:
-        arms: Those that keep accumulators are drawn, each by its first counted run.
-
-    Returns:
-        The figure, with a dotted line at -g and at g.
-    """
+    """The accumulators v behind the weights; those within the threshold g give a zero weight."""
     figure = blank("value of the accumulator v", "number of accumulators")
     for arm in arms:
         summary = arm.counted[0].summary

@@ -11,14 +11,7 @@ from dirprune.report.shared.published import published
 
 
 def panels(arms: Sequence[Arm]) -> list[Panel]:
-    """Return every figure that has something to show.
-
-    Args:
-        arms: At least one.
-
-    Returns:
-        In the order of the page.
-    """
+    """Return every figure that has something to show."""
     trajectories = "Figures 3 and 8 to 10"
     made = [
         *_outcome(arms),

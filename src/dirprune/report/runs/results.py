@@ -56,14 +56,7 @@ def verdict(arms: Sequence[Arm]) -> str:
 
 
 def cards(arms: Sequence[Arm]) -> list[Card]:
-    """Return accuracy, zeros, file and latency of the arm that the page is about.
-
-    Args:
-        arms: At least one.
-
-    Returns:
-        Four cards; a figure that is not measured is a dash and says how to measure it.
-    """
+    """Return accuracy, zeros, file and latency of the arm that the page is about."""
     arm = subject(arms)
     twin = baseline(arm, arms) if arm.is_finished else None
     points, (size, ratio), latency = _points(arm, twin), _file(arm), _latency(arm)
@@ -86,14 +79,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
 
 
 def summary_table(arms: Sequence[Arm]) -> Table:
-    """Return the few figures that decide, a row for every arm.
-
-    Args:
-        arms: At least one.
-
-    Returns:
-        Means and standard deviations over the counted runs.
-    """
+    """Return the few figures that decide, a row for every arm."""
     columns = [
         Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
         Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),

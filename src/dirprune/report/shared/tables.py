@@ -40,15 +40,7 @@ class Column(Generic[T]):
 def tabulate(
     columns: Sequence[Column[T]], things: Sequence[tuple[str, str, T]]
 ) -> tuple[tuple[str, ...], tuple[Row, ...]]:
-    """Make the titles and the rows of a table, without the columns that are empty.
-
-    Args:
-        columns: In their order.
-        things: Label, colour and subject of every row.
-
-    Returns:
-        Titles and rows.
-    """
+    """Make the titles and the rows of a table, without the columns that are empty."""
     cells = [[column.cell(thing) for _, _, thing in things] for column in columns]
     kept = [i for i, column in enumerate(cells) if any(cell != MISSING for cell in column)]
     rows = tuple(
