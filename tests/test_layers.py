@@ -17,6 +17,7 @@ FLOORS = [
     {
         "grda",
         "adam_grda",
+        "blocks",
         "dual_averaging",
         "update",
         "threshold",

@@ -242,6 +242,13 @@ class DualAveraging(Optimizer):
             self._check_options(group)
             moving.append((group, self._gradients(group)))
         plans = _plans(group for group, pairs in moving if pairs and _is_moving(group))
+        structured = [
+            plan
+            for plan in _plans(group for group, pairs in moving if pairs)
+            if plan.structure != "elements"
+        ]
+        for plan in structured:
+            plan.adopt_structure(self._planned(plan), self._power_of(plan))
         batches: list[Batch] = []
         for group, pairs in moving:
             on_device = group["capturable"]
@@ -249,7 +256,8 @@ class DualAveraging(Optimizer):
             batches += advance(group, pairs)
         for batch in batches:
             self._adopt(batch)
-        return batches, [plan for plan in plans if self._advance_plan(plan)]
+        due = [plan for plan in plans if self._advance_plan(plan)]
+        return batches, due + [plan for plan in structured if plan not in due]
 
     def _advance_plan(self, plan: SparsityPlan) -> bool:
         """Count a step of the plan; return whether its threshold is renewed."""
@@ -324,6 +332,8 @@ class DualAveraging(Optimizer):
     def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
         lr, power, plan = float(group["lr"]), _power(group), group["plan"]
         rate, c, mu = self._effective_lr(group), group["c"], group["mu"]
+        if structured := plan is not None and plan.structure != "elements":
+            power = 1.0  # the step leaves w = v, and the structure thresholds it
         grown: dict[tuple[int, float], tuple[int, float]] = {}
         batches: dict[tuple[Any, ...], Batch] = {}
         for p, grad in pairs:
@@ -343,16 +353,35 @@ class DualAveraging(Optimizer):
                 state["step"] += 1
             step = state.get("step", 0)
             row = _row(p, grad, state)
-            key = state["g"], before[1], step, p.dtype, p.device, row.v is None
+            g, g_before = (0.0, math.nan) if structured else (state["g"], before[1])
+            key = g, g_before, step, p.dtype, p.device, row.v is None
             batch = batches.get(key)
             if batch is None:
-                batch = Batch.empty(group, lr, state["g"], before[1], step, power)
+                batch = Batch.empty(group, lr, g, g_before, step, power)
                 batches[key] = batch
             batch.rows.append(row)
         return batches.values()
 
+    def _planned(self, plan: SparsityPlan) -> list[tuple[Tensor, Tensor]]:
+        """Every parameter of a plan that may change, with its v."""
+        return [
+            (p, self.state[p]["v"])
+            for group in self.param_groups
+            if group["plan"] is plan
+            for p in group["params"]
+            if p.requires_grad and "v" in self.state.get(p, {})
+        ]
+
+    def _power_of(self, plan: SparsityPlan) -> float:
+        return next(_power(group) for group in self.param_groups if group["plan"] is plan)
+
     def _renew(self, plan: SparsityPlan) -> None:
         """Choose a plan's thresholds from all its accumulators and apply them."""
+        if plan.structure != "elements":
+            plan.apply_structure(self._planned(plan), self._power_of(plan))
+            for p, _ in self._planned(plan):
+                self.state[p]["g"] = float(plan.threshold)
+            return
         for batch in self._replan(plan):
             threshold(batch)
 
@@ -400,7 +429,10 @@ class DualAveraging(Optimizer):
         Assigning to a weight or copying into it moves its version counter or its storage; a write
         through ``.data`` does not, so the others are compared on a sample.
         """
-        if batch.rows[0].v is None or not batch.rows[0].w.is_cpu or batch.group["capturable"]:
+        first = batch.rows[0]
+        if first.v is None or not first.w.is_cpu or batch.group["capturable"]:
+            return
+        if batch.g_before.isnan():
             return
         changed = [row for row in batch.rows if self._left.get(id(row.w)) != _identity(row.w)]
         known = {id(row.w) for row in changed}
@@ -436,6 +468,8 @@ class DualAveraging(Optimizer):
     def _check_group(self, group: Group) -> None:
         self._check_options(group)
         for p in group["params"]:
+            if group["plan"] is not None:
+                group["plan"].check_parameter(p)
             if p.is_complex():
                 raise TypeError(
                     f"{type(self).__name__} needs real parameters, got {p.dtype} of shape "
@@ -450,8 +484,11 @@ class DualAveraging(Optimizer):
             raise ValueError(
                 f"power must be at least 1 (math.inf for the hard threshold), got {group['power']}"
             )
-        if not isinstance(group["plan"], SparsityPlan | None):
-            raise TypeError(f"plan must be a SparsityPlan or None, got {group['plan']!r}")
+        plan = group["plan"]
+        if not isinstance(plan, SparsityPlan | None):
+            raise TypeError(f"plan must be a SparsityPlan or None, got {plan!r}")
+        if plan is not None and plan.structure != "elements" and group["capturable"]:
+            raise ValueError(f'structure="{plan.structure}" needs capturable=False')
         if group["foreach"] and group["fused"]:
             raise ValueError("foreach and fused exclude each other; leave one of them None")
         if group["fused"] and native.grda_step() is None:

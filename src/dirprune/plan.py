@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes, local_part
+from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_four_levels
+from dirprune.prox import invert_threshold, power_threshold
+from dirprune.quantile import (
+    count_above,
+    is_sharded,
+    kth_magnitude,
+    largest_magnitudes,
+    local_part,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -40,9 +48,18 @@ class SparsityPlan:
         steps: Optimizer steps N of the whole run, at least 1. Training may go beyond.
         begin: Share of the steps after which zeros appear, in [0, 1).
         end: Share of the steps after which the sparsity is reached, in (begin, 1].
-        structure: ``"elements"``: single weights.
+        structure: ``"elements"``: single weights. ``"2:4"``: from the end on two of every four
+            weights along dimension 1 are zero, as sparse tensor cores want it; the sparsity is .5
+            and the threshold is a share of the second smallest of the four. ``"channels"``: whole
+            blocks, so that ``dirprune.deploy.shrink`` can remove them.
         minimum: Nonzero weights that every tensor keeps (all of a smaller one), at least 0. They
-            are made up for by others, so that the total is still exact.
+            are made up for by others, so that the total is still exact. With channels, every
+            tensor keeps its largest block unless this is 0.
+        blocks: With ``structure="channels"``: a list of blocks, each a list of ``(parameter,
+            dimension, index)``: what is removed together, such as a row, its bias, and the scale
+            and shift of its norm. A block is thresholded by the root mean square of its entries.
+            The sparsity is that of the entries of all blocks, and the nearest below that whole
+            blocks allow. All planned parameters must appear; entries in no block stay dense.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -71,10 +88,17 @@ class SparsityPlan:
         end: float = 0.75,
         structure: str = "elements",
         minimum: int = 2,
+        blocks: Sequence[Sequence[Slice]] | None = None,
     ) -> None:
         self.sparsity, self.steps = sparsity, steps
         self.begin, self.end = begin, end
         self.structure, self.minimum = structure, minimum
+        if (structure == "channels") != (blocks is not None):
+            raise ValueError(
+                f'blocks go with structure="channels" and it needs them, got {structure!r} '
+                f"and {'no blocks' if blocks is None else 'blocks'}"
+            )
+        self._blocks = None if blocks is None else Blocks(blocks, keep_one=minimum > 0)
         self.step: int | Tensor = 0
         """Steps taken so far; on the device where the optimizer is ``capturable``."""
         self.threshold: float | Tensor = 0.0
@@ -107,6 +131,8 @@ class SparsityPlan:
         """
         step = self.step = int(self.step) + 1
         # at least a hundred times in all, at most once a step
+        if self.structure != "elements":
+            return True
         every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
         return step >= self.end * self.steps or step % every == 0
 
@@ -202,13 +228,68 @@ class SparsityPlan:
                 ", ".join(empty),
             )
 
+    def apply_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
+        """Renew the threshold of blocks or fours and write the weights.
+
+        Args:
+            pairs: Every planned parameter and its v.
+            power: Of the threshold function.
+        """
+        sparsity = self.sparsity_at(int(self.step))
+        if self._blocks is None:
+            self.threshold = sparsity / self.sparsity
+            for p, v in pairs:
+                p.copy_(power_threshold(v, self.threshold * two_four_levels(v), power))
+            return
+        norms = self._blocks.norms(pairs)
+        self.threshold = self._blocks.threshold(norms, sparsity)
+        factors = block_factors(norms, self._blocks.levels(norms, self.threshold), power)
+        for p, v in pairs:
+            p.copy_(self._blocks.scale(p, factors, v))
+
+    def adopt_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
+        """Set v from the weights where they are not what :meth:`apply_structure` left.
+
+        Args:
+            pairs: Every planned parameter and its v.
+            power: Of the threshold function.
+        """
+        g = float(self.threshold)
+        if self._blocks is not None:
+            self._blocks.adopt(pairs, g, power)
+            return
+        for p, v in pairs:
+            levels = g * two_four_levels(v)
+            left = power_threshold(v, levels, power).to(p.dtype)
+            v.copy_(torch.where(p == left, v, invert_threshold(p.to(v.dtype), v, levels, power)))
+
+    def check_parameter(self, p: Tensor) -> None:
+        """Check that a parameter fits the structure.
+
+        Args:
+            p: A parameter of the plan.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        if self.structure != "elements" and is_sharded(type(p)):
+            raise ValueError(
+                f'structure="{self.structure}" needs whole parameters, got a DTensor of shape '
+                f'{tuple(p.shape)}; use structure="elements" with sharded parameters'
+            )
+        if self.structure == "2:4":
+            check_two_four(p)
+        elif self._blocks is not None:
+            self._blocks.owner(p)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the options and the progress as plain numbers.
 
         Returns:
             What :meth:`load_state_dict` takes.
         """
-        return vars(self) | {"step": int(self.step), "threshold": float(self.threshold)}
+        state = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        return state | {"step": int(self.step), "threshold": float(self.threshold)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore options and progress.
@@ -216,8 +297,8 @@ class SparsityPlan:
         Args:
             state: From :meth:`state_dict`.
         """
-        for name in vars(self):
-            if name in state:
+        for name in vars(self).keys() & state.keys():
+            if name[0] != "_":
                 setattr(self, name, state[name])
         self._check()
 
@@ -231,6 +312,11 @@ class SparsityPlan:
         Returns:
             A new plan.
         """
+        if state["structure"] == "channels":
+            raise ValueError(
+                "the saved plan prunes channels, whose blocks are not part of a state: construct "
+                "the optimizer with the plan, then load"
+            )
         plan = cls(state["sparsity"], state["steps"])
         plan.load_state_dict(state)
         return plan
@@ -251,7 +337,11 @@ class SparsityPlan:
             raise ValueError(
                 f"begin and end must satisfy 0 <= begin < end <= 1, got {self.begin}, {self.end}"
             )
-        if self.structure != "elements":
-            raise ValueError(f'structure must be "elements", got {self.structure!r}')
+        if self.structure not in ("elements", "2:4", "channels"):
+            raise ValueError(
+                f'structure must be "elements", "2:4" or "channels", got {self.structure!r}'
+            )
+        if self.structure == "2:4" and self.sparsity != 0.5:
+            raise ValueError(f'structure="2:4" needs sparsity=0.5, got {self.sparsity}')
         if not self.minimum >= 0:
             raise ValueError(f"minimum must be at least 0, got {self.minimum}")

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
     lr: Tensor
     g: Tensor
     g_before: Tensor
-    """The threshold of which the present weights are the result."""
+    """The threshold of which the present weights are the result; NaN if v is up to date."""
     step: Tensor
     """Adam's step, counted from 1."""
     power: float
@@ -121,6 +121,8 @@ def adopt(batch: Batch) -> None:
     Args:
         batch: The parameters; dense ones need nothing.
     """
+    if _is_current(batch):
+        return
     traced = torch.compiler.is_compiling() or batch.g_before.is_cuda
     g = batch.g_before if traced else float(batch.g_before)
     for row in _chunks(batch.rows):
@@ -181,6 +183,11 @@ def threshold(batch: Batch) -> None:
 def state_dtype(p: Tensor) -> torch.dtype:
     """float32 for the half precisions, in which lr * d would be lost beside v."""
     return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
+
+
+def _is_current(batch: Batch) -> bool:
+    """Whether v is up to date with the weights."""
+    return batch.g_before.is_cpu and bool(batch.g_before.isnan())
 
 
 def _is_foreach(batch: Batch) -> bool:
@@ -313,7 +320,7 @@ def _cut(row: Row) -> Iterable[Row]:
 def _step_triton(batch: Batch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
     group, first = batch.group, batch.rows[0]
-    if group["fused"] is False or group["foreach"] or not first.w.is_cuda:
+    if group["fused"] is False or group["foreach"] or not first.w.is_cuda or _is_current(batch):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)

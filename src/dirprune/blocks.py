@@ -1,0 +1,241 @@
+"""Structures of zeros: two of every four weights, or whole channels.
+
+Both act on v as the plain threshold does on single entries, and both can be undone: from v and
+one number (the plan's threshold) follows what the last step left, so a change from outside is
+seen and adopted.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dirprune.prox import invert_threshold, power_threshold
+
+Slice = tuple[Tensor, int, int]
+"""A parameter, a dimension and an index along it: one row or column."""
+
+
+# Two of every four
+
+
+def check_two_four(p: Tensor) -> None:
+    """Check that a parameter has groups of four along its input dimension, 1.
+
+    Args:
+        p: Any parameter of the plan.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if p.dim() < 2 or p.shape[1] % 4:
+        raise ValueError(
+            'structure="2:4" needs parameters whose dimension 1 is divisible by four, got shape '
+            f"{tuple(p.shape)}; leave this parameter out of the plan"
+        )
+
+
+def two_four_levels(v: Tensor) -> Tensor:
+    """Return, for every entry, the second smallest magnitude of its four along dimension 1.
+
+    Args:
+        v: Shape (out, in, ...), in divisible by four.
+
+    Returns:
+        The same shape. As a threshold it leaves two entries of four, fewer where magnitudes tie.
+
+    Example:
+        >>> two_four_levels(torch.tensor([[3.0, -1.0, 2.0, 5.0]]))
+        tensor([[2., 2., 2., 2.]])
+    """
+    rows = v.abs().movedim(1, -1)
+    fours = rows.reshape(*rows.shape[:-1], -1, 4)
+    second = fours.kthvalue(2, dim=-1, keepdim=True).values
+    return second.expand_as(fours).reshape(rows.shape).movedim(-1, 1)
+
+
+# Channels
+
+
+class Blocks:
+    r"""Disjoint blocks of slices, each shrunk and set to zero as a whole.
+
+    .. math:: w_B = v_B \, [\,1 - (g / |v_B|)^p\\,]_+^{1/p}
+
+    with the root mean square of its entries in :math:`|v_B|`.
+
+    Args:
+        blocks: Each a list of ``(parameter, dimension, index)``; a parameter appears with one
+            dimension only, and no slice appears twice. Entries in no block stay dense.
+        keep_one: Whether every parameter keeps its largest block.
+
+    Raises:
+        ValueError: If a slice does not exist or appears twice.
+    """
+
+    def __init__(self, blocks: Sequence[Sequence[Slice]], keep_one: bool = True) -> None:
+        self.keep_one = keep_one
+        self.sizes = torch.zeros(len(blocks), dtype=torch.int64)
+        self._members: list[tuple[Tensor, int, Tensor]] = []
+        self._index: dict[int, tuple[Tensor, int, Tensor]] = {}
+        for number, block in enumerate(blocks):
+            for p, dim, index in block:
+                if not 0 <= dim < p.dim() or not 0 <= index < p.shape[dim]:
+                    raise ValueError(
+                        f"block {number} names index {index} of dimension {dim} of a parameter "
+                        f"of shape {tuple(p.shape)}, which does not exist"
+                    )
+                if id(p) not in self._index:
+                    self._members.append((p, dim, torch.full((p.shape[dim],), -1)))
+                    self._index[id(p)] = self._members[-1]
+                _, known, owner = self._index[id(p)]
+                if known != dim or owner[index] >= 0:
+                    raise ValueError(
+                        f"block {number} names a slice of a parameter of shape {tuple(p.shape)} "
+                        "that overlaps with another; give every slice to one block"
+                    )
+                owner[index] = number
+                self.sizes[number] += p.numel() // p.shape[dim]
+        if not len(self.sizes) or not bool((self.sizes > 0).all()):
+            raise ValueError("blocks must be a list of non-empty lists of (parameter, dim, index)")
+
+    def owner(self, p: Tensor) -> tuple[int, Tensor]:
+        """Return the dimension of a parameter's slices, and the block of each (-1: none)."""
+        found = self._index.get(id(p))
+        if found is None or found[0] is not p:  # a deep copy has other ids
+            self._index = {id(member[0]): member for member in self._members}
+            found = self._index.get(id(p))
+        if found is None:
+            raise ValueError(
+                f"no block contains a slice of the planned parameter of shape {tuple(p.shape)}; "
+                "leave it out of the plan"
+            )
+        return found[1], found[2]
+
+    def norms(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the root mean square of every block, float64 on the CPU.
+
+        Args:
+            pairs: Parameters, and the values whose norms are wanted (such as their v).
+
+        Returns:
+            Shape (number of blocks,).
+        """
+        squares = torch.zeros(len(self.sizes) + 1, dtype=torch.float64)
+        for p, x in pairs:
+            dim, owner = self.owner(p)
+            slices = x.double().square().movedim(dim, 0).reshape(x.shape[dim], -1)
+            squares.index_add_(0, owner % len(squares), slices.sum(1).cpu())
+        return (squares[:-1] / self.sizes).sqrt()
+
+    def scale(self, p: Tensor, factors: Tensor, x: Tensor) -> Tensor:
+        """Multiply the slices of ``x``, of the shape of ``p``, by their blocks' factors.
+
+        Args:
+            p: A parameter.
+            factors: One a block; slices in no block keep their values.
+            x: Values.
+
+        Returns:
+            A new tensor; a factor of zero yields 0.0, never -0.0.
+        """
+        dim, owner = self.owner(p)
+        each = torch.cat([factors, factors.new_ones(1)])[owner].to(x.device, x.dtype)
+        each = each.view([-1 if i == dim else 1 for i in range(x.dim())])
+        return torch.where(each == 0, 0.0, x * each)
+
+    def threshold(self, norms: Tensor, sparsity: float) -> float:
+        """Return the norm up to which blocks are zero, so that at most the share of entries is.
+
+        Args:
+            norms: From :meth:`norms`.
+            sparsity: Of the entries of all blocks.
+
+        Returns:
+            The threshold g, 0 where nothing is to be pruned.
+        """
+        candidates = norms.clone()
+        candidates[self._largest(norms)] = math.inf
+        order = candidates.argsort(stable=True)
+        zeros = self.sizes[order].cumsum(0) <= round(sparsity * int(self.sizes.sum()))
+        chosen = candidates[order][zeros & candidates[order].isfinite()]
+        return float(chosen[-1]) if len(chosen) else 0.0
+
+    def levels(self, norms: Tensor, g: float) -> Tensor:
+        """Return every block's threshold: g, or less for the largest block of a parameter.
+
+        Args:
+            norms: From :meth:`norms`.
+            g: From :meth:`threshold`.
+
+        Returns:
+            One threshold a block, the norm of the next largest where g would empty a parameter.
+        """
+        levels = torch.full_like(norms, g)
+        largest = self._largest(norms)
+        others = norms.clone()
+        others[largest] = 0.0
+        for (_, _, owner), best in zip(self._members, largest):
+            if norms[best] <= g:
+                levels[best] = others[owner[owner >= 0]].max()
+        return levels
+
+    def _largest(self, norms: Tensor) -> Tensor:
+        """The blocks that are the largest of a parameter."""
+        if not self.keep_one:
+            return torch.zeros(0, dtype=torch.int64)
+        owners = [owner[owner >= 0] for _, _, owner in self._members]
+        return torch.stack([mine[norms[mine].argmax()] for mine in owners])
+
+    def adopt(self, pairs: Sequence[tuple[Tensor, Tensor]], g: float, power: float) -> None:
+        """Set v from the weights in the blocks that are not what the last step left.
+
+        Args:
+            pairs: Parameters and their v.
+            g: The threshold of which the weights are the result.
+            power: Of the threshold function.
+        """
+        norms = self.norms(pairs)
+        levels = self.levels(norms, g)
+        factors = block_factors(norms, levels, power)
+        changed = torch.zeros(len(norms) + 1, dtype=torch.bool)
+        for p, v in pairs:
+            dim, owner = self.owner(p)
+            differs = self.scale(p, factors, v).to(p.dtype) != p
+            if bool(differs.any()):
+                slices = differs.movedim(dim, 0).reshape(p.shape[dim], -1).any(1)
+                changed[owner[slices.cpu()]] = True  # -1, no block, is the last one
+        if not bool(changed.any()):
+            return
+        present = self.norms([(p, p.detach()) for p, _ in pairs])
+        target = invert_threshold(present, norms, levels, power)
+        zero = present == 0
+        # of a block that is zero the old v, at most at norm g
+        grow = torch.where(zero, (target / norms).nan_to_num(1.0).clamp(max=1), target / present)
+        for p, v in pairs:
+            _, owner = self.owner(p)
+            own = zero[owner].logical_and(owner >= 0).to(p.device)
+            shape = [-1 if i == self.owner(p)[0] else 1 for i in range(p.dim())]
+            source = torch.where(own.view(shape), v, p.to(v.dtype))
+            new = self.scale(p, grow, source)
+            v.copy_(torch.where(changed[owner].to(p.device).view(shape), new, v))
+
+
+def block_factors(norms: Tensor, levels: Tensor, power: float) -> Tensor:
+    """Return by what blocks of given norms are multiplied: T_p(norm, g) / norm.
+
+    Args:
+        norms: At least 0.
+        levels: Thresholds of the blocks.
+        power: p of the threshold function.
+
+    Returns:
+        Factors in [0, 1].
+
+    Example:
+        >>> block_factors(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 3.0]), power=2)
+        tensor([0.0000, 0.8000])
+    """
+    factors = power_threshold(norms, levels, power) / norms
+    return torch.where(norms > 0, factors, torch.where(levels > 0, 0.0, 1.0))
