@@ -97,22 +97,6 @@ def test_a_mistake_is_told_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_that_was_missed_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    aimed = [*QUICK, "--epochs", "6", "--target-sparsity", "0.6", "--c", "0.05"]
-    steering = "dirprune.train.loop.steer"
-    for folder, told in (("hit", False), ("missed", True)):
-        with pytest.MonkeyPatch.context() as patch:
-            if told:
-                patch.setattr(steering, lambda session, progress: None)
-                patch.setattr("dirprune.train.steering.FIRST_PACE", 0.0)
-            assert cli.main([*aimed, "--out", str(tmp_path / folder)]) == 0
-        printed = capsys.readouterr().out
-        assert ("target missed: " in printed) == told
-    assert "zeros instead of 60.00%" in printed
-
-
 def test_divergence_has_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*QUICK, "--out", str(tmp_path / "run"), "--c", "50"]) == 1
     complaint = capsys.readouterr().err

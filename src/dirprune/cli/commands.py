@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dirprune.cli.printing import print_exports, print_runs, print_target, print_trials
+from dirprune.cli.printing import print_exports, print_runs, print_trials
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import COMPARED
@@ -55,7 +55,6 @@ def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool =
     if over:
         print(f"{out} had finished: there was nothing left to do")
     print_runs({config.method: summary})
-    print_target(config, summary)
     print(f"report: {write_report([out], out / 'report.html')}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dirprune.data.names import NAMES
 from dirprune.models.names import OWN_NAMES
 from dirprune.train.config import TrainConfig
-from dirprune.train.names import COMPARED, TRAINED
+from dirprune.train.names import COMPARABLE, TRAINED
 
 
 def check_config(config: TrainConfig) -> None:
@@ -28,7 +28,7 @@ def check_config(config: TrainConfig) -> None:
 def check_methods(methods: Iterable[str]) -> None:
     """Refuse unknown names of methods to compare."""
     for method in methods:
-        check_name("method", method, COMPARED)
+        check_name("method", method, COMPARABLE)
 
 
 def check_name(

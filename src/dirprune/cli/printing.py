@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.train.config import TrainConfig
-
 if TYPE_CHECKING:
     from dirprune.study.tune import TuneResult
 
@@ -27,17 +25,6 @@ def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
             f"{s['weights_zstd_bytes'] / 1e3:,.1f} kB",
         )
     Console().print(table)
-
-
-def print_target(config: TrainConfig, summary: dict[str, Any]) -> None:
-    """Say so if a run has missed its target by more than the point that is promised."""
-    from dirprune.train.steering import target_of
-
-    target, ended = target_of(config, summary["total"]), summary["sparsity"]
-    if target is not None and not config.forecast and abs(ended - target) > 0.01:
-        print(
-            f"target missed: {ended:.2%} zeros instead of {target:.2%}; give more epochs, or --c"
-        )
 
 
 def print_trials(result: "TuneResult") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dirprune._support.files import read_json, write_json
 from dirprune.train.config import TrainConfig
-from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
+from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Plan:
 
     Attributes:
         config: What all runs share; its method and seed are not read.
-        methods: Names in `COMPARED`.
+        methods: Names in `COMPARABLE`.
         seeds: Each decides initial weights, batches and augmentation of one run per method.
         lrs: The grid of learning rates, the same for every method.
 
@@ -37,8 +37,8 @@ class Plan:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be one or more, none of them twice, got {values}")
-        if unknown := [m for m in self.methods if m not in COMPARED]:
-            raise ValueError(f"unknown method {unknown[0]!r}: there are {', '.join(COMPARED)}")
+        if unknown := [m for m in self.methods if m not in COMPARABLE]:
+            raise ValueError(f"unknown method {unknown[0]!r}: there are {', '.join(COMPARABLE)}")
         if "magnitude" in self.methods and not set(DENSE) & set(self.methods):
             raise ValueError("magnitude prunes finished dense runs: add sgd or sgd_momentum")
         if self.config.batch_seed is not None:
@@ -49,11 +49,10 @@ class Plan:
                 f"{heavy[0]} needs momentum above 0, such as 0.9 (and weight_decay, such as 5e-4):"
                 " methods without momentum in their name ignore both"
             )
-        aimed = self.config.target_sparsity or self.config.target_size or self.config.forecast
-        if aimed and not self.reference:
+        if self.config.target_sparsity and not self.reference:
             raise ValueError(
-                "target_sparsity, target_size and forecast are for gRDA, to which the others are "
-                "brought: add grda or grda_momentum"
+                "target_sparsity is for gRDA, to which the others are brought: add grda or "
+                "grda_momentum"
             )
         needing_c = [m for m in self.methods if m in (*REFERENCES, *CALIBRATED)]
         if needing_c and not self.config.c:
@@ -122,7 +121,7 @@ def method_config(
     if method in REFERENCES:
         c = rescaled(config.c, config.mu + 0.5, config.lr, lr / (1 - config.momentum))
     else:
-        config = replace(config, target_sparsity=None, target_size=None, forecast=False)
+        config = replace(config, target_sparsity=None, power=None)
         c = config.c if method in CALIBRATED and c is None else c or 0.0
     return replace(
         config,

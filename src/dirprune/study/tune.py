@@ -171,8 +171,6 @@ def _trial_config(config: TrainConfig, epochs: int) -> TrainConfig:
         schedule="constant",
         validation=config.validation or HELD_OUT,
         target_sparsity=None,
-        target_size=None,
-        forecast=False,
         keep_checkpoints=1,
     )
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from dirprune.train.sizes import parse_size
-
 TECHNICAL = ("threads", "workers")
 """Fields that may differ when a run is resumed."""
 
@@ -27,25 +25,29 @@ class TrainConfig:
         width: Factor on every hidden width of dirprune's own models.
         start_from: A safetensors file of weights to start from instead of fresh ones, such as a
             run's model.safetensors.
-        method: sgd, sgd_momentum, grda, grda_momentum, prox_sgd, rda, gmp, gmp_momentum,
-            magnitude_finetune or random; dirprune.train.methods.METHODS explains them.
+        method: sgd, sgd_momentum, adamw, grda, grda_momentum, adam_grda, prox_sgd, rda, gmp,
+            gmp_momentum, hard, rigl, acdc, magnitude_finetune or random;
+            dirprune.train.methods.METHODS explains them.
         epochs: Passes over the training data.
         batch_size: Images per optimizer step, over all processes together.
-        lr: Initial learning rate, the paper's gamma.
+        lr: Initial learning rate, the paper's gamma. adamw and adam_grda need a much smaller one
+            than the default: about 1e-3 and 3e-3.
         c: Scale of gRDA's and rda's threshold, prox_sgd's l1 weight; larger is sparser; 0 is SGD.
         mu: Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser.
-        momentum: Heavy-ball momentum in [0, 1), for the methods named after it.
+        momentum: Heavy-ball momentum in [0, 1), for the methods named after it, hard, rigl and
+            acdc.
         nesterov: Nesterov's form of momentum.
         weight_decay: Coefficient of the l2 penalty.
         prune: all parameters as in the paper, or weights only (no biases, no normalisation).
-        sparsity: Share of zeros in [0, 1) that the methods gmp, gmp_momentum, magnitude_finetune
-            and random end with; 0.9 if not given. For gRDA see target_sparsity.
-        target_sparsity: Share of zeros to end with, in (0, 1): gRDA then finds its c itself, at
-            first from the initial weights, then after every epoch from a sixth to three quarters
-            of the run.
-        target_size: Size of the compressed weights to end with, such as 2MB or 500kB, instead.
-        forecast: Foretell the final sparsity after every epoch up to three quarters; leave c
-            alone.
+        sparsity: Zeros over all trainable parameters, in [0, 1), that the methods gmp,
+            gmp_momentum, hard, rigl, acdc, magnitude_finetune and random end with; 0.9 if not
+            given. For gRDA see target_sparsity.
+        target_sparsity: Zeros over all trainable parameters, in (0, 1), that grda, grda_momentum
+            and adam_grda end with: the threshold then follows a plan, and c and mu are not used.
+        power: Exponent of the threshold function, at least 1: 1 is the soft threshold of the
+            paper, inf the hard one. By default 1, and 2 with a target_sparsity.
+        plan_begin: Share of the steps after which the plan's first zeros appear, in [0, 1).
+        plan_end: Share of the steps after which target_sparsity is reached, in (plan_begin, 1].
         schedule: constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %);
             steps, a tenth at each of lr_steps; cosine to zero.
         lr_steps: Where the schedule steps divides the rate by ten, as shares of all epochs.
@@ -98,8 +100,9 @@ class TrainConfig:
     prune: Literal["all", "weights"] = "all"
     sparsity: float | None = None
     target_sparsity: float | None = None
-    target_size: str | None = None
-    forecast: bool = False
+    power: float | None = None
+    plan_begin: float = 0.0
+    plan_end: float = 0.75
     schedule: Schedule = "piecewise"
     lr_steps: tuple[float, ...] = (1 / 3, 2 / 3)
     warmup_epochs: float = 0.0
@@ -148,29 +151,21 @@ class TrainConfig:
 
     @property
     def seed_of_batches(self) -> int:
-        """``batch_seed``, or what stands for it."""
+        """``batch_seed`` if given, otherwise ``seed``."""
         return self.seed if self.batch_seed is None else self.batch_seed
 
     @property
     def mask_sparsity(self) -> float:
-        """``sparsity``, or what stands for it."""
+        """``sparsity`` if given, otherwise 0.9."""
         return 0.9 if self.sparsity is None else self.sparsity
 
     def _check_target(self) -> None:
-        share, size = self.target_sparsity, self.target_size
-        _in_range("target_sparsity", share, share is None or 0 < share < 1, "in (0, 1)")
-        if size is not None:
-            parse_size(size)
-        if share is not None and size is not None:
-            raise ValueError("target_sparsity and target_size exclude each other: give one")
-        if (share is not None or size is not None or self.forecast) and self.c == 0:
-            raise ValueError(
-                "a target or forecast needs c above 0, got 0: leave c out or raise it"
-            )
-        if self.forecast and self.epochs < 2:
-            raise ValueError(f"a forecast needs at least 2 epochs, got {self.epochs}")
-        if (share is not None or size is not None) and self.epochs < 6:
-            raise ValueError(f"a target needs at least 6 epochs to steer by, got {self.epochs}")
+        target, power = self.target_sparsity, self.power
+        _in_range("target_sparsity", target, target is None or 0 < target < 1, "in (0, 1)")
+        _in_range("power", power, power is None or power >= 1, "at least 1")
+        begin, end = self.plan_begin, self.plan_end
+        _in_range("plan_begin", begin, 0 <= begin < 1, "in [0, 1)")
+        _in_range("plan_end", end, begin < end <= 1, "in (plan_begin, 1]")
 
 
 def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:

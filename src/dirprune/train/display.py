@@ -161,8 +161,6 @@ class ConsoleDisplay:
         """Print the epoch's figures."""
         self._print(epoch_line(record, self._epochs))
         self._told = time.monotonic()
-        if record.get("forecast"):
-            self._print(forecast_line(record["forecast"]))
 
     def stop(self) -> None:
         """Remove the bars."""
@@ -198,27 +196,6 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
         f"{_percent(record['train_accuracy'])}{_percent(record['test_accuracy'])}"
         f"{valid} {_percent(record['sparsity'])}{spent:>8}"
     )
-
-
-def forecast_line(forecast: Mapping[str, Any]) -> str:
-    """Put a forecast into less than 60 columns.
-
-    Args:
-        forecast: Of a line of metrics.jsonl.
-
-    Returns:
-        The final share of zeros with the present c, and the c that the target needs.
-
-    Example:
-        >>> forecast_line({"sparsity": 0.8731, "c": 0.00613, "target": 0.9})
-        '       will end at 87.3% zeros; 90.0% needs c = 0.00613'
-    """
-    line = f"       will end at {forecast['sparsity']:.1%} zeros"
-    if forecast["target"] is None:
-        return line
-    if forecast["c"] is None:
-        return f"{line}; {forecast['target']:.1%} is out of reach"
-    return f"{line}; {forecast['target']:.1%} needs c = {forecast['c']:.3g}"
 
 
 def _percent(share: float | None) -> str:

@@ -61,7 +61,6 @@ def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
         "l2_over_l1": report.l2_over_l1,
         "varies": test.varies,
         "seconds": progress.seconds,
-        "forecast": None,
     }
 
 

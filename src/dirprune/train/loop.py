@@ -45,7 +45,6 @@ from dirprune.train.session import (
     snapshot,
 )
 from dirprune.train.single_values import running_statistics_for_single_values
-from dirprune.train.steering import start_steering, steer
 from dirprune.train.stopping import StopSignals
 from dirprune.train.summary import (
     Summary,
@@ -132,8 +131,6 @@ def _start(
 ) -> Summary:
     """Start or resume a run, and undo the start if nothing comes of it."""
     progress = _resume(session, folder) if begun else Progress(session.zero_totals())
-    if progress.step == 0:
-        start_steering(session, progress)
     session.accelerator.wait_for_everyone()  # all have read before one writes
     main = session.accelerator.is_main_process
     if main and begun:
@@ -239,7 +236,6 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
     record = epoch_record(session, progress)
     if not record["varies"]:
         _diverge(session, progress, folder, "every image gets the same scores")
-    record |= {"forecast": steer(session, progress)}
     if record["validation_accuracy"] is not None:
         best = progress.best or {"validation_accuracy": -math.inf}
         if record["validation_accuracy"] > best["validation_accuracy"]:
@@ -276,8 +272,8 @@ def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: st
         kept = "the earlier run is kept"
     elif session.accelerator.is_main_process:
         _write_unfinished("diverged", progress, folder)
-    steered = session.config.target_sparsity or session.config.target_size
-    knobs = "lr or target, more epochs, a larger mu," if steered else "lr, c, mu or sparsity,"
+    planned = session.config.target_sparsity is not None
+    knobs = "lr or target_sparsity," if planned else "lr, c, mu or sparsity,"
     raise Diverged(
         f"diverged at step {progress.step}: {reason}; start again with a smaller {knobs} "
         f"or with warmup_epochs ({kept})"
@@ -336,7 +332,6 @@ def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:
         session.lrs,
         folder.read_metrics(),
         best=progress.best,
-        scales=progress.scales,
         peak_memory_mib=progress.peak_memory_mib,
         weights=folder.weights,
     )

@@ -1,14 +1,19 @@
 """Training methods by name: each is an optimizer, so that the loop knows none of them."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dirprune.adam_grda import AdamGRDA
 from dirprune.grda import GRDA
 from dirprune.groups import param_groups
+from dirprune.plan import SparsityPlan
+from dirprune.train.baselines.acdc import ACDC
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     Scores,
@@ -18,8 +23,14 @@ from dirprune.train.baselines.masked import (
     random_scores,
 )
 from dirprune.train.baselines.prox_sgd import ProxSGD
+from dirprune.train.baselines.rigl import RigL
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import MASKED
+
+PLANNED = ("grda", "grda_momentum", "adam_grda")
+"""Methods that take a target_sparsity."""
+MINIMUM = 2
+"""Nonzero weights that every tensor keeps under a plan."""
 
 Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
 
@@ -34,17 +45,58 @@ def _sgd_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Op
     )
 
 
+def _adamw(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
+    return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+
+
 def _grda(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    groups = param_groups(model, config.prune)
-    return GRDA(groups, config.lr, config.c, config.mu, weight_decay=config.weight_decay)
-
-
-def _grda_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
     return GRDA(
         param_groups(model, config.prune),
         config.lr,
         config.c,
         config.mu,
+        plan=target_plan(config, model, total_steps),
+        power=config.power,
+        weight_decay=config.weight_decay,
+        **_momentum(config),
+    )
+
+
+def _adam_grda(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
+    return AdamGRDA(
+        param_groups(model, config.prune),
+        config.lr,
+        c=config.c,
+        mu=config.mu,
+        plan=target_plan(config, model, total_steps),
+        power=config.power,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _hard(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
+    hard = replace(config, target_sparsity=config.mask_sparsity, power=math.inf)
+    return _grda(hard, model, total_steps)
+
+
+def _rigl(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
+    return RigL(
+        _prunable_groups(config, model),
+        config.lr,
+        round(config.mask_sparsity * trainable(model)),
+        total_steps,
+        seed=config.seed,
+        weight_decay=config.weight_decay,
+        **_momentum(config),
+    )
+
+
+def _acdc(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
+    return ACDC(
+        _prunable_groups(config, model),
+        config.lr,
+        round(config.mask_sparsity * trainable(model)),
+        total_steps,
         weight_decay=config.weight_decay,
         **_momentum(config),
     )
@@ -85,13 +137,66 @@ def _masked(
     total_steps: int,
     **momentum: Any,
 ) -> Optimizer:
+    zeros = plan(total_steps, config.mask_sparsity, trainable(model))
+    return MaskedSGD(
+        _prunable_groups(config, model),
+        config.lr,
+        zeros,
+        scores,
+        weight_decay=config.weight_decay,
+        **momentum,
+    )
+
+
+def _prunable_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
     groups = param_groups(model, config.prune)
     for group in groups:
         group["prunable"] = group.pop("c", None) is None  # c=0 marks what gRDA would leave dense
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    zeros = plan(total_steps, config.mask_sparsity, trained)
-    decay = config.weight_decay
-    return MaskedSGD(groups, config.lr, zeros, scores, weight_decay=decay, **momentum)
+    return groups
+
+
+def trainable(model: nn.Module) -> int:
+    """Count the trainable parameters, of which every sparsity here is a share."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> SparsityPlan | None:
+    r"""Plan the pruned parameters' sparsity so that that of all parameters is the target.
+
+    .. math:: s_{plan} = s \\, N_{trainable} / N_{pruned}
+
+    Args:
+        config: Its ``target_sparsity``, ``prune`` and plan options are read.
+        model: The network.
+        total_steps: Optimizer steps of the whole run.
+
+    Returns:
+        The plan, or None without a target.
+
+    Raises:
+        ValueError: If so many zeros do not fit into the parameters that may be pruned.
+    """
+    if config.target_sparsity is None:
+        return None
+    groups = [g for g in param_groups(model, config.prune) if g.get("c") != 0]
+    sizes = [p.numel() for group in groups for p in group["params"] if p.requires_grad]
+    total, pruned = trainable(model), sum(sizes)
+    zeros = round(config.target_sparsity * total)
+    most = pruned - sum(min(MINIMUM, size) for size in sizes)
+    if zeros > most:
+        advice = "" if config.prune == "all" else ", or prune all parameters (--prune all)"
+        raise ValueError(
+            f"target_sparsity {config.target_sparsity} means {zeros:,} zeros, but at most "
+            f"{most:,} of {total:,} trainable parameters can be zero: give at most "
+            f"{math.floor(1e4 * most / total) / 1e4}{advice}"
+        )
+    return SparsityPlan(
+        zeros / pruned,
+        total_steps,
+        begin=config.plan_begin,
+        end=config.plan_end,
+        minimum=MINIMUM,
+    )
 
 
 def _momentum(config: TrainConfig) -> dict[str, Any]:
@@ -101,26 +206,35 @@ def _momentum(config: TrainConfig) -> dict[str, Any]:
 METHODS: dict[str, Method] = {
     "sgd": _sgd,
     "sgd_momentum": _sgd_momentum,
+    "adamw": _adamw,
     "grda": _grda,
-    "grda_momentum": _grda_momentum,
+    "grda_momentum": _grda,
+    "adam_grda": _adam_grda,
     "prox_sgd": _prox_sgd,
     "rda": _rda,
     "gmp": _gmp,
     "gmp_momentum": _gmp_momentum,
+    "hard": _hard,
+    "rigl": _rigl,
+    "acdc": _acdc,
     "magnitude_finetune": _magnitude_finetune,
     "random": _random,
 }
 """How to make each method's optimizer, given the config, the model and the run's steps.
 
-- ``sgd``, ``sgd_momentum``: dense.
-- ``grda``, ``grda_momentum``: with ``c`` and ``mu``.
+- ``sgd``, ``sgd_momentum``, ``adamw``: dense.
+- ``grda``, ``grda_momentum``, ``adam_grda``: with ``c`` and ``mu``, or with ``target_sparsity``.
 - ``prox_sgd``: the l1 penalty's proximal operator after every step; ``c`` is its weight lambda.
 - ``rda``: l1-RDA (Xiao, 2010), which is gRDA with mu = 1: at a constant rate the threshold is
   c lr^1.5 n.
 - ``gmp``, ``gmp_momentum``: gradual magnitude pruning (Zhu & Gupta, 2017) to ``sparsity``.
-- ``magnitude_finetune``: the smallest weights go at four fifths of the run, the rest is
+- ``hard``: gRDA with a plan to ``sparsity`` and the hard threshold, known as dynamic pruning with
+  feedback (Lin et al., 2020).
+- ``rigl``: a sparse network from the start whose connections change (Evci et al., 2020).
+- ``acdc``: alternating compressed and dense phases (Peste et al., 2021).
+- ``magnitude_finetune``: the smallest weights are pruned at four fifths of the run, the others
   fine-tuned.
-- ``random``: the schedule of ``gmp``, but what goes is decided by the seed alone.
+- ``random``: the schedule of ``gmp``, but the seed alone decides which weights are pruned.
 
 Magnitudes and random scores are compared over all layers together. The parameters that may become
 zero are those that ``prune`` names, for every method; ``sparsity`` is a share of all trainable
@@ -144,27 +258,36 @@ def build_optimizer(config: TrainConfig, model: nn.Module, total_steps: int) -> 
     """
     if config.method not in METHODS:
         raise ValueError(f"unknown method {config.method!r}: there are {', '.join(METHODS)}")
-    _check_heard(config)
+    check_options_apply(config)
     return METHODS[config.method](config, model, total_steps)
 
 
-def _check_heard(config: TrainConfig) -> None:
-    """Refuse options that the method knows nothing of, instead of ignoring them."""
+def check_options_apply(config: TrainConfig) -> None:
+    """Refuse options that the method would ignore.
+
+    Raises:
+        ValueError: If there is one; the message says what to do.
+    """
     method = config.method
-    heavy, masked = method.endswith("_momentum"), method in MASKED
-    if heavy and not config.momentum:
+    named, optional = method.endswith("_momentum"), method in ("hard", "rigl", "acdc")
+    if named and not config.momentum:
         raise ValueError(f"{method} needs momentum above 0, such as 0.9")
-    if config.momentum and not heavy:
+    if config.momentum and not named and not optional:
         other = f"{method}_momentum"
-        hint = f"take method {other}, or " if other in METHODS else ""
+        hint = f"use method {other}, or " if other in METHODS else ""
         raise ValueError(f"{method} has no momentum, got {config.momentum}: {hint}leave it at 0")
-    if config.nesterov and not heavy:
-        raise ValueError(
-            f"{method} has no momentum, so nesterov means nothing to it: leave it out"
-        )
-    if config.sparsity is not None and not masked:
-        hint = "; target_sparsity finds c" if method.startswith("grda") else ""
+    if config.nesterov and not config.momentum:
+        raise ValueError(f"nesterov needs momentum, and {method} has none: leave it out")
+    if config.sparsity is not None and method not in MASKED:
+        hint = "; use target_sparsity" if method in PLANNED else ""
         raise ValueError(
             f"sparsity is for {', '.join(MASKED)}, and {method} would ignore it: leave it out"
             f"{hint}"
         )
+    for name in ("target_sparsity", "power"):
+        if getattr(config, name) is not None and method not in PLANNED:
+            hint = "; use sparsity" if method in MASKED and name == "target_sparsity" else ""
+            raise ValueError(
+                f"{name} is for {', '.join(PLANNED)}, and {method} would ignore it: leave it out"
+                f"{hint}"
+            )

@@ -4,11 +4,16 @@ REFERENCES = ("grda", "grda_momentum")
 """The first of these that is compared sets the sparsity of the others."""
 CALIBRATED = ("prox_sgd", "rda")
 """Methods whose ``c`` is searched for until they are as sparse."""
-MASKED = ("gmp", "gmp_momentum", "magnitude_finetune", "random")
-"""Methods that are told how sparse to become."""
+MASKED = ("gmp", "gmp_momentum", "hard", "rigl", "acdc", "magnitude_finetune", "random")
+"""Methods that are given the sparsity to end with."""
 DENSE = ("sgd", "sgd_momentum")
 """Methods whose finished networks ``magnitude`` prunes."""
-TRAINED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED)
+TRAINED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED, "adamw", "adam_grda")
 """Everything that ``train`` takes as its method."""
-COMPARED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED[:2], "magnitude", *MASKED[2:])
+COMPARED = (
+    *(*DENSE, *REFERENCES, *CALIBRATED),
+    *("gmp", "gmp_momentum", "magnitude", "magnitude_finetune", "random"),
+)
+"""What a comparison trains by default."""
+COMPARABLE = (*TRAINED, "magnitude")
 """Everything that can be compared."""

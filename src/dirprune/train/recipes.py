@@ -76,7 +76,7 @@ _SGD = {
 _DECISIVE = (
     *("model", "width", "epochs", "batch_size", "lr", "momentum", "weight_decay", "prune"),
     *("schedule", "lr_steps", "warmup_epochs", "validation", "augment", "refresh_batchnorm"),
-    *("target_sparsity", "target_size"),
+    *("target_sparsity", "power"),
 )
 
 

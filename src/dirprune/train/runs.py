@@ -254,7 +254,9 @@ def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in now | before
-        if before.get(name) != now.get(name) and name not in TECHNICAL
+        if before.get(name) != now.get(name)
+        and name not in TECHNICAL
+        and (name in now or before[name])  # options of an earlier version that were not used
     ]
     if differing:
         raise ValueError(

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
 from dirprune.models import build
 from dirprune.train.config import TrainConfig
-from dirprune.train.forecast import Magnitudes
 from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
@@ -111,8 +110,6 @@ class Progress:
         seconds: Training time of the epoch so far.
         best: Epoch, step and validation accuracy of the best epoch so far.
         peak_memory_mib: So far, over all starts of the run.
-        past: Where the accumulators stood at the start and after every epoch with a forecast.
-        scales: The step from which on each c holds, where a target sets it.
     """
 
     totals: Tensor
@@ -120,8 +117,6 @@ class Progress:
     seconds: float = 0.0
     best: dict[str, Any] | None = None
     peak_memory_mib: float = 0.0
-    past: list[Magnitudes] = field(default_factory=list)
-    scales: list[dict[str, Any]] = field(default_factory=list)
 
 
 def open_accelerator(config: TrainConfig) -> Any:
@@ -190,8 +185,6 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
     """
     optimizer, tensors = pack(session.optimizer.state_dict(), "optimizer")
     tensors |= {f"model.{name}": tensor for name, tensor in session.net.state_dict().items()}
-    past, quantiles = pack([asdict(moment) for moment in progress.past], "past")
-    tensors |= quantiles
     scaler = session.accelerator.scaler
     return tensors, {
         "config": asdict(session.config),
@@ -200,8 +193,6 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
         "seconds": progress.seconds,
         "best": progress.best,
         "peak_memory_mib": progress.peak_memory_mib,
-        "past": past,
-        "scales": progress.scales,
         "optimizer": optimizer,
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -225,6 +216,11 @@ def restore(
         ValueError: If the checkpoint is of another model or config.
     """
     check_same_config(meta["config"], session.config, origin)
+    if meta.get("scales"):
+        raise ValueError(
+            f"{origin} is of a run whose target dirprune 0.1 approached by changing c: resume it "
+            "with dirprune 0.1, or start again with --overwrite (overwrite=True)"
+        )
     prefix = "model."
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     load_weights(session.net, weights, origin)
@@ -245,8 +241,6 @@ def restore(
         meta["seconds"],
         meta["best"],
         meta["peak_memory_mib"],
-        [Magnitudes(**moment) for moment in unpack(meta["past"], tensors)],
-        meta["scales"],
     )
 
 

@@ -11,9 +11,10 @@ import zstandard
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dirprune.adam_grda import AdamGRDA
 from dirprune.grda import GRDA
 from dirprune.sparsity import SparsityReport, sparsity_report
-from dirprune.threshold import threshold_path
+from dirprune.threshold import effective_lr, threshold_path
 
 Summary = dict[str, Any]
 """What summary.json holds."""
@@ -45,7 +46,7 @@ def unfinished_summary(
         **{name: last.get(name) for name in _EPOCH_FIGURES},
         "seconds_per_epoch": statistics.median(e["seconds"] for e in epochs) if epochs else None,
         "best": dict(best) if best else None,
-        **dict.fromkeys((*later, "scales", "layers", "threshold_path", "histograms")),
+        **dict.fromkeys((*later, "layers", "threshold_path", "histograms")),
     }
 
 
@@ -58,7 +59,6 @@ def finished_summary(
     best: Mapping[str, Any] | None,
     peak_memory_mib: float,
     weights: Path,
-    scales: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
     """Figures of a run that has finished.
 
@@ -70,7 +70,6 @@ def finished_summary(
         best: The epoch of highest validation accuracy, or None.
         peak_memory_mib: Of the run.
         weights: The file of the final weights.
-        scales: ``step`` from which on each ``c`` holds, where a target sets it.
 
     Returns:
         Every key of summary.json. ``weights_zstd_bytes`` is the size at zstandard's level 9, which
@@ -85,8 +84,7 @@ def finished_summary(
         "weights_bytes": len(payload),
         "weights_zstd_bytes": len(zstandard.ZstdCompressor(level=9).compress(payload)),
         "layers": _layers(report),
-        "scales": [dict(scale) for scale in scales] or None,
-        "threshold_path": _threshold_path(optimizer, lrs, scales),
+        "threshold_path": _threshold_path(optimizer, lrs),
         "histograms": {
             "weights": histogram([p for p in model.parameters() if p.requires_grad]),
             "accumulators": histogram([s["v"] for s in optimizer.state.values() if "v" in s]),
@@ -121,8 +119,8 @@ def histogram(tensors: Sequence[Tensor], bins: int = 61) -> dict[str, list[float
 
 
 def largest_threshold(optimizer: Optimizer) -> float | None:
-    """Return gRDA's largest threshold so far, or None for an optimizer without thresholds."""
-    return max(optimizer.thresholds()) if isinstance(optimizer, GRDA) else None
+    """Return the largest threshold so far, or None for an optimizer without thresholds."""
+    return max(optimizer.thresholds()) if isinstance(optimizer, (GRDA, AdamGRDA)) else None
 
 
 def _layers(report: SparsityReport) -> list[dict[str, Any]]:
@@ -132,17 +130,14 @@ def _layers(report: SparsityReport) -> list[dict[str, Any]]:
 def _threshold_path(
     optimizer: Optimizer,
     lrs: Sequence[float],
-    scales: Sequence[Mapping[str, Any]],
     points: int = 200,
 ) -> dict[str, list[float]] | None:
-    if not isinstance(optimizer, GRDA):
+    """Return the threshold at up to ``points`` steps; None unless it follows the paper's law."""
+    laws = [group for group in optimizer.param_groups if group.get("plan") is None]
+    if not isinstance(optimizer, (GRDA, AdamGRDA)) or len(laws) < len(optimizer.param_groups):
         return None
     group = max(optimizer.param_groups, key=lambda g: float(g["c"]))
-    rates = [lr / (1 - group["momentum"]) for lr in lrs]
-    c = torch.full((len(lrs),), group["c"], dtype=torch.float64)
-    for scale in scales:
-        c[scale["step"] :] = scale["c"]
-    unit = threshold_path(1.0, group["mu"], rates)
-    path = (c * torch.diff(unit, prepend=torch.zeros(1, dtype=unit.dtype))).cumsum(0)
+    rates = [effective_lr(lr, group.get("momentum", 0.0)) for lr in lrs]
+    path = threshold_path(group["c"], group["mu"], rates)
     steps = torch.linspace(1, len(lrs), min(points, len(lrs))).round().long()
     return {"step": steps.tolist(), "g": path[steps - 1].tolist()}

@@ -40,7 +40,7 @@ class Epoch:
     l2: Number
     l2_over_l1: Number
     seconds: Number
-    forecast: Forecast | None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True)

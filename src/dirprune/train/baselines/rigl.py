@@ -1,0 +1,202 @@
+"""RigL: train a sparse network from the start, and move its connections."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD
+
+
+class RigL(SGD):
+    r"""SGD on a fixed number of weights per layer, whose places change every so many steps.
+
+    At a change, every layer drops the share
+
+    .. math:: \frac{\alpha}{2} \bigl(1 + \cos(\pi t / T_{end})\bigr)
+
+    of its weights, the smallest magnitudes, and grows as many where the gradient's magnitude is
+    largest among the places that were not active before the drop or were dropped in it. Grown
+    weights start at 0. As in the paper, a change replaces the step of the optimizer. All other
+    steps are those of SGD on the active weights.
+
+    Args:
+        params: Parameters, or param groups; groups with ``prunable=False`` and vectors are dense.
+        lr: Learning rate.
+        zeros: Inactive weights, distributed over the layers by :func:`erdos_renyi_kernel`.
+        total_steps: Optimizer steps T of the whole run; the places are fixed after
+            ``end`` T steps.
+        alpha: Share :math:`\alpha` of a layer's weights that the first change moves.
+        every: Steps between changes, fewer in short runs so that there are at least 20.
+        end: Share of the steps after which places no longer change.
+        seed: Decides the first places.
+        momentum: Heavy-ball factor in [0, 1).
+        nesterov: Nesterov's form of momentum.
+        weight_decay: Coefficient of an l2 penalty.
+
+    Raises:
+        ValueError: If there are fewer prunable weights than ``zeros``.
+
+    References:
+        Rigging the Lottery: Making All Tickets Winners (Evci et al., 2020), algorithm 1,
+        https://arxiv.org/abs/1911.11134
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.ones(4, 5))
+        >>> optimizer = RigL([w], lr=0.1, zeros=10, total_steps=100)
+        >>> int((w == 0).sum())
+        10
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        zeros: int,
+        total_steps: int,
+        *,
+        alpha: float = 0.3,
+        every: int = 100,
+        end: float = 0.75,
+        seed: int = 0,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        )
+        for group in self.param_groups:
+            group.setdefault("prunable", True)
+            group["step"] = 0
+        self._alpha, self._last = alpha, round(end * total_steps)
+        self._every = max(1, min(every, self._last // 20))
+        self._choose_places(zeros, seed)
+
+    @torch.no_grad()
+    def _choose_places(self, zeros: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        prunable = self._prunable()
+        numbers = erdos_renyi_kernel([tuple(p.shape) for p in prunable], zeros)
+        for p, active in zip(prunable, numbers, strict=True):
+            places = torch.randperm(p.numel(), generator=generator)[:active].to(p.device)
+            mask = torch.zeros(p.numel(), dtype=torch.bool, device=p.device)
+            mask[places] = True
+            self.state[p]["active"] = torch.empty_like(p, dtype=torch.bool).copy_(
+                mask.view(p.shape)
+            )
+            p.masked_fill_(~self.state[p]["active"], 0.0)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step, or change the places.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            group["step"] += 1
+        step = self.param_groups[0]["step"]
+        if step % self._every == 0 and step < self._last:
+            share = self._alpha / 2 * (1 + math.cos(math.pi * step / self._last))
+            for p in self._prunable():
+                if p.grad is not None:
+                    self._move(p, p.grad, share)
+        else:
+            super().step()
+        self._mask()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state bit for bit.
+
+        Args:
+            state_dict: From an optimizer with the same groups.
+        """
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "active" in state:
+                state["active"] = state["active"].bool()  # torch gives it the weights' dtype
+
+    def _move(self, p: Tensor, gradient: Tensor, share: float) -> None:
+        active: Tensor = self.state[p]["active"]
+        count = int(share * int(active.sum()))
+        if not count:
+            return
+        magnitudes = torch.where(active, p.abs(), math.inf).flatten()
+        kept = active.flatten().clone()
+        kept[magnitudes.topk(count, largest=False).indices] = False
+        gains = torch.where(kept, -1.0, gradient.abs().flatten())
+        grown = gains.topk(count).indices
+        fresh = torch.zeros_like(kept)
+        fresh[grown] = True
+        active.copy_((kept | fresh).view(p.shape))
+        p.masked_fill_(fresh.view(p.shape), 0.0)
+        if self.state[p].get("momentum_buffer") is not None:
+            self.state[p]["momentum_buffer"].masked_fill_(fresh.view(p.shape), 0.0)
+
+    def _mask(self) -> None:
+        for p, state in self.state.items():
+            if "active" in state:
+                p.masked_fill_(~state["active"], 0.0)
+                if state.get("momentum_buffer") is not None:
+                    state["momentum_buffer"].masked_fill_(~state["active"], 0.0)
+
+    def _prunable(self) -> list[Tensor]:
+        groups = [group["params"] for group in self.param_groups if group["prunable"]]
+        return [p for params in groups for p in params if p.requires_grad and p.dim() > 1]
+
+
+def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], zeros: int) -> list[int]:
+    r"""Distribute active weights over layers: small layers stay denser.
+
+    A layer's density is :math:`\epsilon \sum_i n_i / \prod_i n_i` over its dimensions, at most 1,
+    with one :math:`\epsilon` for all layers that gives the wanted number of zeros.
+
+    Args:
+        shapes: Of every layer's weight.
+        zeros: Inactive weights over all layers.
+
+    Returns:
+        Active weights of every layer; all together exactly what ``zeros`` leaves.
+
+    Raises:
+        ValueError: If there are not so many weights.
+
+    References:
+        Rigging the Lottery: Making All Tickets Winners (Evci et al., 2020), section 3,
+        https://arxiv.org/abs/1911.11134
+
+    Example:
+        >>> erdos_renyi_kernel([(10, 10), (100, 100)], 8000)
+        [100, 2000]
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    left = sum(sizes) - zeros
+    if left < 0:
+        raise ValueError(
+            f"sparsity asks for {zeros} zeros, but only {sum(sizes)} weights may be pruned: give "
+            "a smaller sparsity"
+        )
+    dense: set[int] = set()
+    while True:
+        sparse = [i for i in range(len(sizes)) if i not in dense]
+        remaining = left - sum(sizes[i] for i in dense)
+        scale = remaining / max(1, sum(sum(shapes[i]) for i in sparse))
+        full = {i for i in sparse if scale * sum(shapes[i]) >= sizes[i]}
+        if not full:
+            break
+        dense |= full
+    counts = [sizes[i] if i in dense else int(scale * sum(shapes[i])) for i in range(len(sizes))]
+    for i in sorted(sparse, key=lambda i: sizes[i] - counts[i], reverse=True):  # rounding
+        missing = left - sum(counts)
+        counts[i] += min(missing, sizes[i] - counts[i])
+    return counts
