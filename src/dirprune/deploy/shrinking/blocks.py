@@ -1,0 +1,95 @@
+"""Which channels of a network can be removed together."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from dirprune._support.wrappers import unwrap
+from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.example import ExampleInputs
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.graph.operators.layouts import varying
+from dirprune.deploy.shrinking.liveness import ALWAYS, Follows, Numbers, Rules
+
+Block = list[tuple[str, int, int]]
+"""Slices of parameters: the name in the state dict, the dimension, and the index along it."""
+
+
+def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Block]:
+    """List the channels that :func:`dirprune.deploy.shrink` can remove, with what belongs to each.
+
+    A block holds all that makes one channel: the row of the layer that computes it, its bias, the
+    scale and shift of its normalisation, and the same of every channel that a residual sum, a
+    product or a depthwise layer ties to it; of a grouped convolution, all channels of a group. If
+    all entries of a block are zero, the channel is zero everywhere and ``shrink`` removes it,
+    together with the weights that read it. The blocks do not overlap. Channels that are tied to
+    the network's input or output, or that are mixed by a softmax or layer norm, are in no block.
+    ``shrink`` keeps one channel of every layer.
+
+    Args:
+        model: As for :func:`dirprune.deploy.capture`; the values of its weights do not matter.
+        example_inputs: As for :func:`dirprune.deploy.capture`.
+
+    Returns:
+        The blocks, in the order in which the network computes them. Entry ``(name, dim, index)``
+        stands for ``model.get_parameter(name).select(dim, index)``.
+
+    Raises:
+        ValueError: If the model cannot be captured.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 5))
+        >>> blocks = channel_blocks(net, torch.ones(2, 3))
+        >>> len(blocks), blocks[0]
+        (2, [('0.weight', 0, 0), ('0.bias', 0, 0), ('1.weight', 0, 0), ('1.bias', 0, 0)])
+    """
+    model = unwrap(model)
+    graph = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
+    varies = [varying(len(shape) - 1) for shape in graph.shapes]
+    rules = Rules(graph, graph.tensors, varies)
+    labels = _tied(rules)
+    blocks: dict[int, dict[tuple[str, int, int], None]] = {}
+    for name, dim, numbers in _rows(graph, rules):
+        for index, label in enumerate(labels[numbers].tolist()):
+            if label != ALWAYS:
+                blocks.setdefault(label, {})[(name, dim, index)] = None
+    return [list(block) for block in blocks.values()]
+
+
+def _tied(rules: Rules) -> NDArray[np.int64]:
+    """For every number the smallest of those that stay or go with it."""
+    labels = np.arange(rules.count)
+    pairs = [
+        np.broadcast_arrays(rule.sources, rule.targets)
+        for rule in rules.rules
+        if isinstance(rule, Follows) and not rule.is_need
+    ]
+    for rule in rules.rules:
+        if isinstance(rule, Follows):
+            labels[rule.targets[rule.sources == ALWAYS]] = ALWAYS
+    before = None
+    while before is None or not np.array_equal(before, labels):
+        before = labels.copy()
+        for a, b in pairs:
+            least = np.minimum(labels[a], labels[b])
+            np.minimum.at(labels, a, least)
+            np.minimum.at(labels, b, least)
+        labels = labels[labels]
+    return labels
+
+
+def _rows(graph: Graph, rules: Rules) -> list[tuple[str, int, Numbers]]:
+    """Trained tensors whose slices make channels: name, dimension and the numbers along it."""
+    found = []
+    for number, node in enumerate(graph.nodes):
+        for role, axes in rules.tensors[number].items():
+            if role in ("weight", "bias") and axes and axes[0] is not None:
+                found.append((node.tensors[role], 0, axes[0]))
+        if node.op == "constant" and node.attrs.get("trained"):
+            layout = rules.layouts[number + 1]
+            for dim, size in enumerate(layout.shape):
+                if size > 1 and layout.size == size:
+                    found.append((node.tensors["value"], dim, layout.reshape(-1)))
+    return found
