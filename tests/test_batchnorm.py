@@ -44,15 +44,40 @@ def test_without_layers_no_batch_is_read_and_an_empty_stream_changes_nothing() -
     assert torch.equal(layer.running_mean, before)
 
 
-@pytest.mark.parametrize(
-    "batches", [[(torch.randn(8, 2), 0)], [torch.randn(8, 2), torch.randn(1, 2)]]
-)
+@pytest.mark.parametrize("batches", [[(torch.randn(8, 2), 0)], [torch.randn(8, 2), torch.ones(1)]])
 def test_after_a_failure_the_statistics_are_as_before(batches: list) -> None:
     layer = nn.BatchNorm1d(2)
     layer(torch.randn(8, 2) + 3)
     before = {k: b.clone() for k, b in layer.named_buffers()}
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError, IndexError)):
         refresh_batchnorm(layer, batches)
     assert all(torch.equal(before[k], b) for k, b in layer.named_buffers())
     assert layer.momentum == 0.1
     assert layer.training
+    assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_batch_of_one_sample_is_left_out_where_it_has_no_variance(
+    momentum: float | None,
+) -> None:
+    model = nn.Sequential(
+        *(nn.BatchNorm2d(3, momentum=momentum), nn.Conv2d(3, 4, 5)),
+        *(nn.BatchNorm2d(4, momentum=momentum), nn.Flatten()),
+    )
+    x = torch.randn(9, 3, 5, 5)
+    assert refresh_batchnorm(model, x.split(4)) == 2
+    first, second = model[0], model[2]
+    means = [part.mean(dim=(0, 2, 3)) for part in x.split(4)]  # 5 x 5 values: all three count
+    torch.testing.assert_close(first.running_mean, torch.stack(means).mean(0))
+    for part in x.split(4)[:2]:
+        first.training = True
+        first(part)
+    inner = nn.BatchNorm2d(3)  # the first layer's outputs, by the batch
+    hidden = [model[1](inner(part)) for part in x.split(4)[:2]]
+    expected = torch.stack([h.mean(dim=(0, 2, 3)) for h in hidden]).mean(0)
+    torch.testing.assert_close(second.running_mean, expected, rtol=1e-4, atol=1e-5)
+    assert int(second.num_batches_tracked) == 2
+    assert first.momentum == momentum
+    with pytest.raises(ValueError, match="BatchNorm2d finds a single value per channel in every"):
+        refresh_batchnorm(model, x.split(1))

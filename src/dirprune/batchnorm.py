@@ -12,12 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     r"""Re-estimate every BatchNorm's running statistics on the given inputs, in place.
 
-    The mean over K batches of the batch statistics, each batch with equal weight:
+    The mean over K batches of the batch statistics, each batch with equal weight, in one pass:
 
     .. math:: \hat m = \frac1K \sum_k m_k, \qquad \hat s^2 = \frac1K \sum_k s_k^2
 
-    Only BatchNorm layers see training mode; dropout stays off. Momentum and the mode of every
-    module are restored. Layers without running statistics are left alone.
+    Only BatchNorm layers are in training mode; dropout stays off. Momentum and the mode of every
+    module are restored. Layers without running statistics are not changed.
+
+    A single value per channel, such as the last batch of one sample gives, has no variance. A
+    layer leaves such a batch out, and normalises it by the statistics of the batches before.
 
     Args:
         model: Any module.
@@ -29,7 +32,8 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         is read).
 
     Raises:
-        ValueError: If there are layers to refresh and ``batches`` is empty.
+        ValueError: If there are layers to refresh and ``batches`` is empty, or has a single value
+            per channel in every batch.
         TypeError: If a batch is not a tensor. After any exception the statistics are as before.
 
     References:
@@ -58,6 +62,14 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # torch's word for a cumulative mean
+    skipping: set[_BatchNorm] = set()
+
+    def skip_single_value(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer.training = inputs[0].numel() > inputs[0].shape[1]
+        if not layer.training and isinstance(layer, _BatchNorm):
+            skipping.add(layer)
+
+    hooks = [layer.register_forward_pre_hook(skip_single_value) for layer in layers]
     try:
         for batch in chain([first], stream):
             if not isinstance(batch, Tensor):
@@ -66,11 +78,19 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
                     f"{type(batch).__name__}; give (x for x, y in loader)"
                 )
             model(batch)
+        for layer in skipping:
+            if layer.num_batches_tracked is not None and not int(layer.num_batches_tracked):
+                raise ValueError(
+                    f"a {type(layer).__name__} finds a single value per channel in every batch, "
+                    "which has no variance: give batches of two samples or more"
+                )
     except BaseException:
         for layer, before in zip(layers, statistics):
             layer.load_state_dict(before, strict=False)
         raise
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
         for module, mode in modes:

@@ -1,15 +1,15 @@
 r"""Directional pruning itself: Definition 1.1 of Chao et al. (2020) in closed form.
 
 A solution :math:`w` of SGD lies in a valley of the loss whose floor is flat in most directions.
-:math:`P_0` projects on these. Directional pruning asks how far every weight may go towards zero
-before the way leaves the floor, and prunes as far as that:
+:math:`P_0` projects on these. Directional pruning shrinks each weight as far as
+the step stays on the floor:
 
 .. math::
     s_j = \operatorname{sign}(w_j)\,(P_0 \operatorname{sign}(w))_j, \qquad
     \hat w(\lambda) \in \arg\min_x \tfrac12 \lVert w - x \rVert_2^2
         + \lambda \textstyle\sum_j s_j \lvert x_j \rvert
 
-Where :math:`s_j < 0` the weight grows, which makes up for what the others do to the loss.
+Where :math:`s_j < 0` the weight grows, which compensates for the change of the others.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Flat = Callable[[Tensor], Tensor]
 
 
 class FlatProjector:
-    r"""The projector on all directions but some, of which an orthonormal basis is known.
+    r"""The projector on the complement of some directions with a known orthonormal basis.
 
     .. math:: P_0 x = x - Q^\top Q x
 
@@ -68,7 +68,8 @@ class FlatProjector:
             values: Eigenvalues :math:`\theta`, with shape (k,).
             vectors: Their eigenvectors as rows, with shape (k, d).
             threshold: Directions with :math:`|\theta|` above it are sharp, or
-            rank: so many of largest :math:`|\theta|` are. Exactly one of the two.
+            rank: The number of sharp directions, those of largest :math:`|\theta|`. Give exactly
+                one of the two.
 
         Raises:
             ValueError: If both or neither are given, or shapes and rank do not fit.
@@ -89,7 +90,9 @@ class FlatProjector:
             raise ValueError("give either threshold or rank: they are two ways to choose")
         order = values.abs().argsort(descending=True)
         if not 0 <= rank <= len(values):
-            raise ValueError(f"rank must be 0 to {len(values)}, of so many there are, got {rank}")
+            raise ValueError(
+                f"rank must lie in 0 to {len(values)}, the number of eigenpairs, got {rank}"
+            )
         return cls(vectors[order[:rank]])
 
     @classmethod
@@ -206,7 +209,7 @@ def directional_prune(w: Tensor, lam: float, flat: Flat) -> Tensor:
 
 
 class DirectionalPath:
-    r"""Directional pruning for every :math:`\lambda` at once.
+    r"""Directional pruning as a function of :math:`\lambda`.
 
     Every weight moves on a straight line until it reaches zero, at its breakpoint
 

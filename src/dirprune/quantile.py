@@ -50,6 +50,31 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
 
 
+def mark_smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
+    """Mark the smallest entries of many tensors together; of equals, the first.
+
+    Args:
+        scores: Any shapes, one dtype and device, no NaN.
+        number: How many entries, between 0 and all.
+
+    Returns:
+        Booleans of the same shapes, exactly ``number`` of them true.
+
+    Example:
+        >>> mark_smallest([torch.tensor([3.0, 1.0]), torch.tensor([[1.0], [1.0]])], 2)
+        [tensor([False,  True]), tensor([[ True], [False]])]
+    """
+    flat = torch.cat([score.reshape(-1) for score in scores])
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    if number:
+        largest = flat.kthvalue(number).values
+        chosen = flat < largest
+        equals = (flat == largest).nonzero().squeeze(1)
+        chosen[equals[: number - int(chosen.sum())]] = True
+    parts = torch.split(chosen, [score.numel() for score in scores])
+    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
 def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
     """Count the next digit of entries with leading bits ``found``; the others in a last bin."""
     counts = torch.zeros(BINS + 1, dtype=torch.int64, device=found.device)

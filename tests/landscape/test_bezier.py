@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from dirprune.landscape import Curve, Layout, Objective, Point, fit_bezier, path, straight_line
+from dirprune.landscape import (
+    Curve,
+    Objective,
+    ParameterLayout,
+    Point,
+    fit_bezier,
+    path,
+    straight_line,
+)
 from dirprune.landscape.connectivity.bezier import bend_gradient
 from dirprune.landscape.connectivity.curve import bernstein
 
@@ -31,7 +39,7 @@ def loader(count: int = 40) -> DataLoader[tuple[Tensor, ...]]:
 @pytest.mark.parametrize("t", [0.0, 0.31, 0.5, 1.0])
 def test_the_gradient_is_that_through_the_curve(bends: int, t: float) -> None:
     model = network().double()
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     a, b = (layout.point(network().state_dict()) for _ in range(2))
     control = torch.randn(bends, layout.size, dtype=torch.float64, requires_grad=True)
     batch = torch.randn(9, 4, dtype=torch.float64), torch.randint(3, (9,))
@@ -64,7 +72,7 @@ class Ring(nn.Module):
 def test_two_ends_of_a_ring_are_joined_along_it() -> None:
     ends = [{"w": torch.tensor([x, 0.2])} for x in (-(0.96**0.5), 0.96**0.5)]
     data: Pairs = [(torch.zeros(1, 1), torch.zeros(1))] * 100
-    layout = Layout(Ring())
+    layout = ParameterLayout(Ring())
     line = straight_line(*(layout.point(end) for end in ends))
     for bends in (1, 2):
         fit = fit_bezier(ends[0], ends[1], Ring(), F.mse_loss, data, epochs=6, lr=0.2, bends=bends)
@@ -172,7 +180,7 @@ def test_model_ends_and_random_numbers_stay_as_they_were() -> None:
     for state, kept in zip((a, b, model.state_dict()), before):
         assert all(torch.equal(state[n], t) for n, t in kept.items())
     assert not fit.curve.bends.requires_grad
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     middle = layout.state(Point(fit.curve.at(0.5), fit.curve.a.rest))
     network().load_state_dict(middle)
     assert Objective(model, F.cross_entropy, (torch.randn(5, 4), torch.zeros(5).long()))

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.sparse.linalg
@@ -10,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dirprune.landscape import Eigenpairs, LanczosProgress, MatrixOperator, top_eigenpairs
+from dirprune._support.checkpoint import load_checkpoint, save_checkpoint
+from dirprune.landscape import (
+    Eigenpairs,
+    Hessian,
+    LanczosProgress,
+    MatrixOperator,
+    top_eigenpairs,
+)
 from dirprune.landscape.curvature.krylov import Krylov
 
 
@@ -206,6 +214,62 @@ def test_a_state_of_another_search_is_refused(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ValueError, match="is cut off"):
         top_eigenpairs(MatrixOperator(matrix), 3, state=state)
+
+
+def test_a_state_names_its_operator(tmp_path: Path) -> None:
+    x, y = torch.randn(30, 4), torch.randint(3, (30,))
+    model = torch.nn.Linear(4, 3)
+    state = tmp_path / "search.safetensors"
+
+    def interrupt(progress: LanczosProgress) -> None:
+        if progress.products == 4:
+            raise Interrupted
+
+    def search(model: torch.nn.Module, y: Tensor, **options: Any) -> Any:
+        hessian = Hessian(model, torch.nn.functional.cross_entropy, (x, y))
+        return top_eigenpairs(hessian, 2, basis=6, state=state, **options)
+
+    with pytest.raises(Interrupted):
+        search(model, y, progress=interrupt)
+    changed = torch.nn.Linear(4, 3)
+    changed.load_state_dict({n: t + 1e-6 for n, t in model.state_dict().items()})
+    for other in (lambda: search(changed, y), lambda: search(model, (y + 1) % 3)):
+        with pytest.raises(ValueError, match="another matrix \\(other weights, data or loss"):
+            other()
+    assert search(model, y).converged
+
+    # A matrix without a name is told by one product, and so is a state of version 0.1.
+    matrix = matrix_with(network_like(60))
+
+    class Function:
+        dimension, dtype, device = 60, matrix.dtype, matrix.device
+
+        def __init__(self, matrix: Tensor, stop: int = -1) -> None:
+            self.counting = Counting(matrix, stop)
+
+        def __call__(self, v: Tensor) -> Tensor:
+            return self.counting(v)
+
+    with pytest.raises(Interrupted):
+        top_eigenpairs(Function(matrix, 9), 3, basis=12, state=state)
+    with pytest.raises(ValueError, match="another matrix, whose product differs"):
+        top_eigenpairs(Function(matrix.roll((1, 1), (0, 1))), 3, basis=12, state=state)
+    whole = top_eigenpairs(MatrixOperator(matrix), 3, basis=12)
+    resumed = top_eigenpairs(Function(matrix), 3, basis=12, state=state)
+    assert torch.equal(resumed.values, whole.values)
+
+    with pytest.raises(Interrupted):
+        top_eigenpairs(Counting(matrix, 9), 3, basis=12, state=state)
+    tensors, meta = load_checkpoint(state)
+    old = {name: meta[name] for name in ("identity", "numbers")}
+    save_checkpoint(state, tensors, old)
+    with pytest.raises(ValueError, match="another matrix, whose product differs"):
+        top_eigenpairs(MatrixOperator(2 * matrix), 3, basis=12, state=state)
+    resumed = top_eigenpairs(MatrixOperator(matrix), 3, basis=12, state=state)
+    assert torch.equal(resumed.values, whole.values)
+    save_checkpoint(state, tensors, old | {"version": 9})
+    with pytest.raises(ValueError, match="version 9 of a search's state, this dirprune reads up"):
+        top_eigenpairs(MatrixOperator(matrix), 3, basis=12, state=state)
 
 
 def test_progress_begins_with_the_memory() -> None:

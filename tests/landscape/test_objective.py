@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from dirprune.landscape import FrozenData, Layout, Objective
+from dirprune.landscape import FrozenData, Objective, ParameterLayout
 
 
 def network() -> nn.Module:
@@ -23,7 +23,7 @@ def examples(count: int = 23) -> tuple[Tensor, Tensor]:
 
 def test_a_point_is_the_vector_of_the_parameters() -> None:
     model = network()
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     point = layout.point(model.state_dict())
     assert torch.equal(point.w, parameters_to_vector(model.parameters()))
     assert point.rest.keys() == {f"1.{n}" for n, _ in model[1].named_buffers()}
@@ -45,7 +45,7 @@ def test_frozen_and_shared_parameters() -> None:
             return self.c(self.b(self.a(x)))
 
     model = Shared()
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     point = layout.point(model.state_dict())
     assert layout.size == 9 + 3 + 3
     assert point.rest.keys() == {"c.weight", "c.bias"}
@@ -57,7 +57,7 @@ def test_frozen_and_shared_parameters() -> None:
 
 def test_points_that_do_not_fit_are_told() -> None:
     model = network()
-    layout, state = Layout(model), model.state_dict()
+    layout, state = ParameterLayout(model), model.state_dict()
     with pytest.raises(ValueError, match=r"SGD is of another model: 4\.bias has shape none"):
         layout.point({n: t for n, t in state.items() if n != "4.bias"}, "SGD")
     with pytest.raises(ValueError, match=r"extra has shape \(1,\), the model's none"):
@@ -72,7 +72,7 @@ def test_points_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match="x and y are the same point"):
         layout.check_distinct({"x": point, "y": layout.point(state)})
     with pytest.raises(ValueError, match="no trainable parameter"):
-        Layout(nn.ReLU())
+        ParameterLayout(nn.ReLU())
     with pytest.raises(ValueError, match="63 trainable weights"):
         layout.tensors(torch.zeros(5))
 
@@ -145,7 +145,7 @@ def test_data_that_is_no_frozen_data_is_told() -> None:
         FrozenData([])
     with pytest.raises(ValueError, match="the data is empty"):
         FrozenData((x[:0], y[:0]))
-    with pytest.raises(TypeError, match="generator cannot be read again"):
+    with pytest.raises(TypeError, match="a generator can be read only once"):
         FrozenData(batch for batch in [(x, y)])
     with pytest.raises(TypeError, match="pair"):
         FrozenData([x, x, x])

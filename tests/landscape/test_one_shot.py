@@ -11,7 +11,7 @@ from torch import Tensor
 from dirprune import soft_threshold
 from dirprune.landscape import (
     Objective,
-    Shot,
+    PrunedWeights,
     magnitude_prune,
     obd_prune,
     prune_once,
@@ -37,7 +37,9 @@ class LeastSquares:
         self.values, self.vectors = values.flip(0)[:ROWS], columns.mT.flip(0)[:ROWS]
         self.diagonal = hessian.diag()
 
-    def shots(self, sparsity: float, ranks: tuple[int, ...] = (0, 3, ROWS)) -> dict[str, Shot]:
+    def shots(
+        self, sparsity: float, ranks: tuple[int, ...] = (0, 3, ROWS)
+    ) -> dict[str, PrunedWeights]:
         given = self.w, sparsity, self.values, self.vectors, self.diagonal, ranks
         return {f"{shot.rule} {shot.rank}": shot for shot in prune_once(*given)}
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dirprune import refresh_batchnorm
-from dirprune.landscape import Layout, PathFigures, Point, path, straight_line
-from dirprune.landscape.connectivity.paths import Profile
+from dirprune.landscape import ParameterLayout, PathFigures, Point, path, straight_line
+from dirprune.landscape.connectivity.paths import CurveProfile
 
 DATA = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(3, (50,), generator=torch.Generator().manual_seed(2))
@@ -33,13 +33,13 @@ def trained(seed: int) -> tuple[nn.Module, Point]:
     model = network()
     for _ in range(3):
         model(torch.randn(20, 4) + seed)
-    return model, Layout(model).point(model.state_dict())
+    return model, ParameterLayout(model).point(model.state_dict())
 
 
 def test_a_quadratic_along_a_line() -> None:
     model = nn.Linear(3, 1).double()
     x, y = torch.randn(17, 3, dtype=torch.float64), torch.randn(17, 1, dtype=torch.float64)
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     a, b = torch.randn(2, 4, dtype=torch.float64).unbind()
     ends = [Point(w, {}) for w in (a, b)]
     found = path(straight_line(*ends), model, F.mse_loss, {"train": (x, y)}, points=11)
@@ -55,14 +55,14 @@ def test_a_quadratic_along_a_line() -> None:
 
 
 def test_profiles() -> None:
-    hill = Profile([1.0, 5.0, 2.0, 3.0])
+    hill = CurveProfile([1.0, 5.0, 2.0, 3.0])
     assert hill.largest == (1 / 3, 5.0)
     assert hill.barrier == pytest.approx(5 - (1 + 2 / 3))
     assert hill.rise == 2
     assert hill.mean == pytest.approx((0.5 + 5 + 2 + 1.5) / 3)
-    valley = Profile([1.0, 0.0, 3.0])
+    valley = CurveProfile([1.0, 0.0, 3.0])
     assert (valley.barrier, valley.rise) == (0.0, 0.0)
-    broken = Profile([1.0, math.nan, 2.0, math.inf, 0.0])
+    broken = CurveProfile([1.0, math.nan, 2.0, math.inf, 0.0])
     assert broken.largest == (0.25, math.inf)
     assert (broken.barrier, broken.rise, broken.mean) == (math.inf, math.inf, math.inf)
 
@@ -73,7 +73,7 @@ def test_the_rule_for_batchnorm(policy: str) -> None:
     batches = list(zip(DATA.split(25), LABELS.split(25)))
     line = straight_line(a, b)
     found = path(line, model, F.cross_entropy, {"train": batches}, points=5, policy=policy)
-    layout = Layout(model)
+    layout = ParameterLayout(model)
 
     def expected(t: float) -> float:
         twin = network()
@@ -102,7 +102,7 @@ def test_the_rule_for_batchnorm(policy: str) -> None:
 def test_statistics_that_are_fresh_do_not_shift() -> None:
     model, _ = trained(1)
     refresh_batchnorm(model, [DATA])
-    a, (_, b) = Layout(model).point(model.state_dict()), trained(2)
+    a, (_, b) = ParameterLayout(model).point(model.state_dict()), trained(2)
     found = path(straight_line(a, b), model, F.cross_entropy, {"d": (DATA, LABELS)}, points=3)
     assert found.shifts[0] == {"running_mean": 0.0, "running_var": 0.0}
     assert found.stored[0]["d"].loss == found.loss["d"].values[0]

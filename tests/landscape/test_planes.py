@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from dirprune import DirectionalPath, FlatProjector, refresh_batchnorm
 from dirprune.landscape import (
     Frame,
-    Layout,
+    ParameterLayout,
     PlaneFigures,
     Point,
     filter_normalised,
+    fit_bezier,
     plane,
     plane_along,
 )
@@ -70,7 +71,7 @@ def test_a_quadratic_on_a_plane() -> None:
 def test_coordinates_are_distances() -> None:
     _, states = networks(3)
     found = plane(*states, network(), F.cross_entropy, DATA, points=3, margin=0.5)  # type: ignore[call-arg]
-    layout = Layout(network())
+    layout = ParameterLayout(network())
     a, b, c = (layout.point(s).w.double() for s in states)
     (ax, ay, _), (bx, by, _), (cx, cy, _) = found.known
     assert (ax, ay) == (0, 0)
@@ -115,7 +116,7 @@ def test_directional_pruning_is_a_line_until_something_is_zero() -> None:
 def test_the_rule_for_batchnorm(policy: str) -> None:
     model, states = networks(3)
     found = plane(*states, model, F.cross_entropy, DATA, points=2, margin=0.0, policy=policy)  # type: ignore[call-arg]
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     points = [layout.point(s) for s in states]
     inside = [(found.x[0], found.y[0], 0), (found.x[1], found.y[0], 1)]
     if found.known[2].x <= 0:
@@ -168,7 +169,7 @@ def test_broken_off_and_continued(tmp_path: Path) -> None:
 
 def test_along_two_directions() -> None:
     model, (state,) = networks(1)
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     w = layout.point(state).w
     u, v = (filter_normalised(layout, w, seed) for seed in (1, 2))
     found = plane_along(state, u, v, model, F.cross_entropy, DATA, points=3, span=0.5)
@@ -184,7 +185,7 @@ def test_along_two_directions() -> None:
 
 def test_filter_normalised_directions() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     w = layout.point(model.state_dict()).w
     cut = layout.tensors(filter_normalised(layout, w, 1))
     norms = cut["0.weight"].flatten(1).norm(dim=1)
@@ -205,9 +206,34 @@ def test_what_spans_no_plane_is_told() -> None:
     for options in ({"points": 1}, {"margin": -0.1}):
         with pytest.raises(ValueError, match="at least"):
             plane(a, b, c, model, F.cross_entropy, DATA, **options)
-    u = torch.randn(Layout(model).size)
+    u = torch.randn(ParameterLayout(model).size)
     for v, told in ((2 * u, "parallel"), (0 * u, "is zero"), (u[:5], r"shape \(5,\)")):
         with pytest.raises(ValueError, match=told):
             plane_along(a, u, v, model, F.cross_entropy, DATA)
     with pytest.raises(ValueError, match="span must be positive"):
         plane_along(a, u, u.flip(0), model, F.cross_entropy, DATA, span=0)
+
+
+def test_a_last_batch_of_one_sample_meets_batchnorm() -> None:
+    torch.manual_seed(1)
+    build = lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))  # noqa: E731
+    states = [build().state_dict() for _ in range(3)]
+    x, y = torch.randn(9, 4), torch.randint(3, (9,))
+    data = list(zip(x.split(4), y.split(4)))
+    found = plane(*states, build(), nn.functional.cross_entropy, {"train": data}, points=2)
+    model = build()
+    model.load_state_dict(states[0])
+    # The statistics are those of the batches that have a variance.
+    hidden = [model[0](part).detach() for part in x.split(4)[:2]]
+    model[1].running_mean.copy_(torch.stack([h.mean(0) for h in hidden]).mean(0))
+    model[1].running_var.copy_(torch.stack([h.var(0) for h in hidden]).mean(0))
+    expected = nn.functional.cross_entropy(model.eval()(x), y).item()
+    assert found.measured[0]["train"].loss == pytest.approx(expected, rel=1e-5)
+    fit = fit_bezier(
+        *(states[0], states[1], build(), nn.functional.cross_entropy, data), epochs=2, lr=0.1
+    )
+    shorter = fit_bezier(
+        *(states[0], states[1], build(), nn.functional.cross_entropy, data[:2]), epochs=2, lr=0.1
+    )
+    assert all(0 < loss < 3 for loss in fit.losses)
+    assert fit.losses[0] == pytest.approx(shorter.losses[0], rel=0.2)  # other places of the curve

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from dirprune import cli
 from dirprune._support.lock import locked
 from dirprune.data import load
-from dirprune.landscape import Layout
+from dirprune.landscape import ParameterLayout
 from dirprune.models import build
 from dirprune.survey.config import parse_duration
 from dirprune.survey.data import MEMORY_SHARE, frozen_data
@@ -114,7 +114,9 @@ def test_the_projection_is_that_of_the_weights(figures: dict[str, Any], runs: li
     sgd, order = (load_file(Path(runs[k]) / "model.safetensors") for k in (0, 2))
     vectors = load_file(figures["out"] / "eigenvectors.safetensors")["vectors"]
     trainable = [name for name in sgd if "running" not in name and "num_batches" not in name]
-    layout = Layout(open_subject([Path(r) for r in runs], SurveyConfig(trust_model=True)).model)
+    layout = ParameterLayout(
+        open_subject([Path(r) for r in runs], SurveyConfig(trust_model=True)).model
+    )
     assert set(trainable) == set(layout.shapes)
     way = layout.point(order).w - layout.point(sgd).w
     expected = float((vectors @ way).norm() / way.norm())

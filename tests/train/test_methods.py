@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
+from dirprune.quantile import mark_smallest
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     cubic_sparsity,
@@ -22,7 +23,6 @@ from dirprune.train.baselines.masked import (
     magnitudes,
     one_shot_plan,
     random_scores,
-    smallest,
 )
 from dirprune.train.baselines.prox_sgd import ProxSGD
 from dirprune.train.config import TrainConfig
@@ -243,9 +243,9 @@ def test_random_knows_nothing_of_weights() -> None:
     shapes = [(40, 50), (50,), (50, 10)]
     one = [torch.randn(shape) for shape in shapes]
     other = [torch.randn(shape) * 100 for shape in shapes]
-    masks = smallest(random_scores(1)(one), 1000)
-    assert all(map(torch.equal, masks, smallest(random_scores(1)(other), 1000)))
-    assert not all(map(torch.equal, masks, smallest(random_scores(2)(one), 1000)))
+    masks = mark_smallest(random_scores(1)(one), 1000)
+    assert all(map(torch.equal, masks, mark_smallest(random_scores(1)(other), 1000)))
+    assert not all(map(torch.equal, masks, mark_smallest(random_scores(2)(one), 1000)))
     # Nor are they the numbers that the initial weights were drawn from.
     generator = torch.Generator().manual_seed(1)
     assert not torch.equal(random_scores(1)(one)[0], torch.rand(shapes[0], generator=generator))
@@ -258,7 +258,7 @@ def test_random_knows_nothing_of_weights() -> None:
 def test_smallest_is_exact_whatever_the_ties(number: int) -> None:
     scores = [torch.tensor([[0.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), torch.tensor([1.0, 0.0, 3.0] * 2)]
     flat_scores = torch.cat([s.flatten() for s in scores])
-    chosen = torch.cat([m.flatten() for m in smallest(scores, number)])
+    chosen = torch.cat([m.flatten() for m in mark_smallest(scores, number)])
     order = sorted(range(12), key=lambda i: (float(flat_scores[i]), i))
     assert chosen.nonzero().flatten().tolist() == sorted(order[:number])
 

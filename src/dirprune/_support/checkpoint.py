@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dirprune._support.hashing import hash_tensor
 from dirprune._support.tensors import utf8_path, write_tensors
 
 _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         OSError: If the disk is full or not writable; the message names the file.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "step-1.safetensors"
         >>> save_checkpoint(path, {"w": torch.ones(2)}, {"step": 1})
         >>> load_checkpoint(path)
@@ -105,6 +105,7 @@ def pack(value: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
         TypeError: If a leaf is something else.
 
     Example:
+        >>> import torch
         >>> pack({"state": {0: {"n": 3, "v": torch.ones(1)}}}, "optimizer")[1]
         {'optimizer.state.0.v': tensor([1.])}
     """
@@ -180,7 +181,6 @@ def remove_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{name} ".encode())
+        hash_tensor(digest, tensors[name])
     return digest.hexdigest()

@@ -27,29 +27,29 @@ if TYPE_CHECKING:
         gauss_newton_diagonal as gauss_newton_diagonal,
     )
     from dirprune.landscape.curvature.diagonal import hessian_diagonal as hessian_diagonal
-    from dirprune.landscape.curvature.hessian import Check as Check
     from dirprune.landscape.curvature.hessian import GaussNewton as GaussNewton
     from dirprune.landscape.curvature.hessian import Hessian as Hessian
+    from dirprune.landscape.curvature.krylov import LinearOperator as LinearOperator
     from dirprune.landscape.curvature.krylov import MatrixOperator as MatrixOperator
-    from dirprune.landscape.curvature.krylov import Operator as Operator
-    from dirprune.landscape.curvature.lanczos import Eigenpairs as Eigenpairs
-    from dirprune.landscape.curvature.lanczos import LanczosProgress as LanczosProgress
     from dirprune.landscape.curvature.lanczos import top_eigenpairs as top_eigenpairs
+    from dirprune.landscape.curvature.search import Eigenpairs as Eigenpairs
+    from dirprune.landscape.curvature.search import LanczosProgress as LanczosProgress
+    from dirprune.landscape.curvature.selection import Check as Check
     from dirprune.landscape.objectives.data import FrozenData as FrozenData
     from dirprune.landscape.objectives.frame import Frame as Frame
     from dirprune.landscape.objectives.frame import filter_normalised as filter_normalised
     from dirprune.landscape.objectives.objective import Measured as Measured
     from dirprune.landscape.objectives.objective import Objective as Objective
-    from dirprune.landscape.objectives.points import Layout as Layout
+    from dirprune.landscape.objectives.points import ParameterLayout as ParameterLayout
     from dirprune.landscape.objectives.points import Point as Point
-    from dirprune.landscape.one_shot import Shot as Shot
+    from dirprune.landscape.one_shot import PrunedWeights as PrunedWeights
     from dirprune.landscape.one_shot import magnitude_prune as magnitude_prune
     from dirprune.landscape.one_shot import obd_prune as obd_prune
     from dirprune.landscape.one_shot import prune_once as prune_once
 
 _HOME = {
     # what a landscape is of
-    "Layout": "dirprune.landscape.objectives.points",
+    "ParameterLayout": "dirprune.landscape.objectives.points",
     "Point": "dirprune.landscape.objectives.points",
     "FrozenData": "dirprune.landscape.objectives.data",
     "Objective": "dirprune.landscape.objectives.objective",
@@ -64,12 +64,12 @@ _HOME = {
     # curvature
     "Hessian": "dirprune.landscape.curvature.hessian",
     "GaussNewton": "dirprune.landscape.curvature.hessian",
-    "Check": "dirprune.landscape.curvature.hessian",
-    "Operator": "dirprune.landscape.curvature.krylov",
+    "Check": "dirprune.landscape.curvature.selection",
+    "LinearOperator": "dirprune.landscape.curvature.krylov",
     "MatrixOperator": "dirprune.landscape.curvature.krylov",
     "top_eigenpairs": "dirprune.landscape.curvature.lanczos",
-    "Eigenpairs": "dirprune.landscape.curvature.lanczos",
-    "LanczosProgress": "dirprune.landscape.curvature.lanczos",
+    "Eigenpairs": "dirprune.landscape.curvature.search",
+    "LanczosProgress": "dirprune.landscape.curvature.search",
     "spectral_density": "dirprune.landscape.curvature.density",
     "SpectralDensity": "dirprune.landscape.curvature.density",
     "directional_density": "dirprune.landscape.curvature.density",
@@ -82,9 +82,9 @@ _HOME = {
     "PlaneFigures": "dirprune.landscape.connectivity.planes",
     "plane": "dirprune.landscape.connectivity.planes",
     "plane_along": "dirprune.landscape.connectivity.planes",
-    # pruning at once what was trained densely
+    # one-shot pruning of a dense network
     "prune_once": "dirprune.landscape.one_shot",
-    "Shot": "dirprune.landscape.one_shot",
+    "PrunedWeights": "dirprune.landscape.one_shot",
     "magnitude_prune": "dirprune.landscape.one_shot",
     "obd_prune": "dirprune.landscape.one_shot",
     "hessian_diagonal": "dirprune.landscape.curvature.diagonal",

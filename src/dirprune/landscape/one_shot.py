@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from dirprune.directional import DirectionalPath, Flat, FlatProjector
+from dirprune.quantile import mark_smallest
 
 
 @dataclass(frozen=True)
-class Shot:
-    r"""What one rule makes of the weights of a trained network.
+class PrunedWeights:
+    r"""Weights of a trained network, pruned by one rule.
 
     Attributes:
         rule: ``magnitude``; ``soft_threshold``, which takes the same from all others; ``obd``,
@@ -58,7 +59,7 @@ def prune_once(
     vectors: Tensor,
     diagonal: Tensor,
     ranks: Iterable[int],
-) -> list[Shot]:
+) -> list[PrunedWeights]:
     r"""Prune weights by every rule to one sparsity.
 
     Args:
@@ -95,16 +96,16 @@ def prune_once(
         )
     least = magnitude_prune(w, sparsity)
 
-    def shot(rule: str, weights: Tensor) -> Shot:
+    def shot(rule: str, weights: Tensor) -> PrunedWeights:
         zeros = weights == 0
         common = int((zeros & (least == 0)).sum()) / max(int(zeros.sum()), 1)
         share = int(zeros.sum()) / len(w)
         step = weights - w
         curved = float((values * (vectors @ step).square()).sum())
         curvature = curved / max(float(step @ step), torch.finfo(w.dtype).tiny)
-        return Shot(rule, None, None, weights, share, common, None, None, curvature)
+        return PrunedWeights(rule, None, None, weights, share, common, None, None, curvature)
 
-    def shrunk(rule: str, flat: Flat, rank: int | None) -> Iterable[Shot]:
+    def shrunk(rule: str, flat: Flat, rank: int | None) -> Iterable[PrunedWeights]:
         path = DirectionalPath(w, flat)
         if rank is not None and path.largest_sparsity < sparsity:
             return
@@ -144,15 +145,16 @@ def magnitude_prune(w: Tensor, sparsity: float) -> Tensor:
         >>> magnitude_prune(torch.tensor([3.0, -1.0, 2.0, 4.0]), 0.5)
         tensor([3., 0., 0., 4.])
     """
-    return _without_least(w, w.abs(), sparsity)
+    (pruned,) = mark_smallest([w.abs()], _count(w, sparsity))
+    return w.masked_fill(pruned, 0.0)
 
 
 def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
-    r"""Set the weights to zero whose removal costs least, were the Hessian diagonal.
+    r"""Remove the weights with the smallest loss increase under a diagonal Hessian.
 
     .. math:: \tfrac12 H_{jj} w_j^2
 
-    Negative curvature counts as none; among equals the smaller weight goes first.
+    Negative curvature is treated as 0; among equals the smaller weight is removed first.
 
     Args:
         w: With shape (d,).
@@ -174,17 +176,17 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
             f"the diagonal has shape {tuple(diagonal.shape)}, the weights {tuple(w.shape)}: give "
             "one number a weight"
         )
-    return _without_least(w, diagonal.to(w.dtype).clamp(min=0) * w.square(), sparsity)
-
-
-def _without_least(w: Tensor, cost: Tensor, sparsity: float) -> Tensor:
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"a sparsity lies between 0 and 1, got {sparsity}")
-    # As many as DirectionalPath.lam_for: 0.7 * 10 = 7.000000000000001 asks for 7.
-    number = int(-(-round(sparsity * len(w), 6) // 1))
+    cost = diagonal.to(w.dtype).clamp(min=0) * w.square()
     smaller_first = w.abs().argsort(stable=True)
     order = smaller_first[cost[smaller_first].argsort(stable=True)]
-    return w.index_fill(0, order[:number], 0.0)
+    return w.index_fill(0, order[: _count(w, sparsity)], 0.0)
+
+
+def _count(w: Tensor, sparsity: float) -> int:
+    """The number of zeros, as in DirectionalPath.lam_for: 7 for 0.7 * 10 = 7.000000000000001."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"a sparsity lies between 0 and 1, got {sparsity}")
+    return int(-(-round(sparsity * len(w), 6) // 1))
 
 
 def _across(step: Tensor, flat: Flat) -> float:

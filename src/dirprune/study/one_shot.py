@@ -12,7 +12,8 @@ from torch import nn
 from dirprune._support.files import write_json
 from dirprune._support.tensors import write_tensors
 from dirprune.groups import param_groups
-from dirprune.train.baselines.masked import magnitudes, smallest
+from dirprune.quantile import mark_smallest
+from dirprune.train.baselines.masked import magnitudes
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
 from dirprune.train.replaced import discard_replaced
@@ -97,7 +98,7 @@ def prune_magnitude(
             f"sparsity {sparsity} asks for {number} zeros, but only {prunable} weights may be "
             "pruned: give a smaller sparsity, or prune all"
         )
-    for p, pruned in zip(weights, smallest(magnitudes(weights), number), strict=True):
+    for p, pruned in zip(weights, mark_smallest(magnitudes(weights), number), strict=True):
         p.masked_fill_(pruned.to(p.device), 0.0)
 
 

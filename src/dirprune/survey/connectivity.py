@@ -11,8 +11,8 @@ from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.landscape import (
     Curve,
     Frame,
-    Layout,
     Objective,
+    ParameterLayout,
     PathFigures,
     Point,
     filter_normalised,
@@ -23,7 +23,7 @@ from dirprune.landscape import (
     straight_line,
 )
 from dirprune.landscape.connectivity.paths import over_all
-from dirprune.landscape.objectives.policy import Statistics
+from dirprune.landscape.objectives.policy import BatchNormStatistics
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Network, Subject, describe
@@ -49,7 +49,7 @@ def survey_networks(
         for done, network in enumerate(networks, 1):
             base: Objective = objectives["train"]
             stored = {n: f(network.point, network.name) for n, f in objectives.items()}
-            statistics = Statistics(base, config.policy, [network.point])
+            statistics = BatchNormStatistics(base, config.policy, [network.point])
             shift = statistics.shift(0)
             statistics.load(network.point.w, [1.0])
             measured = {n: f.measure() for n, f in objectives.items()}
@@ -103,7 +103,7 @@ def survey_curve(
         )
 
 
-def fitted(record: Record, layout: Layout, other: Network, dense: Network) -> Curve:
+def fitted(record: Record, layout: ParameterLayout, other: Network, dense: Network) -> Curve:
     """Load a fitted curve."""
     bends = load_file(_bends(record, other))["bends"]
     return Curve(other.point, dense.point, bends.to(layout.device, layout.dtype))

@@ -18,7 +18,7 @@ from dirprune.landscape import (
     spectral_density,
     top_eigenpairs,
 )
-from dirprune.landscape.curvature.lanczos import Eigenpairs, LanczosProgress
+from dirprune.landscape.curvature.search import Eigenpairs, LanczosProgress
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls
 from dirprune.survey.display import Display

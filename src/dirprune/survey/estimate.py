@@ -11,7 +11,7 @@ from dirprune.landscape import straight_line
 from dirprune.landscape.connectivity.bezier import bend_gradient
 from dirprune.landscape.connectivity.curve import bent_line
 from dirprune.landscape.connectivity.paths import over_all
-from dirprune.landscape.objectives.policy import Statistics
+from dirprune.landscape.objectives.policy import BatchNormStatistics
 from dirprune.survey.config import SurveyConfig, show_duration
 from dirprune.survey.curvature import TOP_ELSEWHERE, hessian_at
 from dirprune.survey.networks import Subject
@@ -63,7 +63,9 @@ def measure_units(subject: Subject, config: SurveyConfig) -> Units:
     dense, sparse = subject.networks[:2]
     line = straight_line(sparse.point, dense.point)
     objectives = over_all(subject.model, subject.loss, subject.data)
-    statistics = Statistics(objectives["train"], config.policy, [sparse.point, dense.point])
+    statistics = BatchNormStatistics(
+        objectives["train"], config.policy, [sparse.point, dense.point]
+    )
 
     def evaluate() -> None:
         statistics.load(line.at(0.5), (0.5, 0.5))

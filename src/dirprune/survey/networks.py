@@ -15,8 +15,8 @@ from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
 from dirprune._support.memory_format import fastest_layout
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
-from dirprune.landscape import FrozenData, Layout, Point
-from dirprune.landscape.objectives.objective import Loss
+from dirprune.landscape import FrozenData, ParameterLayout, Point
+from dirprune.landscape.objectives.weights import Loss
 from dirprune.models import build
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.data import TrainingBatches, frozen_data
@@ -80,7 +80,7 @@ class Subject:
     """
 
     model: nn.Module
-    layout: Layout
+    layout: ParameterLayout
     loss: Loss
     networks: list[Network]
     source: Dataset
@@ -155,7 +155,7 @@ def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:
     device = torch.device(_device(config))
     memory_format = fastest_layout(model, device)
     model = model.to(device, dtype).to(memory_format=memory_format)
-    layout = Layout(model)
+    layout = ParameterLayout(model)
     names = _names(paths)
     points = [layout.point(_weights(path), str(path)) for path in paths]
     layout.check_distinct(dict(zip(names, points)))

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dirprune._support.tensors import write_tensors
 from dirprune.directional import DirectionalPath, FlatProjector
-from dirprune.landscape import Objective, Point, Shot, gauss_newton_diagonal, prune_once
+from dirprune.landscape import Objective, Point, PrunedWeights, gauss_newton_diagonal, prune_once
 from dirprune.landscape.connectivity.paths import over_all
-from dirprune.landscape.objectives.policy import Statistics
+from dirprune.landscape.objectives.policy import BatchNormStatistics
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.curvature import hessian_at, sharp_directions
 from dirprune.survey.display import Display
@@ -75,10 +75,10 @@ class _Measure:
         data = {name: subject.data[name] for name in ("train", "test")}
         self._objectives = over_all(subject.model, subject.loss, data)
         self._rest = subject.dense.point.rest
-        self._refresh: Statistics | None = None
+        self._refresh: BatchNormStatistics | None = None
         if subject.has_batchnorm:
             base: Objective = self._objectives["train"]
-            self._refresh = Statistics(base, "refresh", [subject.dense.point])
+            self._refresh = BatchNormStatistics(base, "refresh", [subject.dense.point])
 
     def __call__(self, w: Tensor) -> dict[str, Any]:
         base = self._objectives["train"]
@@ -91,7 +91,7 @@ class _Measure:
         return found
 
 
-def _row(shot: Shot, w: Tensor, vectors: Tensor) -> dict[str, Any]:
+def _row(shot: PrunedWeights, w: Tensor, vectors: Tensor) -> dict[str, Any]:
     step = shot.weights - w
     return {
         "method": shot.rule,

@@ -12,7 +12,7 @@ from torch import Tensor
 from dirprune._support.environment import environment
 from dirprune._support.files import read_json, write_json
 from dirprune.landscape import Frame, Measured, PathFigures, PlaneFigures
-from dirprune.landscape.connectivity.paths import Profile
+from dirprune.landscape.connectivity.paths import CurveProfile
 from dirprune.survey.config import SurveyConfig
 
 FORMAT, VERSION = "dirprune-landscape", 1
@@ -22,14 +22,14 @@ def plain(value: Any) -> Any:
     """Convert figures to JSON values; numbers that are infinite or NaN become None.
 
     Example:
-        >>> plain({"loss": Profile([1.0, math.inf, 0.0])})["loss"]["values"]
+        >>> plain({"loss": CurveProfile([1.0, math.inf, 0.0])})["loss"]["values"]
         [1.0, None, 0.0]
     """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Tensor):
         return plain(value.tolist())
-    if isinstance(value, Profile):
+    if isinstance(value, CurveProfile):
         t, largest = value.largest
         at = {"t": t, "value": largest}
         more = {"mean": value.mean, "barrier": value.barrier, "rise": value.rise}

@@ -13,11 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dirprune._support.checkpoint import pack, save_checkpoint, unpack
+from dirprune._support.checkpoint import pack, unpack
 from dirprune.landscape.connectivity.curve import Curve, bent_line, bernstein
-from dirprune.landscape.objectives.objective import Loss
-from dirprune.landscape.objectives.points import Layout, State
-from dirprune.landscape.objectives.sweep import SAVE_EVERY, Progress, digest, resumed
+from dirprune.landscape.objectives.points import ParameterLayout, StateDict
+from dirprune.landscape.objectives.sweep import (
+    SAVE_EVERY,
+    ReportProgress,
+    digest,
+    resumed,
+    save_work,
+)
+from dirprune.landscape.objectives.weights import Loss
 
 
 class Fit(NamedTuple):
@@ -33,8 +39,8 @@ class Fit(NamedTuple):
 
 
 def fit_bezier(
-    a: State,
-    b: State,
+    a: StateDict,
+    b: StateDict,
     model: nn.Module,
     loss: Loss,
     data: Any,
@@ -47,7 +53,7 @@ def fit_bezier(
     weight_decay: float = 0.0,
     seed: int = 0,
     save: Path | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> Fit:
     r"""Bend the straight line between two networks until the loss along it is low.
 
@@ -56,7 +62,7 @@ def fit_bezier(
     .. math:: \min_{p_1 \dots p_{n-1}} \mathbb E_{t \sim U(0, 1)} L(w(t)), \qquad
         \nabla_{p_k} L(w(t)) = B_k(t)\,\nabla L(w(t))
 
-    with one t for every batch, from the straight line on. The model is in training mode, so that
+    with one t for every batch, starting from the straight line. The model is in training mode:
     BatchNorm normalises by the batch. The rate is ``lr`` for half of the epochs, falls linearly
     to a hundredth at nine tenths, and stays there.
 
@@ -66,19 +72,19 @@ def fit_bezier(
         model: Their module; it is copied, not changed.
         loss: Mean loss of a batch.
         data: Training batches of (inputs, targets) with a length, such as a shuffling DataLoader.
-            Whatever is random in it is seeded through torch.
+            Its randomness is seeded through torch.
         epochs: Passes over the data, at least 1.
         bends: Control points between the ends, at least 1; the paper has 1.
         lr: Initial rate.
         momentum: Heavy-ball momentum, in [0, 1).
         nesterov: Nesterov's form of it.
         weight_decay: Coefficient of the l2 penalty on the bends.
-        seed: Decides the order of the data, t and dropout, and with them the curve.
-        save: A file to continue from if the work is broken off, to the same bits.
-        progress: Is told after every step.
+        seed: Seed of the order of the data, t and dropout.
+        save: A file to resume from after an interruption; the result is bit-identical.
+        progress: Called after every step with the number of steps done and their total.
 
     Returns:
-        The curve and the losses on the way.
+        The curve and its training losses.
 
     Raises:
         TypeError: If the data has no length.
@@ -102,7 +108,7 @@ def fit_bezier(
     if isinstance(data, Iterator) or not hasattr(data, "__len__") or not len(data):
         raise TypeError("the data needs batches and a length: give a list of them or a DataLoader")
     copy = deepcopy(model).train()
-    layout = Layout(copy)
+    layout = ParameterLayout(copy)
     ends = {"a": layout.point(a, "a"), "b": layout.point(b, "b")}
     layout.check_distinct(ends)
     copy.load_state_dict(dict(a))
@@ -123,7 +129,7 @@ def fit_bezier(
         if save is not None:
             packed, tensors = pack(optimizer.state_dict(), "optimizer")
             state = work | {"step": step, "losses": losses, "optimizer": packed}
-            save_checkpoint(save, tensors | {"bends": control}, state)
+            save_work(save, tensors | {"bends": control}, state)
 
     whole = True
     with torch.random.fork_rng(), closing(_batches(data, seed, step, total)) as batches:
@@ -135,7 +141,13 @@ def fit_bezier(
                 t = float(np.random.default_rng((seed, step)).random())
                 _seed(seed, step, 1, layout.device.type)
                 batch = inputs.to(layout.device), targets.to(layout.device)
-                value, control.grad = bend_gradient(copy, layout, loss, batch, curve, t)
+                try:
+                    value, control.grad = bend_gradient(copy, layout, loss, batch, curve, t)
+                except ValueError as error:
+                    if len(data) == 1 or "more than 1 value per channel" not in str(error):
+                        raise
+                    # BatchNorm cannot normalise a last batch of one sample: it is left out.
+                    value, control.grad = losses[epoch] * len(data) / (len(data) - 1), None
                 if not math.isfinite(value):
                     raise ValueError(
                         f"the loss on the curve is {value} in epoch {epoch + 1}: take a smaller lr"
@@ -157,7 +169,7 @@ def fit_bezier(
 
 def bend_gradient(
     model: nn.Module,
-    layout: Layout,
+    layout: ParameterLayout,
     loss: Loss,
     batch: tuple[Tensor, Tensor],
     curve: Curve,

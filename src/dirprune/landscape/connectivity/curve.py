@@ -38,8 +38,8 @@ class Curve:
     .. math:: w(t) = \sum_{k=0}^n B_k(t)\,p_k, \qquad p_0 = a, \quad p_n = b
 
     Attributes:
-        a: Where it starts.
-        b: Where it ends.
+        a: The first point.
+        b: The last point.
         bends: The control points in between, with shape (n - 1, d); none for a straight line.
 
     Example:
@@ -116,8 +116,8 @@ def bent_line(a: Point, b: Point, bends: int) -> Curve:
     """Return the straight line as a curve of a higher degree, run through at constant speed.
 
     Args:
-        a: Where it starts.
-        b: Where it ends.
+        a: The first point.
+        b: The last point.
         bends: Control points between them, at least 1.
 
     Raises:

@@ -9,20 +9,21 @@ from typing import Any
 from torch import nn
 
 from dirprune.landscape.connectivity.curve import Curve
-from dirprune.landscape.objectives.objective import Loss, Measured, Objective
-from dirprune.landscape.objectives.policy import Policy, Statistics
-from dirprune.landscape.objectives.sweep import Place, Progress, digest, sweep
+from dirprune.landscape.objectives.objective import Measured, Objective
+from dirprune.landscape.objectives.policy import BatchNormStatistics, Policy
+from dirprune.landscape.objectives.sweep import ReportProgress, SweepPoint, digest, sweep
+from dirprune.landscape.objectives.weights import Loss
 
 
 @dataclass(frozen=True)
-class Profile:
+class CurveProfile:
     r"""Values along a curve, at equal steps of t from 0 to 1.
 
     Attributes:
         values: v(t).
 
     Example:
-        >>> hill = Profile([0.0, 3.0, 2.0])
+        >>> hill = CurveProfile([0.0, 3.0, 2.0])
         >>> hill.barrier, hill.rise, hill.largest, hill.mean
         (2.0, 1.0, (0.5, 3.0), 2.0)
     """
@@ -31,14 +32,14 @@ class Profile:
 
     @property
     def largest(self) -> tuple[float, float]:
-        """Where the largest value is, and the value; one that is NaN counts as infinite."""
+        """Position and size of the largest value; NaN is treated as infinite."""
         values = [math.inf if math.isnan(v) else v for v in self.values]
         k = values.index(max(values))
         return k / (len(values) - 1), values[k]
 
     @property
     def barrier(self) -> float:
-        r"""How far the values rise above a straight line between the ends, at least 0.
+        r"""The largest rise above the straight line between the end values, at least 0.
 
         .. math:: \max_t\; v(t) - (1 - t)\,v(0) - t\,v(1)
 
@@ -56,7 +57,7 @@ class Profile:
 
     @property
     def rise(self) -> float:
-        """How far the values rise above the higher end, at least 0."""
+        """Rise of the values above the higher end, at least 0."""
         return self.largest[1] - max(self.values[0], self.values[-1])
 
     @property
@@ -68,28 +69,28 @@ class Profile:
 
 @dataclass(frozen=True)
 class PathFigures:
-    """What was measured along a curve.
+    """Measurements along a curve.
 
     Attributes:
-        t: Where: equal steps from 0 to 1, T of them.
+        t: T equal steps from 0 to 1.
         length: Of the curve.
         distance: Of its ends.
-        loss: On every data set.
-        error: On those whose targets are classes.
+        loss: By data set.
+        error: By data set, for those whose targets are classes.
         zeros: Share of weights that are exactly zero.
         off_face: Norm of those weights that are zero at the sparser end, over that of all; None
             if that end has no zeros.
-        policy: Of BatchNorm's statistics, at the ends as anywhere else.
-        stored: At the two ends with their own statistics instead, by data set.
-        shifts: How far the policy's statistics are from those stored; see
-            :meth:`Statistics.shift`.
+        policy: Of BatchNorm's statistics, also at the ends.
+        stored: Measurements of the two ends with their own statistics, by data set.
+        shifts: Difference of the policy's statistics to the stored ones; see
+            :meth:`BatchNormStatistics.shift`.
     """
 
     t: list[float]
     length: float
     distance: float
-    loss: dict[str, Profile]
-    error: dict[str, Profile]
+    loss: dict[str, CurveProfile]
+    error: dict[str, CurveProfile]
     zeros: list[float]
     off_face: list[float] | None
     policy: Policy
@@ -106,7 +107,7 @@ def path(
     points: int = 61,
     policy: Policy = "refresh",
     save: Path | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> PathFigures:
     """Measure loss and error along a curve, in evaluation mode.
 
@@ -115,10 +116,11 @@ def path(
         model: Its module; it is copied, not changed.
         loss: Mean loss of a batch.
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
-        points: How many, at least 3; the paper has 61.
-        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see :class:`Statistics`.
-        save: A file to continue from if the work is broken off.
-        progress: Is told after every point.
+        points: Number of points, at least 3; the paper has 61.
+        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see
+            :class:`BatchNormStatistics`.
+        save: A file to resume from after an interruption.
+        progress: Called after every point with the number of points done and their total.
 
     Returns:
         The figures.
@@ -132,13 +134,14 @@ def path(
 
     Example:
         >>> import torch
-        >>> from dirprune.landscape import Layout, straight_line
+        >>> from dirprune.landscape import ParameterLayout, straight_line
         >>> model = nn.Linear(1, 1, bias=False)
-        >>> ends = [Layout(model).point({"weight": torch.tensor([[w]])}) for w in (-1.0, 1.0)]
+        >>> layout = ParameterLayout(model)
+        >>> ends = [layout.point({"weight": torch.tensor([[w]])}) for w in (-1.0, 1.0)]
         >>> x = torch.ones(1, 1)
         >>> data = {"train": (x, 2 * x)}
         >>> found = path(straight_line(*ends), model, nn.functional.mse_loss, data, points=3)
-        >>> found.loss["train"].values, found.length
+        >>> found.loss["train"].values, round(found.length, 9)
         ([9.0, 4.0, 1.0], 2.0)
     """
     if points < 3:
@@ -147,13 +150,13 @@ def path(
     base = next(iter(objectives.values()))
     ends = {"the start": curve.a, "the end": curve.b}
     base.layout.check_distinct(ends)
-    statistics = Statistics(base, policy, (curve.a, curve.b))
+    statistics = BatchNormStatistics(base, policy, (curve.a, curve.b))
     start, end = ({n: f(p, origin) for n, f in objectives.items()} for origin, p in ends.items())
     shifts = (statistics.shift(0), statistics.shift(1))
     ts = [k / (points - 1) for k in range(points)]
     measured = sweep(
         points,
-        lambda k: Place(curve.at(ts[k]), (1 - ts[k], ts[k])),
+        lambda k: SweepPoint(curve.at(ts[k]), (1 - ts[k], ts[k])),
         objectives,
         statistics,
         key=("path", points, digest(curve.bends)),
@@ -165,8 +168,12 @@ def path(
         ts,
         curve.length,
         curve.distance,
-        {name: Profile(m.loss.tolist()) for name, m in measured.items()},
-        {name: Profile(m.error.tolist()) for name, m in measured.items() if m.error is not None},
+        {name: CurveProfile(m.loss.tolist()) for name, m in measured.items()},
+        {
+            name: CurveProfile(m.error.tolist())
+            for name, m in measured.items()
+            if m.error is not None
+        },
         zeros,
         off_face,
         policy,

@@ -11,38 +11,39 @@ from torch import Tensor, nn
 
 from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.frame import Coordinates, Frame
-from dirprune.landscape.objectives.objective import Loss, Measured, Objective
-from dirprune.landscape.objectives.points import Point, State
-from dirprune.landscape.objectives.policy import Policy, Statistics
-from dirprune.landscape.objectives.sweep import Place, Progress, digest, sweep
+from dirprune.landscape.objectives.objective import Measured, Objective
+from dirprune.landscape.objectives.points import Point, StateDict
+from dirprune.landscape.objectives.policy import BatchNormStatistics, Policy
+from dirprune.landscape.objectives.sweep import ReportProgress, SweepPoint, digest, sweep
+from dirprune.landscape.objectives.weights import Loss
 
-Grid = list[list[float]]
-"""Values at (x, y): one row for every y, in it one value for every x."""
+PlaneGrid = list[list[float]]
+"""Values at (x, y): one row for every y, one value in it for every x."""
 
 
 @dataclass(frozen=True)
 class PlaneFigures:
-    """What was measured on a plane.
+    """Measurements on a plane.
 
     Attributes:
-        frame: Turns coordinates into weights; its ``project`` finds where others lie.
+        frame: Maps coordinates to weights; its ``project`` maps weights to coordinates.
         x: Coordinates of the grid's columns.
         y: Coordinates of its rows.
-        loss: On every data set.
-        error: On those whose targets are classes.
-        known: Where the given networks lie.
-        measured: What the policy makes of each of them, by data set.
-        stored: What they do with their own BatchNorm statistics.
-        shifts: How far the policy's statistics are from those stored; see
-            :meth:`Statistics.shift`.
+        loss: By data set.
+        error: By data set, for those whose targets are classes.
+        known: Coordinates of the given networks.
+        measured: Measurements of the given networks under the policy, by data set.
+        stored: Measurements with their own BatchNorm statistics, by data set.
+        shifts: Difference of the policy's statistics to the stored ones; see
+            :meth:`BatchNormStatistics.shift`.
         policy: Of BatchNorm's statistics.
     """
 
     frame: Frame
     x: list[float]
     y: list[float]
-    loss: dict[str, Grid]
-    error: dict[str, Grid]
+    loss: dict[str, PlaneGrid]
+    error: dict[str, PlaneGrid]
     known: list[Coordinates]
     measured: list[dict[str, Measured]]
     stored: list[dict[str, Measured]]
@@ -51,9 +52,9 @@ class PlaneFigures:
 
 
 def plane(
-    a: State,
-    b: State,
-    c: State,
+    a: StateDict,
+    b: StateDict,
+    c: StateDict,
     model: nn.Module,
     loss: Loss,
     data: Mapping[str, Any],
@@ -62,7 +63,7 @@ def plane(
     margin: float = 0.2,
     policy: Policy = "refresh",
     save: Path | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> PlaneFigures:
     """Measure the plane through three networks, in evaluation mode.
 
@@ -76,11 +77,12 @@ def plane(
         loss: Mean loss of a batch.
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
         points: In each direction of the grid, at least 2; the paper has 21 or 29.
-        margin: How far the grid goes beyond the networks, as a share of how far they are apart
-            in that direction; the paper has 0.2.
-        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see :class:`Statistics`.
-        save: A file to continue from if the work is broken off.
-        progress: Is told after every point.
+        margin: Extent of the grid beyond the networks, as a share of their distance in that
+            direction; the paper has 0.2.
+        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see
+            :class:`BatchNormStatistics`.
+        save: A file to resume from after an interruption.
+        progress: Called after every point with the number of points done and their total.
 
     Returns:
         The figures.
@@ -121,7 +123,7 @@ def plane(
 
 
 def plane_along(
-    w: State,
+    w: StateDict,
     u: Tensor,
     v: Tensor,
     model: nn.Module,
@@ -132,7 +134,7 @@ def plane_along(
     span: float = 1.0,
     policy: Policy = "refresh",
     save: Path | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> PlaneFigures:
     """Measure the plane through one network along two directions.
 
@@ -147,9 +149,10 @@ def plane_along(
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
         points: In each direction of the grid, at least 2; an odd number has the network in it.
         span: The grid reaches from -span to span in both directions.
-        policy: Of BatchNorm's statistics; see :class:`Statistics`.
-        save: A file to continue from if the work is broken off.
-        progress: Is told after every point.
+        policy: Of BatchNorm's statistics; see
+            :class:`BatchNormStatistics`.
+        save: A file to resume from after an interruption.
+        progress: Called after every point with the number of points done and their total.
 
     Returns:
         The figures.
@@ -192,20 +195,20 @@ def _measure(
     policy: Policy,
     shares: Callable[[float, float], Sequence[float]],
     save: Path | None,
-    progress: Progress | None,
+    progress: ReportProgress | None,
 ) -> PlaneFigures:
     points = list(known.values())
-    statistics = Statistics(next(iter(objectives.values())), policy, points)
+    statistics = BatchNormStatistics(next(iter(objectives.values())), policy, points)
     stored = [{n: f(p, name) for n, f in objectives.items()} for name, p in known.items()]
     shifts = [statistics.shift(k) for k in range(len(points))]
     places = [(i, j) for j in y for i in x]
 
-    def place(k: int) -> Place:
+    def place(k: int) -> SweepPoint:
         """The known points first, then the grid."""
         if k < len(points):
-            return Place(points[k].w, [float(k == i) for i in range(len(points))])
+            return SweepPoint(points[k].w, [float(k == i) for i in range(len(points))])
         i, j = places[k - len(points)]
-        return Place(frame.at(i, j), shares(i, j))
+        return SweepPoint(frame.at(i, j), shares(i, j))
 
     found = sweep(
         len(points) + len(places),
@@ -217,8 +220,8 @@ def _measure(
         progress=progress,
     )
 
-    def grid(values: Tensor) -> Grid:
-        rows: Grid = values[len(points) :].view(len(y), len(x)).tolist()
+    def grid(values: Tensor) -> PlaneGrid:
+        rows: PlaneGrid = values[len(points) :].view(len(y), len(x)).tolist()
         return rows
 
     errors = {name: m.error for name, m in found.items() if m.error is not None}

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dirprune.landscape.curvature.krylov import Krylov, Operator, check_memory, length
+from dirprune._support.precision import true_float32
+from dirprune.landscape.curvature.krylov import Krylov, LinearOperator, check_memory, length
 
 _TEMPORARY = 4
 
 
-def rayleigh_quotient(op: Operator, d: Tensor) -> float:
+@true_float32()
+def rayleigh_quotient(op: LinearOperator, d: Tensor) -> float:
     r"""Return the mean curvature along a direction, from one product.
 
     .. math:: \frac{d^\top H d}{d^\top d} = \int t\,\mathrm{d}F_d(t)
@@ -50,7 +52,7 @@ class SpectralDensity:
 
     Attributes:
         nodes: :math:`\theta`, in float64 with shape (probes, steps).
-        weights: :math:`\omega`, of which every row sums to 1, with shape (probes, steps).
+        weights: :math:`\omega`, each row sums to 1, with shape (probes, steps).
         dimension: d, the number of eigenvalues.
         noise: The operator's rounding; nodes are no more exact than that.
     """
@@ -99,8 +101,9 @@ class SpectralDensity:
         return bells @ self.weights.flatten() / len(self.nodes)
 
 
+@true_float32()
 def spectral_density(
-    op: Operator,
+    op: LinearOperator,
     *,
     probes: int = 4,
     steps: int = 50,
@@ -115,8 +118,8 @@ def spectral_density(
         op: H.
         probes: K, the number of random directions.
         steps: Products for each of them; with d of them a probe's own measure is exact.
-        seed: Of the directions.
-        progress: Is told how many products of how many are done.
+        seed: Seed of the directions.
+        progress: Called after every product with the number done and their total.
 
     Returns:
         Nodes and weights of every probe.
@@ -139,15 +142,15 @@ def spectral_density(
     if probes < 1:
         raise ValueError(f"the density needs at least 1 probe, got {probes}")
     generator = torch.Generator().manual_seed(seed)
-    tell = progress or (lambda done, total: None)
+    report = progress or (lambda done, total: None)
     nodes, weights, noise = [], [], 0.0
     for probe in range(probes):
         start = torch.randn(op.dimension, generator=generator, dtype=op.dtype).to(op.device)
 
-        def told(done: int, _: int, before: int = probe * steps) -> None:
-            tell(before + done, probes * steps)
+        def report_progress(done: int, _: int, before: int = probe * steps) -> None:
+            report(before + done, probes * steps)
 
-        seen = directional_density(op, start, steps, progress=told)
+        seen = directional_density(op, start, steps, progress=report_progress)
         missing = (0, steps - len(seen.nodes))  # the space was exhausted: its measure is exact
         nodes.append(torch.nn.functional.pad(seen.nodes, missing))
         weights.append(torch.nn.functional.pad(seen.weights, missing))
@@ -184,7 +187,7 @@ class DirectionalDensity:
     def cumulative(self, t: float) -> tuple[float, float]:
         r"""Bound the share of energy in eigenvalues up to t.
 
-        The quadrature with :math:`m + 1` nodes of which t is one is exact for polynomials of
+        The quadrature with :math:`m + 1` nodes, one of them t, is exact for polynomials of
         degree 2 m. For such a rule the inequalities of Chebyshev, Markov and Stieltjes hold:
 
         .. math::
@@ -231,8 +234,9 @@ class DirectionalDensity:
         return 1 - upper, 1 - lower
 
 
+@true_float32()
 def directional_density(
-    op: Operator,
+    op: LinearOperator,
     d: Tensor,
     steps: int = 50,
     *,
@@ -248,7 +252,7 @@ def directional_density(
         op: H.
         d: Any direction, such as the difference of two solutions, with shape (d,).
         steps: m, products with H.
-        progress: Is told how many products of how many are done.
+        progress: Called after every product with the number done and their total.
 
     Returns:
         The quadrature, with rigorous bounds for the share on any band.
@@ -270,11 +274,11 @@ def directional_density(
     if steps < 1:
         raise ValueError(f"the density needs at least 1 step, got {steps}")
     check_memory(op, min(steps, op.dimension) + _TEMPORARY)
-    tell = progress or (lambda done, total: None)
+    report = progress or (lambda done, total: None)
     krylov = Krylov(op, d, steps)
     for done in range(1, krylov.size + 1):
         krylov.step()
-        tell(done, krylov.size)
+        report(done, krylov.size)
         if krylov.beta == 0:
             break
     triangle = krylov.triangle.clone()

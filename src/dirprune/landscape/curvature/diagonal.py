@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dirprune.landscape.curvature.krylov import Operator
+from dirprune._support.precision import true_float32
+from dirprune.landscape.curvature.krylov import LinearOperator
+from dirprune.landscape.objectives.loss_calls import LossCalls, position_masses
 from dirprune.landscape.objectives.objective import Objective
 
 
-def hessian_diagonal(op: Operator, samples: int | None = None, seed: int = 0) -> Tensor:
+@true_float32()
+def hessian_diagonal(op: LinearOperator, samples: int | None = None, seed: int = 0) -> Tensor:
     r"""Diagonal of a symmetric operator.
 
     Exactly, from d products; or by Hutchinson's estimate from random signs z,
@@ -21,7 +24,7 @@ def hessian_diagonal(op: Operator, samples: int | None = None, seed: int = 0) ->
     Args:
         op: Such as a Hessian.
         samples: m, at least 1; None is exact.
-        seed: Of the signs.
+        seed: Seed of the signs.
 
     Returns:
         With shape (d,).
@@ -54,24 +57,26 @@ def hessian_diagonal(op: Operator, samples: int | None = None, seed: int = 0) ->
     return found / samples
 
 
+@true_float32()
 def gauss_newton_diagonal(
     objective: Objective, probes: int, seed: int, progress: Callable[[int, int], None]
 ) -> Tensor:
     r"""Estimate the diagonal of the Gauss-Newton matrix of the mean cross-entropy.
 
-    With labels drawn from the network's own answers, :math:`\hat y \sim p`, gradients of different
-    samples are independent with mean zero, so that over batches of sums
+    With labels drawn from the network's own probabilities, :math:`\hat y \sim p`, gradients of
+    different samples are independent with mean zero, so that over batches of sums
 
-    .. math:: \operatorname{diag} G
-        = \frac1N\,\mathbb E \sum_b \Big(\sum_{i \in b} \nabla \ell(f(x_i), \hat y_i)\Big)^2
+    .. math:: \operatorname{diag} G = \frac{1}{\sum_i m_i}\,\mathbb E
+        \sum_b \Big(\sum_{i \in b} \sqrt{m_i}\,\nabla \ell(f(x_i), \hat y_i)\Big)^2
 
-    No estimate is negative, unlike those from products with the Hessian.
+    where :math:`m_i` is the weight of target i: 1, its class weight, or 0 if it is ignored. No
+    estimate is negative, unlike those from products with the Hessian.
 
     Args:
-        objective: At whose private copy's weights.
-        probes: How many times labels are drawn.
-        seed: Of the draws.
-        progress: Is told after every one.
+        objective: Its loss calls :func:`torch.nn.functional.cross_entropy` once.
+        probes: Number of times that labels are drawn.
+        seed: Seed of the draws.
+        progress: Called after every draw with the number of draws done and their total.
 
     Returns:
         With shape (d,).
@@ -95,12 +100,28 @@ def gauss_newton_diagonal(
     total = torch.zeros(objective.layout.size, dtype=torch.float64, device=parameters[0].device)
     generator = torch.Generator(parameters[0].device).manual_seed(seed)
     for done in range(1, probes + 1):
-        for inputs, _ in objective.batches():
-            outputs = model(inputs)
-            answers = outputs.detach().softmax(1)
+        weight = 0.0
+        for inputs, targets in objective.batches():
+            logits, masses = _logits(objective, inputs, targets)
+            answers = logits.detach().softmax(1)
             labels = answers.multinomial(1, generator=generator).squeeze(1)
-            loss = F.cross_entropy(outputs, labels, reduction="sum")
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            loss = losses.sum() if bool((masses == 1).all()) else losses @ masses.sqrt()
+            weight += float(masses.double().sum())
             gradients = torch.autograd.grad(loss, parameters)
             total += torch.cat([g.reshape(-1) for g in gradients]).double().square()
         progress(done, probes)
-    return total.div_(probes * objective.data.samples)
+    return total.div_(probes * weight)
+
+
+def _logits(objective: Objective, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of every target with shape (M, C), and its weight with shape (M,)."""
+    with LossCalls() as calls:
+        objective.loss(objective.model(inputs), targets)
+    call = calls.classification()
+    if call is None:
+        raise ValueError(
+            "the Gauss-Newton diagonal needs a cross-entropy: give a loss that calls "
+            "torch.nn.functional.cross_entropy once"
+        )
+    return call["input"].movedim(1, -1).flatten(0, -2), position_masses(call).reshape(-1)

@@ -9,23 +9,29 @@ References:
     Matrix Computations (Golub and Van Loan, 2013), chapter 10
 """
 
+import hashlib
 from typing import Protocol
 
-import psutil
 import torch
 from torch import Tensor
+
+from dirprune._support.hashing import hash_tensor
+from dirprune._support.memory import available_memory
 
 # Terms of an inner product that are summed in the vectors' own type.
 _BLOCK = 2**12
 
 
-class Operator(Protocol):
+class LinearOperator(Protocol):
     """A symmetric linear map that is known by its products only.
 
     Attributes:
         dimension: The length d of its vectors.
-        dtype: Of the vectors.
-        device: Of the vectors.
+        dtype: Dtype of the vectors.
+        device: Device of the vectors.
+
+    An operator may also have a ``fingerprint``, a text that no other matrix has. Saved work names
+    it, so that it is not resumed with another matrix.
     """
 
     dimension: int
@@ -59,6 +65,13 @@ class MatrixOperator:
         self.matrix = matrix
         self.dimension, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the matrix."""
+        hashed = hashlib.sha256(b"MatrixOperator ")
+        hash_tensor(hashed, self.matrix)
+        return hashed.hexdigest()
+
     def __call__(self, v: Tensor) -> Tensor:
         """Multiply a vector with shape (d,)."""
         return self.matrix @ v
@@ -73,7 +86,7 @@ class Krylov:
         size: The largest number m of products before a restart; at most d are of use.
 
     Attributes:
-        basis: The rows v, with shape (m + 1, d), of which ``used + 1`` are filled.
+        basis: The rows v, with shape (m + 1, d); the first ``used + 1`` are filled.
         projected: T in float64, with shape (m + 1, m + 1).
         used: The number of products in the basis.
         beta: Length of what the last product added; 0 if the space is invariant.
@@ -84,7 +97,7 @@ class Krylov:
         ValueError: If the start is zero, not finite or does not fit.
     """
 
-    def __init__(self, op: Operator, start: Tensor, size: int) -> None:
+    def __init__(self, op: LinearOperator, start: Tensor, size: int) -> None:
         self.op = op
         self.size = min(size, op.dimension)
         self.basis = torch.zeros(self.size + 1, op.dimension, dtype=op.dtype, device=op.device)
@@ -136,8 +149,8 @@ class Krylov:
         self.projected[j, j + 1] = self.projected[j + 1, j] = self.beta
         self.used = j + 1
 
-    def turn(self, direction: Tensor) -> None:
-        """Go on from an invariant space in another direction, with shape (d,)."""
+    def rotate(self, direction: Tensor) -> None:
+        """Continue from an invariant space in another direction, with shape (d,)."""
         rows = self.basis[: self.used]
         for _ in range(2):
             direction = direction - inner(rows, direction).to(rows) @ rows
@@ -203,17 +216,17 @@ def length(v: Tensor) -> float:
     return float(torch.linalg.vector_norm(v, dtype=torch.float64))
 
 
-def memory_of(op: Operator, vectors: int) -> int:
-    """Return the bytes that so many vectors of an operator need."""
+def memory_of(op: LinearOperator, vectors: int) -> int:
+    """Return the bytes that a number of vectors of an operator need."""
     return vectors * op.dimension * op.dtype.itemsize
 
 
-def check_memory(op: Operator, vectors: int) -> int:
-    """Refuse before the start what would not fit.
+def check_memory(op: LinearOperator, vectors: int) -> int:
+    """Raise before the start if memory does not suffice.
 
     Args:
         op: The operator.
-        vectors: How many vectors of its length will be held at once.
+        vectors: Number of vectors of its length that will be held together.
 
     Returns:
         The bytes they need.
@@ -222,10 +235,7 @@ def check_memory(op: Operator, vectors: int) -> int:
         ValueError: If less memory is available.
     """
     needed = memory_of(op, vectors)
-    if op.device.type == "cuda":
-        available = torch.cuda.mem_get_info(op.device)[0]
-    else:
-        available = psutil.virtual_memory().available  # type: ignore[no-untyped-call]
+    available = available_memory(op.device)
     if needed > available:
         raise ValueError(
             f"{vectors} vectors of {op.dimension:,} numbers need {needed / 2**30:.1f} GiB, "
@@ -235,7 +245,7 @@ def check_memory(op: Operator, vectors: int) -> int:
     return needed
 
 
-def _checked(op: Operator, v: Tensor) -> Tensor:
+def _checked(op: LinearOperator, v: Tensor) -> Tensor:
     if v.shape != (op.dimension,) or v.dtype != op.dtype:
         raise ValueError(
             f"the operator has vectors with shape ({op.dimension},) in {op.dtype}, got "

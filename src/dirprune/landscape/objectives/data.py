@@ -8,26 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Can be iterated over again and again: a list of (inputs, targets), a DataLoader."""
+from dirprune._support.hashing import hash_tensor
+
+PairsOfTensors = Iterable[tuple[Tensor, Tensor]]
+"""A list of (inputs, targets) or a DataLoader; can be iterated over repeatedly."""
 
 
 class FrozenData:
-    """Data of which two passes have been compared, once, when this is made.
+    """Data that is the same in every pass: two passes are compared when it is made.
 
     Args:
         data: A list of (inputs, targets) batches, a DataLoader, or two tensors with all inputs
             and all targets; the number of samples is the first size of either.
-        batch_size: Into what two tensors are cut; batches that are given stay as they are.
+        batch_size: Samples per batch when two tensors are given; other data keeps its batches.
 
     Raises:
-        TypeError: If the data can be read only once, or is no pairs of tensors.
+        TypeError: If the data can be read only once, or a batch is not a pair of tensors.
         ValueError: If it is empty, or two passes differ.
 
     Attributes:
-        samples: How many there are.
-        batches: In how many batches they come.
-        digest: Tells this data from other data: hexadecimal SHA-256 of shapes and values.
+        samples: Number of samples.
+        batches: Number of batches.
+        digest: Hexadecimal SHA-256 of shapes and values.
 
     Example:
         >>> data = FrozenData((torch.zeros(5, 3), torch.ones(5)), batch_size=2)
@@ -48,19 +50,16 @@ class FrozenData:
             data = list(zip(inputs.split(batch_size), targets.split(batch_size)))
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise TypeError(
-                f"a {type(data).__name__} cannot be read again and again: give a list of "
+                f"a {type(data).__name__} can be read only once: give a list of "
                 "(inputs, targets), a DataLoader, or two tensors"
             )
-        self._data: Batches = data
+        self._data: PairsOfTensors = data
         self.samples = self.batches = 0
         digest = hashlib.sha256()
         for one, other in zip_longest(data, data):
             self._compare(one, other)
             for tensor in one:
-                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-                )
+                hash_tensor(digest, tensor)
             self.samples += len(one[0])
             self.batches += 1
         if not self.samples:

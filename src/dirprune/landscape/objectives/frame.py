@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dirprune.landscape.objectives.points import Layout, Point
+from dirprune.landscape.objectives.points import ParameterLayout, Point
 
 COLLINEAR = 1e-6
-"""Share of a direction, off another one, below which the two count as parallel."""
+"""Sine of the angle below which two directions are treated as parallel."""
 
 
 class Coordinates(NamedTuple):
-    """Where a point lies, seen from a plane.
+    """Coordinates of a point relative to a plane.
 
     Attributes:
         x: Along the first axis.
@@ -109,7 +109,7 @@ class Frame:
         return Coordinates(x, y, float((off - place @ self.axes).norm()))
 
 
-def filter_normalised(layout: Layout, w: Tensor, seed: int) -> Tensor:
+def filter_normalised(layout: ParameterLayout, w: Tensor, seed: int) -> Tensor:
     r"""Draw a random direction in which every filter is as long as the network's own.
 
     .. math:: d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert w_f \rVert,
@@ -131,7 +131,7 @@ def filter_normalised(layout: Layout, w: Tensor, seed: int) -> Tensor:
         https://arxiv.org/abs/1712.09913
 
     Example:
-        >>> layout = Layout(torch.nn.Linear(2, 2))
+        >>> layout = ParameterLayout(torch.nn.Linear(2, 2))
         >>> d = filter_normalised(layout, torch.tensor([3.0, 4.0, 0.0, 1.0, 9.0, 9.0]), seed=1)
         >>> d[:2].norm(), d[2:4].norm(), d[4:]
         (tensor(5.), tensor(1.), tensor([0., 0.]))

@@ -1,27 +1,32 @@
 """The landscape itself: mean loss and error of a model over frozen data."""
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dirprune._support.modules import unwrap
+from dirprune._support.precision import true_float32
 from dirprune.landscape.objectives.data import FrozenData
-from dirprune.landscape.objectives.points import Layout, Point
+from dirprune.landscape.objectives.loss_calls import LossCalls
+from dirprune.landscape.objectives.outputs import join
+from dirprune.landscape.objectives.points import ParameterLayout, Point
+from dirprune.landscape.objectives.weights import Loss, LossInputs, batch_weights
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs and targets of a batch to their mean loss, such as ``F.cross_entropy``."""
+_log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
     """What a network does on some data.
 
     Attributes:
-        loss: Mean over all samples.
-        error: Share of samples, in [0, 1], whose largest output is not the target; None where
-            targets are no classes.
+        loss: Mean over all data.
+        error: Share of targets, in [0, 1], that are not the class with the largest output; ignored
+            targets do not count. None where targets are no classes.
     """
 
     loss: float
@@ -31,20 +36,24 @@ class Measured(NamedTuple):
 class Objective:
     r"""Mean loss over frozen data as a function of all trainable weights.
 
-    .. math:: L(w) = \frac1N \sum_{i=1}^N \ell(f_w(x_i), y_i)
+    .. math:: L(w) = \frac{\sum_b W_b L_b(w)}{\sum_b W_b}
 
-    in evaluation mode, dropout off, exact for batches of unequal sizes, summed in float64. All
-    work is done on a private copy: the model that is given is never written to, not even its mode.
+    over batches b, where :math:`W_b` is what the loss divides by: the number of samples, of tokens
+    that are not ignored, or the sum of class weights (see :mod:`.weights`). So the mean does not
+    depend on how the data is cut into batches. It is summed in float64, in evaluation mode, with
+    dropout off and without TF32. The model that is given is copied and never changed; wrappers
+    (DataParallel, DDP, AveragedModel, ``torch.compile``) are taken off.
 
     Args:
-        model: Any module that maps a batch of inputs to outputs.
-        loss: Mean loss of a batch.
+        model: Any module that maps a batch of inputs to outputs: a tensor, or a dict, tuple or
+            dataclass that the loss understands.
+        loss: Mean loss of a batch: a function or module of outputs and targets.
         data: As :class:`FrozenData` takes it, or one that is made already.
-        dtype: Of the arithmetic; by default the model's own, usually float32.
+        dtype: Dtype of the arithmetic; by default the model's own, but at least float32.
 
     Raises:
         TypeError: If data, loss or model are not of their kind.
-        ValueError: If the data is empty or not the same twice, or the loss is a sum.
+        ValueError: If the data is empty or not the same twice, or the loss is no mean.
 
     Attributes:
         model: The private copy, in evaluation mode. Whoever changes its mode restores it.
@@ -69,19 +78,22 @@ class Objective:
             raise TypeError(f"the loss must be callable, got a {type(loss).__name__}")
         self.data = data if isinstance(data, FrozenData) else FrozenData(data)
         self.loss = loss
-        try:
-            self.model = deepcopy(model).eval()
-        except (TypeError, RuntimeError) as error:
-            raise TypeError(f"the model cannot be copied ({error}): give one that can") from error
+        self.model = _copy(unwrap(model)).eval()
+        half = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
+        if dtype is None and any(t.itemsize < torch.float32.itemsize for t in half):
+            _log.info("the weights are converted to float32, in which the loss is computed")
+            dtype = torch.float32
         if dtype is not None:
             self.model.to(dtype)
-        self.layout = Layout(self.model)
+        self.layout = ParameterLayout(self.model)
+        self._weights: list[float] | None = None
         self._check_mean()
 
     def over(self, data: Any) -> "Objective":
         """Return the objective over other data; both share one private copy."""
         other = copy(self)
         other.data = data if isinstance(data, FrozenData) else FrozenData(data)
+        other._weights = None
         other._check_mean()
         return other
 
@@ -90,7 +102,7 @@ class Objective:
 
         Args:
             point: Of :attr:`layout`.
-            origin: What it is, for the message.
+            origin: Its name in messages.
 
         Raises:
             ValueError: If the loss is not finite there.
@@ -112,16 +124,45 @@ class Objective:
             own[name].copy_(value)
 
     @torch.no_grad()
+    @true_float32()
     def measure(self) -> Measured:
         """Measure what the private copy holds; the loss may be infinite or NaN."""
         total, wrong, answers = 0.0, 0, 0
-        for inputs, targets in self.batches():
+        for (inputs, targets), weight in zip(self.batches(), self.weights()):
+            if weight == 0:
+                continue  # all of its targets are ignored
             outputs = self.model(inputs)
-            total += float(self.loss(outputs, targets)) * len(targets)
-            if _are_classes(outputs, targets):
-                wrong += int((outputs.argmax(dim=1) != targets).sum())
-                answers += targets.numel()
-        return Measured(total / self.data.samples, wrong / answers if answers else None)
+            with LossCalls() as calls:
+                total += float(self.loss(outputs, targets)) * weight
+            counted = calls.wrong(outputs, targets)
+            wrong, answers = wrong + counted[0], answers + counted[1]
+        return Measured(total / math.fsum(self.weights()), wrong / answers if answers else None)
+
+    @torch.no_grad()
+    @true_float32()
+    def weights(self) -> list[float]:
+        """Return the weight of every batch in the mean, found in one pass when first needed.
+
+        Raises:
+            ValueError: If the loss is no weighted mean, or weighs nothing.
+        """
+        if self._weights is None:
+            if self.data.batches == 1:
+                self._weights = [float(self.data.samples)]
+            else:
+                passes = (LossInputs(self.model(x), y) for x, y in self.batches())
+                self._weights = batch_weights(self.loss, passes)
+            if not sum(self._weights) > 0:
+                raise ValueError(
+                    "the loss gives no target a weight: are all of them ignored, or all class "
+                    "weights 0?"
+                )
+        return self._weights
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether the weight of every batch is its number of samples."""
+        return math.fsum(self.weights()) == self.data.samples
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets on the model's device, floating-point ones in its dtype."""
@@ -135,22 +176,38 @@ class Objective:
                 yield placed(inputs), placed(targets)
 
     @torch.no_grad()
+    @true_float32()
     def _check_mean(self) -> None:
-        inputs, targets = next(self.batches())
-        outputs = self.model(inputs)
-        once = self.loss(outputs, targets)
-        if not isinstance(once, Tensor) or once.numel() != 1:
-            shape = tuple(once.shape) if isinstance(once, Tensor) else type(once).__name__
-            raise TypeError(f"the loss must return one number, got {shape}: average over samples")
-        twice = self.loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-        if bool(once.isfinite()) and not torch.isclose(once, twice, rtol=1e-2, atol=1e-6):
+        for inputs, targets in self.batches():
+            outputs = self.model(inputs)
+            once = self.loss(outputs, targets)
+            if not isinstance(once, Tensor) or once.numel() != 1:
+                shape = tuple(once.shape) if isinstance(once, Tensor) else type(once).__name__
+                raise TypeError(
+                    f"the loss must return one number, got {shape}: average over samples"
+                )
+            if bool(once.isfinite()):
+                break
+        else:
+            return  # said once it is measured
+        samples = (len(targets), len(targets))
+        twice = self.loss(join(outputs, outputs, samples), torch.cat([targets, targets]))
+        if not torch.isclose(once, twice, rtol=1e-2, atol=1e-6):
             raise ValueError(
                 f"the loss of a batch changes from {float(once):.4g} to {float(twice):.4g} when "
                 "every sample is there twice: give a mean (reduction='mean'), not a sum"
             )
 
 
-def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
-    if outputs.dim() < 2 or outputs.shape[1] < 2 or targets.is_floating_point():
-        return False
-    return targets.shape == outputs.shape[:1] + outputs.shape[2:]
+def _copy(model: nn.Module) -> nn.Module:
+    """Copy a module, also one that keeps a computed tensor, as ``torch.nn.utils.prune`` does."""
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    try:
+        return deepcopy(model, memo)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"the model cannot be copied ({error}): give one that can") from error

@@ -1,4 +1,4 @@
-"""Points of a landscape: a network's trainable weights as one vector, and what goes with them."""
+"""Points of a landscape: a network's trainable weights as one vector, and its other tensors."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,8 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-State = Mapping[str, Tensor]
+from dirprune._support.modules import plain_name
+
+StateDict = Mapping[str, Tensor]
 """A state_dict."""
+
+NamedTensors = dict[str, Tensor]
+"""Tensors by the names of parameters."""
 
 
 class Point(NamedTuple):
@@ -15,14 +20,14 @@ class Point(NamedTuple):
 
     Attributes:
         w: All trainable weights, with shape (d,), in the order of ``model.parameters()``.
-        rest: What else its state_dict holds, by name: buffers and frozen parameters.
+        rest: The rest of its state_dict by name: buffers and frozen parameters.
     """
 
     w: Tensor
     rest: dict[str, Tensor]
 
 
-class Layout:
+class ParameterLayout:
     """Where each trainable parameter of a model lies in the vector of all of them.
 
     Args:
@@ -39,7 +44,7 @@ class Layout:
         device: Of the vector, likewise.
 
     Example:
-        >>> layout = Layout(nn.Linear(3, 2))
+        >>> layout = ParameterLayout(nn.Linear(3, 2))
         >>> layout.size, layout.slices["bias"]
         (8, slice(6, 8, None))
         >>> layout.tensors(torch.arange(8.0))["weight"]
@@ -69,30 +74,35 @@ class Layout:
         like = next(iter(trainable.values()))
         self.dtype, self.device = like.dtype, like.device
 
-    def point(self, state: State, origin: str = "the state dict") -> Point:
-        """Take a state_dict apart.
+    def point(self, state: StateDict, origin: str = "the state dict") -> Point:
+        """Split a state_dict into trainable weights and the rest.
 
         Args:
             state: Of the model.
-            origin: What it is, for messages.
+            origin: Its name in messages.
 
         Returns:
-            Copies of its tensors, the weights in this layout's dtype and on its device.
+            Copies of its tensors; the weights have this layout's dtype and device.
 
         Raises:
-            TypeError: If it is no mapping of tensors.
-            ValueError: If a tensor is missing, too many, of another shape or not finite.
+            TypeError: If it is not a mapping of tensors.
+            ValueError: If a tensor is missing, superfluous, not finite, or has another shape.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
                 f"{origin} is a {type(state).__name__}: give a state dict, model.state_dict()"
             )
+        if state.keys() != self._needed.keys():
+            # The state of a wrapped model: AveragedModel has a counter of its own as well.
+            plain = {unwrapped_name(n): t for n, t in state.items() if n != "n_averaged"}
+            state = plain if plain.keys() == self._needed.keys() else state
         found = {n: getattr(t, "shape", None) for n, t in state.items()}
         for name in self._needed | found:
             if self._needed.get(name) != found.get(name):
                 raise ValueError(
                     f"{origin} is of another model: {name} has shape "
-                    f"{_told(found.get(name))}, the model's {_told(self._needed.get(name))}; "
+                    f"{format_shape(found.get(name))}, the model's "
+                    f"{format_shape(self._needed.get(name))}; "
                     "give the model that it belongs to"
                 )
         for name in self.shapes:
@@ -121,10 +131,10 @@ class Layout:
         return {name: w[self.slices[name]].view(shape) for name, shape in self.shapes.items()}
 
     def check_distinct(self, points: Mapping[str, Point]) -> None:
-        """Refuse points between which there is nothing to see.
+        """Raise if two points are the same.
 
         Args:
-            points: By what they are called in messages.
+            points: By their names in messages.
 
         Raises:
             ValueError: If two are identical, or a frozen parameter differs.
@@ -145,5 +155,19 @@ class Layout:
                         )
 
 
-def _told(shape: torch.Size | None) -> str:
+def format_shape(shape: torch.Size | None) -> str:
+    """Format a tensor's shape for a message."""
     return "none (missing)" if shape is None else str(tuple(shape))
+
+
+def unwrapped_name(name: str) -> str:
+    """Return a parameter's name without what wrappers of the model add.
+
+    Example:
+        >>> unwrapped_name("module._orig_mod.head.weight")
+        'head.weight'
+    """
+    name = plain_name(name)
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name

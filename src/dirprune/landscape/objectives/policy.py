@@ -1,5 +1,6 @@
-"""Which BatchNorm statistics a network has that was never trained: one between known points."""
+"""BatchNorm statistics of networks that were not trained, such as points between two networks."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,22 +15,22 @@ from dirprune.landscape.objectives.points import Point
 Policy = Literal["refresh", "interpolate", "eval"]
 
 
-class Statistics:
-    r"""Puts weights into an objective's model together with the buffers that they are to have.
+class BatchNormStatistics:
+    r"""Loads weights into an objective's model, with the buffers that the policy gives them.
 
     - ``refresh`` re-estimates BatchNorm's statistics on all of the objective's inputs, as
       :func:`dirprune.refresh_batchnorm` does.
     - ``interpolate`` takes :math:`\sum_i a_i m_i` of the statistics :math:`m_i` of the known
-      points, where :math:`a_i \ge 0`, :math:`\sum_i a_i = 1` says where between them it is.
-    - ``eval`` takes those of the nearest known point, as they are stored.
+      points, with shares :math:`a_i \ge 0`, :math:`\sum_i a_i = 1`.
+    - ``eval`` takes the stored statistics of the nearest known point.
 
-    All other buffers are those of the nearest known point. The known points themselves are no
-    exception: :meth:`shift` says how far a rule is from what is stored there.
+    All other buffers are those of the nearest known point. This holds
+    at the known points too: :meth:`shift` measures the difference to what is stored there.
 
     Args:
-        objective: Its model is written to, its inputs are what ``refresh`` reads.
+        objective: Its model is written to; ``refresh`` reads its inputs.
         policy: refresh, interpolate or eval.
-        known: Networks with statistics of their own, at least one.
+        known: Networks with their own statistics, at least one.
 
     Raises:
         ValueError: If there is no such policy.
@@ -43,7 +44,7 @@ class Statistics:
         >>> x = torch.tensor([[1.0], [3.0]])
         >>> objective = Objective(model, torch.nn.functional.mse_loss, (x, x))
         >>> point = objective.layout.point(model.state_dict())
-        >>> Statistics(objective, "refresh", [point]).load(point.w, [1.0])
+        >>> BatchNormStatistics(objective, "refresh", [point]).load(point.w, [1.0])
         >>> objective.model[0].running_mean
         tensor([2.])
     """
@@ -70,8 +71,8 @@ class Statistics:
 
         Args:
             w: The weights, with shape (d,).
-            shares: How much of each known point is in them; negative ones, outside of all known
-                points, count as 0.
+            shares: Share of each known point; negative shares, outside of all known points, are
+                treated as 0.
         """
         nearest = self.known[0]
         if len(self.known) > 1:
@@ -93,11 +94,11 @@ class Statistics:
         .. math:: \lVert m - m_{\text{stored}} \rVert / \lVert m_{\text{stored}} \rVert
 
         Args:
-            index: Of the known point.
+            index: Index of the known point.
 
         Returns:
-            The relative difference of all ``running_mean`` and ``running_var``, over all layers;
-            None if the model has no running statistics.
+            The relative difference of all ``running_mean`` and ``running_var``, over all layers,
+            infinite if the stored ones are 0; None if the model has no running statistics.
         """
         if not any(self._names.values()):
             return None
@@ -108,5 +109,6 @@ class Statistics:
             old = torch.cat([stored[name].double() for name in names])
             new = torch.cat([now[name].double() for name in names])
             off = float((new - old).norm())
-            found[kind] = off / float(old.norm()) if off else 0.0
+            length = float(old.norm())
+            found[kind] = off / length if length else math.inf if off else 0.0
         return found

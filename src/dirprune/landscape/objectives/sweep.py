@@ -1,4 +1,4 @@
-"""Measuring many points of a landscape, one by one, so that none is measured twice."""
+"""Measuring many points of a landscape, with resumption after an interruption."""
 
 import hashlib
 import json
@@ -12,24 +12,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dirprune._support.checkpoint import load_checkpoint, save_checkpoint
+from dirprune._support.hashing import hash_tensor
 from dirprune._support.processes import rank_and_world
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.points import Point
-from dirprune.landscape.objectives.policy import Statistics
+from dirprune.landscape.objectives.policy import BatchNormStatistics
+
+VERSION = 2
+"""Format of saved work; version 1, of dirprune 0.1, weighed every batch by its samples."""
 
 SAVE_EVERY = 30.0
-"""Seconds between two saves; what is measured is saved as well when the work is broken off."""
+"""Seconds between two saves; an interruption saves what is measured too."""
 
-Progress = Callable[[int, int], None]
-"""Told after every unit of work how many are done, of how many; may raise to break off."""
+ReportProgress = Callable[[int, int], None]
+"""Called with the number of units of work done and their total; may raise to interrupt."""
 
 
-class Place(NamedTuple):
+class SweepPoint(NamedTuple):
     """A point to measure.
 
     Attributes:
         w: Weights with shape (d,).
-        shares: How much of each known point is in them; see :class:`Statistics`.
+        shares: Share of each known point; see :class:`BatchNormStatistics`.
     """
 
     w: Tensor
@@ -50,15 +54,15 @@ class Measurements(NamedTuple):
 
 def sweep(
     count: int,
-    place: Callable[[int], Place],
+    place: Callable[[int], SweepPoint],
     objectives: Mapping[str, Objective],
-    statistics: Statistics,
+    statistics: BatchNormStatistics,
     *,
     key: Sequence[Any],
     save: Path | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> dict[str, Measurements]:
-    """Measure points on several data sets, where an earlier call with the same key left off.
+    """Measure points on several data sets; resume an interrupted call with the same key.
 
     In a process group (``torchrun``) every process takes its share of the points.
 
@@ -67,9 +71,9 @@ def sweep(
         place: The k-th of them.
         objectives: By the names of their data; they share one model.
         statistics: Loads a point into that model.
-        key: Tells the places from others, between the same known points; JSON.
-        save: A file for what has been measured so far.
-        progress: Is told after every point.
+        key: Identifies the points, given the same known points; JSON.
+        save: A file that holds the measurements of an interrupted call.
+        progress: Called after every point with the number of points done and their total.
 
     Returns:
         The measurements on every data set.
@@ -83,11 +87,17 @@ def sweep(
     about = [
         key,
         statistics.policy,
-        *((f.data.digest, _name(f.loss)) for f in objectives.values()),
+        *((f.data.digest, loss_name(f.loss)) for f in objectives.values()),
     ]
     work = {"key": digest(*statistics.known, json.dumps(about)), "data": list(objectives)}
     if save is not None and save.exists():
-        figures = resumed(save, work)[0]["figures"]
+        tensors, meta = resumed(save, work)
+        figures = tensors["figures"]
+        if meta.get("version", 1) == 1 and not all(f.weighs_samples for f in objectives.values()):
+            raise ValueError(
+                f"{save} was written by dirprune 0.1, which averaged this loss over batches by "
+                "their number of samples: delete it to measure again"
+            )
     left = [k for k in range(count) if not figures[k, 0]]
     saved = time.monotonic()
     try:
@@ -100,13 +110,13 @@ def sweep(
                 dist.all_reduce(found)  # the others' rows are 0
             figures[group] = found
             if save and rank == 0 and time.monotonic() - saved > SAVE_EVERY:
-                save_checkpoint(save, {"figures": figures}, work)
+                save_work(save, {"figures": figures}, work)
                 saved = time.monotonic()
             if progress is not None:
                 progress(count - len(left) + start + len(group), count)
     finally:
         if save and rank == 0 and left:
-            save_checkpoint(save, {"figures": figures}, work)
+            save_work(save, {"figures": figures}, work)
     losses, errors = figures[:, 1::2].unbind(1), figures[:, 2::2].unbind(1)
     return {
         name: Measurements(loss, None if bool((error < 0).any()) else error)
@@ -115,33 +125,42 @@ def sweep(
 
 
 def digest(*parts: str | Tensor | Point) -> str:
-    """Tell texts, tensors and points from others: hexadecimal SHA-256 of their values."""
+    """Return a hexadecimal SHA-256 of the values of texts, tensors and points."""
     hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
             hashed.update(part.encode())
         elif isinstance(part, Tensor):
-            hashed.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            hashed.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            hash_tensor(hashed, part)
         else:
             hashed.update(digest(part.w, *part.rest.values()).encode())
     return hashed.hexdigest()
+
+
+def save_work(path: Path, tensors: Mapping[str, Tensor], work: Mapping[str, Any]) -> None:
+    """Save unfinished work with its format version."""
+    save_checkpoint(path, tensors, {**work, "version": VERSION})
 
 
 def resumed(path: Path, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back interrupted work.
 
     Args:
-        path: A file of :func:`dirprune._support.checkpoint.save_checkpoint`.
-        work: What its metadata have to say.
+        path: A file of :func:`save_work`.
+        work: Metadata that it must have.
 
     Returns:
         Tensors and metadata.
 
     Raises:
-        ValueError: If it is of other work, or damaged.
+        ValueError: If it is of other work, of a later version, or damaged.
     """
     tensors, meta = load_checkpoint(path)
+    if (version := meta.get("version", 1)) > VERSION:
+        raise ValueError(
+            f"{path} has version {version} of unfinished work, this dirprune reads up to "
+            f"{VERSION}: resume with the dirprune that wrote it, or delete it to start again"
+        )
     if any(meta.get(name) != value for name, value in work.items()):
         raise ValueError(
             f"{path} is of other networks, data or options: choose another file, or delete it"
@@ -149,7 +168,9 @@ def resumed(path: Path, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
     return tensors, meta
 
 
-def _measure(place: Place, objectives: Mapping[str, Objective], statistics: Statistics) -> Tensor:
+def _measure(
+    place: SweepPoint, objectives: Mapping[str, Objective], statistics: BatchNormStatistics
+) -> Tensor:
     statistics.load(place.w, place.shares)
     found = [1.0]
     for objective in objectives.values():
@@ -158,6 +179,6 @@ def _measure(place: Place, objectives: Mapping[str, Objective], statistics: Stat
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _name(loss: Any) -> str:
-    """A loss's name, the same in every process."""
+def loss_name(loss: Any) -> str:
+    """Return a loss's name, the same in every process."""
     return str(getattr(loss, "__qualname__", type(loss).__qualname__))

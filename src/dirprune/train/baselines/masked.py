@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
+from dirprune.quantile import mark_smallest
+
 Scores = Callable[[Sequence[Tensor]], list[Tensor]]
 """From the weights to scores of the same shapes, at least 0: the smallest are pruned first."""
 
@@ -107,38 +109,13 @@ class MaskedSGD(SGD):
         for p, score in zip(weights, scores, strict=True):
             if "pruned" in self.state[p]:
                 score.masked_fill_(self.state[p]["pruned"], -1.0)  # none comes back
-        for p, pruned in zip(weights, smallest(scores, number), strict=True):
+        for p, pruned in zip(weights, mark_smallest(scores, number), strict=True):
             # In the memory format of the weights, in which filling them is quick.
             self.state[p]["pruned"] = torch.empty_like(p, dtype=torch.bool).copy_(pruned)
 
     def _prunable(self) -> list[Tensor]:
         groups = [group["params"] for group in self.param_groups if group["prunable"]]
         return [p for params in groups for p in params if p.requires_grad]
-
-
-def smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
-    """Mark the smallest entries of many tensors together; of equals, the first.
-
-    Args:
-        scores: Any shapes, one dtype and device, no NaN.
-        number: How many entries, between 0 and all.
-
-    Returns:
-        Booleans of the same shapes, exactly ``number`` of them true.
-
-    Example:
-        >>> smallest([torch.tensor([3.0, 1.0]), torch.tensor([[1.0], [1.0]])], 2)
-        [tensor([False,  True]), tensor([[ True], [False]])]
-    """
-    flat = torch.cat([score.reshape(-1) for score in scores])
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    if number:
-        largest = flat.kthvalue(number).values
-        chosen = flat < largest
-        equals = (flat == largest).nonzero().squeeze(1)
-        chosen[equals[: number - int(chosen.sum())]] = True
-    parts = torch.split(chosen, [score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
 def magnitudes(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,1 @@
+"""Products over a network that was captured as a list of steps."""

@@ -1,0 +1,103 @@
+"""Comparing ways to multiply by one matrix, and choosing the fastest that is right."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dirprune._support.processes import broadcast_from_rank0
+from dirprune.landscape.curvature.autograd import NotTwiceDifferentiable, ProductEngine
+
+
+class Check(NamedTuple):
+    r"""Errors of products that should be zero, relative to the length of a product.
+
+    Attributes:
+        asymmetry: :math:`|u^\top H v - v^\top H u|` over the lengths of u and H v.
+        difference: Between two products with the same vector.
+    """
+
+    asymmetry: float
+    difference: float
+
+
+class Choice(NamedTuple):
+    """The fastest way to multiply.
+
+    Attributes:
+        name: Of the way.
+        timings: Seconds per product of every way that works.
+    """
+
+    name: str
+    timings: dict[str, float]
+
+
+def compare(u: Tensor, v: Tensor, once: Tensor, again: Tensor, other: Tensor) -> Check:
+    """Compare products.
+
+    Args:
+        u: A vector.
+        v: Another vector.
+        once: The product with v.
+        again: The product with v, computed a second time.
+        other: The product with u.
+    """
+    length = max(float(once.norm()), float(other.norm()), torch.finfo(v.dtype).tiny)
+    asymmetry = abs(float(u @ once - v @ other)) / (length * float(u.norm()))
+    return Check(asymmetry, float((once - again).norm()) / length)
+
+
+def fastest(
+    engines: Mapping[str, ProductEngine],
+    multiply: Callable[[ProductEngine, Tensor], Tensor],
+    u: Tensor,
+    v: Tensor,
+) -> Choice:
+    """Time each way to multiply, and take the fastest whose products are symmetric.
+
+    Args:
+        engines: By name.
+        multiply: Multiplies a vector.
+        u: A random vector.
+        v: Another one.
+
+    Raises:
+        TypeError: If an operation of the model has no second derivative.
+        ValueError: If products are random or not symmetric.
+    """
+    timings: dict[str, float] = {}
+    products: dict[str, tuple[Tensor, Tensor]] = {}
+    failures: list[Exception] = []
+    for name, engine in engines.items():
+        try:
+            once = multiply(engine, v)
+            start = time.perf_counter()
+            products[name] = (once, multiply(engine, v))
+            timings[name] = time.perf_counter() - start
+        except Exception as error:  # noqa: PERF203  torch's forward mode lacks some operations
+            failures.append(error)
+    missing = [f for f in failures if isinstance(f, NotTwiceDifferentiable)]
+    if not timings:
+        if missing:
+            raise TypeError(str(missing[0])) from missing[0]
+        raise failures[0]
+    rounding = torch.finfo(v.dtype).eps ** 0.5
+    order = broadcast_from_rank0(sorted(timings, key=lambda name: timings[name]))
+    for name in order:
+        check = compare(u, v, *products[name], multiply(engines[name], u))
+        if check.difference <= rounding and check.asymmetry <= rounding:
+            return Choice(name, timings)
+    if missing:  # and the other ways ignore that without an error
+        raise TypeError(str(missing[0])) from missing[0]
+    if not check.difference <= rounding:
+        raise ValueError(
+            f"two products with the same vector differ by {check.difference:.1e} of their "
+            "length: is there randomness in the model that evaluation mode does not turn off?"
+        )
+    raise ValueError(
+        f"the products are not symmetric, u'Hv - v'Hu is {check.asymmetry:.1e} of its "
+        "size: does an operation of the model have a wrong or missing second derivative?"
+    )
