@@ -17,7 +17,10 @@ FLOORS = [
     {
         "grda",
         "adam_grda",
+        "averaging",
         "blocks",
+        "optimizer_options",
+        "optimizer_state",
         "dual_averaging",
         "update",
         "threshold",

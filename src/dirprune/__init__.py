@@ -9,6 +9,8 @@ from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.adam_grda import AdamGRDA as AdamGRDA
+    from dirprune.averaging import accumulators as accumulators
+    from dirprune.averaging import averaged_weights as averaged_weights
     from dirprune.batchnorm import refresh_batchnorm as refresh_batchnorm
     from dirprune.directional import DirectionalPath as DirectionalPath
     from dirprune.directional import FlatProjector as FlatProjector
@@ -29,6 +31,8 @@ _HOME = {
     "GRDA": "dirprune.grda",
     "AdamGRDA": "dirprune.adam_grda",
     "SparsityPlan": "dirprune.plan",
+    "accumulators": "dirprune.averaging",
+    "averaged_weights": "dirprune.averaging",
     "param_groups": "dirprune.groups",
     "threshold_path": "dirprune.threshold",
     "soft_threshold": "dirprune.prox",

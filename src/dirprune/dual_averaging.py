@@ -1,27 +1,24 @@
 """What GRDA and AdamGRDA share: the state, the thresholds and the order of a step."""
 
 import math
-import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from dirprune._support import native
+from dirprune.optimizer_options import check_group, check_options, power_of
+from dirprune.optimizer_state import COUNTERS, ExactState, all_plans
 from dirprune.plan import SparsityPlan
-from dirprune.prox import invert_threshold
+from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
 from dirprune.update import Batch, Group, Row, adopt, find_changed, state_dtype, threshold, update
 
-COUNTERS = ("n", "g", "step")
-"""What of a parameter's state is a number; with ``capturable`` a tensor on the device."""
 
-
-class DualAveraging(Optimizer):
+class DualAveraging(ExactState):
     """An optimizer whose weights are the threshold of an accumulator that follows the gradients.
 
     The state of a parameter: n, its steps with a gradient at a rate above 0; g, its threshold; v,
@@ -50,7 +47,8 @@ class DualAveraging(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            self._check_group(group)
+            check_group(group, type(self).__name__)
+            self._check_direction(group)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -123,94 +121,38 @@ class DualAveraging(Optimizer):
             for p in group["params"]:
                 for name, value in self.state.get(p, {}).items():
                     if name == "v":
-                        g, power = self.state[p]["g"], _power(group)
+                        g, power = self.state[p]["g"], power_of(group)
                         value.copy_(invert_threshold(p.to(value.dtype), value, g, power))
                     elif isinstance(value, Tensor) and name not in COUNTERS:
                         value.nan_to_num_(0.0, 0.0, 0.0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as torch's optimizers do, with plans as plain dictionaries."""
-        state = super().state_dict()
-        index = {id(plan): i for i, plan in enumerate(_plans(self.param_groups))}
-        for group in state["param_groups"]:
-            if isinstance(plan := group["plan"], SparsityPlan):
-                group["plan"] = {"index": index[id(plan)], **plan.state_dict()}
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit for bit, in the dtypes in which it was saved.
-
-        torch's own method would cast accumulators and momenta to the parameter's dtype, which
-        loses the float32 accumulators of half-precision parameters. As all options, the plans are
-        those of the saved state; a state of version 0.1 has none and leaves plans as they are.
+    def threshold_values(self, accumulators: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Threshold other values of the accumulators as the current ones are.
 
         Args:
-            state_dict: From :meth:`state_dict` of an optimizer with the same groups.
+            accumulators: Parameters to values of v.
 
-        Raises:
-            ValueError: If the groups or the parameters' shapes differ.
+        Returns:
+            Parameters to weights, in the values' dtype; those without an accumulator are left
+            out.
         """
-        loaded: dict[str, Any] = {}
-        plans = [group["plan"] for group in self.param_groups]
-
-        def see(_: Optimizer, processed: dict[str, Any]) -> None:
-            loaded.update(processed)
-            for p, saved in self._pairs(processed):
-                for key, value in saved.items():
-                    is_array = isinstance(value, Tensor) and key not in COUNTERS
-                    if is_array and value.shape != p.shape:
-                        raise ValueError(
-                            f"the saved {key} has shape {tuple(value.shape)}, the parameter "
-                            f"{tuple(p.shape)}: load the state of an optimizer of this model"
-                        )
-
-        def restore(_: Optimizer) -> None:
-            for p, saved in self._pairs(loaded):
-                for key, value in saved.items():
-                    if key in COUNTERS:
-                        self.state[p][key] = value.item() if isinstance(value, Tensor) else value
-                    elif isinstance(value, Tensor):
-                        self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-            self._restore_plans(
-                [group.get("plan", "none") for group in loaded["param_groups"]], plans
-            )
-
-        hooks = [
-            self.register_load_state_dict_pre_hook(see),
-            self.register_load_state_dict_post_hook(restore, prepend=True),
-        ]
-        try:
-            with torch.no_grad():
-                super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _restore_plans(self, saved: list[Any], present: list[SparsityPlan | None]) -> None:
-        """Put saved progress into the present plans, or into new ones where there are none."""
-        restored: dict[int, SparsityPlan] = {}
-        for group, state, plan in zip(self.param_groups, saved, present):
-            if state == "none":
-                group["plan"] = plan
-            elif state is not None:
-                if (index := state["index"]) not in restored:
-                    restored[index] = plan or SparsityPlan.from_state_dict(state)
-                    restored[index].load_state_dict(state)
-                group["plan"] = restored[index]
-
-    def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Every parameter with its state in the dictionary."""
-        saved = (i for group in state_dict["param_groups"] for i in group["params"])
-        parameters = (p for group in self.param_groups for p in group["params"])
-        return ((p, state_dict["state"].get(i, {})) for p, i in zip(parameters, saved))
+        weights = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p in accumulators and "v" in self.state.get(p, {}):
+                    g = self.state[p]["g"]
+                    weights[p] = power_threshold(accumulators[p], g, power_of(group))
+        for plan in all_plans(self.param_groups):
+            if plan.structure != "elements":
+                pairs = [(p, accumulators[p]) for p, _ in self._planned(plan) if p in accumulators]
+                new = plan.structured_weights(pairs, self._power_of(plan))
+                weights |= {p: w for (p, _), w in zip(pairs, new)}
+        return weights
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore from a pickle or a deep copy, also of an older version."""
+        """Restore from a pickle or a deep copy; which weights are known is forgotten."""
         super().__setstate__(state)
         self._left, self._phase = {}, 0
-        for group in self.param_groups:
-            for option, value in self.defaults.items():
-                group.setdefault(option, value)
 
     # What a direction adds
 
@@ -239,12 +181,13 @@ class DualAveraging(Optimizer):
             self._check_capturable()
         moving = []
         for group in self.param_groups:
-            self._check_options(group)
+            check_options(group)
+            self._check_direction(group)
             moving.append((group, self._gradients(group)))
-        plans = _plans(group for group, pairs in moving if pairs and _is_moving(group))
+        plans = all_plans(group for group, pairs in moving if pairs and _is_moving(group))
         structured = [
             plan
-            for plan in _plans(group for group, pairs in moving if pairs)
+            for plan in all_plans(group for group, pairs in moving if pairs)
             if plan.structure != "elements"
         ]
         for plan in structured:
@@ -302,7 +245,7 @@ class DualAveraging(Optimizer):
             key = id(n), id(g), p.dtype, row.v is None
             if key not in batches:
                 before = g if plan else g_before
-                batches[key] = Batch(group, lr, g, before, step, _power(group), [])
+                batches[key] = Batch(group, lr, g, before, step, power_of(group), [])
             batches[key].rows.append(row)
         return batches.values()
 
@@ -330,7 +273,7 @@ class DualAveraging(Optimizer):
             )
 
     def _advance_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> Iterable[Batch]:
-        lr, power, plan = float(group["lr"]), _power(group), group["plan"]
+        lr, power, plan = float(group["lr"]), power_of(group), group["plan"]
         rate, c, mu = self._effective_lr(group), group["c"], group["mu"]
         if structured := plan is not None and plan.structure != "elements":
             power = 1.0  # the step leaves w = v, and the structure thresholds it
@@ -373,7 +316,7 @@ class DualAveraging(Optimizer):
         ]
 
     def _power_of(self, plan: SparsityPlan) -> float:
-        return next(_power(group) for group in self.param_groups if group["plan"] is plan)
+        return next(power_of(group) for group in self.param_groups if group["plan"] is plan)
 
     def _renew(self, plan: SparsityPlan) -> None:
         """Choose a plan's thresholds from all its accumulators and apply them."""
@@ -397,7 +340,7 @@ class DualAveraging(Optimizer):
         for group, _, p in members:
             if p.grad is None:
                 g = float(self.state[p]["g"])
-                batch = Batch.empty(group, 0.0, g, g, 0, _power(group))
+                batch = Batch.empty(group, 0.0, g, g, 0, power_of(group))
                 batch.rows.append(_row(p, None, self.state[p]))
                 self._adopt(batch)
                 if p.is_cuda:
@@ -409,7 +352,7 @@ class DualAveraging(Optimizer):
                 g = self.state[p]["g"]
                 g.copy_(level)
                 row = _row(p, None, self.state[p])
-                batches_.append(Batch(group, g, g, g, g, _power(group), [row]))
+                batches_.append(Batch(group, g, g, g, g, power_of(group), [row]))
             return batches_
         levels = plan.choose(accumulators, [_name(*member) for member in members])
         batches: dict[tuple[Any, ...], Batch] = {}
@@ -417,7 +360,7 @@ class DualAveraging(Optimizer):
             self.state[p]["g"] = g
             key = id(group), g, p.dtype, p.device
             if key not in batches:
-                batches[key] = Batch.empty(group, 0.0, g, g, 0, _power(group))
+                batches[key] = Batch.empty(group, 0.0, g, g, 0, power_of(group))
             batches[key].rows.append(_row(p, None, self.state[p]))
         return list(batches.values())
 
@@ -463,65 +406,6 @@ class DualAveraging(Optimizer):
                 )
         return pairs
 
-    # Checks
-
-    def _check_group(self, group: Group) -> None:
-        self._check_options(group)
-        for p in group["params"]:
-            if group["plan"] is not None:
-                group["plan"].check_parameter(p)
-            if p.is_complex():
-                raise TypeError(
-                    f"{type(self).__name__} needs real parameters, got {p.dtype} of shape "
-                    f"{tuple(p.shape)}; optimise torch.view_as_real of it"
-                )
-
-    def _check_options(self, group: Group) -> None:
-        check_numbers(group, "lr", "c", "mu", "weight_decay")
-        if not 0 < group["mu"] <= 1:
-            raise ValueError(f"mu must lie in (0, 1], got {group['mu']}")
-        if not _power(group) >= 1:
-            raise ValueError(
-                f"power must be at least 1 (math.inf for the hard threshold), got {group['power']}"
-            )
-        plan = group["plan"]
-        if not isinstance(plan, SparsityPlan | None):
-            raise TypeError(f"plan must be a SparsityPlan or None, got {plan!r}")
-        if plan is not None and plan.structure != "elements" and group["capturable"]:
-            raise ValueError(f'structure="{plan.structure}" needs capturable=False')
-        if group["foreach"] and group["fused"]:
-            raise ValueError("foreach and fused exclude each other; leave one of them None")
-        if group["fused"] and native.grda_step() is None:
-            raise ValueError(
-                "fused=True needs dirprune's C++ extension, which this installation does not "
-                "have; leave fused=None for the fastest path there is"
-            )
-        self._check_direction(group)
-
-
-def check_numbers(group: Group, *options: str) -> None:
-    """Check that options are numbers, and scales at least 0 and finite.
-
-    Args:
-        group: A param group.
-        options: Names; ``lr`` may also be a tensor of one element.
-
-    Raises:
-        TypeError: If one is no number.
-        ValueError: If ``lr``, ``c``, ``weight_decay`` or ``eps`` is out of its range.
-    """
-    for option in options:
-        value = group[option]
-        if not isinstance(value, numbers.Real) and not (
-            option == "lr" and isinstance(value, Tensor) and value.numel() == 1
-        ):
-            raise TypeError(f"{option} must be a number, got {value!r}")
-    for option in options:
-        if isinstance(group[option], Tensor) and group["capturable"]:
-            continue  # looking at it would wait for the device
-        if option in ("lr", "c", "weight_decay", "eps") and not 0 <= group[option] < math.inf:
-            raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
-
 
 def _is_moving(group: Group) -> bool:
     """Whether the rate is above 0; on the device it is asked there."""
@@ -532,24 +416,11 @@ def _lr_on(group: Group, device: torch.device) -> Tensor:
     return torch.as_tensor(group["lr"], dtype=torch.float64, device=device)
 
 
-def _power(group: Group) -> float:
-    """The power p; the paper's soft threshold by default, and the square root with a plan."""
-    power: float | None = group["power"]
-    if power is None:
-        return 1.0 if group["plan"] is None else 2.0
-    return power
-
-
 def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, float]:
     """The counter and the threshold after one more step at a rate."""
     if rate == 0:
         return n, g
     return n + 1, g + threshold_increment(n + 1, rate, c, mu) if c else g
-
-
-def _plans(groups: Iterable[Group]) -> list[SparsityPlan]:
-    """Every plan of the groups, once."""
-    return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())
 
 
 def _identity(p: Tensor) -> tuple[int, int]:

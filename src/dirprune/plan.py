@@ -238,14 +238,29 @@ class SparsityPlan:
         sparsity = self.sparsity_at(int(self.step))
         if self._blocks is None:
             self.threshold = sparsity / self.sparsity
-            for p, v in pairs:
-                p.copy_(power_threshold(v, self.threshold * two_four_levels(v), power))
-            return
+        else:
+            self.threshold = self._blocks.threshold(self._blocks.norms(pairs), sparsity)
+        for (p, _), w in zip(pairs, self.structured_weights(pairs, power)):
+            p.copy_(w)
+
+    def structured_weights(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], power: float
+    ) -> list[Tensor]:
+        """Threshold blocks or fours at the current threshold.
+
+        Args:
+            pairs: Every planned parameter and its v.
+            power: Of the threshold function.
+
+        Returns:
+            New weights in the dtype of v.
+        """
+        g = float(self.threshold)
+        if self._blocks is None:
+            return [power_threshold(v, g * two_four_levels(v), power) for _, v in pairs]
         norms = self._blocks.norms(pairs)
-        self.threshold = self._blocks.threshold(norms, sparsity)
-        factors = block_factors(norms, self._blocks.levels(norms, self.threshold), power)
-        for p, v in pairs:
-            p.copy_(self._blocks.scale(p, factors, v))
+        factors = block_factors(norms, self._blocks.levels(norms, g), power)
+        return [self._blocks.scale(p, factors, v) for p, v in pairs]
 
     def adopt_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
         """Set v from the weights where they are not what :meth:`apply_structure` left.
@@ -258,10 +273,9 @@ class SparsityPlan:
         if self._blocks is not None:
             self._blocks.adopt(pairs, g, power)
             return
-        for p, v in pairs:
-            levels = g * two_four_levels(v)
-            left = power_threshold(v, levels, power).to(p.dtype)
-            v.copy_(torch.where(p == left, v, invert_threshold(p.to(v.dtype), v, levels, power)))
+        for (p, v), left in zip(pairs, self.structured_weights(pairs, power)):
+            inverse = invert_threshold(p.to(v.dtype), v, g * two_four_levels(v), power)
+            v.copy_(torch.where(p == left.to(p.dtype), v, inverse))
 
     def check_parameter(self, p: Tensor) -> None:
         """Check that a parameter fits the structure.

@@ -1,0 +1,113 @@
+"""An optimizer's state, restored bit for bit in the dtypes in which it was saved."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from dirprune.plan import SparsityPlan
+from dirprune.update import Group
+
+COUNTERS = ("n", "g", "step")
+"""What of a parameter's state is a number; with ``capturable`` a tensor on the device."""
+
+
+class ExactState(Optimizer):
+    """Saving and loading, with plans among the options and float32 state of half precision."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch's optimizers do, with plans as plain dictionaries."""
+        state = super().state_dict()
+        index = {id(plan): i for i, plan in enumerate(all_plans(self.param_groups))}
+        for group in state["param_groups"]:
+            if isinstance(plan := group["plan"], SparsityPlan):
+                group["plan"] = {"index": index[id(plan)], **plan.state_dict()}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state bit for bit, in the dtypes in which it was saved.
+
+        torch's own method would cast accumulators and momenta to the parameter's dtype, which
+        loses the float32 accumulators of half-precision parameters. As all options, the plans are
+        those of the saved state; a state of version 0.1 has none and leaves plans as they are.
+
+        Args:
+            state_dict: From :meth:`state_dict` of an optimizer with the same groups.
+
+        Raises:
+            ValueError: If the groups or the parameters' shapes differ.
+        """
+        loaded: dict[str, Any] = {}
+        plans = [group["plan"] for group in self.param_groups]
+
+        def see(_: Optimizer, processed: dict[str, Any]) -> None:
+            loaded.update(processed)
+            for p, saved in self._pairs(processed):
+                for key, value in saved.items():
+                    is_array = isinstance(value, Tensor) and key not in COUNTERS
+                    if is_array and value.shape != p.shape:
+                        raise ValueError(
+                            f"the saved {key} has shape {tuple(value.shape)}, the parameter "
+                            f"{tuple(p.shape)}: load the state of an optimizer of this model"
+                        )
+
+        def restore(_: Optimizer) -> None:
+            for p, saved in self._pairs(loaded):
+                for key, value in saved.items():
+                    if key in COUNTERS:
+                        self.state[p][key] = value.item() if isinstance(value, Tensor) else value
+                    elif isinstance(value, Tensor):
+                        self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+            self._restore_plans(
+                [group.get("plan", "none") for group in loaded["param_groups"]], plans
+            )
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(see),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            with torch.no_grad():
+                super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _restore_plans(self, saved: list[Any], present: list[SparsityPlan | None]) -> None:
+        """Put saved progress into the present plans, or into new ones where there are none."""
+        restored: dict[int, SparsityPlan] = {}
+        for group, state, plan in zip(self.param_groups, saved, present):
+            if state == "none":
+                group["plan"] = plan
+            elif state is not None:
+                if (index := state["index"]) not in restored:
+                    restored[index] = plan or SparsityPlan.from_state_dict(state)
+                    restored[index].load_state_dict(state)
+                group["plan"] = restored[index]
+
+    def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Every parameter with its state in the dictionary."""
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        parameters = (p for group in self.param_groups for p in group["params"])
+        return ((p, state_dict["state"].get(i, {})) for p, i in zip(parameters, saved))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from a pickle or a deep copy, also of an older version."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
+
+
+def all_plans(groups: Iterable[Group]) -> list[SparsityPlan]:
+    """Return every plan of param groups, once.
+
+    Args:
+        groups: Param groups.
+
+    Returns:
+        The plans in the order of the groups.
+    """
+    return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())
