@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from dirprune.train.baselines.masked import magnitudes, smallest
+from dirprune.quantile import mark_smallest
+from dirprune.train.baselines.masked import magnitudes
 
 COMPRESSED = (*((k / 100, (k + 5) / 100) for k in range(10, 75, 10)), (0.85, 1.0))
 """Compressed phases as shares of the run: the paper's 100 epochs on ImageNet, with a dense warm-up
@@ -111,7 +112,9 @@ class ACDC(SGD):
 
     def _compress(self) -> None:
         weights = self._prunable()
-        for p, pruned in zip(weights, smallest(magnitudes(weights), self._zeros), strict=True):
+        for p, pruned in zip(
+            weights, mark_smallest(magnitudes(weights), self._zeros), strict=True
+        ):
             self.state[p]["pruned"] = torch.empty_like(p, dtype=torch.bool).copy_(pruned)
         self._mask()
 
