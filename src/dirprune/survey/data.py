@@ -9,7 +9,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from dirprune._support.memory import available_memory
 from dirprune.data.loading import Dataset
 from dirprune.data.sources import Source, num_batches
 from dirprune.landscape import FrozenData
@@ -116,14 +115,5 @@ def _freeze(
     # Batches of nearly equal size: each has the same weight when statistics are re-estimated.
     count = num_batches(len(source), EVALUATION_BATCH)
     size = num_batches(len(source), count)
-    image, _ = next(iter(source.batches(1, seed=augmentation, augment=augmentation is not None)))
-    needed = image.nbytes * len(source)
-    room = available_memory(torch.device("cpu")) // 4
-    if needed > room:
-        raise ValueError(
-            f"{len(source):,} frozen images need {needed / 2**30:.1f} GiB, a quarter of the "
-            f"available memory is {room / 2**30:.1f} GiB: set samples and test_samples to at most "
-            f"{room // image.nbytes:,}"
-        )
     drawn = source.batches(size, seed=augmentation, augment=augmentation is not None)
     return FrozenData([(x.contiguous(memory_format=memory_format), y) for x, y in drawn])
