@@ -80,8 +80,6 @@ def epoch_line(config: TrainConfig, epoch: int) -> dict[str, Any]:
     zeros = round(TOTAL * sparsity * done)
     soft = config.method.startswith(("grda", "rda"))
     g = 0.02 * (epoch * STEPS) ** 0.6 * 0.05 if soft else None
-    told = soft and 2 <= epoch <= 4
-    forecast = {"sparsity": sparsity - 0.04 / epoch, "c": 0.005, "target": 0.92} if told else None
     ratio = TOTAL**-0.5 * (1.2 + 2 * sparsity * done)
     return {
         "epoch": epoch,
@@ -100,7 +98,6 @@ def epoch_line(config: TrainConfig, epoch: int) -> dict[str, Any]:
         "l2": 100.0 * ratio,
         "l2_over_l1": ratio,
         "seconds": 1.2 + 0.1 * ripple,
-        "forecast": forecast,
     }
 
 

@@ -15,12 +15,15 @@ from reading import CHROMIUM, Page, browse
 from synthetic_runs import TOTAL, write_comparison, write_json, write_run
 
 from dirprune.report.runs import figures, histograms
-from dirprune.report.runs.arms import arms, statistic
+from dirprune.report.runs.arms import arms, baseline, statistic, subject
 from dirprune.report.runs.page import write_report
 from dirprune.report.runs.panels import panels
 from dirprune.report.runs.read import read_results, read_run
 from dirprune.report.runs.results import cards, verdict
+from dirprune.report.shared import styles
 from dirprune.report.shared.published import published
+from dirprune.report.shared.styles import family
+from dirprune.train.methods import METHODS
 
 
 def report(folders: list[Path], out: Path) -> Page:
@@ -380,3 +383,13 @@ def test_browser_draws_every_figure_without_complaint(tmp_path: Path, case: str)
         assert 'class="main-svg"' in part
         assert re.search(r'class="(?:js-line|point)', part), "axes without data"
     assert complaints == []
+
+
+def test_every_method_of_training_has_a_name_and_a_dense_twin(tmp_path: Path) -> None:
+    for method in METHODS:
+        assert family(method) in styles.METHODS, method
+    dense = read_run(write_run(tmp_path / "adamw", "adamw"))
+    sparse = read_run(write_run(tmp_path / "adam_grda", "adam_grda"))
+    found = arms([dense, sparse])
+    assert subject(found).method == "adam_grda"
+    assert baseline(found[1], found) == found[0]

@@ -6,12 +6,15 @@ from dirprune.report.landscape.read import Network
 from dirprune.report.shared.styles import (
     AMBER,
     BLUE,
+    BROWN,
     GREEN,
     GREY,
     OLIVE,
     ORANGE,
     PINK,
+    PURPLE,
     SKY,
+    TEAL,
     Style,
 )
 
@@ -22,11 +25,11 @@ CONTROLS = {
     "random": ("random direction", SKY, "x"),
 }
 DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")
-PATHS = Style("path", "curve (line dotted)", "#7B4FA3", "solid", "circle")
-PRUNED = Style("pruned", "directional pruning", "#00808A", "dashdot", "circle")
+PATHS = Style("path", "curve (line dotted)", PURPLE, "solid", "circle")
+PRUNED = Style("pruned", "directional pruning", TEAL, "dashdot", "circle")
 CHANCE = Style("chance", "chance", GREY, "dot", "circle")
 OBD = Style("obd", "OBD (Hessian's diagonal)", OLIVE, "longdash", "triangle-up")
-PAPER = Style("paper", "paper", "#8C6D31", "dot", "circle-open")
+PAPER = Style("paper", "paper", BROWN, "dot", "circle-open")
 
 
 def styles_of(networks: Sequence[Network]) -> dict[str, Style]:

@@ -162,34 +162,6 @@ def threshold(arms: Sequence[Arm]) -> Figure:
     return whole_epochs(figure, _last_epoch(arms))
 
 
-def forecasts(arms: Sequence[Arm]) -> Figure:
-    """The final sparsity that each epoch predicted, beside the sparsity reached."""
-    figure = blank("epoch", "sparsity, %")
-    for arm in arms:
-        run = next((r for r in arm.runs if any(e.forecast for e in r.epochs)), None)
-        if run is None:
-            continue
-        reached = {e.epoch: finite(e.sparsity, 100) for e in run.epochs}
-        hover = on_hover(arm.label, "epoch %{x}: %{y:.1f} % reached")
-        figure.add_trace(curve(arm, reached, hovertemplate=hover))
-        predicted = [(e.epoch, e.forecast) for e in run.epochs if e.forecast]
-        figure.add_scatter(
-            x=[epoch for epoch, _ in predicted],
-            y=[finite(f.sparsity, 100) for _, f in predicted],
-            text=["" if f.c is None else f"at c = {f.c:.4g}" for _, f in predicted],
-            marker={"symbol": f"{arm.symbol}-open", "size": 10, "color": arm.colour},
-            hovertemplate=on_hover(arm.label, "after epoch %{x}: %{y:.1f} % predicted %{text}"),
-            **of_style(arm, mode="markers"),
-        )
-        for target in sorted({f.target for _, f in predicted if f.target is not None}):
-            figure.add_hline(
-                100 * target,
-                line={"color": arm.colour, "width": 1.5, "dash": "dot"},
-                annotation={"text": f"target {100 * target:g} %", "xanchor": "right"},
-            )
-    return whole_epochs(figure, _last_epoch(arms))
-
-
 def _last_epoch(arms: Sequence[Arm]) -> int:
     return max((run.epochs[-1].epoch for arm in arms for run in arm.runs if run.epochs), default=1)
 

@@ -61,13 +61,6 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
             figures.threshold(arms),
         ),
         Panel(
-            "forecast",
-            "Forecast",
-            "Hollow points: the final sparsity predicted after that epoch. Line: the sparsity"
-            " reached. Dotted: the target, if one was set.",
-            figures.forecasts(arms),
-        ),
-        Panel(
             "weights",
             "Weights",
             "Left: the number of weights that are exactly zero. Right: all other weights, in bins"

@@ -12,15 +12,6 @@ from dirprune.report.shared.numbers import Number, short_name
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """The final sparsity that an epoch predicted."""
-
-    sparsity: Number
-    c: Number
-    target: Number
-
-
-@dataclass(frozen=True)
 class Epoch:
     """One line of ``metrics.jsonl``; accuracies and sparsity in [0, 1]."""
 
@@ -40,7 +31,6 @@ class Epoch:
     l2: Number
     l2_over_l1: Number
     seconds: Number
-    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True)

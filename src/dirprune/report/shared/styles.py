@@ -6,6 +6,7 @@ from dataclasses import dataclass
 # yellow become a grey and a dark yellow, so that every line shows on white and on dark grey.
 GREY, ORANGE, AMBER, PINK = "#767676", "#D55E00", "#E69F00", "#CC79A7"
 GREEN, BLUE, SKY, OLIVE = "#009E73", "#0072B2", "#56B4E9", "#9C8F00"
+PURPLE, TEAL, BROWN = "#7B4FA3", "#00808A", "#8C6D31"  # not of the palette
 METHODS = {
     "sgd": ("SGD", GREY),
     "adamw": ("AdamW", GREY),
@@ -14,6 +15,9 @@ METHODS = {
     "rda": ("RDA", AMBER),
     "prox_sgd": ("Proximal SGD", PINK),
     "gmp": ("Gradual magnitude", GREEN),
+    "hard": ("Hard threshold", TEAL),
+    "rigl": ("RigL", PURPLE),
+    "acdc": ("AC/DC", BROWN),
     "magnitude": ("Magnitude", BLUE),
     "random": ("Random", SKY),
     "variational_dropout": ("Variational dropout", OLIVE),
