@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from stop_at import StopAt
 
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
 from dirprune.train.errors import Interrupted
 from dirprune.train.loop import train
+from stop_at import StopAt
 
 
 def config(

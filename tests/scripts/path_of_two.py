@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dirprune.landscape import Layout, path, straight_line
+from dirprune.landscape import ParameterLayout, path, straight_line
 from dirprune.landscape.objectives.policy import Statistics
 
 
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     for _ in range(2):
         for p in model.parameters():
             nn.init.normal_(p)
-        ends.append(Layout(model).point(model.state_dict()))
+        ends.append(ParameterLayout(model).point(model.state_dict()))
     data = {"train": (torch.randn(20, 3), torch.randint(2, (20,)))}
     save = folder / f"save-{'alone' if rank == 'alone' else 'shared'}"
     count = Counted()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from stop_at import StopAt
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -30,6 +29,7 @@ from dirprune.train.display import Displays
 from dirprune.train.errors import Interrupted
 from dirprune.train.loop import train
 from dirprune.train.methods import METHODS, build_optimizer
+from stop_at import StopAt
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

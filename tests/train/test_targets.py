@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from stop_at import StopAt
 from torch import nn
 
 from dirprune.train.config import TrainConfig
@@ -15,6 +14,7 @@ from dirprune.train.display import Displays
 from dirprune.train.errors import Interrupted
 from dirprune.train.loop import train
 from dirprune.train.methods import build_optimizer, target_plan
+from stop_at import StopAt
 
 QUIET = Displays()
 FAST = TrainConfig(model="mlp", width=0.1, epochs=2, batch_size=100)
