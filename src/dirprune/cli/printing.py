@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
 
 def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
-    """Print a line for each finished run."""
+    """Print a line for each finished run.
+
+    Seconds per epoch are shown of a single run only: those of runs one after the other differ by
+    what else the machine does.
+    """
     table = Table(caption="sparsity: share of zeros; size: weights after zstd")
     table.add_column("")
-    for title in ("test accuracy", "sparsity", "nonzeros", "s/epoch", "size"):
+    timed = ["s/epoch"] * (len(summaries) == 1)
+    for title in ("test accuracy", "sparsity", "nonzeros", *timed, "size"):
         table.add_column(title, justify="right")
     for name, s in summaries.items():
         table.add_row(
@@ -21,7 +26,7 @@ def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
             f"{s['test_accuracy']:.2%}",
             f"{s['sparsity']:.2%}",
             f"{s['nonzeros']:,}",
-            f"{s['seconds_per_epoch']:.2f}",
+            *[f"{s['seconds_per_epoch']:.2f}" for _ in timed],
             f"{s['weights_zstd_bytes'] / 1e3:,.1f} kB",
         )
     Console().print(table)

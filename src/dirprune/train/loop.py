@@ -192,8 +192,8 @@ def _train_epoch(
         stop_now = session.world == 1 and stop.received
         if over or stop_now or progress.step % CHECK_EVERY == 0:
             progress.seconds = time.perf_counter() - began
-            _check_alive(session, progress, folder)
-            if not over and _any_rank(session, stop.received):
+            stopped = _check_step(session, progress, folder, stop.received)
+            if stopped and not over:
                 _interrupt(session, progress, folder)
 
 
@@ -249,20 +249,24 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
         display.epoch(record)
 
 
-def _check_alive(session: Session, progress: Progress, folder: RunFolder) -> None:
-    """Raise in every process if training cannot go on from here."""
-    loss = session.over_processes(progress.totals)[0]
-    trained = [p.detach() for p in session.net.parameters() if p.requires_grad]
-    weights = [p for p in trained if p.dim() > 1] or trained
+def _check_step(session: Session, progress: Progress, folder: RunFolder, stop: bool) -> bool:
+    """Raise in every process if training cannot continue, else return whether any has to stop.
+
+    The device is waited for once.
+    """
+    flag = torch.full_like(progress.totals[:1], float(stop))
+    sums = session.over_processes(torch.cat([progress.totals, flag]))
+    trained = [p.detach() for p in session.net.parameters() if p.requires_grad and p.numel()]
+    largest = torch.stack([n.to(sums) for n in torch._foreach_norm(trained, math.inf)])
+    loss, _, _, stopped, *sizes = torch.cat([sums, largest]).tolist()
+    matrices = [size for p, size in zip(trained, sizes, strict=True) if p.dim() > 1]
     if not math.isfinite(loss):
-        reason = "the loss is not finite"
-    elif not all(bool(p.isfinite().all()) for p in trained):
-        reason = "a weight is not finite"
-    elif not any(bool(p.any()) for p in weights):
-        reason = "every weight is zero"
-    else:
-        return
-    _diverge(session, progress, folder, reason)
+        _diverge(session, progress, folder, "the loss is not finite")
+    if not all(map(math.isfinite, sizes)):
+        _diverge(session, progress, folder, "a weight is not finite")
+    if not any(matrices or sizes):
+        _diverge(session, progress, folder, "every weight is zero")
+    return bool(stopped)
 
 
 def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: str) -> NoReturn:
