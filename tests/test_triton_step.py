@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.step import adam_step, close, gradient_step, tensors, threshold
+from reference.kernel_step import adam_step, close, gradient_step, tensors, threshold
 
 pytest.importorskip("triton")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dirprune import triton_step
 from dirprune.triton_step import Adam, Gradient
-from reference.step import adam_step, close, gradient_step, tensors, threshold
+from reference.kernel_step import adam_step, close, gradient_step, tensors, threshold
 
 POWERS = [1.0, 2.0, 3.0, float("inf"), 1.5]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

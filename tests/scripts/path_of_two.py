@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dirprune.landscape import ParameterLayout, path, straight_line
-from dirprune.landscape.objectives.policy import Statistics
+from dirprune.landscape.objectives.policy import BatchNormStatistics
 
 
 class Counted:
@@ -20,13 +20,13 @@ class Counted:
 
     def __init__(self) -> None:
         self.points = 0
-        load = Statistics.load
+        load = BatchNormStatistics.load
 
-        def counted(statistics: Statistics, w: Tensor, shares: Sequence[float]) -> None:
+        def counted(statistics: BatchNormStatistics, w: Tensor, shares: Sequence[float]) -> None:
             self.points += 1
             load(statistics, w, shares)
 
-        Statistics.load = counted  # type: ignore[method-assign]
+        BatchNormStatistics.load = counted  # type: ignore[method-assign]
 
 
 def main(folder: Path) -> None:
