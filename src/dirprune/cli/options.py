@@ -12,8 +12,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "augment", "validation"),
     "model": ("model", "width", "start_from"),
     "method": (
-        "method", "c", "mu", "target_sparsity", "target_size", "sparsity", "forecast", "prune",
-        "momentum", "nesterov", "weight_decay",
+        "method", "target_sparsity", "c", "mu", "power", "plan_begin", "plan_end", "sparsity",
+        "prune", "momentum", "nesterov", "weight_decay",
     ),
     "schedule": (
         "epochs", "batch_size", "lr", "schedule", "lr_steps", "warmup_epochs", "seed",
