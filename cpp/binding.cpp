@@ -28,21 +28,46 @@ T* pointer(std::uintptr_t address) {
 void grda_step(const std::vector<std::uintptr_t>& w, const std::vector<std::uintptr_t>& v,
                const std::vector<std::uintptr_t>& d, const std::vector<std::uintptr_t>& m,
                const std::vector<std::size_t>& lengths, double lr, double g, double momentum,
-               double decay, bool nesterov, bool maximize, std::size_t threads) {
+               double decay, bool nesterov, bool maximize, bool root, std::size_t threads) {
     const std::size_t n = lengths.size();
-    if (w.size() != n || v.size() != n || d.size() != n || (m.size() != n && !m.empty()))
+    if (w.size() != n || v.size() != n || (d.size() != n && !d.empty()) ||
+        (m.size() != n && !m.empty()))
         throw std::invalid_argument("grda_step needs as many addresses as lengths");
     const dirprune::Isa isa = dirprune::chosen();
     std::vector<dirprune::Row> rows;
     rows.reserve(n);
     for (std::size_t i = 0; i < n; ++i)
-        rows.push_back({pointer<float>(w[i]), pointer<float>(v[i]), pointer<const float>(d[i]),
+        rows.push_back({pointer<float>(w[i]), pointer<float>(v[i]),
+                        d.empty() ? nullptr : pointer<const float>(d[i]),
                         m.empty() ? nullptr : pointer<float>(m[i]), lengths[i]});
     const dirprune::Rule rule{static_cast<float>(lr),       static_cast<float>(g),
                               static_cast<float>(momentum), static_cast<float>(decay),
-                              nesterov,                     maximize};
+                              nesterov,                     maximize,
+                              root};
     nb::gil_scoped_release release;
     dirprune::grda_step(rows, rule, isa, threads);
+}
+
+std::vector<std::size_t> grda_changed(const std::vector<std::uintptr_t>& w,
+                                      const std::vector<std::uintptr_t>& v,
+                                      const std::vector<std::size_t>& lengths, double g, bool root,
+                                      std::size_t phase, std::size_t threads) {
+    if (w.size() != lengths.size() || v.size() != lengths.size())
+        throw std::invalid_argument("grda_changed needs as many addresses as lengths");
+    std::vector<dirprune::Row> rows;
+    for (std::size_t i = 0; i < w.size(); ++i)
+        rows.push_back({pointer<float>(w[i]), pointer<float>(v[i]), nullptr, nullptr, lengths[i]});
+    const dirprune::Rule rule{0.0f, static_cast<float>(g), 0.0f, 0.0f, false, false, root};
+    const dirprune::Isa isa = dirprune::chosen();
+    std::vector<char> changed;
+    {
+        nb::gil_scoped_release release;
+        changed = dirprune::grda_changed(rows, rule, phase, isa, threads);
+    }
+    std::vector<std::size_t> indices;
+    for (std::size_t i = 0; i < changed.size(); ++i)
+        if (changed[i]) indices.push_back(i);
+    return indices;
 }
 
 using Array = nb::ndarray<const float, nb::numpy, nb::c_contig, nb::device::cpu>;
@@ -159,8 +184,13 @@ NB_MODULE(_cpp, m) {
     m.def("operators", &operators, "What the engine knows of every operator, in their order.");
     m.def("grda_step", &grda_step, nb::arg("w"), nb::arg("v"), nb::arg("d"), nb::arg("m"),
           nb::arg("lengths"), nb::kw_only(), nb::arg("lr"), nb::arg("g"), nb::arg("momentum"),
-          nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("threads"),
-          "gRDA's step in place, on float32 arrays given by address and length.");
+          nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("root") = false,
+          nb::arg("threads"),
+          "gRDA's step in place, on float32 arrays given by address and length; without d only the "
+          "threshold.");
+    m.def("grda_changed", &grda_changed, nb::arg("w"), nb::arg("v"), nb::arg("lengths"),
+          nb::kw_only(), nb::arg("g"), nb::arg("root"), nb::arg("phase"), nb::arg("threads"),
+          "Which rows differ from the threshold of v, from a sample of long ones.");
     nb::class_<dirprune::Program>(m, "Program", "A network made ready to run.")
         .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"),
              nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max())

@@ -31,8 +31,20 @@ Kernel kernel_of(Isa isa) {
     }
 }
 
+Search search_of(Isa isa) {
+    switch (isa) {
+#if defined(__x86_64__)
+        case Isa::avx2: return changed_avx2;
+        case Isa::avx512: return changed_avx512;
+#elif defined(__aarch64__)
+        case Isa::neon: return changed_neon;
+#endif
+        default: return changed_portable;
+    }
+}
+
 Row cut(const Row& row, std::size_t start, std::size_t end) {
-    return {row.w + start, row.v + start, row.d + start, row.m ? row.m + start : nullptr,
+    return {row.w + start, row.v + start, row.d ? row.d + start : nullptr, row.m ? row.m + start : nullptr,
             end - start};
 }
 
@@ -58,6 +70,17 @@ void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::siz
                    rule, streamed);
     };
     parallel_for((total + SHARE - 1) / SHARE, threads, share, openmp::run);
+}
+
+std::vector<char> grda_changed(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
+                               Isa isa, std::size_t threads) {
+    std::vector<char> changed(rows.size());
+    const Search search = search_of(isa);
+    const auto share = [&](std::size_t i, std::size_t) {
+        changed[i] = search(rows[i], rule, phase);
+    };
+    parallel_for(rows.size(), threads, share, openmp::run);
+    return changed;
 }
 
 }  // namespace dirprune

@@ -12,13 +12,13 @@ namespace dirprune {
 struct Row {
     float* w;
     float* v;
-    const float* d;  // gradient
+    const float* d;  // gradient, or null where only w = T(v) is wanted
     float* m;        // momentum, or null without
     std::size_t length;
 };
 
 // d <- d, or -d to maximize;  d += decay w;  m = momentum m + d;  d <- m, or d + momentum m if
-// nesterov;  v -= lr d;  w = v - clip(v, -g, g).
+// nesterov;  v -= lr d;  w = T(v): v - clip(v, -g, g), or with `root` sign(v) [v^2 - g^2]_+^(1/2).
 struct Rule {
     float lr;
     float g;
@@ -26,10 +26,19 @@ struct Rule {
     float decay;
     bool nesterov;
     bool maximize;
+    bool root;
 };
+
+// What of a long row the search for changes looks at: one line of floats in a number of lines.
+constexpr std::size_t WHOLE = 4096, LINE = 16, SPARSE = 64;
 
 // Steps every row on up to `threads` threads. The result does not depend on their number.
 void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);
+
+// Whether w differs from T(v), row by row, looked at in full up to WHOLE floats; of longer rows in
+// the lines of a phase.
+std::vector<char> grda_changed(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
+                               Isa isa, std::size_t threads);
 
 // One row on this thread; w is stored past the caches if it is to be `streamed`.
 using Kernel = void (*)(const Row& row, const Rule& rule, bool streamed);
@@ -37,5 +46,11 @@ void grda_portable(const Row& row, const Rule& rule, bool streamed);
 void grda_neon(const Row& row, const Rule& rule, bool streamed);
 void grda_avx2(const Row& row, const Rule& rule, bool streamed);
 void grda_avx512(const Row& row, const Rule& rule, bool streamed);
+
+using Search = bool (*)(const Row& row, const Rule& rule, std::size_t phase);
+bool changed_portable(const Row& row, const Rule& rule, std::size_t phase);
+bool changed_neon(const Row& row, const Rule& rule, std::size_t phase);
+bool changed_avx2(const Row& row, const Rule& rule, std::size_t phase);
+bool changed_avx512(const Row& row, const Rule& rule, std::size_t phase);
 
 }  // namespace dirprune

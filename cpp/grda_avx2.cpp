@@ -21,12 +21,25 @@ struct Eight {
         // of two equal values, and where one is NaN, these return the second
         return {_mm256_min_ps(high.x, _mm256_max_ps(low.x, x.x))};
     }
+    friend Eight operator/(Eight a, Eight b) { return {_mm256_div_ps(a.x, b.x)}; }
+    friend Eight magnitude(Eight a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.x)}; }
+    friend Eight root(Eight a) { return {_mm256_sqrt_ps(a.x)}; }
+    friend Eight unless_leq(Eight a, Eight b, Eight x) {
+        return {_mm256_andnot_ps(_mm256_cmp_ps(a.x, b.x, _CMP_LE_OQ), x.x)};
+    }
+    friend bool differs(Eight a, Eight b) {
+        return _mm256_movemask_ps(_mm256_cmp_ps(a.x, b.x, _CMP_NEQ_UQ)) != 0;
+    }
 };
 
 }  // namespace
 
 void grda_avx2(const Row& row, const Rule& rule, bool streamed) {
     run<Eight, Single<true>>(row, rule, streamed);
+}
+
+bool changed_avx2(const Row& row, const Rule& rule, std::size_t phase) {
+    return search<Eight, Single<true>>(row, rule, phase);
 }
 
 }  // namespace dirprune

@@ -21,12 +21,25 @@ struct Sixteen {
         // of two equal values, and where one is NaN, these return the second
         return {_mm512_min_ps(high.x, _mm512_max_ps(low.x, x.x))};
     }
+    friend Sixteen operator/(Sixteen a, Sixteen b) { return {_mm512_div_ps(a.x, b.x)}; }
+    friend Sixteen magnitude(Sixteen a) { return {_mm512_abs_ps(a.x)}; }
+    friend Sixteen root(Sixteen a) { return {_mm512_sqrt_ps(a.x)}; }
+    friend Sixteen unless_leq(Sixteen a, Sixteen b, Sixteen x) {
+        return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.x, b.x, _CMP_NLE_UQ), x.x)};
+    }
+    friend bool differs(Sixteen a, Sixteen b) {
+        return _mm512_cmp_ps_mask(a.x, b.x, _CMP_NEQ_UQ) != 0;
+    }
 };
 
 }  // namespace
 
 void grda_avx512(const Row& row, const Rule& rule, bool streamed) {
     run<Sixteen, Single<true>>(row, rule, streamed);
+}
+
+bool changed_avx512(const Row& row, const Rule& rule, std::size_t phase) {
+    return search<Sixteen, Single<true>>(row, rule, phase);
 }
 
 }  // namespace dirprune

@@ -2,14 +2,17 @@
 //
 // A vector type V has N lanes and load, store, stream (past the caches, to an aligned address),
 // fence, all, fma(a, b, c) = a b + c, and the operators + - *; clip(x, low, high) returns x itself
-// where low <= x <= high and where x is NaN.
+// where low <= x <= high and where x is NaN; magnitude(x) = |x|; operator /, root(x); unless_leq(a,
+// b, x) is 0.0 where a <= b, x elsewhere; differs(a, b) whether any lane does.
 //
 // The operations and their rounding are those of torch's elementwise kernels, which use fused
 // multiply-add for x.add(y, alpha=a) where the CPU has it, so that the bits are the same.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "grda.hpp"
 
@@ -22,11 +25,21 @@ struct Constants {
     explicit Constants(const Rule& rule)
         : minus_lr(V::all(-rule.lr)), low(V::all(-rule.g)), high(V::all(rule.g)),
           momentum(V::all(rule.momentum)), decay(V::all(rule.decay)),
-          sign(V::all(rule.maximize ? -1.0f : 1.0f)) {}
-    V minus_lr, low, high, momentum, decay, sign;
+          sign(V::all(rule.maximize ? -1.0f : 1.0f)), two(V::all(2.0f)),
+          least(V::all(-std::numeric_limits<float>::max())),
+          most(V::all(std::numeric_limits<float>::max())) {}
+    V minus_lr, low, high, momentum, decay, sign, two, least, most;
 };
 
-template <class V, bool MOMENTUM, bool NESTEROV, bool DECAY, bool STREAMED>
+template <bool ROOT, class V>
+inline V thresholded(V v, const Constants<V>& k) {
+    if constexpr (!ROOT) return v - clip(v, k.low, k.high);  // x - x is 0.0, never -0.0
+    const V size = clip(magnitude(v), k.least, k.most);
+    const V excess = (size - k.high) / size;  // 1 - g / |v|, without cancellation near g
+    return unless_leq(size, k.high, v * root(excess * (k.two - excess)));
+}
+
+template <class V, bool ROOT, bool MOMENTUM, bool NESTEROV, bool DECAY, bool STREAMED>
 inline void step(float* w, float* v, const float* d, float* m, const Constants<V>& k) {
     V direction = V::load(d) * k.sign;
     if constexpr (DECAY) direction = fma(V::load(w), k.decay, direction);
@@ -37,18 +50,18 @@ inline void step(float* w, float* v, const float* d, float* m, const Constants<V
     }
     const V moved = fma(direction, k.minus_lr, V::load(v));
     moved.store(v);
-    const V sparse = moved - clip(moved, k.low, k.high);  // x - x is 0.0, never -0.0
+    const V sparse = thresholded<ROOT>(moved, k);
     if constexpr (STREAMED) sparse.stream(w);
     else sparse.store(w);
 }
 
-template <class V, class Scalar, bool MOMENTUM, bool NESTEROV, bool DECAY, bool STREAMED>
+template <class V, class Scalar, bool ROOT, bool MOMENTUM, bool NESTEROV, bool DECAY, bool STREAMED>
 void pass(const Row& row, const Rule& rule) {
     const Constants<V> many(rule);
     const Constants<Scalar> one(rule);
     const auto at = [&](std::size_t i, auto k) {
         using T = decltype(k.low);
-        step<T, MOMENTUM, NESTEROV, DECAY, STREAMED && T::N != 1>(
+        step<T, ROOT, MOMENTUM, NESTEROV, DECAY, STREAMED && T::N != 1>(
             row.w + i, row.v + i, row.d + i, MOMENTUM ? row.m + i : nullptr, k);
     };
     std::size_t i = 0;
@@ -60,17 +73,61 @@ void pass(const Row& row, const Rule& rule) {
     if constexpr (STREAMED) V::fence();
 }
 
+template <class V, class Scalar, bool ROOT>
+void threshold(const Row& row, const Rule& rule) {
+    const Constants<V> many(rule);
+    const Constants<Scalar> one(rule);
+    std::size_t i = 0;
+    for (; i + V::N <= row.length; i += V::N)
+        thresholded<ROOT>(V::load(row.v + i), many).store(row.w + i);
+    for (; i < row.length; ++i) thresholded<ROOT>(Scalar::load(row.v + i), one).store(row.w + i);
+}
+
+template <class V, class Scalar, bool ROOT>
+bool changed(const Row& row, const Rule& rule, std::size_t phase) {
+    const Constants<V> many(rule);
+    const Constants<Scalar> one(rule);
+    const auto at = [&](std::size_t i, auto k) {
+        using T = decltype(k.low);
+        return differs(T::load(row.w + i), thresholded<ROOT>(T::load(row.v + i), k));
+    };
+    bool any = false;
+    if (row.length > WHOLE) {
+        const std::size_t lines = row.length / LINE;
+        for (std::size_t line = phase % SPARSE; line < lines; line += SPARSE)
+            for (std::size_t i = 0; i < LINE; i += V::N) any |= at(line * LINE + i, many);
+        return any;
+    }
+    std::size_t i = 0;
+    for (; i + V::N <= row.length; i += V::N) any |= at(i, many);
+    for (; i < row.length; ++i) any |= at(i, one);
+    return any;
+}
+
 template <class V, class Scalar>
-void run(const Row& row, const Rule& rule, bool streamed) {
+bool search(const Row& row, const Rule& rule, std::size_t phase) {
+    return rule.root ? changed<V, Scalar, true>(row, rule, phase)
+                     : changed<V, Scalar, false>(row, rule, phase);
+}
+
+template <class V, class Scalar, bool ROOT>
+void run_with(const Row& row, const Rule& rule, bool streamed) {
+    if (row.d == nullptr) return threshold<V, Scalar, ROOT>(row, rule);
     const auto choose = [&](auto momentum, auto nesterov) {
         constexpr bool M = decltype(momentum)::value, N = decltype(nesterov)::value;
-        if (rule.decay != 0.0f) return pass<V, Scalar, M, N, true, false>(row, rule);
-        if (streamed) return pass<V, Scalar, M, N, false, true>(row, rule);
-        return pass<V, Scalar, M, N, false, false>(row, rule);
+        if (rule.decay != 0.0f) return pass<V, Scalar, ROOT, M, N, true, false>(row, rule);
+        if (streamed) return pass<V, Scalar, ROOT, M, N, false, true>(row, rule);
+        return pass<V, Scalar, ROOT, M, N, false, false>(row, rule);
     };
     if (row.m == nullptr) choose(std::false_type{}, std::false_type{});
     else if (rule.nesterov) choose(std::true_type{}, std::true_type{});
     else choose(std::true_type{}, std::false_type{});
+}
+
+template <class V, class Scalar>
+void run(const Row& row, const Rule& rule, bool streamed) {
+    if (rule.root) run_with<V, Scalar, true>(row, rule, streamed);
+    else run_with<V, Scalar, false>(row, rule, streamed);
 }
 
 // One float; where it stands beside vectors of a CPU that has it, with fused multiply-add.
@@ -92,6 +149,11 @@ struct Single {
     friend Single clip(Single x, Single low, Single high) {
         return x.x < low.x ? low : high.x < x.x ? high : x;
     }
+    friend Single operator/(Single a, Single b) { return {a.x / b.x}; }
+    friend Single magnitude(Single a) { return {std::fabs(a.x)}; }
+    friend Single root(Single a) { return {std::sqrt(a.x)}; }
+    friend Single unless_leq(Single a, Single b, Single x) { return {a.x <= b.x ? 0.0f : x.x}; }
+    friend bool differs(Single a, Single b) { return a.x != b.x; }
 };
 
 }  // namespace

@@ -20,12 +20,24 @@ struct Four {
     friend Four clip(Four x, Four low, Four high) {
         return {vminq_f32(high.x, vmaxq_f32(low.x, x.x))};  // these keep NaN and order -0.0 < 0.0
     }
+    friend Four operator/(Four a, Four b) { return {vdivq_f32(a.x, b.x)}; }
+    friend Four magnitude(Four a) { return {vabsq_f32(a.x)}; }
+    friend Four root(Four a) { return {vsqrtq_f32(a.x)}; }
+    friend Four unless_leq(Four a, Four b, Four x) {
+        return {vreinterpretq_f32_u32(
+            vbicq_u32(vreinterpretq_u32_f32(x.x), vcleq_f32(a.x, b.x)))};
+    }
+    friend bool differs(Four a, Four b) { return vminvq_u32(vceqq_f32(a.x, b.x)) == 0; }
 };
 
 }  // namespace
 
 void grda_neon(const Row& row, const Rule& rule, bool streamed) {
     run<Four, Single<true>>(row, rule, streamed);
+}
+
+bool changed_neon(const Row& row, const Rule& rule, std::size_t phase) {
+    return search<Four, Single<true>>(row, rule, phase);
 }
 
 }  // namespace dirprune

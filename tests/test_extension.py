@@ -281,12 +281,12 @@ def test_whole_runs_equal_torchs_to_the_bit(options: dict) -> None:
 
 
 def test_it_is_the_default_where_torch_can_be_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dirprune import update
+    from dirprune._support import native
 
     seen: list[int] = []
-    step = update._call_extension
+    step = native.grda_step()
     monkeypatch.setattr(
-        update, "_call_extension", lambda *a: (seen.append(len(a[1].rows)), step(*a))[-1]
+        native, "grda_step", lambda: lambda *a, **o: (seen.append(len(a[0])), step(*a, **o))[-1]
     )
     image = torch.randn(8, 4, 3, 3)
     cases = {

@@ -19,6 +19,7 @@ FLOORS = [
         "adam_grda",
         "averaging",
         "blocks",
+        "extension_step",
         "optimizer_options",
         "optimizer_state",
         "dual_averaging",

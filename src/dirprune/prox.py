@@ -86,7 +86,8 @@ def power_threshold(v: Tensor, g: float | Tensor, power: float) -> Tensor:
         w = v
     elif power == 2:
         excess = (size - g) / size  # 1 - g / |v|, without cancellation near g
-        w = v * (excess * (2 - excess)).sqrt()
+        # by way of float64: torch's float32 square root on CPUs is not always rounded correctly
+        w = v * (excess * (2 - excess)).double().sqrt().to(v.dtype)
     else:
         # in float64, because vectorised pow and its scalar tail do not agree in the last bit
         excess = (size.double() - g) / size

@@ -7,29 +7,22 @@ moves w itself and stays dense. Where w is not what the last step left, v is set
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
 - Triton does everything in one launch (the default on CUDA);
 - the C++ extension does the step in one pass over all tensors (the default on the CPU where it is
-  installed, for float32, SGD's direction and p = 1);
+  installed, for float32, SGD's direction and p = 1 or 2; of Adam the threshold only);
 - multi-tensor calls (on CUDA where Triton cannot), with w as the only scratch space;
 - tensor by tensor, a chunk at a time (the default on the CPU without the extension).
 """
 
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import increment_version
+from torch import Tensor
 
-from dirprune import triton_step
-from dirprune._support import native
+from dirprune import extension_step, triton_step
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like
 
 Group = dict[str, Any]
-
-# Classes of tensors whose memory is the numbers themselves; others may be wrappers.
-PLAIN = frozenset({Tensor, nn.Parameter})
-_dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
@@ -100,17 +93,21 @@ def update(batch: Batch) -> None:
         return
     if batch.rows[0].w.is_cuda:
         adopt(batch)
-    if rows := _step_fused(batch):
-        rest = batch._replace(rows=rows)
-        lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
-        if _is_foreach(rest):
-            _descend_foreach(rest, lr, step)
-            threshold(rest)
-        else:
-            for row in _chunks(rows):
-                _descend_one(row, lr, step, batch.group)
-                if row.v is not None:
-                    _threshold_one(row.w, row.v, g, batch.power)
+    lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
+    rows, group = batch.rows, batch.group
+    if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
+        rows = extension_step.step(rows, lr, g, batch.power, group)
+    if not rows:
+        return
+    rest = batch._replace(rows=rows)
+    if _is_foreach(rest) or (_may_extend(batch) and "betas" in group):
+        _descend_foreach(rest, lr, step)
+        threshold(rest)
+    else:
+        for row in _chunks(rows):
+            _descend_one(row, lr, step, group)
+            if row.v is not None:
+                _threshold_one(row.w, row.v, g, batch.power)
 
 
 def adopt(batch: Batch) -> None:
@@ -142,13 +139,14 @@ def find_changed(batch: Batch, phase: int) -> list[Row]:
     Returns:
         The rows that differ.
     """
-    changed = []
-    for row in batch.rows:
+    g, p = float(batch.g_before), batch.power
+    changed, rest = extension_step.find_changed(batch.rows, g, p, phase)
+    for row in rest:
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
             lines = w.numel() // LINE
             w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
-        left = power_threshold(v, float(batch.g_before), batch.power).to(w.dtype)
+        left = power_threshold(v, g, p).to(w.dtype)
         if not torch.equal(left, w):
             changed.append(row)
     return changed
@@ -167,7 +165,9 @@ def threshold(batch: Batch) -> None:
         for row in batch.rows:
             _write(row.w, power_threshold(row.v, batch.g, p))
         return
-    g = float(batch.g)
+    g, rows = float(batch.g), batch.rows
+    if _may_extend(batch):
+        rows = extension_step.threshold(rows, g, p)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)
@@ -176,7 +176,7 @@ def threshold(batch: Batch) -> None:
         torch._foreach_neg_(w)
         torch._foreach_add_(w, v)
     else:
-        for row in _chunks(batch.rows):
+        for row in _chunks(rows):
             _threshold_one(row.w, row.v, g, p)
 
 
@@ -188,6 +188,11 @@ def state_dtype(p: Tensor) -> torch.dtype:
 def _is_current(batch: Batch) -> bool:
     """Whether v is up to date with the weights."""
     return batch.g_before.is_cpu and bool(batch.g_before.isnan())
+
+
+def _may_extend(batch: Batch) -> bool:
+    """Whether the options allow the C++ extension."""
+    return batch.group["fused"] is not False and not batch.group["foreach"]
 
 
 def _is_foreach(batch: Batch) -> bool:
@@ -270,7 +275,7 @@ def _write(w: Tensor, sparse: Tensor) -> None:
 def _descend_foreach(batch: Batch, lr: float, step: int) -> None:
     rows, group = batch.rows, batch.group
     if "betas" in group:
-        for row in rows:
+        for row in _chunks(rows):
             _descend_adam(row, lr, step, group)
         return
     x = [row.w if row.v is None else row.v for row in rows]
@@ -314,7 +319,7 @@ def _cut(row: Row) -> Iterable[Row]:
         yield Row(*(None if t is None else t[start : start + size] for t in row))
 
 
-# Triton and the C++ extension
+# Triton
 
 
 def _step_triton(batch: Batch) -> bool:
@@ -331,71 +336,3 @@ def _step_triton(batch: Batch) -> bool:
     else:
         rule = triton_step.Gradient(lr, group["momentum"], group["nesterov"], decay, maximize)
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
-
-
-def _step_fused(batch: Batch) -> list[Row]:
-    """Step what the extension can step; return the other rows."""
-    rows, group = batch.rows, batch.group
-    if (
-        rows[0].v is None
-        or batch.power != 1
-        or "betas" in group
-        or group["fused"] is False
-        or group["foreach"]
-        or (step := native.grda_step()) is None
-    ):
-        return rows
-    fused, rest = _split(rows)
-    if fused:
-        _call_extension(step, batch._replace(rows=fused))
-    return rest
-
-
-def _call_extension(step: native.FusedStep, batch: Batch) -> None:
-    group = batch.group
-    w, v, grad, m, _ = zip(*batch.rows)
-    step(
-        list(map(Tensor.data_ptr, w)),
-        list(map(Tensor.data_ptr, v)),
-        list(map(Tensor.data_ptr, grad)),
-        list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
-        list(map(Tensor.numel, w)),
-        lr=float(batch.lr),
-        g=float(batch.g),
-        momentum=group["momentum"],
-        decay=group["weight_decay"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
-        threads=torch.get_num_threads(),
-    )
-    increment_version(w)  # so that autograd sees a change that went past torch
-
-
-def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows that the extension can step, and the others."""
-    if _are_arrays(rows):
-        return rows, []
-    parts: tuple[list[Row], list[Row]] = [], []
-    for row in rows:
-        parts[not _are_arrays([row])].append(row)
-    return parts
-
-
-def _are_arrays(rows: list[Row]) -> bool:
-    """Whether rows are float32 arrays on the CPU, the elements of each row in the same order."""
-    columns = [column for column in zip(*rows) if column[0] is not None]
-    # map over columns: a hundred tensors are asked in a fifth of the time of a loop
-    return (
-        all(PLAIN.issuperset(map(type, column)) for column in columns)
-        and all({torch.float32}.issuperset(map(_dtype, column)) for column in columns)
-        and all(all(map(_is_cpu, column)) for column in columns)
-        and not any(map(Tensor.is_neg, columns[2]))  # their memory holds the opposite
-        and (
-            all(all(map(Tensor.is_contiguous, column)) for column in columns)
-            or (len(rows) == 1 and all(_is_channels_last(*column) for column in columns))
-        )
-    )
-
-
-def _is_channels_last(t: Tensor) -> bool:
-    return t.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ EXTENSION = "dirprune._cpp"
 
 
 class FusedStep(Protocol):
-    """One pass over all tensors of a batch: momentum and decay, v -= lr * d, then w = S_g(v)."""
+    """One pass over all tensors of a batch: momentum and decay, v -= lr * d, then w = T(v)."""
 
     def __call__(
         self,
@@ -29,12 +29,31 @@ class FusedStep(Protocol):
         decay: float,
         nesterov: bool,
         maximize: bool,
+        root: bool,
         threads: int,
     ) -> None:
         """Update ``w``, ``v`` and ``m`` (empty without momentum) in place.
 
-        All are addresses of float32 arrays of the given lengths, in the same order.
+        All are addresses of float32 arrays of the given lengths, in the same order. T is the soft
+        threshold, or that of power 2 with ``root``. Without ``d``, v stays.
         """
+
+
+class Search(Protocol):
+    """Compare weights with the thresholds of v, long arrays on a sample."""
+
+    def __call__(
+        self,
+        w: Sequence[int],
+        v: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        g: float,
+        root: bool,
+        phase: int,
+        threads: int,
+    ) -> list[int]:
+        """Return the indices of the arrays that differ."""
 
 
 @cache
@@ -52,3 +71,9 @@ def grda_step() -> FusedStep | None:
     """Return the extension's fused step, or None where the extension was not built."""
     native = extension()
     return None if native is None else cast(FusedStep, native.grda_step)
+
+
+def grda_changed() -> Search | None:
+    """Return the extension's search for changed weights, or None where it was not built."""
+    native = extension()
+    return None if native is None else cast(Search, native.grda_changed)
