@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay, TensorBoard, epoch_line
+from dirprune.train.loop import train
 
 CONFIG = TrainConfig(data="imagefolder:[b]:x:", epochs=600, validation=0.1)
 RECORD = {
@@ -70,7 +71,7 @@ def test_without_a_terminal_a_long_epoch_says_where_it_is(
 def test_a_resumed_run_says_from_where() -> None:
     file = io.StringIO()
     ConsoleDisplay(Console(file=file, width=60)).start(CONFIG, 10, 50, 120)
-    assert "goes on after step 120 of 30,000" in file.getvalue()
+    assert "resumes after step 120 of 30,000" in file.getvalue()
 
 
 def test_the_column_of_validation_is_there_only_with_validation() -> None:
@@ -110,3 +111,13 @@ def test_a_resumed_run_takes_the_place_of_what_it_repeats(tmp_path: Path) -> Non
     events = EventAccumulator(str(tmp_path)).Reload()
     found = [(event.step, round(event.value, 5)) for event in events.Scalars("train_loss")]
     assert found == [(10, 1.0), (20, 0.9), (30, 0.7)]
+
+
+def test_the_library_logs_and_prints_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO", logger="dirprune"):
+        train(TrainConfig(model="mlp", width=0.05, epochs=2, batch_size=200), tmp_path / "run")
+    assert "mlp on digits, grda, from step 0" in caplog.text
+    assert sum("/2 " in message for message in caplog.messages) == 2
+    assert capfd.readouterr() == ("", "")

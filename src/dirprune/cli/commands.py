@@ -52,13 +52,21 @@ def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool =
     """
     _share_cpus()
     from dirprune.report.runs.page import write_report
+    from dirprune.train.display import ConsoleDisplay
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
     over = resume and (RunFolder(out).read_summary() or {}).get("status") == "finished"
     figures = published(config)
     recipe = {"name": config.model, "published": figures} if figures else None
-    summary = train_run(config, out, resume=resume, overwrite=overwrite, recipe=recipe)
+    summary = train_run(
+        config,
+        out,
+        resume=resume,
+        overwrite=overwrite,
+        recipe=recipe,
+        display=ConsoleDisplay(),
+    )
     if not is_first():
         return
     if over:
@@ -121,8 +129,17 @@ def tune(
     """
     _share_cpus()
     from dirprune.study.tune import tune as tune_trials
+    from dirprune.train.display import ConsoleDisplay
 
-    result = tune_trials(config, out, mus=mus, cs=cs, epochs=tune_epochs, tolerance=tolerance)
+    result = tune_trials(
+        config,
+        out,
+        mus=mus,
+        cs=cs,
+        epochs=tune_epochs,
+        tolerance=tolerance,
+        display=ConsoleDisplay(),
+    )
     print_trials(result)
     print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
 
@@ -137,6 +154,7 @@ def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = F
     """
     _share_cpus()
     from dirprune.report.runs.page import write_report
+    from dirprune.train.display import ConsoleDisplay
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
@@ -144,7 +162,9 @@ def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = F
     for method in ("sgd", "grda"):
         config, folder = replace(DEMO, method=method), out / method
         begun = resume and RunFolder(folder).config.exists()
-        summaries[method] = train_run(config, folder, resume=begun, overwrite=overwrite)
+        summaries[method] = train_run(
+            config, folder, resume=begun, overwrite=overwrite, display=ConsoleDisplay()
+        )
     print_runs(summaries)
     _ship([out / method for method in summaries])
     page = write_report([out / method for method in summaries], out / "report.html")

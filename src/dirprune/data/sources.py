@@ -58,7 +58,7 @@ class Source(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of one epoch, the same ones however often and wherever it is asked.
+        """Yield the batches of one epoch: the same for every call with the same arguments.
 
         Args:
             batch_size: Images per batch, over all processes together.

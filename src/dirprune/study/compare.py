@@ -18,6 +18,7 @@ from dirprune.study.one_shot import has_batchnorm, prune_finished
 from dirprune.study.tables import Row, csv_text, markdown_text, rows
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
+from dirprune.train.display import ConsoleDisplay
 from dirprune.train.errors import Diverged
 from dirprune.train.loop import train
 from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
@@ -269,7 +270,7 @@ class _Comparison:
 
 def train_or_resume(out: Path, config: TrainConfig) -> None:
     """Train in a folder, from where it was left if it was begun before."""
-    train(config, out, resume=RunFolder(out).config.exists())
+    train(config, out, resume=RunFolder(out).config.exists(), display=ConsoleDisplay())
 
 
 def _is_over(folder: RunFolder) -> bool:

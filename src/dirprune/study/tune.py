@@ -75,7 +75,7 @@ def tune(
         cs: To be tried, each above 0.
         epochs: Of every trial, at least 1; the paper advises 1 to 5.
         tolerance: How far below that of c = 0 the validation accuracy may be, a share.
-        display: Where the trials' progress is shown; by default on the standard output.
+        display: Where the trials' progress is shown; by default in the log.
 
     Returns:
         The table of trials and the chosen config.

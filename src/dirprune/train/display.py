@@ -1,5 +1,6 @@
 """What a run shows: a line per epoch, and below it, in a terminal, how far it is."""
 
+import logging
 import os
 import socket
 import time
@@ -16,15 +17,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from dirprune._support.files import naming_errors
 from dirprune.train.config import TrainConfig
 
-# Seconds without a line, where there are no bars, after which there is one.
-TELL_EVERY = 60.0
+# Seconds after which a line is printed within an epoch, where there are no bars.
+PRINT_EVERY = 60.0
+
+
+_log = logging.getLogger(__name__)
 
 
 class Display(Protocol):
-    """What the loop tells about itself."""
+    """What the training loop reports to."""
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Begin, or go on after ``step`` steps, with ``total`` trainable parameters."""
+        """Begin, or resume after ``step`` steps, with ``total`` trainable parameters."""
 
     def step(self, step: int) -> None:
         """The run has taken ``step`` optimizer steps."""
@@ -40,7 +44,7 @@ class Displays:
     """Several displays as one; without any, it shows nothing.
 
     Args:
-        displays: Are told everything, in this order.
+        displays: Receive every call, in this order.
     """
 
     def __init__(self, *displays: Display) -> None:
@@ -52,12 +56,12 @@ class Displays:
             display.start(config, total, steps_per_epoch, step)
 
     def step(self, step: int) -> None:
-        """Tell all."""
+        """Pass the call on."""
         for display in self._displays:
             display.step(step)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Tell all."""
+        """Pass the call on."""
         for display in self._displays:
             display.epoch(record)
 
@@ -108,6 +112,25 @@ class TensorBoard:
             RecordWriter(file).write(event.SerializeToString())
 
 
+class LogDisplay:
+    """A log record per epoch, at level INFO."""
+
+    def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
+        """Log what is trained."""
+        self._epochs = config.epochs
+        _log.info("%s on %s, %s, from step %d", config.model, config.data, config.method, step)
+
+    def step(self, step: int) -> None:
+        """Steps are not logged."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Log the epoch's figures."""
+        _log.info(epoch_line(record, self._epochs))
+
+    def stop(self) -> None:
+        """Nothing is open."""
+
+
 class ConsoleDisplay:
     """A line per epoch; in a terminal bars with the time that is left, elsewhere a line a minute.
 
@@ -138,8 +161,8 @@ class ConsoleDisplay:
         self._print(f"    epoch     loss   train    test{valid}    zeros    time")
         steps = config.epochs * steps_per_epoch
         if step:
-            self._print(f"goes on after step {step:,} of {steps:,}")
-        self._told = time.monotonic()
+            self._print(f"resumes after step {step:,} of {steps:,}")
+        self._printed = time.monotonic()
         self._run = self._bars.add_task("run", total=steps, completed=step)
         self._epoch = self._bars.add_task("", total=steps_per_epoch)
         self.step(step)
@@ -148,10 +171,10 @@ class ConsoleDisplay:
     def step(self, step: int) -> None:
         """Move the bars, or say once a minute where it is."""
         epoch, done = divmod(step, self._steps)
-        late = time.monotonic() - self._told >= TELL_EVERY
+        late = time.monotonic() - self._printed >= PRINT_EVERY
         if late and done and not self.console.is_terminal:
             self._print(f"{epoch + 1:>6}/{self._epochs:<3} step {done} of {self._steps}")
-            self._told = time.monotonic()
+            self._printed = time.monotonic()
         self._bars.update(self._run, completed=step)
         if done == 0:
             self._bars.reset(self._epoch, description=f"epoch {min(epoch + 1, self._epochs)}")
@@ -160,7 +183,7 @@ class ConsoleDisplay:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the epoch's figures."""
         self._print(epoch_line(record, self._epochs))
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
 
     def stop(self) -> None:
         """Remove the bars."""

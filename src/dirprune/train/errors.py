@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer finite, or so much is zero that the image no longer matters."""
+    """The loss is not finite, or so much is zero that the output does not depend on the input."""
 
 
 class OutOfMemory(MemoryError):
@@ -12,7 +12,7 @@ class OutOfMemory(MemoryError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came; the run was saved after the step it was in.
+    """SIGINT or SIGTERM was received; the run was saved after its current step.
 
     Attributes:
         out: The run's folder.
@@ -21,13 +21,13 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, out: Path, step: int) -> None:
         super().__init__(
             f"interrupted after step {step}, saved in {out}: give the same command with --resume "
-            "(resume=True) to go on"
+            "(resume=True) to continue"
         )
         self.out = out
 
 
 class Stopped(Interrupted):
-    """SIGINT or SIGTERM came; the same command goes on where it was.
+    """SIGINT or SIGTERM was received; the same command continues.
 
     Attributes:
         out: The comparison's folder.
@@ -35,6 +35,6 @@ class Stopped(Interrupted):
 
     def __init__(self, out: Path) -> None:
         KeyboardInterrupt.__init__(
-            self, f"interrupted, saved in {out}: give the same command again to go on"
+            self, f"interrupted, saved in {out}: give the same command again to continue"
         )
         self.out = out

@@ -24,7 +24,7 @@ from dirprune._support.files import write_json
 from dirprune._support.processes import broadcast_from_rank0, call_on_rank0
 from dirprune._support.tensors import write_tensors
 from dirprune.train.config import TrainConfig
-from dirprune.train.display import ConsoleDisplay, Display, Displays, TensorBoard
+from dirprune.train.display import Display, Displays, LogDisplay, TensorBoard
 from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.evaluation import (
     count_answers,
@@ -70,14 +70,17 @@ def train(
     """Train a network and leave everything worth knowing about it in a folder.
 
     Weights, batches, augmentation and dropout are functions of ``config`` alone: whichever method
-    is trained sees the same, and a run that was stopped and resumed ends in the same bits.
+    is trained sees the same, and a resumed run is bit-identical to an uninterrupted one. The
+    folder is locked while it is written.
 
     Args:
         config: Decides the weights.
         out: The run's folder.
-        resume: Go on with the run in ``out``; one that has finished returns its summary.
-        overwrite: Replace the run in ``out``, as soon as the new one has saved something.
-        display: Where progress is shown; by default on the standard output.
+        resume: Continue the run in ``out``, or start one if there is none. A run that has finished
+            returns its summary.
+        overwrite: Replace the run in ``out`` as soon as the new one has saved something. If it
+            ends before that, in whatever way, the earlier run is kept.
+        display: Where progress is shown; by default in the log, at level INFO.
         recipe: Name and published figures of the paper's row that this is, for the report.
 
     Returns:
@@ -86,7 +89,9 @@ def train(
     Raises:
         ValueError: If the folder holds another run, the config cannot be followed, or a
             checkpoint is damaged or of another run.
-        OSError: If the folder cannot be written, or data or run are not there.
+        FolderInUse: If another process is writing the run.
+        OSError: If the folder cannot be written, or the data are missing.
+        OutOfMemory: If the device or the host has too little memory.
         Diverged: If the loss is not finite, or the network or a whole layer gone to zero.
         Interrupted: If SIGINT or SIGTERM came.
 
@@ -138,7 +143,7 @@ def _start(
         folder.summary.unlink(missing_ok=True)
     elif main:
         folder.begin(session.config, recipe, session.device.type, session.data.task)
-    shown = Displays(TensorBoard(folder.path), display or ConsoleDisplay()) if main else Displays()
+    shown = Displays(TensorBoard(folder.path), display or LogDisplay()) if main else Displays()
     try:
         summary = _train_all(session, progress, folder, shown)
     except BaseException:

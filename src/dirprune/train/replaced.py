@@ -1,8 +1,8 @@
 """An earlier run that a new one replaces: set aside at first, deleted once the new run has saved.
 
-Every state that a kill at any moment leaves behind is told apart by which of the two config.json
-exist: the old run's is the last file to move, in both directions, and the new run's is the first
-to be written and the last to be removed.
+The two config.json show in which state a kill has left the folder: the old run's config is the
+last file to move, in both directions; the new run's is the first to be written and the last to be
+removed.
 """
 
 import logging

@@ -186,7 +186,7 @@ class RunFolder:
                     records.append(record)
             elif line.endswith("\n"):
                 raise ValueError(
-                    f"{self.metrics} is damaged in line {number}: restore it, or start anew with "
+                    f"{self.metrics} is damaged in line {number}: restore it, or start again with "
                     "--overwrite (overwrite=True)"
                 )
         return records
@@ -201,7 +201,7 @@ class RunFolder:
         if len(records) < until:
             raise ValueError(
                 f"{self.metrics} holds {len(records)} of the {until} epochs behind the "
-                "checkpoint: restore it, or start anew with --overwrite (overwrite=True)"
+                "checkpoint: restore it, or start again with --overwrite (overwrite=True)"
             )
         lines = [json.dumps(record) + "\n" for record in records]
         with writing(self.metrics) as temporary:

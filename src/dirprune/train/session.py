@@ -31,7 +31,7 @@ _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16
 
 @dataclass(frozen=True)
 class Session:
-    """Everything a run works with, made anew from its config.
+    """Everything a run works with, made from its config.
 
     Attributes:
         config: Of the run.

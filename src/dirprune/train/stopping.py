@@ -32,8 +32,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # a job in the background: whoever started it wants it to go on
-                # None stands for a handler that was not set from Python.
+                    continue  # a background job: whoever started it wants it to continue
+                # None means a handler that was not set from Python.
                 self._before[number] = signal.signal(number, self._receive) or signal.SIG_DFL
         return self
 

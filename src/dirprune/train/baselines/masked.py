@@ -74,7 +74,7 @@ class MaskedSGD(SGD):
         """Take one step, prune if its time has come, and put pruned weights back to zero.
 
         Args:
-            closure: Evaluates the model anew and returns the loss.
+            closure: Evaluates the model again and returns the loss.
 
         Returns:
             The closure's loss, or None.

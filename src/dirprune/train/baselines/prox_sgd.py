@@ -14,8 +14,8 @@ class ProxSGD(SGD):
 
     .. math:: w_n = S_{\gamma_n \lambda}(w_{n-1} - \gamma_n \nabla f(w_{n-1}))
 
-    Unlike gRDA it forgets: a weight that is zero starts anew at every step, and only a gradient
-    above :math:`\lambda` brings it back.
+    Unlike gRDA it has no memory: a weight that is zero starts again at every step, and only a
+    gradient above :math:`\lambda` brings it back.
 
     Args:
         params: Parameters, or param groups; each may have a ``c`` of its own, such as 0.
@@ -48,7 +48,7 @@ class ProxSGD(SGD):
         """Take one step.
 
         Args:
-            closure: Evaluates the model anew and returns the loss.
+            closure: Evaluates the model again and returns the loss.
 
         Returns:
             The closure's loss, or None.
