@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from dirprune import GRDA
+from dirprune import GRDA, AdamGRDA
 from dirprune.models import build
 from machine import interleaved, quartiles, ratios, write
 
@@ -37,6 +37,9 @@ BYTES = {
     "GRDA foreach": 60,  # v -= lr d; w = v; clamp twice; negate; add v
     "GRDA momentum": 24,  # one pass, w past the caches: read v, d, m; write v, m, w
     "GRDA momentum fused=False": 44,  # m *= beta; m += d; v -= lr m; w = S(v)
+    "GRDA power 2": 16,  # as GRDA
+    "AdamW": 80,  # m; s *= beta; s += d d; sqrt(s); divide; add eps; w
+    "AdamGRDA": 92,  # as AdamW with v for w; then w = T(v)
     "authors' way": 76,  # v -= lr d; sign; abs; subtract; clamp; multiply
     "GRDA compiled": 20,  # one pass: read v, d; write v, w
 }
@@ -88,6 +91,9 @@ def candidates(
             lambda p: GRDA(p, lr=LR, c=C, mu=MU, momentum=0.9, fused=False)
         ),
     }
+    table["GRDA power 2"] = of(lambda p: GRDA(p, lr=LR, c=C, mu=MU, power=2.0))
+    table["AdamW"] = of(lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=0.0, foreach=False))
+    table["AdamGRDA"] = of(lambda p: AdamGRDA(p, lr=1e-3, c=C, mu=MU, power=2.0))
     parameters = copies(weights, gradients)
     state = [p.detach().clone() for p in parameters]
     counters = [(torch.zeros(1), torch.zeros(1)) for _ in parameters]

@@ -94,8 +94,15 @@ bool changed(const Row& row, const Rule& rule, std::size_t phase) {
     bool any = false;
     if (row.length > WHOLE) {
         const std::size_t lines = row.length / LINE;
-        for (std::size_t line = phase % SPARSE; line < lines; line += SPARSE)
+        // the hardware does not foresee such strides: without this every line waits for memory
+        constexpr std::size_t AHEAD = 12 * SPARSE;
+        for (std::size_t line = phase % SPARSE; line < lines; line += SPARSE) {
+            if (line + AHEAD < lines) {
+                __builtin_prefetch(row.w + (line + AHEAD) * LINE);
+                __builtin_prefetch(row.v + (line + AHEAD) * LINE);
+            }
             for (std::size_t i = 0; i < LINE; i += V::N) any |= at(line * LINE + i, many);
+        }
         return any;
     }
     std::size_t i = 0;
