@@ -29,8 +29,9 @@ struct Rule {
     bool root;
 };
 
-// What of a long row the search for changes looks at: one line of floats in a number of lines.
-constexpr std::size_t WHOLE = 4096, LINE = 16, SPARSE = 64;
+// What of a long row the search for changes looks at: one run of LINE floats in SPARSE, since
+// scattered cache lines would cost a page walk each.
+constexpr std::size_t WHOLE = 4096, LINE = 128, SPARSE = 64;
 
 // Steps every row on up to `threads` threads. The result does not depend on their number.
 void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);

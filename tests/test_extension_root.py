@@ -9,7 +9,7 @@ from torch import nn
 
 from dirprune import GRDA, AdamGRDA, SparsityPlan
 from dirprune.prox import power_threshold
-from dirprune.update import SPARSE
+from dirprune.update import LINE, SPARSE
 
 _cpp = pytest.importorskip("dirprune._cpp", reason="the C++ extension is not built here")
 
@@ -101,4 +101,4 @@ def test_changes_are_found(root: bool, length: int) -> None:
     if length <= 4096:
         assert len(seen) == SPARSE
     else:
-        assert seen == ([] if position >= length // 16 * 16 else [position // 16 % SPARSE])
+        assert seen == ([] if position >= length // LINE * LINE else [position // LINE % SPARSE])

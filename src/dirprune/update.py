@@ -26,8 +26,8 @@ Group = dict[str, Any]
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
-# A sample for changes from outside: tensors up to WHOLE elements, one LINE in SPARSE of others.
-WHOLE, LINE, SPARSE = 4096, 16, 64
+# The sample for changes from outside: WHOLE elements in full, of more a run of LINE in SPARSE.
+WHOLE, LINE, SPARSE = 4096, 128, 64
 
 
 class Row(NamedTuple):
@@ -130,7 +130,7 @@ def adopt(batch: Batch) -> None:
 def find_changed(batch: Batch, phase: int) -> list[Row]:
     """Find rows with weights that are not what the last step left, from a sample.
 
-    A tensor up to 4,096 elements is compared whole; of a larger one, one cache line in 64.
+    A tensor up to 4,096 elements is compared whole; of a larger one, 128 elements in 8,192.
 
     Args:
         batch: Rows on the CPU.
