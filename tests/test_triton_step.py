@@ -15,7 +15,8 @@ from reference.kernel_step import adam_step, close, gradient_step, tensors, thre
 
 pytest.importorskip("triton")
 
-from dirprune import triton_step
+from dirprune import GRDA, AdamGRDA, SparsityPlan, triton_step
+from dirprune.dual_averaging import DualAveraging
 from dirprune.triton_step import Adam, Gradient
 
 POWERS = [1.0, 2.0, 3.0, float("inf"), 1.5]
@@ -144,6 +145,27 @@ def test_scalars_on_the_device_give_the_bits_of_numbers() -> None:
             assert all(x is None or x.equal(y) for x, y in zip(a, b))
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_every_row_may_have_its_own_threshold(power: float) -> None:
+    one, many = tensors(torch.float32, 1), tensors(torch.float32, 1)
+    levels = torch.linspace(0.1, 0.5, len(many), dtype=torch.float64)
+    zero = torch.zeros_like(levels)
+    triton_step.step(many, Gradient(0.1, 0.9), levels, zero, power)
+    for row, level in zip(one, levels.tolist()):
+        triton_step.step([row], Gradient(0.1, 0.9), level, 0.0, power)
+    for a, b in zip(many, one):
+        assert all(x is None or x.equal(y) for x, y in zip(a, b))
+
+
+def test_without_a_rule_only_the_threshold_changes() -> None:
+    rows = [(w, v, None, m, None) for w, v, _, m, _ in tensors(torch.bfloat16, 1)]
+    v = [row[1].clone() for row in rows]
+    assert triton_step.step(rows, None, 0.5, 0.0, 2.0)
+    for row, before in zip(rows, v):
+        assert row[1].equal(before)
+        close(row[0], threshold(before.double(), 0.5, 2.0), 2.0)
+
+
 def test_gradients_may_move_and_come_in_another_precision() -> None:
     rows = tensors(torch.float32, 0)
     v = [row[1].clone() for row in rows]
@@ -180,3 +202,55 @@ def test_what_a_launch_cannot_take_is_left_alone(kind: str) -> None:
     assert not triton_step.step([(w, v, grad, None, None)], Gradient(0.5), 0.3)
     assert (w == 1).all()
     assert (v == 1).all()
+
+
+OPTIMIZERS = {
+    "law": lambda p, **o: GRDA(p, lr=0.1, c=0.1, momentum=0.9, nesterov=True, **o),
+    "sgd": lambda p, **o: GRDA(p, lr=0.1, c=0.0, momentum=0.9, weight_decay=0.1, **o),
+    "plan": lambda p, **o: GRDA(p, lr=0.1, plan=SparsityPlan(0.8, steps=8), **o),
+    "adam": lambda p, **o: AdamGRDA(p, lr=0.1, plan=SparsityPlan(0.8, steps=8), **o),
+}
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_optimizers_step_through_triton_as_without_it(name: str) -> None:
+    ours, theirs = network(), network()
+    a, b = OPTIMIZERS[name](ours.parameters()), OPTIMIZERS[name](theirs.parameters(), fused=False)
+    for n in range(10):
+        generator = torch.Generator().manual_seed(n)
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        if n == 4:  # one parameter falls behind, and another is changed from outside
+            ours[0].bias.grad = theirs[0].bias.grad = None
+            ours[2].weight.data[0] = theirs[2].weight.data[0] = 0.25
+        if n == 6:  # another state takes the place of the present one
+            a.load_state_dict(a.state_dict())
+        a.step()
+        b.step()
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            # just above the threshold a weight is the root of a small difference
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=3e-4)
+            torch.testing.assert_close(a.state[p].get("v", p), b.state[q].get("v", q))
+            assert a.state[p]["n"] == b.state[q]["n"]
+            assert ((p == 0) == (q == 0)).all()
+
+
+def test_parameters_that_step_together_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = GRDA(model.parameters(), lr=0.1, c=0.1)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with monkeypatch.context() as patch:
+        patch.delattr(DualAveraging, "_advance_group")
+        optimizer.step()
+    assert {state["n"] for state in optimizer.state.values()} == {2}
+    model[0].weight.data = torch.ones(40, 30)  # new memory
+    optimizer.step()
+    assert (model[0].weight < 1).all()

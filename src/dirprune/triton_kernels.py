@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 COLUMNS = 5  # of rows: w, v, first moment, second moment, number of elements
-BLOCK = 2048
-WARPS = 8
+BLOCK = 1024
+WARPS = 4
 INTERPRETED = triton.knobs.runtime.interpret
 DTYPES = {
     torch.float32: tl.float32,
@@ -185,16 +185,32 @@ def adam_step(
 
 
 @triton.jit
+def threshold_step(
+    w_at, v_at, m_at, s_at, grad_at, offsets, inside,
+    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
+    STATE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """W = T_p(v, g), where v stays."""
+    v = load(v_at, offsets, inside, STATE, WHOLE)
+    store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+
+
+@triton.jit
 def step(
-    rows, grads, blocks, scalars,
+    rows, grads, blocks, scalars, levels, levels_before,
     lr: tl.float64, g: tl.float64, g_before: tl.float64, size: tl.float64, correction: tl.float64,
     decay: tl.float64, momentum: tl.float64, second: tl.float64, eps: tl.float64,
     RULE: tl.constexpr, POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr,
     NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr,
-    GRAD: tl.constexpr, STATE: tl.constexpr, ON_DEVICE: tl.constexpr, BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    GRAD: tl.constexpr, STATE: tl.constexpr, ON_DEVICE: tl.constexpr, OWN: tl.constexpr,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One step of all rows by a rule, ``gradient_step`` or ``adam_step``."""
+    """One step of all rows by a rule, ``gradient_step``, ``adam_step`` or ``threshold_step``.
+
+    With ``OWN``, every row has thresholds of its own.
+    """
     block = tl.program_id(0)
     row = tl.load(blocks + 2 * block).to(tl.int64)
     start = tl.load(blocks + 2 * block + 1).to(tl.int64) * BLOCK
@@ -204,8 +220,12 @@ def step(
     numel = tl.load(entry + 4)
     grad_at = tl.load(grads + row)
     lr = scalar(scalars, 0, lr, STATE, ON_DEVICE)
-    g = scalar(scalars, 1, g, STATE, ON_DEVICE)
-    g_before = scalar(scalars, 2, g_before, STATE, ON_DEVICE)
+    if OWN:
+        g = tl.load(levels + row).to(STATE)
+        g_before = tl.load(levels_before + row).to(STATE)
+    else:
+        g = scalar(scalars, 1, g, STATE, ON_DEVICE)
+        g_before = scalar(scalars, 2, g_before, STATE, ON_DEVICE)
     size = scalar(scalars, 3, size, STATE, ON_DEVICE)
     # torch divides by a scalar by multiplying with its rounded inverse
     correction = 1.0 / scalar(scalars, 4, correction, STATE, ON_DEVICE)
@@ -226,3 +246,6 @@ def step(
             lr, g, g_before, decay, momentum, second, eps, size, correction,
             POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, False,
         )  # fmt: skip
+
+
+RULES = {"Gradient": gradient_step, "Adam": adam_step, "NoneType": threshold_step}

@@ -50,10 +50,9 @@ class Adam(NamedTuple):
     maximize: bool = False
 
 
-@torch.no_grad()
 def step(
     rows: Sequence[Row],
-    rule: Gradient | Adam,
+    rule: Gradient | Adam | None,
     g: Number = 0.0,
     g_before: Number = 0.0,
     power: float = 1.0,
@@ -63,58 +62,72 @@ def step(
     .. math:: v \leftarrow v - \gamma d, \qquad w \leftarrow T_p(v, g)
 
     Before that, v is set from the weights where they are not :math:`T_p(v, g_\text{before})`,
-    which is what the last step left. Without v, :math:`w \leftarrow w - \gamma d`.
+    which is what the last step left. Without v, :math:`w \leftarrow w - \gamma d`. Without a rule,
+    v stays and no gradients are needed.
 
     Args:
         rows: Weights, v, gradients and moments; v is None for all rows or for none, as are the
             moments. v and the moments are float32, of float64 weights float64.
-        rule: The direction and its options.
+        rule: The direction and its options, or None.
         g: The threshold of this step; a number, or a 0-dimensional tensor on the device, as are
             ``g_before``, ``lr`` and ``n``. If one of them is a tensor, the step can be captured
-            in a CUDA graph, after a first step outside.
-        g_before: The threshold of the step before.
+            in a CUDA graph, after a first step outside. Or one threshold a row, float64.
+        g_before: The threshold of the step before, in the same form.
         power: p of the threshold function, at least 1; infinity is the hard threshold.
 
     Returns:
-        Whether the step was taken. It was not where there is no Triton, or where the tensors are
-        not plain dense floating-point tensors on one CUDA device (on any device in Triton's
-        interpreter), those of a row in the same order in memory.
+        Whether the step was taken. It was not where :func:`prepare` finds no way, or a gradient
+        is not a dense floating-point tensor in the order of its weight.
+    """
+    if not rows:
+        return False
+    w, v, grads, m, s = zip(*rows)
+    tables = prepare(w, v, m, s)
+    return tables is not None and tables.step(w, grads, rule, g, g_before, power)
+
+
+def prepare(w: Column, v: Column, m: Column, s: Column) -> "Tables | None":
+    """The tables of these tensors, from a cache, since they are a pure function of the addresses.
+
+    Args:
+        w: Weights.
+        v: Their accumulators, or None for all.
+        m: First moments, or None for all.
+        s: Second moments, or None for all.
+
+    Returns:
+        None where there is no Triton, or where the tensors are not plain dense floating-point
+        tensors on one CUDA device (on any device in Triton's interpreter), those of a row in the
+        same order in memory.
+
+    Raises:
+        RuntimeError: If the tensors are new inside the capture of a CUDA graph.
     """
     module: Any = kernels()
-    columns: list[Column] = list(zip(*rows))
-    if module is None or not rows or not (rows[0][0].is_cuda or module.INTERPRETED):
-        return False
-    table = _table(columns) if PLAIN.issuperset(map(type, columns[0])) else None
-    grads = table.grads_at(columns[2]) if table else None
-    if table is None or grads is None:
-        return False
-    if not table.count:
-        return True  # no tensor has an element
-    adam = isinstance(rule, Adam)
-    lr, size, correction = _adam_factors(rule) if isinstance(rule, Adam) else (rule.lr, 0.0, 1.0)
-    numbers = (lr, g, g_before, size, correction)
-    on_device = any(isinstance(x, Tensor) for x in numbers)
-    scalars = _on_device(numbers, table.rows.device) if on_device else table.rows
-    with torch.cuda.device_of(table.rows):  # type: ignore[no-untyped-call]
-        module.step[(table.count,)](
-            table.rows, grads, table.blocks, scalars,
-            *((0.0,) * 5 if on_device else map(float, numbers)),
-            rule.weight_decay,
-            1 - rule.betas[0] if isinstance(rule, Adam) else rule.momentum,
-            rule.betas[1] if isinstance(rule, Adam) else 0.0,
-            rule.eps if isinstance(rule, Adam) else 0.0,
-            RULE=module.adam_step if adam else module.gradient_step,
-            POWER=float(power), SPARSE=columns[1][0] is not None,
-            MOMENTUM=columns[3][0] is not None,
-            NESTEROV=isinstance(rule, Gradient) and rule.nesterov,
-            DECAY=rule.weight_decay > 0, MAXIMIZE=rule.maximize,
-            WEIGHT=module.DTYPES[columns[0][0].dtype], GRAD=module.DTYPES[columns[2][0].dtype],
-            STATE=module.DTYPES[table.state], ON_DEVICE=on_device,
-            BLOCK=module.BLOCK, COLUMNS=module.COLUMNS,
-            num_warps=module.WARPS, enable_fp_fusion=False,
-        )  # fmt: skip
-    increment_version(columns[0])  # so that autograd sees a change that went past torch
-    return True
+    if module is None or not (w[0].is_cuda or module.INTERPRETED):
+        return None
+    if not PLAIN.issuperset(map(type, w)):
+        return None
+    state = [column for column in (v, m, s) if column[0] is not None]
+    key = (
+        w[0].device,
+        w[0].dtype,
+        v[0] is None,
+        tuple(map(Tensor.numel, w)),
+        *(tuple(map(Tensor.data_ptr, column)) for column in (w, *state)),
+    )
+    if key in _TABLES:
+        _TABLES.move_to_end(key)
+        return _TABLES[key]
+    if w[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "the first step of these tensors lies inside a CUDA graph's capture: take at least "
+            "one step before the capture, as with every optimizer that keeps a state"
+        )
+    tables = _TABLES[key] = Tables(w, v, m, s, module) if _fit(w, state) else None
+    while len(_TABLES) > MAX_TABLES:
+        _TABLES.popitem(last=False)
+    return tables
 
 
 @cache
@@ -127,13 +140,16 @@ def kernels() -> ModuleType | None:
     return triton_kernels
 
 
-def _adam_factors(rule: Adam) -> tuple[Number, Number, Number]:
-    """The rate, the rate with the first moment's bias corrected, the second's correction."""
+def _numbers(rule: Gradient | Adam | None, g: Number, g_before: Number) -> tuple[Number, ...]:
+    """Rate, thresholds, rate with the first moment's bias corrected, the second's correction."""
+    if not isinstance(rule, Adam):
+        return rule.lr if rule else 0.0, g, g_before, 0.0, 1.0
     first, second = rule.betas
     if isinstance(rule.n, Tensor):
         n = rule.n.double()
-        return rule.lr, rule.lr / (1 - first**n), (1 - second**n).sqrt()
-    return rule.lr, rule.lr / (1 - first**rule.n), math.sqrt(1 - second**rule.n)
+        return rule.lr, g, g_before, rule.lr / (1 - first**n), (1 - second**n).sqrt()
+    root = math.sqrt(1 - second**rule.n)
+    return rule.lr, g, g_before, rule.lr / (1 - first**rule.n), root
 
 
 def _on_device(numbers: Sequence[Number], device: torch.device) -> Tensor:
@@ -147,48 +163,120 @@ def _on_device(numbers: Sequence[Number], device: torch.device) -> Tensor:
     )
 
 
-class _Table:
-    """The addresses of one set of tensors, on their device."""
+class Tables:
+    """The addresses of one set of tensors, on their device. It does not keep the tensors alive."""
 
-    def __init__(self, columns: Sequence[Column], block: int) -> None:
-        w, v, _, m, s = columns
+    def __init__(self, w: Column, v: Column, m: Column, s: Column, module: Any) -> None:
+        self._module = module
+        self._weights = list(map(Tensor.data_ptr, w))
         self.device = w[0].device
         self.state = torch.float64 if w[0].dtype == torch.float64 else torch.float32
-        self.orders = [_order(t) for t in w]
+        self._kinds = {
+            "WEIGHT": module.DTYPES[w[0].dtype],
+            "STATE": module.DTYPES[self.state],
+            "SPARSE": v[0] is not None,
+            "MOMENTUM": m[0] is not None,
+            "BLOCK": module.BLOCK,
+            "COLUMNS": module.COLUMNS,
+            "num_warps": module.WARPS,
+            "enable_fp_fusion": False,
+        }
+        self._orders = [_order(t) for t in w]
         addresses = [
             [*(0 if t is None else t.data_ptr() for t in row), row[0].numel()]
             for row in zip(w, v, m, s)
         ]
-        lengths = torch.tensor([-(-t.numel() // block) for t in w])
+        lengths = torch.tensor([-(-t.numel() // module.BLOCK) for t in w])
         starts = lengths.cumsum(0) - lengths
         row = torch.arange(len(w)).repeat_interleave(lengths)
         blocks = torch.stack([row, torch.arange(len(row)) - starts[row]], 1)
         self.rows = torch.tensor(addresses).to(self.device)  # int64 (tensors, 5)
         self.blocks = blocks.to(self.device, torch.int32)  # (blocks, 2): a row, an ordinal in it
-        self.count = len(blocks)
-        self._grads = self.rows.new_zeros(len(w))
+        self._none = self.rows.new_zeros(len(w))
+        self._grads = torch.zeros_like(self._none)
         self._views = list(self._grads.unbind())
         self._addresses: list[int] = []
         self._strides: list[tuple[int, ...]] = []
         self._captured: list[Tensor] = []
 
-    def grads_at(self, grads: Column) -> Tensor | None:
+    def are_of(self, w: Column) -> bool:
+        """Whether weights still lie where they did."""
+        return list(map(Tensor.data_ptr, w)) == self._weights
+
+    @torch.no_grad()
+    def step(
+        self,
+        w: Column,
+        grads: Column,
+        rule: Gradient | Adam | None,
+        g: Number,
+        g_before: Number,
+        power: float,
+    ) -> bool:
+        """Step as :func:`step` does.
+
+        Args:
+            w: The weights.
+            grads: Gradients, or None for all without a rule.
+            rule: The direction and its options, or None.
+            g: The threshold.
+            g_before: That of the step before.
+            power: p of the threshold function.
+
+        Returns:
+            Whether the step was taken.
+        """
+        table = self._grads_at(grads if rule else None)
+        if table is None:
+            return False
+        if not len(self.blocks):
+            return True  # no tensor has an element
+        own = isinstance(g, Tensor) and g.dim() > 0
+        numbers = _numbers(rule, 0.0 if own else g, 0.0 if own else g_before)
+        on_device = any(isinstance(x, Tensor) for x in numbers)
+        options: Any = rule or Gradient(0.0)
+        adam = isinstance(rule, Adam)
+        with torch.cuda.device_of(self.rows):  # type: ignore[no-untyped-call]
+            self._module.step[(len(self.blocks),)](
+                self.rows, table, self.blocks,
+                _on_device(numbers, self.device) if on_device else self.rows,
+                *((g, g_before) if own else (self.rows, self.rows)),
+                *((0.0,) * 5 if on_device else map(float, numbers)),
+                options.weight_decay,
+                1 - options.betas[0] if adam else options.momentum,
+                options.betas[1] if adam else 0.0,
+                options.eps if adam else 0.0,
+                RULE=self._module.RULES[type(rule).__name__], POWER=float(power),
+                NESTEROV=not adam and options.nesterov, DECAY=options.weight_decay > 0,
+                MAXIMIZE=options.maximize,
+                GRAD=self._module.DTYPES[grads[0].dtype if rule else self.state],
+                ON_DEVICE=on_device, OWN=own, **self._kinds,
+            )  # fmt: skip
+        # so that autograd sees a change that went past torch
+        increment_version(w)
+        return True
+
+    def _grads_at(self, grads: Column | None) -> Tensor | None:
         """The table of the gradients' addresses; None if they cannot be stepped."""
+        captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if captured:
+            _CAPTURED[id(self)] = self
+        if grads is None:
+            return self._none
         strides = list(map(Tensor.stride, grads))
         if strides != self._strides:
-            if [_order(t) for t in grads] != self.orders:
+            if [_order(t) for t in grads] != self._orders:
                 return None
             self._strides = strides
         dtypes = set(map(_dtype, grads))
         if len(dtypes) > 1 or not dtypes <= FLOATS or any(map(Tensor.is_neg, grads)):
             return None  # the memory of a negative view holds the opposite
         addresses = list(map(Tensor.data_ptr, grads))
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if captured:
             # a graph keeps a table of its own, which later steps outside do not change
             own = torch.zeros_like(self._grads)
             torch._foreach_add_(own.unbind(), addresses)
             self._captured.append(own)
-            _CAPTURED[id(self)] = self
             return own
         if addresses != self._addresses:
             self._grads.zero_()
@@ -197,34 +285,8 @@ class _Table:
         return self._grads
 
 
-_TABLES: OrderedDict[Any, _Table | None] = OrderedDict()
-_CAPTURED: dict[int, _Table] = {}  # graphs hold their addresses: never freed
-
-
-def _table(columns: Sequence[Column]) -> _Table | None:
-    """The table of w, v and moments, None where a launch cannot take them."""
-    w = columns[0]
-    state = [c for c in (columns[1], *columns[3:]) if c[0] is not None]
-    key = (
-        w[0].device,
-        w[0].dtype,
-        columns[1][0] is None,
-        tuple(map(Tensor.numel, w)),
-        *(tuple(map(Tensor.data_ptr, column)) for column in (w, *state)),
-    )
-    if key in _TABLES:
-        _TABLES.move_to_end(key)
-        return _TABLES[key]
-    if w[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "the first step of these tensors lies inside a CUDA graph's capture: take at least "
-            "one step before the capture, as with every optimizer that keeps a state"
-        )
-    module: Any = kernels()
-    table = _TABLES[key] = _Table(columns, module.BLOCK) if _fit(w, state) else None
-    while len(_TABLES) > MAX_TABLES:
-        _TABLES.popitem(last=False)
-    return table
+_TABLES: OrderedDict[Any, Tables | None] = OrderedDict()
+_CAPTURED: dict[int, Tables] = {}  # graphs hold their addresses: never freed
 
 
 def _fit(w: Column, state: Sequence[Column]) -> bool:

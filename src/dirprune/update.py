@@ -12,6 +12,8 @@ moves w itself and stays dense. Where w is not what the last step left, v is set
 - tensor by tensor, a chunk at a time (the default on the CPU without the extension).
 """
 
+import operator
+import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like
 
 Group = dict[str, Any]
+
+_layout = operator.attrgetter("layout")
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
@@ -62,6 +66,8 @@ class Batch(NamedTuple):
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
+    together: "Together | None" = None
+    """All rows, where they are stepped from tables made before; then ``rows`` is empty."""
 
     @classmethod
     def empty(
@@ -70,6 +76,47 @@ class Batch(NamedTuple):
         """Make a batch without parameters."""
         scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
         return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
+
+
+class Together(NamedTuple):
+    """The parameters of a group, in columns, where all of them take every step together."""
+
+    w: tuple[Tensor, ...]
+    v: tuple[Tensor | None, ...]
+    m: tuple[Tensor | None, ...]
+    s: tuple[Tensor | None, ...]
+    states: list[dict[str, Any]]
+    tables: triton_step.Tables
+    grads: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, rows: list[Row], states: list[dict[str, Any]]) -> "Together | None":
+        """Prepare the rows, if one launch on a GPU can step them."""
+        w, v, _, m, s = zip(*rows)
+        tables = triton_step.prepare(w, v, m, s)
+        return None if tables is None else cls(w, v, m, s, states, tables)
+
+    def is_current(self, group: Group) -> bool:
+        """Whether all still share one state, all gradients are there and no tensor is another."""
+        states = self.states
+        first = "exp_avg" if "betas" in group else "momentum_buffer"
+        columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
+        return (
+            triton_step.PLAIN.issuperset(map(type, self.grads))
+            and {torch.strided}.issuperset(map(_layout, self.grads))
+            and len({(state["n"], state["g"], state.get("step")) for state in states}) == 1
+            and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
+            and (self.m[0] is not None or not group.get("momentum"))
+            and all(
+                all(map(operator.is_, column, [state.get(name) for state in states]))
+                for column, name in columns
+            )
+            and self.tables.are_of(self.w)
+        )
+
+    def rows(self) -> list[Row]:
+        """The rows with their gradients."""
+        return [Row(*row) for row in zip(self.w, self.v, self.grads, self.m, self.s)]
 
 
 def update(batch: Batch) -> None:
@@ -83,6 +130,8 @@ def update(batch: Batch) -> None:
     capturable = batch.group["capturable"]
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
+    if batch.together:
+        batch = batch._replace(rows=batch.together.rows(), together=None)
     if torch.compiler.is_compiling() or capturable:
         if batch.rows[0].w.is_cuda or capturable:
             adopt(batch)
@@ -161,6 +210,10 @@ def threshold(batch: Batch) -> None:
     p, first = batch.power, batch.rows[0]
     if first.v is None:
         return
+    if may_use_triton(batch.group, first.w):
+        level: Any = batch.g if batch.g.is_cuda else float(batch.g)
+        if triton_step.step(batch.rows, None, level, level, p):
+            return
     if batch.g.is_cuda:
         for row in batch.rows:
             _write(row.w, power_threshold(row.v, batch.g, p))
@@ -324,8 +377,8 @@ def _cut(row: Row) -> Iterable[Row]:
 
 def _step_triton(batch: Batch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
-    group, first = batch.group, batch.rows[0]
-    if group["fused"] is False or group["foreach"] or not first.w.is_cuda or _is_current(batch):
+    group, together = batch.group, batch.together
+    if _is_current(batch) or not (together or may_use_triton(group, batch.rows[0].w)):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)
@@ -335,4 +388,12 @@ def _step_triton(batch: Batch) -> bool:
         rule = triton_step.Adam(lr, step, group["betas"], group["eps"], decay, maximize)
     else:
         rule = triton_step.Gradient(lr, group["momentum"], group["nesterov"], decay, maximize)
+    if together:
+        return together.tables.step(together.w, together.grads, rule, g, g_before, batch.power)
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
+
+
+def may_use_triton(group: Group, w: Tensor) -> bool:
+    """Whether the options and the device leave a step to Triton: CUDA, or its interpreter."""
+    on_triton = w.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return on_triton and group["fused"] is not False and not group["foreach"]

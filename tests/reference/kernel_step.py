@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# a whole block and a rest, less than a block, one element, none
+# whole blocks and a rest, less than a block, one element, none
 SHAPES = [(45, 50), (7,), (), (0,), (4, 3, 3, 3)]
 
 
