@@ -57,7 +57,7 @@ MISTAKES = [
     ([], "a command is missing"),
     (["trian"], "did you mean train?"),
     ([*QUICK, "--out", "OUT", "--data", "digit"], "did you mean digits?"),
-    ([*QUICK, "--out", "OUT", "--method", "gRDA"], "did you mean grda or rda?"),
+    ([*QUICK, "--out", "OUT", "--method", "gRDA"], "did you mean grda or rda or adam_grda?"),
     ([*QUICK, "--out", "OUT", "--model", "resnet5"], "resnet50"),
     (["compare", "--out", "OUT", "--methods", "sgd", "gmpp"], "did you mean gmp"),
     (["compare", "--out", "OUT", "--seed", "2"], "--seeds"),
