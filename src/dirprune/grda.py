@@ -48,7 +48,7 @@ class GRDA(DualAveraging):
         maximize: Ascend instead of descend.
         foreach: Update many tensors a call.
         fused: Update in one pass: on CUDA with Triton, on the CPU with the C++ extension where it
-            is installed, p is 1 and the parameters are float32. By default where possible. On the
+            is installed, p is 1 or 2 and the parameters are float32; the default. On the
             CPU the bits are those of the other paths, whose multiply-adds torch rounds once on
             CPUs that can.
         capturable: Keep n, g and the plan's progress on the device, so that a step waits for
