@@ -1,4 +1,4 @@
-// The one file that knows Python.
+// The only file that includes Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -24,7 +24,7 @@ T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Addresses as numbers: a hundred tensors would cost a millisecond as DLPack capsules.
+// Addresses as numbers: DLPack capsules of a hundred tensors would take a millisecond.
 void grda_step(const std::vector<std::uintptr_t>& w, const std::vector<std::uintptr_t>& v,
                const std::vector<std::uintptr_t>& d, const std::vector<std::uintptr_t>& m,
                const std::vector<std::size_t>& lengths, double lr, double g, double momentum,
@@ -191,7 +191,7 @@ NB_MODULE(_cpp, m) {
     m.def("grda_changed", &grda_changed, nb::arg("w"), nb::arg("v"), nb::arg("lengths"),
           nb::kw_only(), nb::arg("g"), nb::arg("root"), nb::arg("phase"), nb::arg("threads"),
           "Which rows differ from the threshold of v, from a sample of long ones.");
-    nb::class_<dirprune::Program>(m, "Program", "A network made ready to run.")
+    nb::class_<dirprune::Program>(m, "Program", "A network that is ready to run.")
         .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"),
              nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max())
         .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))

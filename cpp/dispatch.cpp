@@ -18,7 +18,7 @@ std::string_view name(Isa isa) {
 static std::vector<Isa> detect() {
     std::vector<Isa> found{Isa::portable};
 #if defined(__x86_64__)
-    __builtin_cpu_init();  // these ask the operating system too, which must save the registers
+    __builtin_cpu_init();  // also asks whether the operating system saves the registers
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         found.push_back(Isa::avx2);
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&

@@ -12,7 +12,7 @@ namespace {
 
 using Parallel = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
 
-// Looked up instead of linked: who has no torch needs no OpenMP.
+// Looked up instead of linked: without torch, OpenMP is not needed.
 Parallel parallel() {
     static const Parallel found = [] {
         void* runtime = dlopen("libgomp.so.1", RTLD_LAZY | RTLD_NOLOAD);
@@ -21,7 +21,7 @@ Parallel parallel() {
     return found;
 }
 
-const pid_t home = getpid();  // in the child of a fork OpenMP waits for threads that are gone
+const pid_t home = getpid();  // in the child of a fork OpenMP waits for threads that do not exist
 
 struct Team {
     const pool::Body body;

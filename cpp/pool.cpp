@@ -19,9 +19,9 @@ namespace dirprune::pool {
 
 namespace {
 
-// How long a thread polls before it sleeps: at first all to itself, about the time between two
-// layers of a network, then giving way to whoever else wants to run. To wake a thread that sleeps
-// takes a virtual machine longer than many layers last.
+// How long a thread polls before it sleeps: first without yielding, for about the time between two
+// layers of a network, then yielding to other threads. On a virtual machine, waking a thread takes
+// longer than many layers.
 constexpr std::chrono::microseconds ALERT{20}, PATIENCE{500};
 
 void relax() {
@@ -142,7 +142,7 @@ class Pool {
         }
     }
 
-    // Signals stay with the threads of the program that we are in.
+    // Signals are left to the threads of the host program.
     bool start() {
         sigset_t all, before;
         sigfillset(&all);
@@ -150,7 +150,7 @@ class Pool {
         bool started = true;
         try {
             std::thread([this] { serve(); }).detach();
-        } catch (const std::system_error&) {  // the system has no thread left: we do without
+        } catch (const std::system_error&) {  // the system allows no further thread: fewer compute
             started = false;
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -166,14 +166,14 @@ class Pool {
 
 std::atomic<Pool*> current{nullptr};
 
-// Made at its first use and never destroyed: its threads outlive everything. The child of a fork
-// has none of the threads and perhaps a locked mutex, so that it makes a pool of its own.
+// The child of a fork has none of the threads and perhaps a locked mutex: it makes its own pool.
+// Registered when the library is loaded, so that no fork can find it half done.
+const int forgotten_in_child =
+    pthread_atfork(nullptr, nullptr, [] { current = nullptr; });
+
+// Made at its first use and never destroyed: its threads run until the process ends.
 Pool& instance() {
-    static const bool forgets = [] {
-        pthread_atfork(nullptr, nullptr, [] { current = nullptr; });
-        return true;
-    }();
-    (void)forgets;
+    (void)forgotten_in_child;
     Pool* pool = current;
     if (pool == nullptr) {
         Pool* fresh = new Pool;

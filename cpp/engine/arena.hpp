@@ -1,4 +1,4 @@
-// What one call works in.
+// The memory of one call.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,9 +15,9 @@
 
 namespace dirprune {
 
-// Aligned floats, zeroed: what vectors touch behind an array must not be slow to compute with.
-// Large ones lie in large pages, where the system has them: channels are further apart than small
-// pages are long, so that nearly every one would cost a look into the table of pages.
+// Aligned floats, zeroed, because vectors also read what lies behind an array, and NaN or denormal
+// numbers there would be slow. Large buffers use huge pages if the system has them: channels are
+// further apart than small pages are long, so that nearly every channel would miss the TLB.
 class Buffer {
   public:
     float* ensure(std::int64_t size) {
@@ -48,7 +48,7 @@ class Buffer {
     std::int64_t size_ = 0;
 };
 
-// Floats to keep for so many: the next array begins at a cache line, beyond what vectors touch.
+// Floats to reserve for an array: the next one begins at a cache line, behind what vectors touch.
 inline std::int64_t padded(std::int64_t size) { return (size + 15) / 16 * 16 + slack; }
 
 struct Program::Arena {

@@ -9,7 +9,7 @@ namespace {
 
 constexpr double usual_packed = 1 << 24;  // floats
 constexpr double largest_packed = 1 << 28;
-constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes that may be kept there beside all else
+constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes of the caches for one kind of data
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
@@ -128,7 +128,7 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
             if (rows > g.out_height) break;
             for (int columns = 1; columns <= max_columns; ++columns) {
                 if (!table[rows][columns]) continue;
-                // Of all widths that need so many tiles only the smallest.
+                // The smallest of all widths that need this number of tiles.
                 const std::int64_t count = (wide + columns - 1) / columns;
                 if ((wide + count - 1) / count != columns) continue;
                 Choice choice;

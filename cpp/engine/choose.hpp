@@ -7,8 +7,7 @@
 
 namespace dirprune {
 
-// Cycles that one thread should take, by a rough model of the machine. density: the share of the
-// weights that are not zero.
+// Estimated cycles of one thread, by a rough model of the machine. density: share of nonzero weights.
 double estimate(const Kernels& kernels, const Geometry& geometry, double density,
                 const Choice& choice);
 

@@ -17,7 +17,7 @@ namespace {
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
-// Which distances within a stride the taps have, in rising order.
+// The distances of the taps modulo the stride, in rising order.
 std::vector<std::int32_t> phases(std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
     std::set<std::int32_t> found;
     for (std::int64_t tap = 0; tap < kernel && std::int64_t(found.size()) < stride; ++tap)
@@ -91,7 +91,7 @@ ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonze
     low_ = clamps ? 0 : -infinity;
     high_ = epilogue.activation == Activation::relu6 ? 6 : infinity;
     height_ = choice.dense ? kernels.dense_height : 1;
-    // A group of output channels must read one group of input channels.
+    // A group of output channels reads one group of input channels only.
     if (choice.dense && g_.groups > 1 && (g_.outputs / g_.groups) % height_)
         throw std::logic_error("a dense plan for groups that it does not divide");
     groups_ = static_cast<std::int32_t>(ceil_div(g_.outputs, height_));
@@ -103,7 +103,7 @@ ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonze
     make_blocks(nonzeros);
 }
 
-// Where the input lies that the kernels read: in place or in a packed copy.
+// The layout of the input that the kernels read: in place, or a packed copy.
 void ConvPlan::lay_out() {
     const int lanes = kernels_.lanes;
     if (choice_.direct) {
@@ -151,7 +151,7 @@ void ConvPlan::make_regions() {
         }
 }
 
-// Cut a region of this size into tiles; regions of one size share the result.
+// Cuts a region of this size into tiles. Regions of one size share the result.
 std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
     const std::pair size(rows, columns);
     const auto found = std::find(tiling_sizes_.begin(), tiling_sizes_.end(), size);
@@ -162,7 +162,7 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
     const std::int64_t out_row = g_.out_width * g_.batch;
     const std::int32_t width = static_cast<std::int32_t>(columns * g_.batch);  // floats in a row
     std::vector<TileAt> tiles;
-    // Cut `count` floats from `lane` on into vectors.
+    // Cuts `count` floats from `lane` on into vectors.
     const auto add_pieces = [&](TileAt& tile, std::int32_t lane, std::int32_t count,
                                 std::int64_t out) {
         for (std::int32_t i = 0; i < count; i += lanes) {
@@ -178,7 +178,7 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
             const std::int64_t stop = std::min(at + step, length);
             const auto columns = static_cast<std::int32_t>(ceil_div(stop - at, lanes));
             TileAt tile{1, columns, 0, static_cast<std::int32_t>(at), (columns - 1) * lanes, 0, {}};
-            if (pitch == width) {  // no padding between the rows: nothing to leave out
+            if (pitch == width) {  // no padding between the rows
                 tile.out = static_cast<std::int32_t>(at);
                 if ((stop - at) % lanes)
                     add_pieces(tile, 0, static_cast<std::int32_t>(stop - at), 0);
@@ -193,12 +193,12 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                                static_cast<std::int32_t>(last - first),
                                row * out_row + first - row * pitch);
             }
-            // All padding, where rows are far apart: nothing is stored of it.
+            // A tile of nothing but padding, between rows that are far apart, is left out.
             if (!tile.pieces.empty()) tiles.push_back(std::move(tile));
         }
     } else {
         // A tile that is not full ends where the row ends, and computes some pixels of its
-        // neighbour again; only a row that is shorter than a vector is stored in pieces.
+        // neighbour again. Only rows shorter than a vector are stored in pieces.
         const std::int32_t step = choice_.columns * lanes;
         for (std::int32_t row = 0; row < rows; row += choice_.rows)
             for (std::int32_t lane = 0; lane < width; lane += step) {
@@ -218,7 +218,7 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                 tiles.push_back(std::move(tile));
             }
     }
-    // Where the next piece overwrites what is too much, a whole vector is faster.
+    // If the next piece overwrites the excess, a whole vector is stored, which is faster.
     for (auto& tile : tiles)
         for (std::size_t i = 1; i < tile.pieces.size(); ++i) {
             Piece& before = tile.pieces[i - 1];
@@ -293,7 +293,7 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
                                           dx / g_.stride_x * g_.batch);
         }
     const auto taps = static_cast<std::uint32_t>(g_.taps());
-    // Rows of one length after each other: the processor foresees where they end.
+    // Rows of one length follow each other, so that the end of their loop is predicted.
     const auto share_of = [&](std::int32_t group) { return (block.first_group + group) / share_; };
     block.order.resize(static_cast<std::size_t>(block.groups));
     std::iota(block.order.begin(), block.order.end(), 0);
@@ -360,11 +360,11 @@ void ConvPlan::fill(Block& block, const Nonzeros& nonzeros) const {
 
 void ConvPlan::run(const float* x, const float* residual, float* out, int threads,
                    const std::vector<float*>& scratch) const {
-    // Fewer regions than the threads can share evenly: cut the output channels as well, finely
-    // where no thread copies the same input again for each piece.
+    // With too few regions to share evenly, the output channels are divided as well: finely if no
+    // thread has to copy the same input again for each part.
     const std::int64_t shares = ceil_div(groups_, share_);
     const auto regions = static_cast<std::int64_t>(regions_.size());
-    const bool copied_once = blocks_.size() == 1 && g_.groups == 1;  // and then found again
+    const bool copied_once = blocks_.size() == 1 && g_.groups == 1;  // and reused by the next part
     const bool own_input = g_.groups > 1 && blocks_.front().begin && blocks_.front().end;
     const bool finely = choice_.direct || copied_once || own_input;
     std::int64_t parts = 1;
@@ -432,7 +432,7 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
         const float* const origin =
             choice_.direct ? x + region.row * row_pitch_ + region.column * g_.batch : scratch;
         if (copies) {
-            // Of many groups only those that these output channels read.
+            // With many groups, only those that these output channels read.
             std::int64_t from = 0, to = block.channels;
             if (block.begin && block.end) {
                 from = (channel + tile.first * height_) / fan_out * fan_in - block.first_channel;
@@ -467,7 +467,7 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
     activate(region, first, last, out);
 }
 
-// What is more than a clamp, while the results are in the cache.
+// Activations other than a clamp, applied while the results are in the cache.
 void ConvPlan::activate(const Region& region, std::int32_t first, std::int32_t last,
                         float* out) const {
     if (epilogue_.activation == Activation::none || epilogue_.activation == Activation::relu ||

@@ -1,4 +1,4 @@
-// Convolution and linear layers: which tiles, in which order, from which copy of the input.
+// Convolution and linear layers: the tiles, their order, and the copy of the input that they read.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace dirprune {
 
-// A convolution; a pixel is `batch` floats, so many images side by side.
+// A convolution. A pixel is `batch` floats: that many images side by side.
 struct Geometry {
     std::int64_t channels = 1, height = 1, width = 1;         // of the input
     std::int64_t outputs = 1, out_height = 1, out_width = 1;  // of the result
@@ -20,13 +20,13 @@ struct Geometry {
     std::int64_t taps() const { return kernel_y * kernel_x; }
     std::int64_t x_size() const { return channels * height * width * batch; }
     std::int64_t out_size() const { return outputs * out_height * out_width * batch; }
-    // Nothing but the position in the plane matters, not the row and column.
+    // Whether only the position in the plane matters, not the row and column.
     bool is_pointwise() const;
-    // The same convolution with every plane as one row; it must be pointwise.
+    // The same convolution with every plane as one row. It must be pointwise.
     Geometry flat() const;
 };
 
-// The weights that are not zero, row by row: tap and input channel as one index.
+// The nonzero weights, row by row. The index combines input channel and tap.
 struct Nonzeros {
     std::vector<std::uint32_t> ends, index;
     std::vector<float> value;
@@ -39,28 +39,28 @@ struct Epilogue {
     float parameter = 0;
 };
 
-// How one convolution is computed. Sizes of tiles are in vectors, of regions in tiles.
+// How one convolution is computed. Tile sizes are in vectors, region sizes in tiles.
 struct Choice {
     bool dense = false;   // several output channels share every input
-    bool spans = false;   // tiles run on over the ends of padded rows
+    bool spans = false;   // tiles continue over the ends of padded rows
     bool direct = false;  // reads the input in place
     int rows = 1, columns = 1;
     int region_rows = 1, region_columns = 1;
-    int block = 1;  // input channels at a time (groups, where several fit)
+    int block = 1;  // input channels that are packed together (whole groups if several fit)
 
     std::string name() const;
     std::vector<int> numbers() const;
     bool operator==(const Choice&) const = default;
 };
 
-// A choice, made ready for given weights. Immutable: many threads may run one plan.
+// A choice, prepared for given weights. Immutable: many threads may run one plan.
 class ConvPlan {
   public:
     ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonzeros& nonzeros,
              const float* bias, Epilogue epilogue, const Choice& choice);
 
-    // One image, or `batch` of them side by side. Behind x and residual (null for none) `slack`
-    // floats must be readable. `scratch` has scratch_size() floats for each thread.
+    // Computes one image, or `batch` images side by side. Behind x and residual (null for none)
+    // `slack` floats must be readable. `scratch` has scratch_size() floats for each thread.
     void run(const float* x, const float* residual, float* out, int threads,
              const std::vector<float*>& scratch) const;
 
@@ -79,8 +79,8 @@ class ConvPlan {
     struct TileAt {
         std::int32_t rows, columns;  // of its kernel
         std::int32_t row, lane;      // in the region
-        std::int32_t tail;           // lane of the last column, counted from there
-        std::int32_t out;            // where the pieces, or all, count from
+        std::int32_t tail;           // lane of the last column, relative to `lane`
+        std::int32_t out;            // origin of the tile, or of its pieces, in the output
         std::vector<Piece> pieces;
     };
     struct Region {
@@ -105,7 +105,7 @@ class ConvPlan {
     float low_, high_;
     int height_;           // output channels in a group
     std::int32_t groups_;  // of output channels
-    std::int32_t share_;   // of them that go to one thread, at least
+    std::int32_t share_;   // groups that one thread gets at least
     std::vector<float> bias_;
     std::vector<std::int32_t> phases_y_, phases_x_;
     std::int32_t plane_rows_ = 1, plane_columns_ = 1;

@@ -1,4 +1,4 @@
-// The inner loops, one table of them for each instruction set.
+// The inner loops: one table of functions for each instruction set.
 #pragma once
 
 #include <cstddef>
@@ -8,29 +8,29 @@
 
 namespace dirprune {
 
-// Output channels are computed `height` at a time. An entry of a group of channels names an input,
-// by its distance in floats from the tile's origin, and its weight for each of the channels.
-// height 1 stores nothing but non-zeros; a dense layer has every input in every group.
+// Output channels are computed in groups of `height`. An entry of a group holds the position of an
+// input, as a distance in floats from the tile's origin, and its weight for each channel of the
+// group. With height 1 only nonzero weights are stored; a dense layer has an entry for every input.
 template <int height>
 struct Entry {
     std::int32_t offset;
     float weight[height];
 };
 
-// Where a piece of a tile goes that does not fill its vectors.
+// A part of a tile that does not fill its vectors: where it is stored.
 struct Piece {
     std::int32_t lane;   // of its first pixel, in the tile
     std::int32_t count;  // of pixels, at most a vector
     std::int32_t out;    // distance in floats from the tile's origin in the output
-    bool whole;          // a whole vector may be written, what is too much gets overwritten
+    bool whole;          // a whole vector may be written: the excess is overwritten later
 };
 
 // Some output channels at a tile of pixels: rows x columns of vectors.
 //
 //     out = clamp(bias + sum of weight * x[offset + pixel] + residual, low, high)
 //
-// Large sums are cut into blocks of inputs that fit into the cache: all but the first take up
-// from `partial`, all but the last leave off there.
+// Large sums are cut into blocks of inputs that fit into the cache. All blocks but the first start
+// from the sums in `partial`; all but the last store their sums there.
 struct Tile {
     const std::uint32_t* ends;  // ends[i], ends[i + 1]: the entries of group order[i]
     const std::int32_t* order;
@@ -39,21 +39,21 @@ struct Tile {
     const float* x;
     std::ptrdiff_t x_row;  // between rows of the tile
     const float* bias;     // of group 0
-    float* partial;        // of group 0; null if there is but one block
+    float* partial;        // of group 0; null if there is only one block
     bool begin, end;
     float* out;  // of channel 0
     std::ptrdiff_t out_channel, out_row;
-    std::ptrdiff_t tail;  // of the last column, in floats: where rows end it overlaps the one before
-    std::ptrdiff_t residual;  // from out to what is added there
+    std::ptrdiff_t tail;  // floats to the last column: at the end of a row it overlaps the one before
+    std::ptrdiff_t residual;  // distance from out to the residual
     bool has_residual;
     float low, high;
     const Piece* pieces;      // of a tile that is not full
     std::int32_t num_pieces;  // 0: the tile is full
-    std::int32_t channels;    // how many there are: the last group may have fewer than height
+    std::int32_t channels;    // number of channels: the last group may have fewer than height
 };
 
-// Copy what a region of the output reads of some channels, zeros around the input included, so
-// that equal steps apart become neighbours: one plane for each phase of the strides.
+// Copies the part of some input channels that a region of the output reads, with zeros around the
+// input. Pixels that are one stride apart become neighbours: one plane for each phase of the strides.
 struct Packing {
     const float* x;  // of the first channel
     std::ptrdiff_t x_channel;
@@ -61,21 +61,21 @@ struct Packing {
     float* to;
     std::ptrdiff_t to_channel, to_plane, to_row;
     std::int32_t rows, columns;  // of a plane, columns in pixels
-    std::int32_t top, left;      // input pixel of the first, may be outside
+    std::int32_t top, left;      // first input pixel, may be outside of the input
     std::int32_t stride_y, stride_x;
     const std::int32_t *phase_y, *phase_x;
     std::int32_t num_phases_y, num_phases_x;
 };
 
-// What one result of a pooling reads along one axis.
+// The inputs of one result of a pooling along one axis.
 struct Window {
     std::int32_t start, end, step;
-    float count;  // what an average divides by
+    float count;  // divisor of an average
 };
 struct Pooling {
     const float* x;  // one plane
     float* y;
-    float* row;  // room for padding floats before it, width x batch + margin behind it
+    float* row;  // scratch: `padding` floats before it, width x batch + margin from it on
     std::int32_t width, batch;
     const Window *rows, *columns;
     std::int32_t num_rows, num_columns;
@@ -102,14 +102,14 @@ enum class Activation : std::uint8_t {
 enum class Binary : std::uint8_t { add, sub, mul, div };
 
 inline constexpr int max_rows = 8, max_columns = 24;
-inline constexpr int slack = 64;  // floats behind every buffer that vectors may touch
+inline constexpr int slack = 64;  // floats behind every buffer that vectors may read
 
 struct Kernels {
     int lanes;                                         // floats in a vector
     int max_tile;                                      // vectors in a tile
     int dense_height;                                  // channels in a group of the dense kernels
     int dense_tile;                                    // vectors in a tile of theirs
-    TileKernel sparse[max_rows + 1][max_columns + 1];  // by rows and columns; null: not there
+    TileKernel sparse[max_rows + 1][max_columns + 1];  // by rows and columns; null if there is none
     TileKernel dense[max_rows + 1][max_columns + 1];
 
     void (*pack)(const Packing&);
@@ -126,10 +126,20 @@ struct Kernels {
     // y = scale * x + shift + residual (null for none)
     void (*scale_shift)(const float* x, float scale, float shift, const float* residual, float* y,
                         std::size_t n);
-    // y = max(a, b); a NaN among them is the maximum, as in torch
+    // y = max(a, b); NaN if one of them is NaN, as in torch
     void (*maximum)(const float* a, const float* b, float* y, std::size_t n);
     // y = exp(x - largest), sum += y
     void (*add_exp)(const float* x, const float* largest, float* y, float* sum, std::size_t n);
+    // Normalizes n elements, each `batch` floats: 1, or `lanes` images side by side. weight and bias
+    // may be null: y = (x - mean) / sqrt(variance + eps) * weight + bias
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y,
+                       std::size_t n, int batch);
+    // y = exp(x - max(x)) / sum of exp(x - max(x))
+    void (*softmax_row)(const float* x, float* y, std::size_t n);
+    // to[column][row] = from[row][column], each `batch` floats: 1, or a multiple of `lanes`. A row of
+    // `from` begins every from_row elements, a row of `to` every to_row.
+    void (*transpose)(const float* from, std::ptrdiff_t from_row, float* to, std::ptrdiff_t to_row,
+                      std::size_t rows, std::size_t columns, std::size_t batch);
     void (*max_pool)(const Pooling&);
     void (*average_pool)(const Pooling&);
 };

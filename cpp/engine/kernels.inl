@@ -18,7 +18,7 @@ INLINE void store_front(float* p, const float* from, int count) {
     for (int i = 0; i < count; ++i) p[i] = from[i];
 }
 
-// A tile that is not full, from `values`, its sums one row of the tile after the other.
+// Stores a tile that is not full from `values`, its sums row by row.
 __attribute__((noinline)) void finish_pieces(const Tile& t, const float* values, float* out) {
     const Vec low = broadcast(t.low), high = broadcast(t.high);
     for (int i = 0; i < t.num_pieces; ++i) {
@@ -37,12 +37,11 @@ __attribute__((noinline)) void finish_pieces(const Tile& t, const float* values,
     }
 }
 
-// Chains of additions that are independent of each other hide their latency: `sets` of them where
-// one tile has too few.
+// Independent chains of additions hide their latency. A tile with too few sums uses `sets` of them.
 constexpr int chains = 8;
 
-// What the next group of channels writes, and adds, is nowhere near what this one does: the
-// hardware does not fetch it by itself.
+// The results and residuals of the next group of channels are far from those of this one: the
+// hardware does not prefetch them.
 template <int rows, int columns>
 INLINE void prefetch_results(const Tile& t, std::ptrdiff_t channel) {
     constexpr int line = 16;  // floats
@@ -95,7 +94,7 @@ void tile_kernel(const Tile& t) {
         const auto* entry = entries + t.ends[i];
         const auto* const end = entries + t.ends[i + 1];
         const auto add = [&](auto s, const Entry<height>& e) INLINE_LAMBDA {
-            // One register a row, which the compiler would otherwise spend on every vector.
+            // One register for each row; the compiler would use one for each vector.
             const float* x[rows];
             unrolled<rows>([&](auto r) INLINE_LAMBDA {
                 x[r] = r ? x[r - (r > 0)] + x_row : t.x + e.offset;
@@ -172,8 +171,8 @@ void tile_kernel(const Tile& t) {
     }
 }
 
-// Whole vectors: up to one more than asked is read and written. `ahead` floats further lies what
-// will be copied next, in another page as a rule, where the hardware does not look for itself.
+// Copies whole vectors: up to one vector more than `count` is read and written. The next copy starts
+// `ahead` floats further, usually in another page, which the hardware does not prefetch.
 INLINE void copy(float* to, const float* from, std::ptrdiff_t count, std::ptrdiff_t ahead = 0) {
     if (ahead)
         for (std::ptrdiff_t i = 0; i < count; i += 16) __builtin_prefetch(from + ahead + i);
@@ -183,7 +182,7 @@ template <std::size_t... i>
 INLINE Vec even_lanes(Vec a, Vec b, std::index_sequence<i...>) {
     return __builtin_shufflevector(a, b, (2 * i)...);
 }
-// Every second of so many floats.
+// Every second float.
 INLINE Vec load_even(const float* p) {
     return even_lanes(load(p), load(p + lanes), std::make_index_sequence<lanes>{});
 }
@@ -198,7 +197,7 @@ INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int
         for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
 }
 
-// Rows are written in order, so that what a vector writes too much is overwritten by the next.
+// Rows are written in order, so that the next row overwrites the excess of the last vector.
 void pack(const Packing& p) {
     constexpr std::int32_t ahead = 8;  // channels
     for (std::int32_t c = 0; c < p.channels; ++c) {
@@ -260,7 +259,7 @@ float dot(const float* a, const float* b, std::size_t n) {
     return total;
 }
 
-// y = f(x...) over arrays of any length; the tail goes through vectors that are padded.
+// y = f(x...) over arrays of any length. The tail is computed in padded vectors.
 template <typename F>
 INLINE void map(const float* x, float* y, std::size_t n, const F& f) {
     std::size_t i = 0;
@@ -387,8 +386,8 @@ void maximum(const float* a, const float* b, float* y, std::size_t n) {
     map2(a, b, y, n, [](Vec u, Vec v) { return larger(u, v); });
 }
 
-// First the rows of a window, side by side in vectors, then its columns. `row` begins and ends
-// with columns that change nothing, so that windows over the edge are like all others.
+// Reduces the rows of a window, in vectors, then its columns. `row` begins and ends with neutral
+// columns, so that windows over the edge need no special case.
 template <typename F, typename Finish>
 INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& finish) {
     const std::ptrdiff_t width = std::ptrdiff_t(p.width) * p.batch;
@@ -452,6 +451,130 @@ void add_exp(const float* x, const float* largest, float* y, float* sum, std::si
     map2(sum, y, sum, n, [](Vec s, Vec e) { return s + e; });
 }
 
+INLINE Vec inverse_root(Vec v) {
+    for (int i = 0; i < lanes; ++i) v[i] = 1.0f / __builtin_sqrtf(v[i]);
+    return v;
+}
+
+// The sum of f(x[i]), in four chains of vectors.
+template <typename F>
+INLINE float sum_row(const float* x, std::size_t n, const F& f) {
+    Vec acc[4] = {};
+    std::size_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes)
+        for (int j = 0; j < 4; ++j) acc[j] += f(load(x + i + j * lanes));
+    for (; i + lanes <= n; i += lanes) acc[0] += f(load(x + i));
+    float total = sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    if (i < n) {
+        alignas(64) float tail[lanes] = {};
+        store_front(tail, x + i, static_cast<int>(n - i));
+        const Vec last = f(load(tail));
+        for (std::size_t j = 0; i + j < n; ++j) total += last[static_cast<int>(j)];
+    }
+    return total;
+}
+
+// Mean and variance by two passes. The second one also sums the deviations x - m: their mean is what
+// rounding left out of m, and corrects both. So rows that are nearly constant keep their digits.
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, float* y,
+                std::size_t n, int batch) {
+    const float count = static_cast<float>(n);
+    if (batch == 1) {
+        const float mean = sum_row(x, n, [](Vec v) { return v; }) / count;
+        const Vec m = broadcast(mean);
+        const float rest = sum_row(x, n, [=](Vec v) { return v - m; }) / count;
+        const float squares = sum_row(x, n, [=](Vec v) { return (v - m) * (v - m); }) / count;
+        const float variance = squares > rest * rest ? squares - rest * rest : 0.0f;
+        const Vec inverse = broadcast(1.0f / __builtin_sqrtf(variance + eps));
+        const Vec c = broadcast(squares == squares ? rest : squares);
+        const auto normalized = [=](Vec v) { return ((v - m) - c) * inverse; };
+        if (!weight)
+            map(x, y, n, normalized);
+        else
+            map2(x, weight, y, n, [=](Vec v, Vec w) { return normalized(v) * w; });
+        if (bias) map2(y, bias, y, n, [](Vec v, Vec b) { return v + b; });
+        return;
+    }
+    Vec total{}, rest{}, squares{};
+    for (std::size_t i = 0; i < n; ++i) total += load(x + i * lanes);
+    const Vec m = total / count;
+    for (std::size_t i = 0; i < n; ++i) {
+        const Vec d = load(x + i * lanes) - m;
+        rest += d;
+        squares = multiply_add(d, d, squares);
+    }
+    rest /= count;
+    const Vec variance = at_least(squares / count - rest * rest, Vec{});
+    const Vec inverse = inverse_root(variance + eps);
+    for (std::size_t i = 0; i < n; ++i) {
+        const Vec v = ((load(x + i * lanes) - m) - rest) * inverse;
+        const Vec w = broadcast(weight ? weight[i] : 1.0f), b = broadcast(bias ? bias[i] : 0.0f);
+        store(y + i * lanes, multiply_add(v, w, b));
+    }
+}
+
+void softmax_row(const float* x, float* y, std::size_t n) {
+    float most = x[0];
+    std::size_t i = 0;
+    if (n >= lanes) {
+        Vec best = load(x);
+        for (i = lanes; i + lanes <= n; i += lanes) best = larger(load(x + i), best);
+        for (int j = 0; j < lanes; ++j) most = larger(best[j], most);
+    }
+    for (; i < n; ++i) most = larger(x[i], most);
+    const Vec m = broadcast(most);
+    map(x, y, n, [=](Vec v) { return exp(v - m); });
+    const float total = sum_row(y, n, [](Vec v) { return v; });
+    map(y, y, n, [=](Vec v) { return v / total; });
+}
+
+template <std::size_t... i>
+INLINE Vec low_interleaved(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i % 2 ? lanes + i / 2 : i / 2)...);
+}
+template <std::size_t... i>
+INLINE Vec high_interleaved(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (lanes / 2 + (i % 2 ? lanes + i / 2 : i / 2))...);
+}
+
+// A square of lanes x lanes floats. Interleaving row i with row i + lanes / 2 is a step of a perfect
+// shuffle; log2(lanes) steps transpose.
+INLINE void transpose_square(const float* from, std::ptrdiff_t from_row, float* to,
+                             std::ptrdiff_t to_row) {
+    constexpr auto all = std::make_index_sequence<lanes>{};
+    Vec v[lanes], w[lanes];
+    unrolled<lanes>([&](auto i) INLINE_LAMBDA { v[i] = load(from + i * from_row); });
+    unrolled<lanes == 4 ? 2 : lanes == 8 ? 3 : 4>([&](auto) INLINE_LAMBDA {
+        unrolled<lanes / 2>([&](auto i) INLINE_LAMBDA {
+            w[2 * i] = low_interleaved(v[i], v[i + lanes / 2], all);
+            w[2 * i + 1] = high_interleaved(v[i], v[i + lanes / 2], all);
+        });
+        unrolled<lanes>([&](auto i) INLINE_LAMBDA { v[i] = w[i]; });
+    });
+    unrolled<lanes>([&](auto i) INLINE_LAMBDA { store(to + i * to_row, v[i]); });
+}
+
+void transpose(const float* from, std::ptrdiff_t from_row, float* to, std::ptrdiff_t to_row,
+               std::size_t rows, std::size_t columns, std::size_t batch) {
+    const auto at = [](std::size_t i) { return static_cast<std::ptrdiff_t>(i); };
+    if (batch > 1) {
+        for (std::size_t column = 0; column < columns; ++column)
+            for (std::size_t row = 0; row < rows; ++row)
+                for (std::size_t b = 0; b < batch; b += lanes)
+                    store(to + (at(column) * to_row + at(row)) * at(batch) + at(b),
+                          load(from + (at(row) * from_row + at(column)) * at(batch) + at(b)));
+        return;
+    }
+    const std::size_t full_rows = rows / lanes * lanes, full_columns = columns / lanes * lanes;
+    for (std::size_t column = 0; column < full_columns; column += lanes)
+        for (std::size_t row = 0; row < full_rows; row += lanes)
+            transpose_square(from + at(row) * from_row + at(column), from_row,
+                             to + at(column) * to_row + at(row), to_row);
+    for (std::size_t column = 0; column < columns; ++column)
+        for (std::size_t row = column < full_columns ? full_rows : 0; row < rows; ++row)
+            to[at(column) * to_row + at(row)] = from[at(row) * from_row + at(column)];
+}
+
 template <int height, int limit, int widest>
 struct Fill {
     TileKernel (*table)[max_columns + 1];
@@ -471,7 +594,7 @@ struct Fill {
     }
 };
 
-// tile: vectors that fit into the registers beside what else must be there.
+// tile: vectors that fit into the registers beside the other operands.
 template <int tile, int dense_height, int dense_tile>
 constexpr Kernels make_kernels() {
     Kernels table{};
@@ -490,6 +613,9 @@ constexpr Kernels make_kernels() {
     table.scale_shift = scale_shift;
     table.maximum = maximum;
     table.add_exp = add_exp;
+    table.layer_norm = layer_norm;
+    table.softmax_row = softmax_row;
+    table.transpose = transpose;
     table.max_pool = max_pool;
     table.average_pool = average_pool;
     return table;

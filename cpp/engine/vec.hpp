@@ -1,7 +1,7 @@
-// Vectors of floats by the compilers' own extension: one source for every instruction set.
+// Vectors of floats by the compilers' vector extension: one source for every instruction set.
 //
-// Only for kernels_*.cpp. Everything has internal linkage and nothing of the standard library is
-// instantiated, or else the linker might keep the copy that needs the newest CPU.
+// Only for kernels_*.cpp. Everything has internal linkage and no template of the standard library is
+// instantiated: otherwise the linker might keep the copy that needs the newest CPU.
 #pragma once
 
 #include <cstddef>

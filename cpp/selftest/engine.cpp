@@ -174,6 +174,62 @@ bool sums(const Kernels& kernels, Random& random) {
     return true;
 }
 
+bool normalizes(const Kernels& kernels, Random& random) {
+    for (std::size_t n : {1, 3, 8, 37, 200})
+        for (std::size_t batch : {std::size_t(1), static_cast<std::size_t>(kernels.lanes)})
+            for (float offset : {0.0f, 1000.0f}) {
+                Array x = noise(random, static_cast<std::int64_t>(n * batch)), y(n * batch);
+                for (float& v : x) v += offset;
+                const Array weight = noise(random, static_cast<std::int64_t>(n));
+                const Array bias = noise(random, static_cast<std::int64_t>(n));
+                const float eps = 1e-5f;
+                kernels.layer_norm(x.data(), weight.data(), bias.data(), eps, y.data(), n,
+                                   static_cast<int>(batch));
+                for (std::size_t b = 0; b < batch; ++b) {
+                    double mean = 0, variance = 0;
+                    for (std::size_t i = 0; i < n; ++i) mean += x[i * batch + b] / double(n);
+                    for (std::size_t i = 0; i < n; ++i)
+                        variance += std::pow(x[i * batch + b] - mean, 2) / double(n);
+                    for (std::size_t i = 0; i < n; ++i) {
+                        const double z = (x[i * batch + b] - mean) / std::sqrt(variance + eps);
+                        if (!near(y[i * batch + b], z * weight[i] + bias[i], 10)) return false;
+                    }
+                }
+            }
+    return true;
+}
+
+bool softens(const Kernels& kernels, Random& random) {
+    for (std::size_t n : {1, 7, 16, 45}) {
+        const Array x = noise(random, static_cast<std::int64_t>(n));
+        Array y(n);
+        kernels.softmax_row(x.data(), y.data(), n);
+        double total = 0;
+        for (float v : x) total += std::exp(double(v));
+        for (std::size_t i = 0; i < n; ++i)
+            if (!near(y[i], std::exp(double(x[i])) / total, 0)) return false;
+    }
+    return true;
+}
+
+bool transposes(const Kernels& kernels, Random& random) {
+    for (int trial = 0; trial < 40; ++trial) {
+        const auto rows = static_cast<std::size_t>(between(random, 1, 40));
+        const auto columns = static_cast<std::size_t>(between(random, 1, 40));
+        const auto batch = static_cast<std::size_t>(random() % 2 ? 1 : kernels.lanes);
+        const Array x = noise(random, static_cast<std::int64_t>(rows * columns * batch));
+        Array y(x.size());
+        kernels.transpose(x.data(), static_cast<std::ptrdiff_t>(columns), y.data(),
+                          static_cast<std::ptrdiff_t>(rows), rows, columns, batch);
+        for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t j = 0; j < columns; ++j)
+                for (std::size_t b = 0; b < batch; ++b)
+                    if (y[(j * rows + i) * batch + b] != x[(i * columns + j) * batch + b])
+                        return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 void test_engine() {
@@ -185,6 +241,9 @@ void test_engine() {
         for (int i = 0; i < 500; ++i) good = convolves(table, random) && good;
         check(good, ("convolutions in many ways" + suffix).c_str());
         check(activates(table, random), ("activations" + suffix).c_str());
+        check(normalizes(table, random), ("layer norms" + suffix).c_str());
+        check(softens(table, random), ("softmax" + suffix).c_str());
+        check(transposes(table, random), ("transpositions" + suffix).c_str());
         check(sums(table, random), ("products of sparse and dense rows" + suffix).c_str());
     }
 }

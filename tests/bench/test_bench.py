@@ -1,4 +1,4 @@
-"""Benchmarks: what they compare, refuse and say. No test depends on how fast anything is."""
+"""Benchmarks: what they compare, refuse and print. No test depends on the speed of anything."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from dirprune._support import native
 from dirprune.bench import latency as bench
-from dirprune.bench.break_even import break_even, crossing, masked
+from dirprune.bench.break_even import BreakEven, break_even, crossing, masked
 from dirprune.bench.latency import Benchmark, benchmark, sparsity
 from dirprune.bench.runtimes import Array, is_installed
 from dirprune.deploy import capture, save
@@ -29,7 +30,7 @@ X = torch.randn(2, 3, 6, 6)
 
 @pytest.fixture
 def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands for the engine, which need not be installed to test what is said about it."""
+    """Replaces the engine, so that the tests run without the C++ extension."""
 
     def engine(path: Path, threads: int) -> Callable[[Array], Array]:
         from dirprune.deploy import load
@@ -39,6 +40,12 @@ def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda x: net(torch.from_numpy(x)).detach().numpy()
 
     monkeypatch.setattr(bench, "_engine", engine)
+    monkeypatch.setattr(native, "required_extension", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SETTLING", 0.001)
 
 
 def check(figures: Benchmark, peers: int) -> None:
@@ -121,6 +128,25 @@ def test_break_even_masks_and_compares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == pytest.approx([0.5, 0.9], abs=0.01)
     assert found.sparsity == crossing(found.sparsities, found.ratios)
     assert "50%" in str(found)
+    assert found.measured == pytest.approx(sparsity(capture(network(), X)))
+
+
+def test_a_break_even_tells_what_to_do() -> None:
+    text = str(BreakEven((0.5, 0.9), (0.5, 1.5), 0.7, 0.3))
+    assert "from 70% zeros on" in text
+    assert (
+        "this network has 30%: train it with a larger c, or with SparsityPlan(sparsity=0.75"
+        in text
+    )
+    assert "train" not in str(BreakEven((0.5, 0.9), (0.5, 1.5), 0.7, 0.8))
+    assert "never faster" in str(BreakEven((0.5, 0.9), (0.5, 0.8), None, 0.8))
+
+
+def test_without_the_extension_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "extension", lambda: None)
+    for error in (ImportError, RuntimeError):
+        with pytest.raises(error, match="install a C\\+\\+20 compiler"):
+            benchmark(network(), X, against=[])
 
 
 def test_masking_takes_the_smallest_of_every_layer() -> None:
@@ -150,7 +176,7 @@ def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "told"),
+    ("kwargs", "message"),
     [
         ({"against": ["tvm"]}, "cannot compare with tvm: choose from torch"),
         ({"batches": []}, "at least 1"),
@@ -158,8 +184,8 @@ def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
         ({"example_inputs": None}, "example_inputs"),
     ],
 )
-def test_mistakes(kwargs: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_mistakes(kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         benchmark(network(), **{"example_inputs": X, **kwargs})
 
 

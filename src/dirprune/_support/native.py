@@ -12,6 +12,10 @@ from typing import Protocol, cast
 EXTENSION = "dirprune._cpp"
 
 
+class ExtensionMissing(ImportError, RuntimeError):
+    """The C++ extension is needed and was not built."""
+
+
 class FusedStep(Protocol):
     """One pass over all tensors of a batch: momentum and decay, v -= lr * d, then w = T(v)."""
 
@@ -65,6 +69,22 @@ def extension() -> ModuleType | None:
         if error.name != EXTENSION:  # a broken build must be seen
             raise
         return None
+
+
+def required_extension() -> ModuleType:
+    """Return the C++ extension.
+
+    Raises:
+        ExtensionMissing: If it was not built.
+    """
+    found = extension()
+    if found is None:
+        raise ExtensionMissing(
+            "Engine needs dirprune's C++ extension, which this installation lacks: install a "
+            "C++20 compiler (at least GCC 11 or Clang 14), then pip install --force-reinstall "
+            "--no-deps --no-cache-dir dirprune"
+        )
+    return found
 
 
 def grda_step() -> FusedStep | None:

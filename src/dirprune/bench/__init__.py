@@ -1,4 +1,4 @@
-"""Latency of a network beside other runtimes."""
+"""Latency of a network in dirprune and in other runtimes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""From which sparsity on a network is faster here than anywhere else."""
+"""The sparsity from which dirprune is faster than the fastest other runtime."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +16,33 @@ from dirprune.deploy.graph.module import GraphNet
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From which sparsity on the network is faster here than in the fastest peer.
+    """The sparsity from which dirprune is faster than the fastest other runtime.
 
     Attributes:
-        sparsities: That were tried, ascending.
-        ratios: The fastest peer's time over ours at each.
-        sparsity: Where the ratio passes 1, by linear interpolation; None if it never does, the
-            lowest that was tried if it always does.
+        sparsities: The measured sparsities, ascending.
+        ratios: Time of the fastest other runtime over dirprune's, at each sparsity.
+        sparsity: Where the ratio passes 1, by linear interpolation. None if it never does; the
+            lowest measured sparsity if it always does.
+        measured: The network's own sparsity.
     """
 
     sparsities: tuple[float, ...]
     ratios: tuple[float, ...]
     sparsity: float | None
+    measured: float
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the result, and what to do if the network is not sparse enough."""
         tried = ", ".join(f"{r:.2f}x at {s:.0%}" for s, r in zip(self.sparsities, self.ratios))
         if self.sparsity is None:
-            return f"never faster than the fastest peer ({tried})"
-        return f"faster than the fastest peer from {self.sparsity:.0%} zeros on ({tried})"
+            return f"never faster than the fastest other runtime ({tried})"
+        text = f"faster than the fastest other runtime from {self.sparsity:.0%} zeros on ({tried})"
+        if self.measured >= self.sparsity:
+            return text
+        return (
+            f"{text}; this network has {self.measured:.0%}: train it with a larger c, or with "
+            f"SparsityPlan(sparsity={min(0.99, self.sparsity + 0.05):.2f}, ...)"
+        )
 
 
 def break_even(
@@ -47,9 +55,9 @@ def break_even(
     sparsities: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     rounds: int = 20,
 ) -> BreakEven:
-    """Measure from which sparsity on a network is faster here than in the fastest peer.
+    """Find the sparsity from which a network is faster here than in the fastest other runtime.
 
-    The smallest weights of every layer are masked, the same share of each.
+    Masks the smallest weights of every layer, the same share of each, and measures.
 
     Args:
         model: As for :func:`.bench.benchmark`.
@@ -57,14 +65,14 @@ def break_even(
         against: As for :func:`.bench.benchmark`.
         batch: Batch size.
         threads: Number of threads.
-        sparsities: To try, ascending, in [0, 1).
+        sparsities: Sparsities to measure, ascending, in [0, 1).
         rounds: Timed calls of each.
 
     Returns:
-        The ratios that were measured, and where they pass 1.
+        The measured ratios, and where they pass 1.
 
     Raises:
-        ValueError: If there is nothing to compare with.
+        ValueError: If no other runtime is installed.
     """
     graph = graph_of(model, example_inputs)
     ratios = []
@@ -77,21 +85,22 @@ def break_even(
         others = [row.speedup for row in peers if row.speedup is not None]
         if not others:
             raise ValueError(
-                "a break-even needs a peer that is installed: pip install onnxruntime"
+                "a break-even needs another runtime, none is installed: pip install onnxruntime"
             )
         ratios.append(min(others))
-    return BreakEven(tuple(sparsities), tuple(ratios), crossing(sparsities, ratios))
+    found = crossing(sparsities, ratios)
+    return BreakEven(tuple(sparsities), tuple(ratios), found, bench.sparsity(graph))
 
 
 def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | None:
-    """Find from which sparsity on a ratio stays at 1 or above.
+    """Find the sparsity from which a ratio stays at 1 or above.
 
     Args:
         sparsities: Ascending.
-        ratios: Measured at each.
+        ratios: The ratio at each sparsity.
 
     Returns:
-        Interpolated between two of them; None if the last ratio is below 1.
+        The sparsity, by linear interpolation; None if the last ratio is below 1.
 
     Example:
         >>> crossing([0.5, 0.7, 0.9], [0.4, 0.8, 1.6]), crossing([0.5, 0.7], [1.5, 0.5])
@@ -108,14 +117,14 @@ def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | No
 
 
 def masked(graph: Graph, sparsity: float) -> Graph:
-    """Zero the smallest weights of every convolution and linear layer, a share of each.
+    """Set the smallest weights of every convolution and linear layer to zero.
 
     Args:
-        graph: Any.
-        sparsity: The share, in [0, 1).
+        graph: Any graph.
+        sparsity: Share of each layer's weights, in [0, 1).
 
     Returns:
-        The graph with other tensors.
+        The graph with new weights.
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"a sparsity must lie in [0, 1), got {sparsity}")

@@ -1,4 +1,4 @@
-"""Latency beside other runtimes: same process, same threads, in turn, outputs compared first."""
+"""Latency in dirprune and other runtimes: one process, interleaved calls, equal outputs."""
 
 import json
 import os
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune._support import native
 from dirprune.bench.quantized import write_int8
 from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
 from dirprune.deploy import capture, load, save
@@ -27,10 +28,10 @@ from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.onnx import write_onnx
 
 TOLERANCES = {"f32": 1e-4, "bf16": 0.1, "f16": 1e-2, "i8": 0.3}
-"""Largest difference from torch that is let pass, relative to the largest output."""
+"""Largest difference from torch that is accepted, relative to the largest output."""
 
 SETTLING = 0.1
-"""Seconds of calls before one is timed: threads of other runtimes spin on for some hundredths."""
+"""Seconds of untimed calls before a timed one: threads of other runtimes spin for up to 0.05 s."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Row:
         runtime: ``dirprune`` or a peer.
         precision: Of its arithmetic.
         batch: Batch size.
-        threads: Threads.
+        threads: Number of threads.
         quartiles: Lower quartile, median and upper quartile of a call, in ms.
-        speedup: Median over the rounds of its time over ours in the same round; None without ours.
-        difference: Of its outputs from torch's, relative to the largest.
+        speedup: Its time over dirprune's in the same round, median over the rounds; None if
+            dirprune was not measured.
+        difference: Of its outputs from torch's, relative to the largest output.
     """
 
     runtime: str
@@ -62,21 +64,21 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """The distance between the quartiles, of the median."""
+        """The distance between the quartiles over the median."""
         return (self.quartiles[2] - self.quartiles[0]) / self.quartiles[1]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured; ``str()`` is a table.
+    """The figures; ``str()`` is a table.
 
     Attributes:
         rows: A row for every runtime, batch size and number of threads.
         sparsity: Zeros over all weights of convolutions and linear layers.
-        bytes: Of the compact file and, if it was written, of the ONNX file.
-        rounds: Calls that each row was measured on.
-        missing: Runtimes that were asked for and are not installed.
-        machine: What it was measured on, with versions.
+        bytes: Size of the compact file and, if it was written, of the ONNX file.
+        rounds: Timed calls of each row.
+        missing: Runtimes that were requested and are not installed.
+        machine: Processor, number of cores and versions.
     """
 
     rows: tuple[Row, ...]
@@ -89,7 +91,7 @@ class Benchmark:
     def __str__(self) -> str:
         """Draw the table."""
         lines = [f"{'':24} {'batch':>5} {'threads':>7} {'ms':>9} {'quartiles':>17} "
-                 f"{'spread':>6} {'of ours':>7} {'difference':>10}"]  # fmt: skip
+                 f"{'spread':>6} {'ratio':>7} {'difference':>10}"]  # fmt: skip
         for row in self.rows:
             name = f"{row.runtime} {row.precision}"
             low, middle, high = row.quartiles
@@ -100,13 +102,13 @@ class Benchmark:
             )
         sizes = ", ".join(f"{name} {size:,} bytes" for name, size in self.bytes.items())
         lines.append(f"{self.sparsity:.2%} of the weights are zero; {sizes}")
-        lines.append(f"medians of {self.rounds} calls in turn; of ours: round by round")
+        lines.append(f"medians of {self.rounds} interleaved calls; ratio: time over dirprune's")
         lines += [f"not installed: {name}" for name in self.missing]
         lines.append(", ".join(f"{key} {value}" for key, value in self.machine.items()))
         return "\n".join(lines)
 
     def json(self) -> str:
-        """Write everything down for machines."""
+        """Return all figures as JSON."""
         return json.dumps(asdict(self), indent=1)
 
 
@@ -119,18 +121,19 @@ def benchmark(
     threads: Sequence[int] = (1, 2),
     rounds: int = 20,
 ) -> Benchmark:
-    """Measure a network here and in other runtimes.
+    """Measure a network in dirprune and in other runtimes.
 
-    All runtimes get the same network in the same process and take turns; before every call that
-    is timed they make others that are not, for a tenth of a second, so that nobody pays for
-    another's caches or spinning threads. Outputs are compared before anything is timed.
+    All runtimes compute the same network in the same process, and their timed calls are
+    interleaved. Before each timed call a runtime makes untimed calls for a tenth of a second, so
+    that caches and spinning threads of the others do not count. Outputs are compared before
+    anything is timed.
 
     Args:
         model: A file of :func:`dirprune.deploy.save`, or a module.
         example_inputs: For a module, as for :func:`dirprune.deploy.capture`.
-        against: Runtimes to compare with: some of torch, onnxruntime, openvino, and these two with
-            8-bit arithmetic: onnxruntime-int8, openvino-int8. One that is not installed is left
-            out, and named in the result.
+        against: Runtimes to compare with: torch, onnxruntime, openvino, and the latter two with
+            8-bit arithmetic: onnxruntime-int8, openvino-int8. Runtimes that are not installed are
+            skipped and named in the result.
         batches: Batch sizes.
         threads: Numbers of threads.
         rounds: Timed calls of each.
@@ -140,8 +143,10 @@ def benchmark(
 
     Raises:
         ValueError: If there is nothing to measure.
+        ImportError: If dirprune was installed without its C++ extension.
         RuntimeError: If the outputs of two runtimes differ.
     """
+    native.required_extension()
     against, batches, threads = tuple(against), tuple(batches), tuple(threads)
     check_peers(against)
     if min((rounds, *batches, *threads)) < 1 or not batches or not threads:
@@ -181,7 +186,7 @@ def benchmark(
 
 
 def graph_of(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Graph:
-    """Take the graph of what is to be measured.
+    """Return the graph of a file or module.
 
     Args:
         model: As for :func:`benchmark`.
@@ -201,12 +206,12 @@ def graph_of(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Gr
     if isinstance(model, GraphNet):
         return model.graph
     if example_inputs is None:
-        raise ValueError("a module is measured with example_inputs: a batch of 2 or more")
+        raise ValueError("a module needs example_inputs: give a batch of 2 or more")
     return capture(model, example_inputs)
 
 
 def layer_weights(graph: Graph) -> list[str]:
-    """Name the weights of all convolutions and linear layers, each once."""
+    """Return the names of the weights of all convolutions and linear layers, each once."""
     layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
     return list(dict.fromkeys(node.tensors["weight"] for node in layers))
 
@@ -219,7 +224,7 @@ def sparsity(graph: Graph) -> float:
 
 
 def machine() -> dict[str, str]:
-    """Name the CPU and the versions of everything that was measured."""
+    """Return the CPU and the versions of everything that is measured."""
     found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
     installed = [name for name in PEERS if is_installed(name)]
     return found | {name: version(name) for name in ("dirprune", *installed)}

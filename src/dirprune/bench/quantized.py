@@ -1,4 +1,4 @@
-"""The same network with 8-bit arithmetic, for other runtimes to be measured with."""
+"""A network with 8-bit arithmetic, for the other runtimes."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -10,20 +10,20 @@ import numpy as np
 from dirprune.deploy.graph.operators.record import Shape
 
 CALIBRATION = 4, 8
-"""Batches that the ranges of activations are taken from, and inputs in each."""
+"""Number of batches that calibrate the ranges of activations, and of inputs in each."""
 
 
 def write_int8(onnx: Path, out: Path, shape: Shape) -> None:
-    """Quantize a file of ONNX statically, by ONNX Runtime's own tool.
+    """Quantize an ONNX file statically with ONNX Runtime's tool.
 
-    Weights get a scale for each output channel, activations one from the range that they have on
-    standard normal inputs, which is what is measured with: the file is for its speed, not for use.
-    Pairs of QuantizeLinear and DequantizeLinear tell any runtime what may be computed in 8 bits.
+    Weights get a scale for each output channel. Activations get a scale from their range on
+    standard normal inputs, the inputs of the benchmark: the file serves to measure speed only.
+    Pairs of QuantizeLinear and DequantizeLinear mark what a runtime may compute in 8 bits.
 
     Args:
-        onnx: Of :func:`.onnx.write_onnx`.
-        out: What is written.
-        shape: Of an input, without the batch.
+        onnx: File that :func:`.onnx.write_onnx` wrote.
+        out: The file to write.
+        shape: Shape of one input, without the batch.
     """
     tool: Any = import_module("onnxruntime.quantization")
     prepare: Any = import_module("onnxruntime.quantization.shape_inference").quant_pre_process
@@ -36,7 +36,7 @@ def write_int8(onnx: Path, out: Path, shape: Shape) -> None:
             x = next(self._batches, None)
             return None if x is None else {"input": x}
 
-    folded = out.with_suffix(".folded.onnx")  # BatchNorm would keep layers from being quantized
+    folded = out.with_suffix(".folded.onnx")  # layers before a BatchNorm are not quantized
     prepare(str(onnx), str(folded), skip_symbolic_shape=True)
     tool.quantize_static(
         str(folded),

@@ -1,4 +1,4 @@
-"""The runtimes that a benchmark compares, each as a function from an array to an array."""
+"""The runtimes that a benchmark compares, each as a function from array to array."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -17,19 +17,19 @@ Array = NDArray[np.float32]
 Call = Callable[[Array], Array]
 
 PEERS = ("torch", "onnxruntime", "openvino")
-"""What is compared with if nothing else is said."""
+"""The runtimes that are compared by default."""
 
 INT8 = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
-"""What can be compared with besides, and what runs it: the network quantized to 8 bits."""
+"""The network quantized to 8 bits: names, and the runtimes that compute them."""
 
 
 class Peer(NamedTuple):
     """One runtime with one network, for one batch size and number of threads.
 
     Attributes:
-        name: Of the runtime.
+        name: Name of the runtime.
         precision: Of its arithmetic, such as ``f32`` or ``bf16``.
-        call: Runs the network.
+        call: Computes the network.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Peer(NamedTuple):
 
 
 def check_peers(names: tuple[str, ...]) -> None:
-    """Refuse names that are no runtimes.
+    """Refuse unknown names of runtimes.
 
     Raises:
-        ValueError: If there is such a name.
+        ValueError: If a name is unknown.
     """
     if unknown := sorted(set(names) - {*PEERS, *INT8}):
         known = ", ".join([*PEERS, *INT8])
@@ -49,27 +49,27 @@ def check_peers(names: tuple[str, ...]) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a runtime, and what it needs to read a network, can be imported."""
+    """Return whether a runtime, and what it needs to read a network, can be imported."""
     needed: tuple[str, ...] = (name,) if name == "torch" else (name, "onnx")
     if name in INT8:
-        needed = (INT8[name], "onnx", "onnxruntime")  # whose tool quantizes
+        needed = (INT8[name], "onnx", "onnxruntime")  # onnxruntime's tool quantizes
     return all(find_spec(module) is not None for module in needed)
 
 
 def open_peers(name: str, net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Peer]:
     """Load a network into a runtime.
 
-    The batch size is told in advance where a runtime can make use of it.
+    Runtimes that can use a fixed batch size get it.
 
     Args:
         name: One of :data:`PEERS` or :data:`INT8`.
         net: The network.
-        onnx: The same as a file of ONNX, for :data:`INT8` quantized; torch does not need it.
-        shape: Of the input, with the batch size.
-        threads: To compute with.
+        onnx: The same network as an ONNX file, quantized for :data:`INT8`. Not read for torch.
+        shape: Shape of the input, with the batch size.
+        threads: Number of threads.
 
     Returns:
-        One peer, or two where the runtime's own choice of precision is not float32.
+        One peer, or two if the runtime's default precision is not float32.
     """
     if name in INT8:
         peer = _OPEN[INT8[name]](net, onnx, shape, threads)[0]

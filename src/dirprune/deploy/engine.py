@@ -66,7 +66,7 @@ class Engine:
         ValueError: If the file is damaged, holds no network, or needs more memory; if threads is
             out of range; or if ``keep`` is given without ``tune`` or without a path.
         OSError: If the file cannot be read.
-        RuntimeError: If dirprune was installed without its C++ extension.
+        RuntimeError: If dirprune was installed without its C++ extension (also an ImportError).
 
     Example:
         >>> import tempfile, torch
@@ -88,7 +88,7 @@ class Engine:
         check: bool = False,
         max_bytes: int | None = None,
     ) -> None:
-        self._extension = _extension()
+        self._extension = native.required_extension()
         if keep and not tune:
             raise ValueError("keep=True keeps the result of tuning: it needs tune=True")
         if threads is None:
@@ -283,17 +283,6 @@ def _converted(array: NDArray[Any]) -> Array:
     raise TypeError(
         f"the engine computes with real numbers, got {array.dtype}: use x.astype(numpy.float32)"
     )
-
-
-def _extension() -> ModuleType:
-    extension = native.extension()
-    if extension is None:
-        raise RuntimeError(
-            "Engine needs dirprune's C++ extension, which this installation lacks: install a "
-            "C++20 compiler (at least GCC 11 or Clang 14), then pip install --force-reinstall "
-            "--no-deps --no-cache-dir dirprune"
-        )
-    return extension
 
 
 def _usable_cpus() -> int:
