@@ -1,0 +1,198 @@
+"""Trainings in order of importance, as many as fit into a visit to a GPU.
+
+    python results/gpu/run.py --minutes 8 --data FOLDER [--out FOLDER]
+
+FOLDER holds cifar10-jpeg-train.tar.xz and cifar10-jpeg-test.tar.xz. A run is appended to runs.csv
+when it is complete; runs that are in the file are not repeated. Each method has one CUDA graph on
+a stream of its own, and all of them train at the same time. `--dry` does everything on a CPU at a
+tiny size.
+"""
+
+import argparse
+import csv
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from images import Images, read, split
+from methods import METHODS
+from training import Settings, Slot
+
+HERE = Path(__file__).parent
+SPARSITIES = (0.95, 0.9, 0.98)
+RATES = (0.1, 0.2, 0.4)
+FINAL_SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of ResNet-20."""
+
+    method: str
+    sparsity: float
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result(Job):
+    """A run and what came out of it; accuracies are NaN where training diverged."""
+
+    zeros: float
+    validation: float
+    test: float
+    seconds: float
+    device: str
+
+
+class Visit:
+    """The clock, the data and the files of one visit."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.begun = time.monotonic()
+        self.deadline = self.begun + 60 * args.minutes
+        self.dry, self.out = args.dry, args.out
+        self.device = "cpu" if args.dry else "cuda"
+        self.name = "cpu" if args.dry else torch.cuda.get_device_name()
+        args.out.mkdir(parents=True, exist_ok=True)
+        few = 40 if args.dry else None
+        archives = [args.data / f"cifar10-jpeg-{part}.tar.xz" for part in ("train", "test")]
+        (images, labels), test = (read(a, args.threads, few) for a in archives)
+        torch.set_num_threads(2)
+        self.training, self.validation = (
+            p.to(self.device) for p in split(labels, 8 if args.dry else 500)
+        )
+        self.all = torch.arange(len(labels), device=self.device)
+        self.train, self.test = Images(images, labels, self.device), Images(*test, self.device)
+        self.say(f"{len(self.train)} and {len(self.test)} images")
+
+    def say(self, text: str) -> None:
+        """Print with the time since the start."""
+        print(f"{time.monotonic() - self.begun:6.1f} s  {text}", flush=True)
+
+    def left(self) -> float:
+        """Seconds until the end."""
+        return self.deadline - time.monotonic()
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        """Add a line to a CSV file."""
+        path = self.out / name
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if not self.dry:
+            torch.cuda.synchronize()
+
+
+def known(path: Path) -> dict[Job, Result]:
+    """The runs of a CSV file."""
+    if not path.exists():
+        return {}
+    kinds = {field.name: {"str": str, "float": float, "int": int}.get(str(field.type), field.type)
+             for field in fields(Result)}  # fmt: skip
+    with path.open() as file:
+        rows = [
+            Result(**{name: kind(row[name]) for name, kind in kinds.items()})
+            for row in csv.DictReader(file)
+        ]
+    return {Job(r.method, r.sparsity, r.lr, r.seed): r for r in rows}
+
+
+def next_job(method: str, done: dict[Job, Result]) -> Job | None:
+    """The most important run of a method that is still to be made."""
+    for sparsity in (0.0,) if method == "dense" else SPARSITIES:
+        tuning = [Job(method, sparsity, lr, 0) for lr in RATES]
+        for job in tuning:
+            if job not in done:
+                return job
+        finite = [job for job in tuning if math.isfinite(done[job].validation)]
+        if not finite:
+            continue
+        best = max(finite, key=lambda job: done[job].validation).lr
+        for seed in FINAL_SEEDS:
+            if (job := Job(method, sparsity, best, seed)) not in done:
+                return job
+    return None
+
+
+def train_resnets(visit: Visit, until: float) -> None:
+    """Rounds of one run a method, all at the same time."""
+    settings = Settings("resnet20", 0.25 if visit.dry else 1.0, 1 if visit.dry else 30,
+                        32 if visit.dry else 128, 0.9, 5e-4, "cosine", False)  # fmt: skip
+    done = known(visit.out / "runs.csv")
+    slots = {m: Slot(m, settings, visit.train, visit.training) for m in METHODS}
+    took: list[float] = []
+    while True:
+        jobs = {m: job for m in METHODS if (job := next_job(m, done)) is not None}
+        # methods that are further than others wait for them, unless nothing else is left
+        if not jobs or (took and time.monotonic() + mean(took) > until):
+            return
+        begun = time.monotonic()
+        for method, job in jobs.items():
+            slots[method].begin(job.lr, job.seed, job.sparsity)
+        steps = next(iter(slots.values())).steps
+        for step in range(steps):
+            for method in jobs:
+                slots[method].advance()
+            if step % 200 == 199:
+                visit.wait()  # keeps the queues short
+                elapsed = time.monotonic() - begun
+                if not took and step == 599:
+                    visit.say(f"{1e3 * elapsed / (step + 1):.2f} ms a step of {len(jobs)} runs")
+                if time.monotonic() > until + 20:
+                    return
+        visit.wait()
+        seconds = time.monotonic() - begun
+        took.append(seconds)
+        for method, job in jobs.items():
+            slot = slots[method]
+            good = slot.is_finite()
+            result = Result(
+                **asdict(job),
+                zeros=slot.sparsity_now(),
+                validation=slot.accuracy(visit.train, visit.validation) if good else math.nan,
+                test=slot.accuracy(visit.test) if good else math.nan,
+                seconds=round(seconds / len(jobs), 2),
+                device=visit.name,
+            )
+            done[job] = result
+            visit.append("runs.csv", asdict(result))
+            visit.say(
+                f"{method} {job.sparsity} lr {job.lr} seed {job.seed}: validation "
+                f"{result.validation:.4f} test {result.test:.4f} zeros {result.zeros:.4f}"
+            )
+        if visit.dry and len(took) == 2:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--threads", type=int, default=12, help="that decode images")
+    parser.add_argument("--resnet", type=float, default=0.6, help="share of the time")
+    parser.add_argument("--dry", action="store_true", help="a tiny size on the CPU")
+    args = parser.parse_args()
+    if not args.dry:
+        torch.backends.cudnn.benchmark = True
+    visit = Visit(args)
+    train_resnets(visit, time.monotonic() + args.resnet * visit.left())
+    from vgg import train_vgg
+
+    train_vgg(visit)
+    visit.say("done")
+
+
+if __name__ == "__main__":
+    main()
