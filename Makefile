@@ -1,10 +1,10 @@
-# make demo | test | test-all | check | bench | models | fuzz | selftest : each installs what it needs into .venv first.
+# make demo | test | test-all | check | docs | bench | models | fuzz | selftest : each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN = .venv/bin
 EXTENSION = CMakeLists.txt $(shell find cpp -type f)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
-.PHONY: demo test test-all check format bench models fuzz selftest cross-check emulate clean
+.PHONY: demo test test-all check docs format bench models fuzz selftest cross-check emulate clean
 
 # The import hook of an editable installation would come before PYTHONPATH: a path entry does not.
 PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune.* && \
@@ -39,6 +39,11 @@ check: .venv/dev
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@if command -v actionlint; then actionlint; else echo "actionlint is not installed: skipped"; fi
+
+docs: .venv/dev
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	$(PLAIN_PATH)
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
 format: .venv/dev
 	$(BIN)/ruff check --fix

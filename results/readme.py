@@ -1,8 +1,8 @@
-"""Write the tables of the README, and of engine/README.md, from the files beside this script.
+"""Write the tables of docs/benchmarks.md and engine/README.md from the files beside this script.
 
     python results/readme.py [--check]
 
-With ``--check`` nothing is written, and the exit status is 1 if the README is not up to date.
+With ``--check`` nothing is written, and the exit status is 1 if a page is not up to date.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 STEP_ROWS = {
     "SGD, fused": "`torch.optim.SGD(fused=True)`",
     "SGD momentum, fused": "`torch.optim.SGD(momentum=0.9, fused=True)`",
@@ -210,7 +210,7 @@ def filled(text: str) -> str:
 
 def main() -> int:
     stale = 0
-    for page in (README, HERE / "engine" / "README.md"):
+    for page in (PAGE, HERE / "engine" / "README.md"):
         before = page.read_text()
         after = filled(before)
         stale += before != after

@@ -1,10 +1,12 @@
 """What the README shows, runs."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from dirprune import cli
 from dirprune._support import native
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,21 @@ def test_the_other_examples_run(
         pytest.skip("the C++ extension is not installed")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_commands_run_and_reach_90_percent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.extension() is None:
+        pytest.skip("the C++ extension is not installed")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^dirprune ([^#\n]*)", README, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        assert cli.main(command.split()) == 0
+    summary = json.loads((tmp_path / "runs" / "sparse" / "summary.json").read_text())
+    assert summary["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
 
 def test_the_commands_exist() -> None:
