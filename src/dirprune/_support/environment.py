@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("dirprune", "torch", "torchvision", "accelerate", "numpy", "safetensors")
+from dirprune import __version__
+
+_PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -25,7 +27,11 @@ def environment(device: str) -> dict[str, Any]:
     """
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            "dirprune": __version__,
+            **{package: _version(package) for package in _PACKAGES},
+        },
         "commit": _commit(),
         "hardware": {
             "cpu": _cpu(),

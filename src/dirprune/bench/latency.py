@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dirprune import __version__
 from dirprune._support import native
 from dirprune.bench.quantized import write_int8
 from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
@@ -227,7 +228,7 @@ def machine() -> dict[str, str]:
     """Return the CPU and the versions of everything that is measured."""
     found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
     installed = [name for name in PEERS if is_installed(name)]
-    return found | {name: version(name) for name in ("dirprune", *installed)}
+    return found | {"dirprune": __version__} | {name: version(name) for name in installed}
 
 
 def _engine(path: Path, threads: int) -> Call:
