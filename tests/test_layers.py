@@ -70,7 +70,7 @@ def imports() -> list[tuple[str, str]]:
 
 def wrong(importer: str, imported: str) -> bool:
     a, b = part(importer), part(imported)
-    if a == b or b == "":  # the package itself: the version
+    if a == b or b in ("", "__version__"):
         return False
     return FLOOR[b] > FLOOR[a] or (FLOOR[b] == FLOOR[a] != MATHEMATICS)
 
