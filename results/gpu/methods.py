@@ -53,26 +53,27 @@ def gradual(state: Masked, step: int) -> None:
 
 def rigl(state: Masked, step: int) -> None:
     """Evci et al. (2020): places by ERK, the smallest move to the largest gradients."""
-    zeros = round(state.sparsity * state.w.numel())
-    active = erdos_renyi_kernel(state.shapes, zeros)
+    last = END * state.steps
+    if step % min(EVERY, max(1, int(last) // 20)) or step >= last:
+        return
+    active = erdos_renyi_kernel(state.shapes, round(state.sparsity * state.w.numel()))
     sizes = [math.prod(shape) for shape in state.shapes]
     masks = state.mask.split(sizes)
-    last = END * state.steps
-    if step == 0:
-        for mask, number, size in zip(masks, active, sizes):
-            order = torch.rand(size, generator=state.generator, device=mask.device).argsort()
+    share = 0.15 * (1 + math.cos(math.pi * step / last))
+    for mask, w, grad, number in zip(
+        masks, state.w.split(sizes), state.grad.split(sizes), active, strict=True
+    ):
+        count = int(share * number)
+        if step == 0:
+            order = torch.rand(len(w), generator=state.generator, device=w.device).argsort()
             mask.zero_()[order[:number]] = 1.0
-    elif step % min(EVERY, max(1, int(last) // 20)) == 0 and step < last:
-        share = 0.15 * (1 + math.cos(math.pi * step / last))
-        columns = zip(masks, state.w.split(sizes), state.grad.split(sizes), active)
-        for mask, w, grad, number in columns:
-            if count := int(share * number):
-                magnitudes = torch.where(mask > 0, w.abs(), math.inf)
-                mask[magnitudes.topk(count, largest=False).indices] = 0.0
-                gains = torch.where(mask > 0, -1.0, grad.abs().float())
-                grown = gains.topk(count).indices
-                mask[grown] = 1.0
-                w[grown] = 0.0
+        elif count:
+            magnitudes = torch.where(mask > 0, w.abs(), math.inf)
+            mask[magnitudes.topk(count, largest=False).indices] = 0.0
+            gains = torch.where(mask > 0, -1.0, grad.abs().float())
+            grown = gains.topk(count).indices
+            mask[grown] = 1.0
+            w[grown] = 0.0
     _apply(state)
 
 

@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 SPARSITIES = (0.95, 0.9, 0.98)
 RATES = (0.1, 0.2, 0.4)
 FINAL_SEEDS = (1, 2, 3)
+ROUNDS = len(RATES) + len(FINAL_SEEDS)
+"""Runs of a method at one sparsity."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Visit:
         self.device = "cpu" if args.dry else "cuda"
         self.name = "cpu" if args.dry else torch.cuda.get_device_name()
         args.out.mkdir(parents=True, exist_ok=True)
-        few = 40 if args.dry else None
+        few = 12 if args.dry else None
         archives = [args.data / f"cifar10-jpeg-{part}.tar.xz" for part in ("train", "test")]
         (images, labels), test = (read(a, args.threads, few) for a in archives)
         torch.set_num_threads(2)
         self.training, self.validation = (
-            p.to(self.device) for p in split(labels, 8 if args.dry else 500)
+            p.to(self.device) for p in split(labels, 4 if args.dry else 500)
         )
         self.all = torch.arange(len(labels), device=self.device)
         self.train, self.test = Images(images, labels, self.device), Images(*test, self.device)
@@ -128,14 +130,15 @@ def next_job(method: str, done: dict[Job, Result]) -> Job | None:
 def train_resnets(visit: Visit, until: float) -> None:
     """Rounds of one run a method, all at the same time."""
     settings = Settings("resnet20", 0.25 if visit.dry else 1.0, 1 if visit.dry else 30,
-                        32 if visit.dry else 128, 0.9, 5e-4, "cosine", False)  # fmt: skip
+                        16 if visit.dry else 128, 0.9, 5e-4, "cosine", False)  # fmt: skip
     done = known(visit.out / "runs.csv")
     slots = {m: Slot(m, settings, visit.train, visit.training) for m in METHODS}
     took: list[float] = []
     while True:
         jobs = {m: job for m in METHODS if (job := next_job(m, done)) is not None}
-        # methods that are further than others wait for them, unless nothing else is left
-        if not jobs or (took and time.monotonic() + mean(took) > until):
+        # the first sparsity is worth more of the visit than its share
+        end = until if len(took) >= ROUNDS else visit.begun + 0.85 * (visit.deadline - visit.begun)
+        if not jobs or (visit.dry and took) or (took and time.monotonic() + mean(took) > end):
             return
         begun = time.monotonic()
         for method, job in jobs.items():
@@ -149,7 +152,7 @@ def train_resnets(visit: Visit, until: float) -> None:
                 elapsed = time.monotonic() - begun
                 if not took and step == 599:
                     visit.say(f"{1e3 * elapsed / (step + 1):.2f} ms a step of {len(jobs)} runs")
-                if time.monotonic() > until + 20:
+                if time.monotonic() > end + 20:
                     return
         visit.wait()
         seconds = time.monotonic() - begun
@@ -171,8 +174,6 @@ def train_resnets(visit: Visit, until: float) -> None:
                 f"{method} {job.sparsity} lr {job.lr} seed {job.seed}: validation "
                 f"{result.validation:.4f} test {result.test:.4f} zeros {result.zeros:.4f}"
             )
-        if visit.dry and len(took) == 2:
-            return
 
 
 def main() -> None:

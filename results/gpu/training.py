@@ -121,17 +121,15 @@ class Slot:
         self.zeros[:-1].copy_(torch.tensor(numbers))
         for t in (self.g, self.g_before, self.count, self.loss):
             t.zero_()
-        self.sparsity = sparsity
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.done = 0
-
-    def masked(self) -> Masked:
-        """What rules for masks see."""
-        p = self.planned
-        shapes = [tuple(q.shape) for q in p.parameters]
-        return Masked(
-            p.w, p.m, p.grad, self.mask, shapes, self.sparsity, self.steps, self.generator
-        )
+        shapes = [tuple(p.shape) for p in self.planned.parameters]
+        self.masked = Masked(
+            self.planned.w, self.planned.m, self.planned.grad, self.mask, shapes, sparsity,
+            self.steps, self.generator,
+        )  # fmt: skip
+        if self.cuda:
+            torch.cuda.synchronize()  # the graph's stream must see what was written on this one
 
     def advance(self) -> None:
         """One step, with what lies between steps."""
@@ -147,7 +145,7 @@ class Slot:
             self._shuffle()
         change = METHODS[self.method].change if self.method in METHODS else None
         if change is not None:
-            change(self.masked(), self.done)
+            change(self.masked, self.done)
         if self.cuda:
             if self.graph is None:
                 self._capture()
