@@ -38,7 +38,13 @@ def trained_network(
         raise FileNotFoundError(
             f"{run} holds no finished run: needed are config.json and model.safetensors"
         )
-    config, task = read_trained_config(run, trust_model=trust_model), folder.read_config()["task"]
+    config = read_trained_config(run, trust_model=trust_model)
+    task = folder.read_config().get("task")
+    if not isinstance(task, dict) or not {"channels", "size", "num_classes"} <= task.keys():
+        raise ValueError(
+            f"{folder.config} does not say what the network has to fit: the file is damaged, or "
+            "of another version of dirprune"
+        )
     shape = (task["channels"], *task["size"])
     net = build(
         config.model,
