@@ -16,6 +16,8 @@ double ceil_div(double a, double b) { return std::ceil(a / b); }
 }  // namespace
 
 double estimate(const Kernels& kernels, const Geometry& g, double density, const Choice& choice) {
+    if (choice.by_rows)
+        return 0.6 * double(g.width * g.channels) * ceil_div(double(g.outputs), kernels.lanes);
     const double lanes = kernels.lanes, tile = choice.rows * choice.columns;
     const double fan_in = double(g.channels) / double(g.groups);
     const double width = double(g.out_width * g.batch);
@@ -67,6 +69,7 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
     const double ends = tiles * groups * height;
     total += ends * (8 + 1.5 * mean_tile * (1 + 1.3 * (blocks - 1)));
     if (choice.spans ? shift_x > 0 : width < lanes) total += ends * 2 * mean_tile;
+    if (g.channels_last) total += 0.6 * double(g.x_size() + g.out_size());  // to transpose both
     if (!choice.direct)
         total += regions * double(g.channels) * plane / lanes * (g.stride_x > 1 ? 5 : 3);
     return total;
@@ -81,6 +84,12 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
                           g.out_width == g.width - (g.kernel_x - 1) * g.dilation_x;
     const std::int64_t width = g.out_width * g.batch, wide = (width + lanes - 1) / lanes;
     std::vector<std::pair<double, Choice>> found;
+    if (g.channels_last && g.batch == 1 && density >= 0.1) {
+        Choice choice;
+        choice.dense = choice.direct = choice.by_rows = true;
+        choice.block = static_cast<int>(std::min<std::int64_t>(g.channels, 384));
+        found.emplace_back(estimate(kernels, g, density, choice), choice);
+    }
     const auto consider = [&](Choice choice) {
         // Blocks of input channels: all of them, or what fits into the first cache, halved twice.
         const double shift_y = double((g.kernel_y - 1) * g.dilation_y);

@@ -10,12 +10,18 @@
 
 namespace dirprune {
 
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
 // A convolution. A pixel is `batch` floats: that many images side by side.
 struct Geometry {
     std::int64_t channels = 1, height = 1, width = 1;         // of the input
     std::int64_t outputs = 1, out_height = 1, out_width = 1;  // of the result
     std::int64_t kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1;
     std::int64_t top = 0, left = 0, dilation_y = 1, dilation_x = 1, groups = 1, batch = 1;
+
+    // A linear layer over rows: input and result are pixels x channels.
+    bool channels_last = false;
 
     std::int64_t taps() const { return kernel_y * kernel_x; }
     std::int64_t x_size() const { return channels * height * width * batch; }
@@ -47,6 +53,7 @@ struct Choice {
     int rows = 1, columns = 1;
     int region_rows = 1, region_columns = 1;
     int block = 1;  // input channels that are packed together (whole groups if several fit)
+    bool by_rows = false;  // reads and writes pixels x channels: a dense linear layer
 
     std::string name() const;
     std::vector<int> numbers() const;
@@ -88,6 +95,11 @@ class ConvPlan {
         std::int32_t tiles;                       // index into tilings_
     };
 
+    bool is_clamp() const {
+        return epilogue_.activation == Activation::none ||
+               epilogue_.activation == Activation::relu ||
+               epilogue_.activation == Activation::relu6;
+    }
     void lay_out();
     void make_regions();
     std::int32_t tiling(std::int32_t rows, std::int32_t columns);
@@ -96,6 +108,9 @@ class ConvPlan {
     void fill(Block& block, const Nonzeros& nonzeros) const;
     void compute(const Region& region, std::int32_t first, std::int32_t last, bool copies,
                  const float* x, const float* residual, float* out, float* scratch) const;
+    // conv_rows.cpp: dense linear layers over rows
+    void make_panels(const Nonzeros& nonzeros, const float* bias);
+    void run_rows(const float* x, const float* residual, float* out, int threads) const;
     void activate(const Region& region, std::int32_t first, std::int32_t last, float* out) const;
 
     const Kernels& kernels_;
@@ -103,9 +118,9 @@ class ConvPlan {
     Choice choice_;
     Epilogue epilogue_;
     float low_, high_;
-    int height_;           // output channels in a group
-    std::int32_t groups_;  // of output channels
-    std::int32_t share_;   // groups that one thread gets at least
+    int height_ = 1;           // output channels in a group
+    std::int32_t groups_ = 0;  // of output channels
+    std::int32_t share_ = 0;   // groups that one thread gets at least
     std::vector<float> bias_;
     std::vector<std::int32_t> phases_y_, phases_x_;
     std::int32_t plane_rows_ = 1, plane_columns_ = 1;
@@ -114,6 +129,7 @@ class ConvPlan {
     std::vector<std::vector<TileAt>> tilings_;
     std::vector<std::pair<std::int32_t, std::int32_t>> tiling_sizes_;
     std::vector<Block> blocks_;
+    std::vector<float> panels_;  // by blocks of inputs, then by vectors of outputs
     std::size_t packed_size_ = 0, partial_size_ = 0, most_tiles_ = 1;
 };
 

@@ -85,6 +85,28 @@ struct Pooling {
 
 using TileKernel = void (*)(const Tile&);
 
+// A tile of a dense linear layer: rows of the input against vectors of outputs.
+//
+//     out[row][o] = clamp(bias[o] + sum over i of x[row][i] * panel[i][o] + residual, low, high)
+//
+// Long sums are cut into blocks of i: all but the first start from `out`, all but the last leave
+// the sum there.
+struct RowTile {
+    const float* x;
+    std::ptrdiff_t x_row;
+    const float* panel;  // one row of `columns` vectors for each i
+    std::int32_t depth;  // number of i
+    const float* bias;
+    float* out;
+    std::ptrdiff_t out_row;
+    std::ptrdiff_t residual;  // distance from out to the residual
+    bool has_residual;
+    bool begin, end;
+    std::int32_t last;  // floats of the last vector that are stored
+    float low, high;
+};
+using RowKernel = void (*)(const RowTile&);
+
 enum class Activation : std::uint8_t {
     none,
     relu,
@@ -102,6 +124,7 @@ enum class Activation : std::uint8_t {
 enum class Binary : std::uint8_t { add, sub, mul, div };
 
 inline constexpr int max_rows = 8, max_columns = 24;
+inline constexpr int max_panel = 4;  // vectors in a row of a panel
 inline constexpr int slack = 64;  // floats behind every buffer that vectors may read
 
 struct Kernels {
@@ -111,6 +134,10 @@ struct Kernels {
     int dense_tile;                                    // vectors in a tile of theirs
     TileKernel sparse[max_rows + 1][max_columns + 1];  // by rows and columns; null if there is none
     TileKernel dense[max_rows + 1][max_columns + 1];
+
+    int panel;     // vectors in a row of a panel
+    int row_tile;  // rows of the input in a tile
+    RowKernel dense_rows[max_rows + 1][max_panel + 1];  // by rows and vectors
 
     void (*pack)(const Packing&);
     // out[row] = bias[row] + sum of value * x[index] over the row's entries

@@ -171,6 +171,62 @@ void tile_kernel(const Tile& t) {
     }
 }
 
+template <int rows, int columns>
+void row_kernel(const RowTile& t) {
+    Vec acc[rows][columns];
+    // The last vector may be partly beyond the row, where another thread may be writing.
+    const auto part = [&](const float* p, auto c) INLINE_LAMBDA {
+        if (c + 1 < columns || t.last == lanes) return load(p);
+        alignas(64) float lane[lanes] = {};
+        store_front(lane, p, t.last);
+        return load(lane);
+    };
+    if (t.begin) {
+        unrolled<columns>([&](auto c) INLINE_LAMBDA {
+            const Vec bias = load(t.bias + c * lanes);
+            unrolled<rows>([&](auto r) INLINE_LAMBDA { acc[r][c] = bias; });
+        });
+    } else {
+        unrolled<rows>([&](auto r) INLINE_LAMBDA {
+            unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                acc[r][c] = part(t.out + r * t.out_row + c * lanes, c);
+            });
+        });
+    }
+    const float* panel = t.panel;
+    const float* x = t.x;
+    const std::ptrdiff_t x_row = t.x_row;
+    for (std::int32_t i = 0; i < t.depth; ++i, panel += columns * lanes, ++x) {
+        Vec weight[columns];
+        unrolled<columns>([&](auto c) INLINE_LAMBDA { weight[c] = load(panel + c * lanes); });
+        unrolled<rows>([&](auto r) INLINE_LAMBDA {
+            const Vec value = broadcast(x[r * x_row]);
+            unrolled<columns>([&](auto c) INLINE_LAMBDA {
+                acc[r][c] = multiply_add(value, weight[c], acc[r][c]);
+            });
+        });
+    }
+    const Vec low = broadcast(t.low), high = broadcast(t.high);
+    unrolled<rows>([&](auto r) INLINE_LAMBDA {
+        unrolled<columns>([&](auto c) INLINE_LAMBDA {
+            float* const to = t.out + r * t.out_row + c * lanes;
+            const bool whole = c + 1 < columns || t.last == lanes;
+            Vec v = acc[r][c];
+            if (t.end) {
+                if (t.has_residual) v += part(to + t.residual, c);
+                v = at_most(at_least(v, low), high);
+            }
+            if (whole) {
+                store(to, v);
+            } else {
+                alignas(64) float lane[lanes];
+                store(lane, v);
+                store_front(to, lane, t.last);
+            }
+        });
+    });
+}
+
 // Copies whole vectors: up to one vector more than `count` is read and written. The next copy starts
 // `ahead` floats further, usually in another page, which the hardware does not prefetch.
 INLINE void copy(float* to, const float* from, std::ptrdiff_t count, std::ptrdiff_t ahead = 0) {
@@ -594,8 +650,23 @@ struct Fill {
     }
 };
 
+template <int rows, int columns>
+struct FillRows {
+    RowKernel (*table)[max_panel + 1];
+
+    template <int row, std::size_t... i>
+    constexpr void row_of(std::index_sequence<i...>) const {
+        ((table[row][i + 1] = row_kernel<row, static_cast<int>(i) + 1>), ...);
+    }
+    template <std::size_t... i>
+    constexpr void all(std::index_sequence<i...>) const {
+        (row_of<static_cast<int>(i) + 1>(std::make_index_sequence<columns>{}), ...);
+    }
+};
+
 // tile: vectors that fit into the registers beside the other operands.
-template <int tile, int dense_height, int dense_tile>
+// row_tile, panel: rows and vectors of a tile of a dense linear layer.
+template <int tile, int dense_height, int dense_tile, int row_tile, int panel>
 constexpr Kernels make_kernels() {
     Kernels table{};
     table.lanes = lanes;
@@ -605,6 +676,9 @@ constexpr Kernels make_kernels() {
     const std::make_index_sequence<max_rows> rows;
     Fill<1, tile, 8>{table.sparse}.all(rows);
     Fill<dense_height, dense_tile, dense_tile>{table.dense}.all(rows);
+    table.panel = panel;
+    table.row_tile = row_tile;
+    FillRows<row_tile, panel>{table.dense_rows}.all(std::make_index_sequence<row_tile>{});
     table.pack = pack;
     table.sparse_rows = sparse_rows;
     table.dot = dot;

@@ -1,5 +1,5 @@
 #include "engine/kernels.inl"
 
 namespace dirprune {
-constexpr Kernels avx2_kernels = make_kernels<14, 6, 2>();
+constexpr Kernels avx2_kernels = make_kernels<14, 6, 2, 6, 2>();
 }

@@ -1,5 +1,5 @@
 #include "engine/kernels.inl"
 
 namespace dirprune {
-constexpr Kernels neon_kernels = make_kernels<24, 6, 4>();
+constexpr Kernels neon_kernels = make_kernels<24, 6, 4, 6, 4>();
 }

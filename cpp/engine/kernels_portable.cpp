@@ -2,5 +2,5 @@
 #include "engine/kernels.inl"
 
 namespace dirprune {
-constexpr Kernels portable_kernels = make_kernels<12, 4, 2>();
+constexpr Kernels portable_kernels = make_kernels<12, 4, 2, 6, 2>();
 }

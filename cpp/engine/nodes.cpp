@@ -50,14 +50,14 @@ void Program::run_plan(std::size_t number, const ConvPlan& plan, Arena& arena, i
     for (int i = 0; i < threads; ++i)
         scratch.push_back(arena.scratch[static_cast<std::size_t>(i)].ensure(
             static_cast<std::int64_t>(plan.scratch_size()) + slack));
-    if (!layer.transposed) return plan.run(x, added, out, threads, scratch);
+    if (!layer.transposed || plan.choice().by_rows) return plan.run(x, added, out, threads, scratch);
 
     const Geometry& g = layer.geometry;
     float* const columns = arena.transposed.get();
     float* const turned = columns + padded(g.x_size()) * arena.batch;
-    transpose(x, columns, g.width, g.channels, arena.batch, threads);
+    transpose(kernels_, x, columns, g.width, g.channels, arena.batch, threads);
     plan.run(columns, nullptr, turned, threads, scratch);
-    transpose(turned, out, g.outputs, g.width, arena.batch, threads);
+    transpose(kernels_, turned, out, g.outputs, g.width, arena.batch, threads);
     if (!added) return;
     const auto size = static_cast<std::size_t>(g.out_size() * arena.batch);
     kernels_.binary(Binary::add, out, 0, 1, added, 0, 1, out, 1, size);

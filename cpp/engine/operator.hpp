@@ -56,8 +56,8 @@ using OperatorTable = std::array<Operator, num_ops>;
 const Operator& entry(Op op);
 
 // to[column][row] = from[row][column], each an array of `batch` floats.
-void transpose(const float* from, float* to, std::int64_t rows, std::int64_t columns,
-               std::int64_t batch, int threads);
+void transpose(const Kernels& kernels, const float* from, float* to, std::int64_t rows,
+               std::int64_t columns, std::int64_t batch, int threads);
 
 // to[i * step] = from[i]: one image beside others.
 void place(const float* from, float* to, std::int64_t size, std::int64_t step, int threads);

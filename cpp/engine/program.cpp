@@ -14,7 +14,7 @@ constexpr double mostly_dense = 0.4;  // a matrix with more non-zeros is kept as
 
 // Bytes for a weight that is not zero: its value and index, and its entry in the plans of a layer,
 // one for single images and one for blocks.
-constexpr std::int64_t nonzero_bytes = 8, plan_bytes = 16;
+constexpr std::int64_t nonzero_bytes = 8, plan_bytes = 24;
 
 }  // namespace
 
@@ -99,7 +99,7 @@ void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& no
     } else {
         g.channels = weight.shape[1];
         g.width = g.out_width = product(x, 1) / g.channels;
-        layer->transposed = g.width > 1;
+        layer->transposed = g.channels_last = g.width > 1;
         if (layer->transposed)
             transposed_size_ =
                 std::max(transposed_size_, padded(g.x_size()) + padded(g.out_size()));

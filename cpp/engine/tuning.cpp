@@ -97,7 +97,8 @@ std::shared_ptr<const ConvPlan> Program::make_plan(std::size_t number, int batch
     geometry.batch = batch;
     Epilogue epilogue = layer.epilogue;
     // The activation and the residual follow when the result is transposed back.
-    if (layer.transposed && graph_.nodes[number].inputs.size() == 2) epilogue = {};
+    if (layer.transposed && !choice.by_rows && graph_.nodes[number].inputs.size() == 2)
+        epilogue = {};
     return std::make_shared<const ConvPlan>(kernels_, geometry, *layer.nonzeros,
                                             layer.bias.data(), epilogue, choice);
 }

@@ -24,7 +24,7 @@ from deploy.networks import NETWORKS, captured, inputs
 from dirprune._support import native
 from dirprune.deploy import Engine, GraphNet, load, save
 
-pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
+_cpp = pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
 
 
 def small_net() -> nn.Module:
@@ -267,6 +267,63 @@ def test_far_taps_at_any_batch_size(tmp_path: Path) -> None:
     np.testing.assert_allclose(engine(x[:1]), expected[:1], atol=1e-5)
 
 
+class Rows(nn.Module):
+    """A linear layer over rows with a residual and an activation, then LayerNorm and softmax."""
+
+    def __init__(self, width: int, outputs: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear, self.activation = nn.Linear(width, outputs), activation
+        self.skip = nn.Linear(width, outputs, bias=False)
+        self.norm = nn.LayerNorm(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.activation(self.linear(x) + self.skip(x))
+        return torch.softmax(self.norm(hidden), -1)
+
+
+@pytest.mark.parametrize("isa", _cpp.available())
+@pytest.mark.parametrize("size", [(5, 7, 3), (50, 401, 49), (23, 12, 100)])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU()])
+@pytest.mark.parametrize("density", [1.0, 0.05])
+def test_linear_layers_over_rows(
+    isa: str, size: tuple[int, int, int], activation: nn.Module, density: float, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DIRPRUNE_ISA", isa)
+    torch.manual_seed(0)
+    rows, width, outputs = size
+    net = Rows(width, outputs, activation).eval()
+    with torch.no_grad():
+        for layer in (net.linear, net.skip):
+            layer.weight *= torch.rand_like(layer.weight) < density
+    x = torch.randn(17, rows, width)
+    save(net, tmp_path / "net.dpz", x[:2])
+    with torch.no_grad():
+        expected = net.double()(x.double()).numpy()
+    first = None
+    for threads in (1, 3):
+        engine = Engine(tmp_path / "net.dpz", threads=threads, tune=False)
+        for batch in (17, 1):
+            np.testing.assert_allclose(engine(x[:batch]), expected[:batch], atol=2e-6)
+        first = engine(x) if first is None else first
+        np.testing.assert_array_equal(engine(x), first)
+    kernels = [row.kernel for row in engine.profile(x[:1], 1).layers if row.op == "linear"]
+    assert all(("dense rows by" in kernel) == (density == 1) for kernel in kernels)
+
+
+def test_rows_that_are_nearly_constant_are_normalized_exactly(tmp_path: Path) -> None:
+    net = nn.LayerNorm(64, eps=1e-12)
+    rng = np.random.default_rng(0)
+    x = (1000 + rng.integers(-4, 5, (9, 64)) * 2.0**-13).astype(np.float32)
+    save(net, tmp_path / "net.dpz", torch.from_numpy(x))
+    exact = x.astype(np.float64)
+    exact -= exact.mean(1, keepdims=True)
+    exact /= np.sqrt((exact**2).mean(1, keepdims=True) + 1e-12)
+    engine = Engine(tmp_path / "net.dpz", threads=1, tune=False)
+    np.testing.assert_allclose(engine(x), exact, atol=1e-5)  # torch in float32: off by 0.23
+    np.testing.assert_allclose(engine(x[:1]), exact[:1], atol=1e-5)
+
+
 def test_less_memory_gives_the_same_result(path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((19, 3, 9, 9), dtype=np.float32)
     expected = Engine(path, threads=3, tune=False)(x)
@@ -479,7 +536,7 @@ def test_tiles_of_nothing_but_padding_store_nothing(
     save(net, tmp_path / "net.dpz", torch.randn(2, 2, 13, 7))
     engine = Engine(tmp_path / "net.dpz", threads=1)
     # Tiles of 4 pixels continue over the ends of rows of 7 pixels, of which 3 are stored.
-    spanning = [0, 1, 0, 1, 1, 5, 1, 2]
+    spanning = [0, 1, 0, 1, 1, 5, 1, 2, 0]
     engine._program.choose(1, 1, [spanning], [0.0])
     with torch.no_grad():
         np.testing.assert_allclose(engine(x), net(x), atol=1e-5)

@@ -108,7 +108,7 @@ void permute(const Call& c) {
     }
     const float* x = c.inputs[0].data;
     if (axes.size() == 2 && axes[1].second == axes[0].first * run && axes[0].second == run)
-        return transpose(x, c.out, axes[1].first, axes[0].first, run, c.threads);
+        return transpose(c.kernels, x, c.out, axes[1].first, axes[0].first, run, c.threads);
     std::int64_t outer = 1;
     for (const auto& axis : axes) outer *= axis.first;
     in_pieces(outer, run, c.threads, [&](std::int64_t first, std::int64_t last) {
@@ -151,13 +151,17 @@ namespace dirprune {
 
 using ops::in_pieces;
 
-void transpose(const float* from, float* to, std::int64_t rows, std::int64_t columns,
-               std::int64_t batch, int threads) {
+void transpose(const Kernels& kernels, const float* from, float* to, std::int64_t rows,
+               std::int64_t columns, std::int64_t batch, int threads) {
     constexpr std::int64_t tile = 16;  // both sides of a tile stay in the cache
     in_pieces((columns + tile - 1) / tile, tile * rows * batch, threads,
               [&](std::int64_t first, std::int64_t last) {
-                  for (std::int64_t j0 = first * tile; j0 < std::min(last * tile, columns);
-                       j0 += tile)
+                  const std::int64_t begin = first * tile, end = std::min(last * tile, columns);
+                  if (batch == 1 || batch % kernels.lanes == 0)
+                      return kernels.transpose(from + begin * batch, columns,
+                                               to + begin * rows * batch, rows, ops::count(rows),
+                                               ops::count(end - begin), ops::count(batch));
+                  for (std::int64_t j0 = begin; j0 < end; j0 += tile)
                       for (std::int64_t i0 = 0; i0 < rows; i0 += tile)
                           for (std::int64_t j = j0; j < std::min(j0 + tile, columns); ++j)
                               for (std::int64_t i = i0; i < std::min(i0 + tile, rows); ++i) {

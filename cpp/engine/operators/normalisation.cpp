@@ -72,11 +72,7 @@ void softmax(const Call& c) {
                       const float* from = x + i * s.along * s.after;
                       float* to = c.out + i * s.along * s.after;
                       if (s.after == 1) {  // one row: its elements are neighbours
-                          const float most = *std::max_element(from, from + s.along);
-                          float total = 0;
-                          for (std::int64_t j = 0; j < s.along; ++j)
-                              total += to[j] = std::exp(from[j] - most);
-                          for (std::int64_t j = 0; j < s.along; ++j) to[j] /= total;
+                          c.kernels.softmax_row(from, to, count(s.along));
                           continue;
                       }
                       std::copy_n(from, s.after, largest.begin());
@@ -110,41 +106,14 @@ void layer_norm(const Call& c) {
     std::int64_t n = 1;
     for (std::size_t i = c.shape.size() - trailing; i < c.shape.size(); ++i) n *= c.shape[i];
     const std::int64_t outer = product(c.shape) / n, batch = c.batch;
-    const float eps = c.node.real(Key::eps), scale = 1.0f / static_cast<float>(n);
+    const float eps = c.node.real(Key::eps);
     const Tensor* weight = c.graph.tensor(c.node, Role::weight);
     const Tensor* bias = c.graph.tensor(c.node, Role::bias);
     in_pieces(outer, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<float> centre(count(batch)), inverse(count(batch));
-        for (std::int64_t i = begin; i < end; ++i) {
-            const float* x = c.inputs[0].data + i * n * batch;
-            float* y = c.out + i * n * batch;
-            if (batch == 1) {
-                const float m = scale * chained_sum(n, [x](std::int64_t j) { return x[j]; });
-                const float v = scale * chained_sum(n, [x, m](std::int64_t j) {
-                                    return (x[j] - m) * (x[j] - m);
-                                });
-                centre[0] = m;
-                inverse[0] = 1 / std::sqrt(v + eps);
-            } else {
-                std::fill(centre.begin(), centre.end(), 0.0f);
-                std::fill(inverse.begin(), inverse.end(), 0.0f);
-                for (std::int64_t j = 0; j < n; ++j)
-                    for (std::int64_t b = 0; b < batch; ++b)
-                        centre[count(b)] += scale * x[j * batch + b];
-                for (std::int64_t j = 0; j < n; ++j)
-                    for (std::int64_t b = 0; b < batch; ++b) {
-                        const float d = x[j * batch + b] - centre[count(b)];
-                        inverse[count(b)] += scale * d * d;
-                    }
-                for (float& v : inverse) v = 1 / std::sqrt(v + eps);
-            }
-            for (std::int64_t j = 0; j < n; ++j) {
-                const float w = weight ? weight->data[j] : 1, o = bias ? bias->data[j] : 0;
-                for (std::int64_t b = 0; b < batch; ++b)
-                    y[j * batch + b] =
-                        (x[j * batch + b] - centre[count(b)]) * inverse[count(b)] * w + o;
-            }
-        }
+        for (std::int64_t i = begin; i < end; ++i)
+            c.kernels.layer_norm(c.inputs[0].data + i * n * batch, weight ? weight->data : nullptr,
+                                 bias ? bias->data : nullptr, eps, c.out + i * n * batch, count(n),
+                                 static_cast<int>(batch));
     });
 }
 
