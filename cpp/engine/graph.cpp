@@ -116,6 +116,7 @@ bool contains(const std::vector<Role>& roles, Role role) {
 void read_node(Reader& reader, const Graph& graph, Node& node) {
     node.path = reader.text();
     const Operator& op = entry(node.op);
+    if (!op.shape) refuse("is an operator that is to be lowered before");
     node.inputs.resize(reader.count<std::uint8_t>(255));
     for (auto& value : node.inputs) {
         value = reader.take<std::uint32_t>();

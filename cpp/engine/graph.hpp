@@ -25,15 +25,22 @@ using Shape = std::vector<std::int64_t>;
     X(gelu) X(silu) X(sigmoid) X(tanh) X(hardswish) X(hardsigmoid) X(softmax) X(add) \
     X(sub) X(mul) X(div) X(constant) X(cat) X(slice) X(max_pool2d) X(avg_pool2d) \
     X(adaptive_avg_pool2d) X(adaptive_max_pool2d) X(mean) X(reshape) X(permute) X(pad) \
-    X(upsample_nearest) X(upsample_bilinear) X(layer_norm) X(dropout)
+    X(upsample_nearest) X(upsample_bilinear) X(layer_norm) X(dropout) X(exp) X(log) \
+    X(abs) X(sqrt) X(rsqrt) X(sin) X(cos) X(erf) X(floor) X(ceil) X(round) X(sign) \
+    X(trunc) X(log1p) X(expm1) X(mish) X(selu) X(logical_not) X(softplus) X(power) \
+    X(clamp) X(minimum) X(maximum) X(pow) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(where) \
+    X(sum) X(amax) X(amin) X(prod) X(argmax) X(argmin) X(cumsum) X(expand) X(take) \
+    X(embedding) X(gather) X(matmul) X(group_norm) X(conv1d) X(conv_transpose2d) \
+    X(dilate)
 #define DIRPRUNE_ROLES(X) \
     X(weight) X(bias) X(running_mean) X(running_var) X(scale) X(shift) X(value) \
-    X(num_batches_tracked)
+    X(num_batches_tracked) X(index)
 #define DIRPRUNE_KEYS(X) \
     X(stride) X(padding) X(dilation) X(groups) X(activation) X(activation_parameter) \
     X(eps) X(slope) X(alpha) X(tanh) X(dim) X(scalar) X(reversed) X(start) X(end) \
     X(step) X(kernel) X(ceil_mode) X(count_include_pad) X(output) X(dims) X(keepdim) \
-    X(size) X(value) X(align_corners) X(p) X(momentum) X(trained)
+    X(size) X(value) X(align_corners) X(p) X(momentum) X(trained) X(beta) X(threshold) \
+    X(exponent) X(low) X(high) X(output_padding)
 // clang-format on
 #define DIRPRUNE_ENUMERATOR(name) name,
 enum class Op : std::uint8_t { DIRPRUNE_OPS(DIRPRUNE_ENUMERATOR) };

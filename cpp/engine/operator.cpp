@@ -15,6 +15,10 @@ const Operator& entry(Op op) {
         ops::add_pooling(result);
         ops::add_reductions(result);
         ops::add_resizing(result);
+        ops::add_functions(result);
+        ops::add_comparison(result);
+        ops::add_indexing(result);
+        ops::add_attention(result);
         return result;
     }();
     return table[static_cast<std::size_t>(op)];

@@ -198,12 +198,63 @@ SINGLE: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("upsample_bilinear", (2, 3, 4), {"output": (7, 9), "align_corners": 0}),
     ("upsample_bilinear", (2, 3, 4), {"output": (6, 2), "align_corners": 1}),
     ("dropout", (5,), {"p": 0.5}),
+    *[(op, (3, 5), {}) for op in ("exp", "abs", "sin", "cos", "erf", "floor", "ceil", "round",
+                                  "sign", "trunc", "expm1", "mish", "selu", "logical_not")],
+    ("softplus", (3, 5), {"beta": 2.0, "threshold": 3.0}),
+    ("power", (3, 5), {"exponent": 3.0}),
+    *[("clamp", (3, 5), limits) for limits in ({"low": -0.5}, {"high": 0.5},
+                                               {"low": -0.5, "high": 0.5})],
+    *[(op, (3, 4, 5), {"dims": dims, "keepdim": keep}) for op in ("sum", "amax", "amin", "prod")
+      for dims, keep in (((2,), 0), ((1, 3), 1), ((3, 2), 0))],
+    *[(op, (3, 4, 5), {"dim": 2, "keepdim": k}) for op in ("argmax", "argmin") for k in (0, 1)],
+    ("cumsum", (3, 4, 5), {"dim": 2}),
+    ("expand", (3, 1, 5), {"size": (-1, 3, 4, 5)}),
+    ("dilate", (2, 3, 4), {"stride": (2, 3)}),
+    ("group_norm", (6, 3, 4), {"groups": 2, "eps": 1e-5}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("op", "shape", "attrs"), SINGLE)
 def test_operators_of_one_value(op: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
     check(graph_of(op, shape, attrs, {}))
+
+
+@pytest.mark.parametrize("op", ["log", "sqrt", "rsqrt", "log1p"])
+def test_functions_of_positive_values(op: str) -> None:
+    positive = Node("exp", (0,), (-1, 3, 5))
+    check(Graph((-1, 3, 5), (positive, Node(op, (1,), (-1, 3, 5))), 2, {}))
+
+
+@pytest.mark.parametrize("op", ["minimum", "maximum", "eq", "ne", "lt", "le", "gt", "ge"])
+@pytest.mark.parametrize("constant", [(), (5,), (3, 1, 1), (1, 3, 1, 5), (3, 4, 5)])
+def test_pairs_that_broadcast(op: str, constant: tuple[int, ...]) -> None:
+    value = np.asarray(random(*constant), np.float32)
+    check(graph_of(op, (3, 4, 5), {}, {}, (0, 1), value))
+    check(graph_of(op, (3, 4, 5), {}, {}, (1, 0), value))
+    check(graph_of(op, (3, 4, 5), {}, {}, (0, 1)))
+
+
+def test_powers_and_choices() -> None:
+    check(graph_of("pow", (3, 4), {}, {}, (1, 0)))  # of a sigmoid, which is positive
+    check(graph_of("where", (3, 4), {}, {}, (0, 1, 0)))
+    check(graph_of("where", (3, 4), {}, {}, (0, 1, 0), random(3, 1)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 1, 1), (5, 5)])
+def test_products_of_two_values(shape: tuple[int, ...]) -> None:
+    check(graph_of("matmul", shape, {}, {}, (0, 1)))
+
+
+def test_reading_by_an_index() -> None:
+    index = np.array([4, 0, 0, 2], np.float32)
+    check(graph_of("take", (3, 5, 2), {"dim": 2}, {"index": index}))
+    ids = Node("trunc", (1,), (-1, 4, 5))
+    scaled = Node("mul", (0,), (-1, 4, 5), {"scalar": 0.0})  # every id is the first row
+    row = Node("embedding", (2,), (-1, 4, 5, 3), {}, {"weight": "w"})
+    check(Graph((-1, 4, 5), (scaled, ids, row), 3, {"w": random(6, 3)}))
+    places = Node("argmax", (0,), (-1, 4, 1), {"dim": 2, "keepdim": 1})
+    gathered = Node("gather", (0, 1), (-1, 4, 1), {"dim": 2})
+    check(Graph((-1, 4, 5), (places, gathered), 2, {}))
 
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul", "div"])

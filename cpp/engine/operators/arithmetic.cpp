@@ -6,33 +6,13 @@
 namespace dirprune::ops {
 namespace {
 
-Shape broadcast(const Graph& graph, const Node& node) {
+Shape arithmetic_shape(const Graph& graph, const Node& node) {
     if ((node.inputs.size() == 2) == node.has(Key::scalar))
         refuse("takes either two inputs or one and a scalar");
     if (node.has(Key::reversed) && !node.has(Key::scalar)) refuse("only a scalar can come first");
-    std::size_t rank = 0;
-    for (auto value : node.inputs) {
-        const Shape& shape = graph.shape(value);
-        if (shape.empty() || shape[0] != -1) continue;
-        if (rank && rank != shape.size()) refuse("cannot broadcast values of different rank");
-        rank = shape.size();
-    }
-    if (!rank) refuse("reads constants only");
-    Shape result(rank, 1);
-    result[0] = -1;
-    for (auto value : node.inputs) {
-        const Shape& shape = graph.shape(value);
-        if (shape.size() > rank || (shape.size() == rank && shape[0] != -1 && shape[0] != 1))
-            refuse("cannot broadcast along the batch");
-        for (std::size_t i = shape.size() == rank; i < shape.size(); ++i) {
-            std::int64_t& dim = result[rank - shape.size() + i];
-            if (dim != 1 && shape[i] != 1 && dim != shape[i])
-                refuse("cannot broadcast the shapes");
-            dim = std::max(dim, shape[i]);
-        }
-    }
-    return result;
+    return broadcast(graph, node);
 }
+
 
 // A dimension of a broadcast: how far each operand moves along it.
 struct Axis {
@@ -117,13 +97,38 @@ void run(const Call& c) {
 
 }  // namespace
 
+Shape broadcast(const Graph& graph, const Node& node) {
+    std::size_t rank = 0;
+    for (auto value : node.inputs) {
+        const Shape& shape = graph.shape(value);
+        if (shape.empty() || shape[0] != -1) continue;
+        if (rank && rank != shape.size()) refuse("cannot broadcast values of different rank");
+        rank = shape.size();
+    }
+    if (!rank) refuse("reads constants only");
+    Shape result(rank, 1);
+    result[0] = -1;
+    for (auto value : node.inputs) {
+        const Shape& shape = graph.shape(value);
+        if (shape.size() > rank || (shape.size() == rank && shape[0] != -1 && shape[0] != 1))
+            refuse("cannot broadcast along the batch");
+        for (std::size_t i = shape.size() == rank; i < shape.size(); ++i) {
+            std::int64_t& dim = result[rank - shape.size() + i];
+            if (dim != 1 && shape[i] != 1 && dim != shape[i])
+                refuse("cannot broadcast the shapes");
+            dim = std::max(dim, shape[i]);
+        }
+    }
+    return result;
+}
+
 void add_arithmetic(OperatorTable& table) {
     const AttributeRule scalar{Key::scalar, Kind::real, true};
     const AttributeRule reversed{Key::reversed, Kind::flag, true};
     const auto add = [&](Op op, std::vector<AttributeRule> attributes, void (*run)(const Call&)) {
         at(table, op) = {.most = 2,
                          .attributes = std::move(attributes),
-                         .shape = broadcast,
+                         .shape = arithmetic_shape,
                          .run = run,
                          .reads_constants = true};
     };

@@ -117,6 +117,42 @@ void layer_norm(const Call& c) {
     });
 }
 
+Shape group_norm_shape(const Graph& graph, const Node& node) {
+    const Shape& x = first(graph, node);
+    const std::int64_t groups = node.integer(Key::groups);
+    if (x.size() < 2 || groups < 1 || x[1] % groups) refuse("the groups do not fit the channels");
+    for (Role role : {Role::weight, Role::bias}) check_vector(graph.tensor(node, role), x[1]);
+    if (node.real(Key::eps) < 0) refuse("eps must be at least 0");
+    return x;
+}
+
+void group_norm(const Call& c) {
+    const std::int64_t groups = c.node.integer(Key::groups), channels = c.shape[0] / groups;
+    const std::int64_t plane = product(c.shape, 1), n = channels * plane, batch = c.batch;
+    const float eps = c.node.real(Key::eps);
+    const Tensor* weight = c.graph.tensor(c.node, Role::weight);
+    const Tensor* bias = c.graph.tensor(c.node, Role::bias);
+    in_pieces(groups, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t g = begin; g < end; ++g)
+            for (std::int64_t b = 0; b < batch; ++b) {
+                const float* x = c.inputs[0].data + g * n * batch + b;
+                float* y = c.out + g * n * batch + b;
+                const auto at = [=](std::int64_t j) { return x[j * batch]; };
+                const float centre = chained_sum(n, at) / static_cast<float>(n);
+                const float variance = chained_sum(n, [=](std::int64_t j) {
+                                           return (at(j) - centre) * (at(j) - centre);
+                                       }) / static_cast<float>(n);
+                const float inverse = 1 / std::sqrt(variance + eps);
+                for (std::int64_t j = 0; j < n; ++j) {
+                    const std::int64_t channel = g * channels + j / plane;
+                    const float w = weight ? weight->data[channel] : 1;
+                    const float o = bias ? bias->data[channel] : 0;
+                    y[j * batch] = (at(j) - centre) * inverse * w + o;
+                }
+            }
+    });
+}
+
 Shape softmax_shape(const Graph& graph, const Node& node) {
     check_dim(first(graph, node), node.integer(Key::dim));
     return first(graph, node);
@@ -150,6 +186,10 @@ void add_normalisation(OperatorTable& table) {
                                  .attributes = {{dims, Kind::integer}, {eps, Kind::real}},
                                  .shape = layer_norm_shape,
                                  .run = layer_norm};
+    at(table, Op::group_norm) = {.optional_roles = {Role::weight, Role::bias},
+                                 .attributes = {{groups, Kind::integer}, {eps, Kind::real}},
+                                 .shape = group_norm_shape,
+                                 .run = group_norm};
     at(table, Op::dropout) = {.attributes = {{p, Kind::real}}, .shape = dropout_shape};
 }
 

@@ -1,5 +1,6 @@
 // Reductions over dimensions of a sample.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "engine/operators/shared.hpp"
@@ -74,9 +75,101 @@ void mean(const Call& c) {
     }
 }
 
+// The elements of one result, as (before, along, after) of each dimension in turn: all but the last
+// of several dimensions go into scratch memory.
+template <class F>
+void fold(const Call& c, float start, const F& f) {
+    Shape shape = c.inputs[0].shape;
+    auto dims = c.node.list(Key::dims);
+    std::sort(dims.begin(), dims.end());
+    std::vector<float> from(c.inputs[0].data, c.inputs[0].data + product(shape) * c.batch), to;
+    while (!dims.empty()) {
+        const Split s = split(shape, dims.back(), c.batch);
+        shape[count(dims.back() - 1)] = 1;
+        dims.pop_back();
+        to.assign(count(s.before * s.after), start);
+        in_pieces(s.before, s.along * s.after, c.threads,
+                  [&](std::int64_t first, std::int64_t last) {
+                      for (std::int64_t i = first; i < last; ++i)
+                          for (std::int64_t j = 0; j < s.along; ++j)
+                              for (std::int64_t k = 0; k < s.after; ++k) {
+                                  float& y = to[count(i * s.after + k)];
+                                  y = f(y, from[count((i * s.along + j) * s.after + k)]);
+                              }
+                  });
+        from.swap(to);
+    }
+    std::copy(from.begin(), from.end(), c.out);
+}
+
+Shape one_shape(const Graph& graph, const Node& node) {
+    Shape x = first(graph, node);
+    const std::size_t dim = check_dim(x, node.integer(Key::dim));
+    if (node.integer(Key::keepdim))
+        x[dim] = 1;
+    else
+        x.erase(x.begin() + static_cast<std::ptrdiff_t>(dim));
+    return x;
+}
+
+// The first place of the largest element, in which a NaN is larger than all others.
+template <bool largest>
+void place(const Call& c) {
+    const Split s = split(c.inputs[0].shape, c.node.integer(Key::dim), c.batch);
+    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i)
+            for (std::int64_t k = 0; k < s.after; ++k) {
+                const float* x = c.inputs[0].data + i * s.along * s.after + k;
+                std::int64_t best = 0;
+                for (std::int64_t j = 1; j < s.along; ++j) {
+                    const float held = x[best * s.after], other = x[j * s.after];
+                    if (held != held) break;
+                    if (other != other || (largest ? other > held : other < held)) best = j;
+                }
+                c.out[i * s.after + k] = static_cast<float>(best);
+            }
+    });
+}
+
+Shape cumsum_shape(const Graph& graph, const Node& node) {
+    check_dim(first(graph, node), node.integer(Key::dim));
+    return first(graph, node);
+}
+
+void cumsum(const Call& c) {
+    const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
+    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) {
+            const float* x = c.inputs[0].data + i * s.along * s.after;
+            float* y = c.out + i * s.along * s.after;
+            std::copy_n(x, s.after, y);
+            for (std::int64_t j = s.after; j < s.along * s.after; ++j) y[j] = y[j - s.after] + x[j];
+        }
+    });
+}
+
+template <auto start, auto f>
+Operator reduction() {
+    return {.attributes = {{Key::dims, Kind::integers}, {Key::keepdim, Kind::flag}},
+            .shape = mean_shape,
+            .run = [](const Call& c) { fold(c, start(), f); }};
+}
+
 }  // namespace
 
 void add_reductions(OperatorTable& table) {
+    at(table, Op::sum) = reduction<[] { return 0.0f; }, [](float y, float x) { return y + x; }>();
+    at(table, Op::prod) = reduction<[] { return 1.0f; }, [](float y, float x) { return y * x; }>();
+    at(table, Op::amax) = reduction<[] { return -std::numeric_limits<float>::infinity(); },
+                                    [](float y, float x) { return y < x || x != x ? x : y; }>();
+    at(table, Op::amin) = reduction<[] { return std::numeric_limits<float>::infinity(); },
+                                    [](float y, float x) { return x < y || x != x ? x : y; }>();
+    for (Op op : {Op::argmax, Op::argmin})
+        at(table, op) = {.attributes = {{Key::dim, Kind::integer}, {Key::keepdim, Kind::flag}},
+                         .shape = one_shape,
+                         .run = op == Op::argmax ? place<true> : place<false>};
+    at(table, Op::cumsum) = {
+        .attributes = {{Key::dim, Kind::integer}}, .shape = cumsum_shape, .run = cumsum};
     at(table, Op::mean) = {
         .attributes = {{Key::dims, Kind::integers}, {Key::keepdim, Kind::flag}},
         .shape = mean_shape,

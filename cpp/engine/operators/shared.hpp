@@ -19,6 +19,10 @@ void add_moves(OperatorTable& table);
 void add_pooling(OperatorTable& table);
 void add_reductions(OperatorTable& table);
 void add_resizing(OperatorTable& table);
+void add_functions(OperatorTable& table);
+void add_comparison(OperatorTable& table);
+void add_indexing(OperatorTable& table);
+void add_attention(OperatorTable& table);
 
 inline Operator& at(OperatorTable& table, Op op) { return table[static_cast<std::size_t>(op)]; }
 
@@ -37,6 +41,8 @@ void check_vector(const Tensor* tensor, std::int64_t size);
 // How many windows fit; all arguments stay below 2^31, so that nothing here overflows.
 std::int64_t windows(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t low,
                      std::int64_t high, std::int64_t dilation, bool ceil = false);
+// The shape of values and constants that broadcast each other.
+Shape broadcast(const Graph& graph, const Node& node);
 // Maps of the size that attribute `output` states.
 Shape map_shape(const Graph& graph, const Node& node);
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +16,13 @@ from dirprune.deploy.file.limits import check_memory, memory_limit, readable
 from dirprune.deploy.file.read import Source, describe, file_bytes, read_contents
 from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.signature import Kind, Signature, pack, rebuild, split
 from dirprune.deploy.profile import LayerTime, Profile
 from dirprune.deploy.tuned import TunedFile
 
 Array = NDArray[np.float32]
 _MOST_THREADS = 256
+_DTYPES: Mapping[Kind, type] = {"float": np.float32, "int": np.int64, "bool": np.bool_}
 _FOLDING = 16
 """Bytes that folding may need for each weight of a layer: one float64, two float32."""
 
@@ -102,7 +105,8 @@ class Engine:
         limit = memory_limit(max_bytes)
         with readable(describe(path)):
             self._file = file_bytes(path, limit)
-            self._program, self._sparsity = _program(self._extension, self._file, limit)
+            made = _program(self._extension, self._file, limit)
+            self._program, self._sparsity, self._signature = made
         self._tuned = None
         if keep and self._path is not None:
             self._tuned = TunedFile(self._path, self._file, self._extension.chosen(), threads)
@@ -159,33 +163,43 @@ class Engine:
         """Number of threads of a call."""
         return self._threads
 
-    def __call__(self, x: Any) -> Array:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         r"""Run the network.
 
         Args:
-            x: Shape (batch, \*input_shape), batch at least 0: a numpy array, or anything with
+            args: What the network takes; most networks take one array. Each has shape
+                (batch, \*input_shape), batch at least 0: a numpy array, or anything with
                 ``__dlpack__`` or ``__array__`` whose memory the CPU can read, such as a torch
                 tensor. Contiguous float32 is read in place. Other real types are converted to
                 float32 as they are: bytes of an image give 0.0 to 255.0.
+            kwargs: Arguments by the names that the network gives them.
 
         Returns:
-            float32 with shape (batch, \*output_shape).
+            What the network returns: float32 with shape (batch, \*output_shape), or a tuple, list
+            or dictionary of arrays. A dataclass comes back as a dictionary.
 
         Raises:
-            TypeError: If x is not an array of real numbers.
+            TypeError: If an argument is missing or not an array of real numbers.
             ValueError: If it has another shape, or with ``check`` is not finite.
             MemoryError: If the batch is too large; smaller ones still run.
         """
-        result: Array = self._program.run(self._checked(x), self._threads, self._tune)
+        x = self._input(args, kwargs)
+        result: Array = self._program.run(x, self._threads, self._tune)
         if self._tuned:
             self._tuned.save(self._program)
-        return result
+        if self._signature is None:
+            return result
+        slots = self._signature.outputs
+        parts = zip(split(self._signature, result), slots, strict=True)
+        return rebuild(
+            self._signature.result, [y.astype(_DTYPES[slot.kind], copy=False) for y, slot in parts]
+        )
 
     def profile(self, x: Any, repeats: int = 10) -> Profile:
         """Time every layer.
 
         Args:
-            x: As in a call, with at least one sample.
+            x: As in a call, with at least one sample; several arguments as a tuple or dictionary.
             repeats: Timed runs, after a first one that is not timed. The fastest time of each
                 layer is reported.
 
@@ -196,7 +210,8 @@ class Engine:
             TypeError: As in a call.
             ValueError: As in a call, or if x is empty.
         """
-        x = self._checked(x)
+        args, kwargs = ((), x) if isinstance(x, dict) else (x if type(x) is tuple else (x,), {})
+        x = self._input(args, kwargs)
         if not len(x):
             raise ValueError("an empty batch takes no time: give at least one sample")
         rows = self._program.profile(x, self._threads, self._tune, repeats)
@@ -217,10 +232,22 @@ class Engine:
         )
         return Profile(layers, len(x), self._threads, self._extension.chosen())
 
-    def _checked(self, x: Any) -> Array:
+    def _input(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Array:
+        """The arguments of a call as the program reads them."""
+        if self._signature is None:
+            x = [*args, *kwargs.values()]
+            if len(x) != 1:
+                raise TypeError(f"this network takes one array, got {len(x)}")
+            return self._checked(x[0], self.input_shape)
+        leaves = self._signature.leaves(args, kwargs)
+        slots = self._signature.inputs
+        arrays = [self._checked(leaf, slot.shape[1:]) for leaf, slot in zip(leaves, slots)]
+        return np.ascontiguousarray(pack(self._signature, arrays, np.concatenate))
+
+    def _checked(self, x: Any, shape: tuple[int, ...]) -> Array:
         array = _as_array(x)
-        if array.ndim == 0 or array.shape[1:] != self.input_shape:
-            needed = ", ".join(["batch", *map(str, self.input_shape)])
+        if array.ndim == 0 or array.shape[1:] != shape:
+            needed = ", ".join(["batch", *map(str, shape)])
             raise ValueError(f"this network takes shape ({needed}), got {array.shape}")
         if array.dtype != np.float32:
             array = _converted(array)
@@ -229,8 +256,10 @@ class Engine:
         return np.ascontiguousarray(array)
 
 
-def _program(extension: ModuleType, data: bytes, limit: int) -> tuple[Any, float]:
-    """Make the network ready to run; return it with the sparsity of its layers."""
+def _program(
+    extension: ModuleType, data: bytes, limit: int
+) -> tuple[Any, float, Signature | None]:
+    """Make the network ready to run; return it with its sparsity and signature."""
     contents = read_contents(data, limit)
     if contents.graph is None:
         raise ValueError("it has weights and no network: save the model with example_inputs")
@@ -242,8 +271,10 @@ def _program(extension: ModuleType, data: bytes, limit: int) -> tuple[Any, float
     check_memory(_FOLDING * sum(weight.size for weight in layers), limit)
     sparsity = _sparsity(contents.graph)
     graph = fold(contents.graph)
-    arrays = [np.ascontiguousarray(array) for array in graph.tensors.values()]
-    return extension.Program(encode(graph), arrays, limit), sparsity
+    # Not ascontiguousarray, which gives a single number a dimension.
+    arrays = [np.asarray(array, order="C") for array in graph.tensors.values()]
+    program = extension.Program(encode(graph), arrays, limit)
+    return program, sparsity, contents.graph.signature
 
 
 def _sparsity(graph: Graph) -> float:

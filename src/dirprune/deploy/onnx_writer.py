@@ -71,6 +71,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self.names: dict[int, str] = {}
+        self._done: dict[str, str] = {}
 
     def read_inputs(self) -> list[Any]:
         """Declare the inputs, and lay several side by side as the graph reads them."""
@@ -135,6 +136,13 @@ class Writer:
     def same_as(self, n: OnnxNode, name: str) -> None:
         """Let something that is there already stand for the result of a node."""
         self.names[n.value] = name
+
+    def batch_size(self) -> str:
+        """The size of the batch, as a list of one integer."""
+        if "batch_size" not in self._done:
+            shape = self.add("Shape", [self.names[0]])
+            self._done["batch_size"] = self.slice(shape, 0, 0, 1)
+        return self._done["batch_size"]
 
     def add(self, op: str, inputs: Sequence[str], name: str = "", **attrs: Any) -> str:
         """Write a node of ONNX and return the name of its result."""

@@ -19,12 +19,13 @@ VERSIONS = (1, 2)
 """Of a graph without and with a signature."""
 OPS = CODES
 ROLES = ("weight", "bias", "running_mean", "running_var", "scale", "shift", "value",
-         "num_batches_tracked")  # fmt: skip
+         "num_batches_tracked", "index")  # fmt: skip
 KEYS = (
     "stride", "padding", "dilation", "groups", "activation", "activation_parameter", "eps",
     "slope", "alpha", "tanh", "dim", "scalar", "reversed", "start", "end", "step", "kernel",
     "ceil_mode", "count_include_pad", "output", "dims", "keepdim", "size", "value",
-    "align_corners", "p", "momentum", "trained",
+    "align_corners", "p", "momentum", "trained", "beta", "threshold", "exponent", "low", "high",
+    "output_padding",
 )  # fmt: skip
 _OP = {op: code for code, op in enumerate(OPS)}
 _ROLE = {role: code for code, role in enumerate(ROLES)}

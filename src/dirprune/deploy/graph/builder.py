@@ -67,11 +67,13 @@ class Builder:
         path: Of the module that the next nodes come from.
         batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
             the count of batches.
+        booleans: Numbers of the values that are truth values.
     """
 
     shape: Shape
     path: str = ""
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
+    booleans: set[int] = field(default_factory=set)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
@@ -213,6 +215,15 @@ class Builder:
         every: dict[str, Attribute] = {"dims": axes, "keepdim": int(keepdim), **attrs}
         return self.add(op, [x], every, dims=renumbered(left))
 
+    def reduce_one(self, op: str, x: Value, dim: int | None, keepdim: bool) -> Value:
+        """Write a reduction over one dimension."""
+        if dim is None:
+            raise ValueError("it reduces over the batch")
+        over = dim % len(x.dims)
+        left = [group for i, group in enumerate(x.dims) if keepdim or i != over]
+        attrs = {"dim": self.axis(x, over), "keepdim": int(keepdim)}
+        return self.add(op, [x], attrs, dims=renumbered(left))
+
     def map(self, x: Value, each: Callable[[Value], Value]) -> Value:
         """Apply a function of (batch, channels, height, width) over the last two dimensions."""
         self.axis(x, -1), self.axis(x, -2)
@@ -228,6 +239,47 @@ class Builder:
 
     # ---- several values and constants
 
+    def operand(self, x: Any) -> Any:
+        """A number as a constant; anything else as it is."""
+        return Constant(torch.tensor(float(x))) if isinstance(x, int | float) else x
+
+    def derived(self, constant: Constant, shape: Shape) -> Constant:
+        """A constant in another shape, which is a tensor of its own."""
+        return Constant(constant.tensor.reshape(shape))
+
+    def expand(self, x: Any, sizes: Shape) -> Any:
+        """Repeat a value or constant along dimensions of size 1, and along the batch."""
+        if isinstance(x, Value):
+            x = self.reshape(x, (1,) * (len(sizes) - len(x.dims)) + self.sizes(x))
+            shape = self.graph_shape(x)
+            new = list(shape)
+            for group, size in zip(x.dims, sizes):
+                if len(group) == 1 and group[0]:
+                    new[group[0]] = size
+            if tuple(new) == shape:
+                return x
+            return self.add("expand", [x], {"size": tuple(new)})
+        place = next((i for i, size in enumerate(sizes) if size < 0), None)
+        if place is None:
+            return Constant(x.tensor.expand(sizes))
+        own = (1,) * (len(sizes) - x.tensor.dim()) + tuple(x.tensor.shape)
+        if own[place] != 1:
+            raise ValueError(f"it makes the batch of a constant of size {own[place]}")
+        parts, dims, shape_out = [], [], [-1]
+        for i, (mine, size) in enumerate(zip(own, sizes)):
+            group = [0] if i == place else []
+            if i != place or size < -1:
+                group.append(len(shape_out))
+                shape_out.append(abs(size))
+                parts.append(mine)
+            dims.append(tuple(group))
+        number = self.constant(x, tuple(parts))
+        return self.add("expand", [number], {"size": tuple(shape_out)}, dims=tuple(dims))
+
+    def filled(self, value: float, sizes: Shape) -> Any:
+        """A value that is the same number everywhere."""
+        return self.expand(Constant(torch.full((1,) * len(sizes), float(value))), sizes)
+
     def multiplied(self, x: Any, factor: float) -> Any:
         """Multiply a value or constant by a number."""
         if factor == 1:
@@ -242,7 +294,7 @@ class Builder:
     ) -> Value:
         """Write a node whose operands broadcast each other, values and constants alike."""
         for x in operands:
-            self.sizes(x)
+            self.sizes(x)  # refuses what is neither a value nor a constant
         rank = max(len(self.sizes(x)) for x in operands)
         values = [
             self.reshape(x, (1,) * (rank - len(x.dims)) + self.sizes(x))

@@ -2,6 +2,7 @@
 
 import logging
 import operator
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -110,6 +111,20 @@ def _run(example: Example) -> list[Tensor]:
 def _export(example: Example) -> torch.export.ExportedProgram:
     """Export, without operators that write in place and with those that can be decomposed."""
     try:
+        return _exported(example)
+    except Exception as error:  # whatever the user's forward or the exporter may raise
+        reason = _first_line(error)
+        if "you marked" in str(error).lower():
+            reason = "it works for this batch size only: len(x) is fixed, x.shape[0] is not"
+        raise ValueError(
+            f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
+            "example_inputs to store its weights only"
+        ) from error
+
+
+def _exported(example: Example) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of attributes that the exporter sets back
         batch = {"leaves": tuple({0: torch.export.Dim.DYNAMIC} for _ in example.leaves)}
         leaves = tuple(example.leaves)
         program = torch.export.export(FlatNetwork(example), leaves, dynamic_shapes=batch)
@@ -120,14 +135,6 @@ def _export(example: Example) -> torch.export.ExportedProgram:
             before = unknown
             program = program.run_decompositions({op: known[op] for op in unknown if op in known})
         return program
-    except Exception as error:  # whatever the user's forward or the exporter may raise
-        reason = _first_line(error)
-        if "you marked" in str(error).lower():
-            reason = "it works for this batch size only: len(x) is fixed, x.shape[0] is not"
-        raise ValueError(
-            f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
-            "example_inputs to store its weights only"
-        ) from error
 
 
 def _keep_dropout(program: torch.export.ExportedProgram) -> None:
@@ -234,7 +241,10 @@ class _Translation:
             name = (target or "").removeprefix("network.")
             if target is None:
                 symbols.add(node.meta["val"].shape[0].node.expr)
-                self._values[node] = self._input(self._inputs[number], at)
+                value = self._input(self._inputs[number], at)
+                if self._inputs[number].kind == "bool":
+                    self._builder.booleans.add(value.number)
+                self._values[node] = value
                 at += self._inputs[number].size
                 number += 1
             elif name in holders:
@@ -276,12 +286,18 @@ class _Translation:
             return BatchSize()
         name = _name(node.target)
         arguments = self._bind(node)
-        if not any(isinstance(v, Value) for v in _flat(vars(arguments).values())):
+        given = list(_flat(vars(arguments).values()))
+        of_batch = name in _CAPTURED and any(isinstance(v, BatchSize) for v in given)
+        if not of_batch and not any(isinstance(v, Value) for v in given):
             return self._evaluate(node)
         if name not in _CAPTURED:
             raise ValueError("a graph has no operator for it")
-        sizes = [self._sizes(t) for t in results if isinstance(t, Tensor)]
-        return _CAPTURED[name](self._builder, arguments, sizes)
+        tensors = [t for t in results if isinstance(t, Tensor)]
+        sizes = [self._sizes(t) for t in tensors]
+        value = _CAPTURED[name](self._builder, arguments, sizes)
+        if isinstance(value, Value) and tensors[0].dtype == torch.bool:
+            self._builder.booleans.add(value.number)
+        return value
 
     def _evaluate(self, node: FxNode) -> Any:
         """Compute what depends on constants alone."""
@@ -306,6 +322,8 @@ class _Translation:
         def value(argument: Any) -> Any:
             if isinstance(argument, (list, tuple)):
                 return [value(a) for a in argument]
+            if isinstance(argument, torch.SymInt):
+                return BatchSize()
             return self._values.get(argument) if isinstance(argument, FxNode) else argument
 
         schema: Any = node.target._schema  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.lowering import lowered
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import ACTIVATIONS, Attribute
 
@@ -40,6 +41,7 @@ def fold(graph: Graph) -> Graph:
         >>> [node.op for node in fold(capture(net, ones(2, 3, 8, 8))).nodes]
         ['conv2d']
     """
+    graph = lowered(graph)
     nodes, output = _without_identities(graph)
     tensors: Tensors = dict(graph.tensors)
     readers = _count_readers(nodes, output)

@@ -127,7 +127,7 @@ class GraphNet(nn.Module):
         for node, finished in zip(plan.nodes, plan.finished):
             inputs: Any = [values[value] for value in node.inputs]
             tensors = {role: _find(self, name) for role, name in node.tensors.items()}
-            values.append(run_node(node, inputs, tensors, self.training))
+            values.append(run_node(node, inputs, tensors, self.training, len(x)))
             for value in finished:
                 values[value] = None
         output = values[plan.output]
@@ -144,7 +144,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def run_node(
-    node: Node, inputs: list[Tensor], tensors: Mapping[str, Tensor], training: bool = False
+    node: Node,
+    inputs: list[Tensor],
+    tensors: Mapping[str, Tensor],
+    training: bool = False,
+    batch: int = 1,
 ) -> Tensor:
     """Compute one node.
 
@@ -153,13 +157,16 @@ def run_node(
         inputs: The values that it reads.
         tensors: Its tensors by role; running statistics are updated in place in training.
         training: Whether BatchNorm and dropout act as in training.
+        batch: The size of the batch.
 
     Returns:
         Its value.
     """
     record = OPERATORS[node.op]
-    mode = {"training": training} if record.trains else {}
-    y = record.run(inputs, tensors, node.attrs, **mode)
+    more: dict[str, int] = {"training": training} if record.trains else {}
+    if record.reads_batch:
+        more["batch"] = batch
+    y = record.run(inputs, tensors, node.attrs, **more)
     if not record.epilogue:
         return y
     if len(inputs) > 1:

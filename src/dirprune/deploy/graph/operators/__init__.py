@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 
 from dirprune.deploy.graph.operators.arithmetic import ARITHMETIC
+from dirprune.deploy.graph.operators.attention import ATTENTION
+from dirprune.deploy.graph.operators.comparison import COMPARISON
 from dirprune.deploy.graph.operators.convolution import CONVOLUTIONS
+from dirprune.deploy.graph.operators.functions import FUNCTIONS
+from dirprune.deploy.graph.operators.indexing import INDEXING
 from dirprune.deploy.graph.operators.linear import LINEAR
 from dirprune.deploy.graph.operators.moves import MOVES
 from dirprune.deploy.graph.operators.normalisation import NORMALISATION
@@ -12,6 +16,7 @@ from dirprune.deploy.graph.operators.pooling import POOLING
 from dirprune.deploy.graph.operators.record import Operator
 from dirprune.deploy.graph.operators.reductions import REDUCTIONS
 from dirprune.deploy.graph.operators.resizing import RESIZING
+from dirprune.deploy.graph.operators.transposed import TRANSPOSED
 
 CODES = (
     "conv2d", "linear", "batch_norm", "affine", "relu", "relu6", "leaky_relu", "elu", "gelu",
@@ -19,11 +24,17 @@ CODES = (
     "constant", "cat", "slice", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
     "adaptive_max_pool2d", "mean", "reshape", "permute", "pad", "upsample_nearest",
     "upsample_bilinear", "layer_norm", "dropout",
+    "exp", "log", "abs", "sqrt", "rsqrt", "sin", "cos", "erf", "floor", "ceil", "round", "sign",
+    "trunc", "log1p", "expm1", "mish", "selu", "logical_not", "softplus", "power", "clamp",
+    "minimum", "maximum", "pow", "eq", "ne", "lt", "le", "gt", "ge", "where", "sum", "amax",
+    "amin", "prod", "argmax", "argmin", "cumsum", "expand", "take", "embedding", "gather",
+    "matmul", "group_norm", "conv1d", "conv_transpose2d", "dilate",
 )  # fmt: skip
 """The operators in the order of their codes in files: new ones go to the end."""
 
 _ALL = {**CONVOLUTIONS, **LINEAR, **POINTWISE, **ARITHMETIC, **NORMALISATION, **MOVES, **POOLING,
-        **REDUCTIONS, **RESIZING}  # fmt: skip
+        **REDUCTIONS, **RESIZING, **FUNCTIONS, **COMPARISON, **INDEXING, **ATTENTION,
+        **TRANSPOSED}  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {name: _ALL[name] for name in CODES}
 """Every operator's record by its name."""

@@ -57,14 +57,13 @@ def _run(operation: Callable[[Any, Any], Any]) -> Callable[..., "Tensor"]:
 
 def _capture(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
-        if getattr(a, "rounding_mode", None) is not None:
-            raise ValueError("rounds")
         other, alpha = a.other, getattr(a, "alpha", 1)
         if isinstance(other, int | float):
-            return b.add(op, [a.self], {"scalar": float(other * alpha)})
-        if alpha != 1:
-            other = b.multiplied(other, alpha)
-        return b.combine(op, [a.self, other])
+            result = b.add(op, [a.self], {"scalar": float(other * alpha)})
+        else:
+            result = b.combine(op, [a.self, b.multiplied(other, alpha)])
+        rounding = getattr(a, "rounding_mode", None)
+        return result if rounding is None else b.add(rounding, [result])
 
     return capture
 
@@ -78,12 +77,6 @@ def _capture_reversed(op: str, scalar: str | float) -> Callable[..., Any]:
         return b.add(op, [b.multiplied(a.self, alpha)], {"scalar": float(first), "reversed": 1})
 
     return capture
-
-
-def _capture_square(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    if getattr(a, "exponent", 2) != 2:
-        raise ValueError(f"takes the power {a.exponent}: only 2 is known")
-    return b.add("mul", [a.self, a.self])
 
 
 def _write(op: str) -> Callable[..., None]:
@@ -177,11 +170,20 @@ ARITHMETIC = {
         _product,
         {
             "neg": lambda b, a, results: b.multiplied(a.self, -1),
-            "square": _capture_square,
-            "pow": _capture_square,
+            "square": lambda b, a, results: b.add("mul", [a.self, a.self]),
+            "logical_and": _capture("mul"),
+            "bitwise_and": _capture("mul"),
+            "__and__": _capture("mul"),
         },
     ),
     "div": _arithmetic(
-        "div", lambda a, b: a / b, np.divide, {"reciprocal": _capture_reversed("div", 1.0)}
+        "div",
+        lambda a, b: a / b,
+        np.divide,
+        {
+            "reciprocal": _capture_reversed("div", 1.0),
+            "true_divide": _capture("div"),
+            "floor_divide": lambda b, a, results: b.add("floor", [_capture("div")(b, a, results)]),
+        },
     ),
 }

@@ -129,6 +129,43 @@ def _write_layer_norm(w: "Writer", n: "OnnxNode") -> None:
     w.add("LayerNormalization", inputs, n.name, axis=-dims, epsilon=n.attrs["eps"])
 
 
+def _group_norm_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    if len(x[0]) < 2 or attrs["groups"] < 1 or x[0][1] % attrs["groups"]:
+        raise ValueError(f"cannot normalise the channels of {x[0]} in {attrs['groups']} groups")
+    check_vectors(tensors, dict.fromkeys(tensors, x[0][1]))
+    if attrs["eps"] < 0:
+        raise ValueError("eps must be at least 0")
+    return x[0]
+
+
+def _capture_group_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    attrs = {"groups": a.num_groups, "eps": float(a.eps)}
+    return b.add("group_norm", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+
+
+def _capture_instance_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    if not a.use_input_stats:
+        raise ValueError("it normalises by running statistics")
+    channels = b.sizes(a.input)[1]
+    attrs = {"groups": channels, "eps": float(a.eps)}
+    return b.add("group_norm", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+
+
+def _write_group_norm(w: "Writer", n: "OnnxNode") -> None:
+    """InstanceNormalization over groups, then scale and shift of the channels."""
+    groups, channels = n.attrs["groups"], n.shape[1]
+    x = w.add("Reshape", [n.inputs[0], w.integers((0, groups, -1))])
+    ones = w.tensor(np.ones(groups, np.float32), f"{n.name}.ones")
+    zeros = w.tensor(np.zeros(groups, np.float32), f"{n.name}.zeros")
+    x = w.add("InstanceNormalization", [x, ones, zeros], epsilon=n.attrs["eps"])
+    x = w.add("Reshape", [x, w.integers((-1, *n.shape[1:]))])
+    wide = w.integers((channels, *(1,) * (len(n.shape) - 2)))
+    for role, op in (("weight", "Mul"), ("bias", "Add")):
+        if role in n.tensors:
+            x = w.add(op, [x, w.add("Reshape", [n.tensors[role], wide])])
+    w.add("Identity", [x], n.name)
+
+
 class _LayerNorm(Channels):
     def numbers(
         self, rules: "Rules", node: "Node", shapes: Sequence[Shape], inputs: list[Layout]
@@ -152,6 +189,13 @@ def _softmax_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes)
 
 def _capture_softmax(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("softmax", [a.self], {"dim": b.axis(a.self, a.dim)})
+
+
+def _capture_log_softmax(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write x - max - log(sum(exp(x - max)))."""
+    apart = b.combine("sub", [a.self, b.reduce("amax", a.self, [a.dim], True)])
+    total = b.reduce("sum", b.add("exp", [apart]), [a.dim], True)
+    return b.combine("sub", [apart, b.add("log", [total])])
 
 
 def _dropout_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
@@ -198,7 +242,12 @@ NORMALISATION = {
         _softmax_shape,
         lambda x, t, a: torch.softmax(x[0], a["dim"]),
         attrs={"dim": "int"},
-        captured={"softmax": _capture_softmax, "_softmax": _capture_softmax},
+        captured={
+            "softmax": _capture_softmax,
+            "_softmax": _capture_softmax,
+            "log_softmax": _capture_log_softmax,
+            "_log_softmax": _capture_log_softmax,
+        },
         onnx=lambda w, n: w.add("Softmax", n.inputs, n.name, axis=n.attrs["dim"]),
         channels=_Softmax(),
     ),
@@ -210,6 +259,14 @@ NORMALISATION = {
         captured={"layer_norm": _capture_layer_norm},
         onnx=_write_layer_norm,
         channels=_LayerNorm(),
+    ),
+    "group_norm": Operator(
+        _group_norm_shape,
+        lambda x, t, a: F.group_norm(x[0], a["groups"], t.get("weight"), t.get("bias"), a["eps"]),
+        optional_tensors=("weight", "bias"),
+        attrs={"groups": "int", "eps": "float"},
+        captured={"group_norm": _capture_group_norm, "instance_norm": _capture_instance_norm},
+        onnx=_write_group_norm,
     ),
     "dropout": Operator(
         _dropout_shape,

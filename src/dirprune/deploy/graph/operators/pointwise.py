@@ -51,16 +51,6 @@ def _capture_gelu(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("gelu", [a.self], {"tanh": int(a.approximate == "tanh")})
 
 
-def _clamp(low: str, high: str) -> Callable[..., Any]:
-    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
-        limits = getattr(a, low), getattr(a, high, None)
-        if limits not in ((0, 6), (0, None)):
-            raise ValueError(f"clamps to {limits}: only 0 to 6 and at 0 are known")
-        return b.add("relu" if limits[1] is None else "relu6", [a.self])
-
-    return capture
-
-
 def _write_relu6(w: "Writer", n: "OnnxNode") -> None:
     bounds = [w.tensor(np.array(bound, np.float32), f"clip.{bound}") for bound in (0.0, 6.0)]
     w.add("Clip", n.inputs + bounds, n.name)
@@ -84,12 +74,6 @@ POINTWISE = {
         "relu6",
         lambda x, t, a: F.relu6(x[0]),
         _write_relu6,
-        captured={
-            "relu6": lambda b, a, results: b.add("relu6", [a.self]),
-            "hardtanh": _clamp("min_val", "max_val"),
-            "clamp": _clamp("min", "max"),
-            "clamp_min": _clamp("min", "none"),
-        },
     ),
     "leaky_relu": unary(
         "leaky_relu",

@@ -10,6 +10,8 @@ from dirprune.deploy.graph.operators.channels import Channels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dirprune.deploy.graph.graph import Node
+    from dirprune.deploy.graph.lowering import Lowering
     from dirprune.deploy.onnx_writer import Writer
 
 Attribute = int | float | tuple[int, ...]
@@ -56,6 +58,9 @@ class Operator:
         channels: What it does to channels that are constant or that nothing reads.
         epilogue: Whether a lowered node may also add a residual and apply an activation.
         reads_constants: Whether an input may be a constant; all others have the batch first.
+        reads_batch: Whether ``run`` also takes ``batch``, the size of the batch.
+        lower: Writes the node with other operators for the engine, which then has no such
+            operator: ``lower(lowering, node)`` returns the number of the value.
         trains: Whether it acts differently in training: ``run`` then takes ``training`` as well.
     """
 
@@ -71,6 +76,8 @@ class Operator:
     channels: Channels = field(default_factory=Channels)
     epilogue: bool = False
     reads_constants: bool = False
+    reads_batch: bool = False
+    lower: "Callable[[Lowering, Node], int] | None" = None
     trains: bool = False
 
 

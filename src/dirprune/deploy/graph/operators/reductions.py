@@ -1,12 +1,13 @@
 """Reductions over dimensions of a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dirprune.deploy.graph.operators.channels import Channels
-from dirprune.deploy.graph.operators.layouts import Layout, varies_along
+from dirprune.deploy.graph.operators.layouts import Layout, varies_along, varying
 from dirprune.deploy.graph.operators.record import (
     Attributes,
     Operator,
@@ -16,6 +17,8 @@ from dirprune.deploy.graph.operators.record import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dirprune.deploy.graph.builder import Arguments, Builder, Value
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
@@ -59,13 +62,153 @@ def _write_mean(w: "Writer", n: "OnnxNode") -> None:
     w.add("ReduceMean", [n.inputs[0], axes], n.name, keepdims=n.attrs["keepdim"])
 
 
+def _capture(op: str) -> Callable[..., Any]:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        return b.reduce(op, a.self, getattr(a, "dim", None), getattr(a, "keepdim", False))
+
+    return capture
+
+
+def _capture_with_places(op: str, places: str) -> Callable[..., Any]:
+    """Max and min of a dimension return values and places."""
+
+    def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
+        return [
+            b.reduce(op, a.self, a.dim, a.keepdim),
+            b.reduce_one(places, a.self, a.dim, a.keepdim),
+        ]
+
+    return capture
+
+
+def _capture_variance(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write mean((x - mean(x))^2), with the correction for samples."""
+    correction = getattr(a, "correction", None)
+    if hasattr(a, "unbiased"):
+        correction = int(a.unbiased)
+    correction = 1 if correction is None else correction
+    over = [a.dim] if isinstance(a.dim, int) else a.dim
+    centre = b.reduce("mean", a.self, over, True)
+    apart = b.combine("sub", [a.self, centre])
+    mean = b.reduce("mean", b.add("mul", [apart, apart]), over, a.keepdim)
+    count = prod(b.sizes(a.self)[dim] for dim in over)
+    scaled: Value = b.multiplied(mean, count / max(count - correction, 1))
+    return scaled
+
+
+def _capture_deviation(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    return b.add("sqrt", [_capture_variance(b, a, results)])
+
+
+def _capture_place(op: str) -> Callable[..., Any]:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        return b.reduce_one(op, a.self, a.dim, a.keepdim)
+
+    return capture
+
+
+def _one_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    dim = check_dim(x[0], attrs["dim"])
+    return (*x[0][:dim], *((1,) if attrs["keepdim"] else ()), *x[0][dim + 1 :])
+
+
+def _write(op: str) -> Callable[..., None]:
+    def write(w: "Writer", n: "OnnxNode") -> None:
+        axes = w.integers(n.attrs["dims"])
+        w.add(op, [n.inputs[0], axes], n.name, keepdims=n.attrs["keepdim"])
+
+    return write
+
+
+def _write_place(op: str) -> Callable[..., None]:
+    def write(w: "Writer", n: "OnnxNode") -> None:
+        places = w.add(op, n.inputs, axis=n.attrs["dim"], keepdims=n.attrs["keepdim"])
+        w.add("Cast", [places], n.name, to=1)
+
+    return write
+
+
+def _cumsum_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    check_dim(x[0], attrs["dim"])
+    return x[0]
+
+
+def _write_cumsum(w: "Writer", n: "OnnxNode") -> None:
+    axis = w.tensor(np.array(n.attrs["dim"], np.int64), f"{n.name}.axis")
+    w.add("CumSum", [n.inputs[0], axis], n.name)
+
+
+def _prod(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
+    y = x[0]
+    for dim in sorted(a["dims"], reverse=True):
+        y = y.prod(dim, bool(a["keepdim"]))
+    return y
+
+
+class _ReducedVarying(Reduced):
+    def constants(self, known: "ConstantInputs") -> Layout:
+        return varying(known.rank)
+
+
+def _reduction(
+    op: str, run: Callable[..., Any], onnx: str, more: Mapping[str, Callable[..., Any]]
+) -> Operator:
+    return Operator(
+        _shape,
+        run,
+        attrs={"dims": "ints", "keepdim": "flag"},
+        captured={op: _capture(op), **more},
+        onnx=_write(onnx),
+        channels=_ReducedVarying(),
+    )
+
+
+def _place(op: str, run: Callable[..., Any], onnx: str) -> Operator:
+    return Operator(
+        _one_shape,
+        lambda x, t, a: run(x[0], a["dim"], bool(a["keepdim"])).to(x[0].dtype),
+        attrs={"dim": "int", "keepdim": "flag"},
+        captured={op: _capture_place(op)},
+        onnx=_write_place(onnx),
+    )
+
+
 REDUCTIONS = {
     "mean": Operator(
         _shape,
         lambda x, t, a: x[0].mean(a["dims"], bool(a["keepdim"])),
         attrs={"dims": "ints", "keepdim": "flag"},
-        captured={"mean": _capture_mean},
+        captured={"mean": _capture_mean, "var": _capture_variance, "std": _capture_deviation},
         onnx=_write_mean,
         channels=Reduced(),
+    ),
+    "sum": _reduction(
+        "sum", lambda x, t, a: x[0].sum(a["dims"], bool(a["keepdim"])), "ReduceSum", {}
+    ),
+    "amax": _reduction(
+        "amax",
+        lambda x, t, a: x[0].amax(a["dims"], bool(a["keepdim"])),
+        "ReduceMax",
+        {"max": _capture_with_places("amax", "argmax"), "any": _capture("amax")},
+    ),
+    "amin": _reduction(
+        "amin",
+        lambda x, t, a: x[0].amin(a["dims"], bool(a["keepdim"])),
+        "ReduceMin",
+        {"min": _capture_with_places("amin", "argmin"), "all": _capture("amin")},
+    ),
+    "prod": _reduction("prod", _prod, "ReduceProd", {}),
+    "argmax": _place("argmax", lambda x, dim, keep: x.argmax(dim, keep), "ArgMax"),
+    "argmin": _place("argmin", lambda x, dim, keep: x.argmin(dim, keep), "ArgMin"),
+    "cumsum": Operator(
+        _cumsum_shape,
+        lambda x, t, a: x[0].cumsum(a["dim"]),
+        attrs={"dim": "int"},
+        captured={
+            "cumsum": lambda b, a, results: b.add(
+                "cumsum", [a.self], {"dim": b.axis(a.self, a.dim)}
+            )
+        },
+        onnx=_write_cumsum,
     ),
 }

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dirprune.deploy.graph.operators.channels import Spatial
+from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.layouts import Layout
-from dirprune.deploy.graph.operators.lazy_torch import F
+from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.pooling import map_shape
 from dirprune.deploy.graph.operators.record import (
     Attributes,
@@ -37,34 +38,91 @@ def _run_pad(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
     return F.pad(x[0], (left, right, top, bottom), value=a["value"])
 
 
+_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    if getattr(a, "mode", "constant") != "constant":
-        raise ValueError(f"pads by {a.mode}: only a constant is known")
-    left, right, top, bottom, *rest = [*a.pad, 0, 0, 0, 0][: max(4, len(a.pad))]
-    if any(rest):
-        raise ValueError("pads channels or the batch")
+    """Pad: with zeros around maps by an operator of its own, else dimension by dimension."""
+    mode = getattr(a, "mode", "constant")
     if not any(a.pad):
         return a.self  # type: ignore[no-any-return]
-    attrs: Any = {"padding": (top, bottom, left, right), "value": float(a.value or 0)}
-    return b.map(a.self, lambda x: b.add("pad", [x], attrs))
+    rank = len(results[0])
+    if mode == "constant" and rank >= 3 and not any(a.pad[4:]) and min(a.pad) >= 0:
+        left, right, top, bottom = [*a.pad, 0, 0][:4]
+        attrs: Any = {"padding": (top, bottom, left, right), "value": float(a.value or 0)}
+        return b.map(a.self, lambda x: b.add("pad", [x], attrs))
+    x: Value = a.self
+    for i, (low, high) in enumerate(zip(a.pad[::2], a.pad[1::2])):
+        dim, sizes = rank - 1 - i, b.sizes(x)
+        if low < 0 or high < 0:
+            x = b.take(x, dim, max(-low, 0), sizes[dim] - max(-high, 0))
+            low, high, sizes = max(low, 0), max(high, 0), b.sizes(x)
+        if (low, high) == (0, 0):
+            continue
+        if mode != "constant":
+            how: Any = _MODES[mode]
+            places = np.pad(np.arange(sizes[dim]), (low, high), how)
+            x = take_places(b, x, dim, torch.from_numpy(places))
+            continue
+        parts = [x]
+        for width, at in ((low, 0), (high, 2)):
+            if width:
+                side = b.filled(float(a.value or 0), (*sizes[:dim], width, *sizes[dim + 1 :]))
+                parts.insert(at, side)
+        x = b.join(parts, dim, results[0])
+    return x
 
 
-def _size(b: "Builder", a: "Arguments", results: Any) -> tuple[int, ...]:
-    """The size of the result; a factor that does not give it exactly would sample elsewhere."""
-    before, after = b.sizes(a.input)[2:], tuple(results[0][2:])
-    factors = a.scale_factors or [n / m for n, m in zip(after, before)]
-    if any(m * factor != n for m, n, factor in zip(before, after, factors) if a.scale_factors):
-        raise ValueError(f"scales {before} by {factors}, which is not whole: give a size instead")
-    return after
+def _is_whole(b: "Builder", a: "Arguments", results: Any) -> bool:
+    """Whether torch samples by the ratio of the sizes: not where a factor gives another one."""
+    pairs = zip(b.sizes(a.input)[2:], results[0][2:], a.scale_factors or (1, 1))
+    return not a.scale_factors or all(old * factor == new for old, new, factor in pairs)
 
 
 def _capture_nearest(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    return b.add("upsample_nearest", [b.plain(a.input)], {"output": _size(b, a, results)})
+    if not _is_whole(b, a, results):
+        return _resample(b, a, results, "nearest")
+    size = tuple(results[0][2:])
+    return b.add("upsample_nearest", [b.plain(a.input)], {"output": size})
 
 
 def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    attrs: Any = {"output": _size(b, a, results), "align_corners": int(a.align_corners)}
+    if not _is_whole(b, a, results):
+        return _resample(b, a, results, "bilinear")
+    size = tuple(results[0][2:])
+    attrs: Any = {"output": size, "align_corners": int(a.align_corners)}
     return b.add("upsample_bilinear", [b.plain(a.input)], attrs)
+
+
+def _capture_resample(mode: str, antialias: bool = False) -> Any:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        return _resample(b, a, results, mode, antialias)
+
+    return capture
+
+
+def _resample(
+    b: "Builder", a: "Arguments", results: Any, mode: str, antialias: bool = False
+) -> "Value":
+    """Resample along each dimension by a matrix, which torch makes of unit vectors."""
+    from dirprune.deploy.graph.builder import Constant
+
+    x = b.plain(a.input)
+    more = {} if mode.startswith("nearest") else {"align_corners": bool(a.align_corners)}
+    if antialias:
+        more["antialias"] = True
+    for dim in (3, 2):
+        size = b.sizes(x)[dim]
+        units = torch.eye(size)[None, :, None]
+        if a.scale_factors:
+            how: Any = {"scale_factor": (1.0, float(a.scale_factors[dim - 2]))}
+        else:
+            how = {"size": (1, results[0][dim])}
+        matrix = F.interpolate(units, mode=mode, **how, **more)[0, :, 0].t()
+        order = [0, 1, 3, 2] if dim == 2 else [0, 1, 2, 3]
+        tensors = {"weight": Constant(matrix.contiguous())}
+        x = b.permute(b.add("linear", [b.permute(x, order)], {}, tensors), order)
+    return x
 
 
 def _write_nearest(w: "Writer", n: "OnnxNode") -> None:
@@ -110,7 +168,10 @@ RESIZING = {
         map_shape,
         lambda x, t, a: F.interpolate(x[0], a["output"], mode="nearest"),
         attrs={"output": "pair"},
-        captured={"upsample_nearest2d": _capture_nearest},
+        captured={
+            "upsample_nearest2d": _capture_nearest,
+            "_upsample_nearest_exact2d": _capture_resample("nearest-exact"),
+        },
         onnx=_write_nearest,
         channels=Spatial(),
     ),
@@ -118,7 +179,12 @@ RESIZING = {
         map_shape,
         _run_bilinear,
         attrs={"output": "pair", "align_corners": "flag"},
-        captured={"upsample_bilinear2d": _capture_bilinear},
+        captured={
+            "upsample_bilinear2d": _capture_bilinear,
+            "upsample_bicubic2d": _capture_resample("bicubic"),
+            "_upsample_bilinear2d_aa": _capture_resample("bilinear", antialias=True),
+            "_upsample_bicubic2d_aa": _capture_resample("bicubic", antialias=True),
+        },
         onnx=_write_bilinear,
         channels=Spatial(),
     ),

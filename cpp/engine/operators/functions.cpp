@@ -1,0 +1,85 @@
+// Further functions of single elements.
+#include <cmath>
+
+#include "engine/operators/shared.hpp"
+
+namespace dirprune::ops {
+namespace {
+
+template <class F>
+void map(const Call& c, const F& f) {
+    const float* x = c.inputs[0].data;
+    in_pieces(product(c.shape) * c.batch, 8, c.threads, [&](std::int64_t from, std::int64_t to) {
+        for (std::int64_t i = from; i < to; ++i) c.out[i] = f(x[i]);
+    });
+}
+
+// The entry of a function without attributes.
+template <auto f>
+Operator plain() {
+    return {.shape = same_shape, .run = [](const Call& c) { map(c, f); }};
+}
+
+float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+
+Shape clamp_shape(const Graph& graph, const Node& node) {
+    if (!node.has(Key::low) && !node.has(Key::high)) refuse("needs low or high");
+    return first(graph, node);
+}
+
+void clamp(const Call& c) {
+    const float low = c.node.has(Key::low) ? c.node.real(Key::low) : -INFINITY;
+    const float high = c.node.has(Key::high) ? c.node.real(Key::high) : INFINITY;
+    // As in torch the upper limit wins, and a NaN stays.
+    map(c, [=](float x) {
+        const float raised = x < low ? low : x;
+        return raised > high ? high : raised;
+    });
+}
+
+}  // namespace
+
+void add_functions(OperatorTable& table) {
+    at(table, Op::exp) = plain<[](float x) { return std::exp(x); }>();
+    at(table, Op::log) = plain<[](float x) { return std::log(x); }>();
+    at(table, Op::abs) = plain<[](float x) { return std::fabs(x); }>();
+    at(table, Op::sqrt) = plain<[](float x) { return std::sqrt(x); }>();
+    at(table, Op::rsqrt) = plain<[](float x) { return 1 / std::sqrt(x); }>();
+    at(table, Op::sin) = plain<[](float x) { return std::sin(x); }>();
+    at(table, Op::cos) = plain<[](float x) { return std::cos(x); }>();
+    at(table, Op::erf) = plain<[](float x) { return std::erf(x); }>();
+    at(table, Op::floor) = plain<[](float x) { return std::floor(x); }>();
+    at(table, Op::ceil) = plain<[](float x) { return std::ceil(x); }>();
+    at(table, Op::round) = plain<[](float x) { return std::nearbyint(x); }>();
+    at(table, Op::sign) = plain<[](float x) { return 0 < x ? 1.0f : x < 0 ? -1.0f : x * 0; }>();
+    at(table, Op::trunc) = plain<[](float x) { return std::trunc(x); }>();
+    at(table, Op::log1p) = plain<[](float x) { return std::log1p(x); }>();
+    at(table, Op::expm1) = plain<[](float x) { return std::expm1(x); }>();
+    at(table, Op::mish) = plain<[](float x) { return x * std::tanh(softplus(x)); }>();
+    at(table, Op::selu) = plain<[](float x) {
+        constexpr float scale = 1.0507009873554804934f, alpha = 1.6732632423543772848f;
+        return scale * (0 < x ? x : alpha * std::expm1(x));
+    }>();
+    at(table, Op::logical_not) = plain<[](float x) { return x == 0 ? 1.0f : 0.0f; }>();
+    at(table, Op::softplus) = {
+        .attributes = {{Key::beta, Kind::real}, {Key::threshold, Kind::real}},
+        .shape = same_shape,
+        .run = [](const Call& c) {
+            const float beta = c.node.real(Key::beta), most = c.node.real(Key::threshold);
+            map(c, [=](float x) {
+                return x * beta > most ? x : std::log1p(std::exp(x * beta)) / beta;
+            });
+        }};
+    at(table, Op::power) = {.attributes = {{Key::exponent, Kind::real}},
+                            .shape = same_shape,
+                            .run = [](const Call& c) {
+                                const float exponent = c.node.real(Key::exponent);
+                                map(c, [=](float x) { return std::pow(x, exponent); });
+                            }};
+    at(table, Op::clamp) = {
+        .attributes = {{Key::low, Kind::real, true}, {Key::high, Kind::real, true}},
+        .shape = clamp_shape,
+        .run = clamp};
+}
+
+}  // namespace dirprune::ops

@@ -1,0 +1,139 @@
+"""Products of two values, and attention, which is made of them."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dirprune.deploy.graph.operators.lazy_torch import torch
+from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
+
+if TYPE_CHECKING:
+    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+
+
+def _shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    a, b = x
+    if len(a) != len(b) or len(a) < 3 or a[-1] != b[-2]:
+        raise ValueError(f"cannot multiply {a} by {b}")
+    ahead = []
+    for left, right in zip(a[:-2], b[:-2]):
+        if left != right and 1 not in (left, right):
+            raise ValueError(f"cannot multiply {a} by {b}")
+        ahead.append(max(left, right) if -1 not in (left, right) else -1)
+    return (*ahead, a[-2], b[-1])
+
+
+def _capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    left, right = a.self, getattr(a, "mat2", getattr(a, "other", None))
+    return multiply(b, left, right, results[0])
+
+
+def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) -> "Value":
+    """Write a matrix product of values and constants of two or more dimensions.
+
+    Args:
+        b: The graph.
+        left: With sizes (..., n, k).
+        right: With sizes (..., k, m).
+        sizes: Of the result; by default those that follow from values of one rank.
+    """
+    from dirprune.deploy.graph.builder import Constant
+
+    if isinstance(right, Constant) and math.prod(right.tensor.shape[:-2]) == 1:
+        b.axis(left, -1)
+        weight = right.tensor.reshape(right.tensor.shape[-2:]).t().contiguous()
+        return b.add("linear", [left], {}, {"weight": Constant(weight)})
+    if isinstance(left, Constant) and left.tensor.dim() == 2 and len(b.sizes(right)) > 1:
+        last = list(range(len(b.sizes(right))))
+        last[-1], last[-2] = last[-2], last[-1]
+        flipped = b.permute(right, last)
+        b.axis(flipped, -1)
+        return b.permute(b.add("linear", [flipped], {}, {"weight": left}), last)
+    if len(b.sizes(left)) < 2 or len(b.sizes(right)) < 2:
+        raise ValueError("it multiplies a matrix by a vector")
+    rank = max(len(b.sizes(left)), len(b.sizes(right)))
+    values = [x for x in (left, right) if not isinstance(x, Constant)]
+    ahead = next((b.sizes(x)[:-2] for x in values if len(b.sizes(x)) == rank), ())
+    operands = []
+    for x in (left, right):
+        own = (1,) * (rank - len(b.sizes(x))) + b.sizes(x)
+        if isinstance(x, Constant):
+            place = next((i for i, size in enumerate(ahead) if size < 0), None)
+            if place is None:
+                raise ValueError("it multiplies along the batch")
+            x = b.expand(x, (*own[:place], ahead[place], *own[place + 1 :]))
+        else:
+            x = b.reshape(x, own)
+        operands.append(x)
+    left, right = operands
+    for x in operands:
+        b.axis(x, -1), b.axis(x, -2)
+    if left.dims[:-2] != right.dims[:-2]:
+        raise ValueError("it multiplies values whose batch is in different places")
+    return b.add("matmul", [left, right])
+
+
+def _capture_added(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write beta self + alpha (left @ right)."""
+    left, right = (a.mat1, a.mat2) if hasattr(a, "mat1") else (a.batch1, a.batch2)
+    product = b.multiplied(multiply(b, left, right, results[0]), a.alpha)
+    return product if a.beta == 0 else b.combine("add", [product, b.multiplied(a.self, a.beta)])
+
+
+def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write softmax(query key^T scale + mask) value."""
+    from dirprune.deploy.graph.builder import Constant
+
+    if a.dropout_p:
+        raise ValueError("it drops at random in evaluation mode too")
+    queries, keys = b.sizes(a.query), b.sizes(a.key)
+    scale = a.scale if getattr(a, "scale", None) is not None else 1 / math.sqrt(queries[-1])
+    key, value = a.key, a.value
+    if getattr(a, "enable_gqa", False) and keys[-3] != queries[-3]:
+        key, value = (_repeated(b, x, queries[-3]) for x in (key, value))
+    order = list(range(len(queries)))
+    order[-1], order[-2] = order[-2], order[-1]
+    scores = multiply(b, b.multiplied(a.query, scale), b.permute(key, order))
+    if a.is_causal:
+        kept = torch.ones(queries[-2], keys[-2]).tril()
+        mask = torch.zeros_like(kept).masked_fill(kept == 0, -math.inf)
+        scores = b.combine("add", [scores, Constant(mask)])
+    if a.attn_mask is not None:
+        scores = _masked(b, scores, a.attn_mask)
+    weights = b.add("softmax", [scores], {"dim": b.axis(scores, -1)})
+    return multiply(b, weights, value)
+
+
+def _masked(b: "Builder", scores: "Value", mask: Any) -> "Value":
+    from dirprune.deploy.graph.builder import Constant
+
+    if isinstance(mask, Constant):
+        if mask.tensor.dtype == torch.bool:
+            zeros = torch.zeros(mask.tensor.shape)
+            mask = Constant(zeros.masked_fill(~mask.tensor, -math.inf))
+        return b.combine("add", [scores, mask])
+    if mask.number not in b.booleans:
+        return b.combine("add", [scores, mask])
+    return b.combine("where", [mask, scores, Constant(torch.tensor(-math.inf))])
+
+
+def _repeated(b: "Builder", x: "Value", heads: int) -> "Value":
+    *ahead, own, length, width = b.sizes(x)
+    x = b.reshape(x, (*ahead, own, 1, length, width))
+    x = b.expand(x, (*ahead, own, heads // own, length, width))
+    return b.reshape(x, (*ahead, heads, length, width))
+
+
+ATTENTION = {
+    "matmul": Operator(
+        _shape,
+        lambda x, t, a: torch.matmul(x[0], x[1]),
+        inputs=(2, 2),
+        captured={
+            **dict.fromkeys(("matmul", "bmm", "mm"), _capture),
+            **dict.fromkeys(("addmm", "baddbmm"), _capture_added),
+            "scaled_dot_product_attention": _capture_attention,
+        },
+        onnx="MatMul",
+    ),
+}

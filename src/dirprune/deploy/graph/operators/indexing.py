@@ -1,0 +1,294 @@
+"""Repeating, and reading by an index: constant places, embeddings, gathering."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dirprune.deploy.graph.operators.lazy_torch import F, torch
+from dirprune.deploy.graph.operators.record import (
+    Attributes,
+    Operator,
+    Shape,
+    TensorShapes,
+    check_dim,
+    check_rank,
+    check_size,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.onnx_writer import OnnxNode, Writer
+
+
+# ---- repeating
+
+
+def _expand_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    size: Shape = attrs["size"]
+    check_size(size[1:])
+    own = x[0][1:] if x[0][:1] == (-1,) else x[0]
+    if x[0][:1] == (-1,) and len(own) != len(size) - 1:
+        raise ValueError(f"cannot expand {x[0]} to {size}")
+    fits = len(own) <= len(size) - 1
+    pairs = zip(own[::-1], size[:0:-1])
+    if size[0] != -1 or not fits or any(mine not in (1, new) for mine, new in pairs):
+        raise ValueError(f"cannot expand {x[0]} to {size}")
+    return size
+
+
+def _run_expand(x: "list[Tensor]", t: Any, a: Attributes, batch: int) -> "Tensor":
+    return x[0].expand(batch, *a["size"][1:])
+
+
+def _capture_expand(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    expanded: Value = b.expand(a.self, results[0])
+    return expanded
+
+
+def _capture_repeat(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Repeat whole dimensions: insert one before each, expand it, merge the two."""
+    sizes = b.sizes(a.self)
+    own = (1,) * (len(a.repeats) - len(sizes)) + sizes
+    if any(not isinstance(count, int) for count in a.repeats):
+        raise ValueError("it repeats the batch")
+    split = [n for count, size in zip(a.repeats, own) for n in (1, size)]
+    wide = [n for count, size in zip(a.repeats, own) for n in (count, size)]
+    x = b.expand(b.reshape(a.self, tuple(split)), tuple(wide))
+    return b.reshape(x, results[0])
+
+
+def _write_expand(w: "Writer", n: "OnnxNode") -> None:
+    if n.shape[:1] == (-1,):
+        w.add("Expand", [n.inputs[0], w.integers((1, *n.attrs["size"][1:]))], n.name)
+        return
+    size = w.add("Concat", [w.batch_size(), w.integers(n.attrs["size"][1:])], axis=0)
+    w.add("Expand", [n.inputs[0], size], n.name)
+
+
+# ---- constant places
+
+
+def _take_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    dim = check_dim(x[0], attrs["dim"])
+    check_rank(tensors["index"], 1)
+    return (*x[0][:dim], tensors["index"][0], *x[0][dim + 1 :])
+
+
+def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
+    """Take places along a dimension; slices where they are a run."""
+    from dirprune.deploy.graph.builder import Constant
+
+    size = b.sizes(x)[dim]
+    places = (index.reshape(-1).long() % size).tolist()
+    if places == list(range(places[0], places[0] + len(places))):
+        return b.take(x, dim, places[0], places[0] + len(places))
+    tensor = torch.tensor(places, dtype=torch.float32)
+    return b.add("take", [x], {"dim": b.axis(x, dim)}, {"index": Constant(tensor)})
+
+
+def _capture_index_select(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    if not hasattr(a.index, "tensor"):
+        raise ValueError("it selects places that depend on the input")
+    return take_places(b, a.self, a.dim, a.index.tensor)
+
+
+def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """x[:, rows, columns] with constant places whose product is a grid, or of one dimension."""
+    given = [(dim, index) for dim, index in enumerate(a.indices) if index is not None]
+    if any(not hasattr(index, "tensor") for _, index in given):
+        raise ValueError("it selects places that depend on the input")
+    tensors = [(dim, index.tensor) for dim, index in given]
+    if any(t.dtype == torch.bool for _, t in tensors):
+        tensors = [(dim, t.nonzero()[:, 0] if t.dtype == torch.bool else t) for dim, t in tensors]
+    rank = max(t.dim() for _, t in tensors)
+    dims = [dim for dim, _ in tensors]
+    spread = [t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)) for _, t in tensors]
+    owners = [[axis for axis in range(rank) if t.shape[axis] > 1] for t in spread]
+    flat = [axis for own in owners for axis in own]
+    if dims != list(range(dims[0], dims[0] + len(dims))):
+        raise ValueError("it selects places of dimensions that are apart")
+    x = a.self
+    if len(tensors) == 1 or (
+        all(len(own) <= 1 for own in owners)
+        and flat == sorted(set(flat))
+        and len(flat) == len([s for s in np.broadcast_shapes(*(t.shape for t in spread)) if s > 1])
+    ):
+        for dim, index in tensors:
+            x = take_places(b, x, dim, index)
+        return b.reshape(x, results[0])
+    # Places of a plane: one dimension of its elements, and one index into it.
+    sizes = b.sizes(x)
+    held = [sizes[dim] for dim in dims]
+    merged = (*sizes[: dims[0]], int(np.prod(held)), *sizes[dims[-1] + 1 :])
+    place: Any = 0
+    for t, size in zip(spread, held):
+        place = place * size + t.long() % size
+    x = take_places(b, b.reshape(x, merged), dims[0], place)
+    return b.reshape(x, results[0])
+
+
+def _capture_flip(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    x: Value = a.self
+    for dim in a.dims:
+        x = take_places(b, x, dim, torch.arange(b.sizes(x)[dim] - 1, -1, -1))
+    return x
+
+
+def _capture_roll(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    if not a.dims:
+        raise ValueError("it rolls the batch")
+    x: Value = a.self
+    sizes = b.sizes(x)
+    for shift, dim in zip(a.shifts, a.dims):
+        b.axis(x, dim)
+        cut = -shift % sizes[dim]
+        if cut:
+            parts = [b.take(x, dim, cut, sizes[dim]), b.take(x, dim, 0, cut)]
+            x = b.join(parts, dim, results[0])
+    return x
+
+
+def _scattered(b: "Builder", a: "Arguments", part: Any, start: int, end: int) -> "Value":
+    """The value with a run of places along a dimension replaced."""
+    x, sizes = a.self, b.sizes(a.self)
+    size = sizes[a.dim]
+    if not hasattr(x, "dims"):
+        x = b.expand(x, b.sizes(part)[: len(sizes)])
+    dim = a.dim % len(sizes)
+    run = (*sizes[:dim], end - start, *sizes[dim + 1 :])
+    if not hasattr(part, "dims"):
+        part = b.expand(part, run)
+    parts = [b.take(x, dim, 0, start)] if start else []
+    parts += [part] + ([b.take(x, dim, end, size)] if end < size else [])
+    return b.join(parts, dim, sizes)
+
+
+def _capture_slice_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    size = b.sizes(a.self)[a.dim]
+    if size < 0 and b.sizes(a.src) == results[0]:
+        return a.src  # type: ignore[no-any-return]
+    start, end, step = slice(a.start, a.end, a.step).indices(size)
+    if step != 1:
+        raise ValueError(f"it writes every {step} places")
+    return _scattered(b, a, a.src, start, end)
+
+
+def _capture_select_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    sizes = b.sizes(a.self)
+    dim = a.dim % len(sizes)
+    index = a.index % sizes[dim]
+    part = (
+        b.reshape(a.src, (*sizes[:dim], 1, *sizes[dim + 1 :]))
+        if hasattr(a.src, "dims")
+        else (b.derived(a.src, (*a.src.tensor.shape[:dim], 1, *a.src.tensor.shape[dim:])))
+    )
+    return _scattered(b, a, part, index, index + 1)
+
+
+def _write_take(w: "Writer", n: "OnnxNode") -> None:
+    index = w.add("Cast", [n.tensors["index"]], to=7)
+    w.add("Gather", [n.inputs[0], index], n.name, axis=n.attrs["dim"])
+
+
+# ---- places that depend on the input
+
+
+def _embedding_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    check_rank(tensors["weight"], 2)
+    return (*x[0], tensors["weight"][1])
+
+
+def _capture_embedding(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    dims = (*a.indices.dims, (len(b.graph_shape(a.indices)),))
+    return b.add("embedding", [a.indices], {}, {"weight": a.weight}, dims=dims)
+
+
+def _write_embedding(w: "Writer", n: "OnnxNode") -> None:
+    w.add("Gather", [n.tensors["weight"], w.add("Cast", n.inputs, to=7)], n.name, axis=0)
+
+
+def _gather_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    dim = check_dim(x[0], attrs["dim"])
+    if len(x[0]) != len(x[1]) or any(
+        own < new for i, (own, new) in enumerate(zip(x[0], x[1])) if i != dim
+    ):
+        raise ValueError(f"an index {x[1]} does not fit {x[0]}")
+    return x[1]
+
+
+def _capture_gather(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    x, index = a.self, a.index
+    x = x if hasattr(x, "dims") else b.expand(x, results[0])
+    index = index if hasattr(index, "dims") else b.expand(index, results[0])
+    if x.dims != index.dims:
+        raise ValueError("it gathers values whose batch is in different places")
+    return b.add("gather", [x, index], {"dim": b.axis(x, a.dim)})
+
+
+def _write_gather(w: "Writer", n: "OnnxNode") -> None:
+    index = w.add("Cast", [n.inputs[1]], to=7)
+    w.add("GatherElements", [n.inputs[0], index], n.name, axis=n.attrs["dim"])
+
+
+_FILLED = {
+    "zeros": lambda b, a, results: b.filled(0.0, results[0]),
+    "ones": lambda b, a, results: b.filled(1.0, results[0]),
+    "full": lambda b, a, results: b.filled(float(a.fill_value), results[0]),
+}
+
+INDEXING = {
+    "expand": Operator(
+        _expand_shape,
+        _run_expand,
+        attrs={"size": "ints"},
+        captured={
+            "expand": _capture_expand,
+            "expand_as": _capture_expand,
+            "repeat": _capture_repeat,
+            **{
+                f"{prefix}{name}{suffix}": capture
+                for name, capture in _FILLED.items()
+                for prefix, suffix in (("", ""), ("new_", ""), ("", "_like"))
+            },
+        },
+        onnx=_write_expand,
+        reads_constants=True,
+        reads_batch=True,
+    ),
+    "take": Operator(
+        _take_shape,
+        lambda x, t, a: x[0].index_select(a["dim"], t["index"].long()),
+        tensors=("index",),
+        attrs={"dim": "int"},
+        captured={
+            "index_select": _capture_index_select,
+            "index": _capture_index,
+            "_unsafe_index": _capture_index,
+            "flip": _capture_flip,
+            "roll": _capture_roll,
+            "copy": lambda b, a, results: b.expand(a.src, results[0]),
+            "fill": lambda b, a, results: b.expand(b.operand(a.value), results[0]),
+            "slice_scatter": _capture_slice_scatter,
+            "select_scatter": _capture_select_scatter,
+        },
+        onnx=_write_take,
+    ),
+    "embedding": Operator(
+        _embedding_shape,
+        lambda x, t, a: F.embedding(x[0].long(), t["weight"]),
+        tensors=("weight",),
+        captured={"embedding": _capture_embedding},
+        onnx=_write_embedding,
+    ),
+    "gather": Operator(
+        _gather_shape,
+        lambda x, t, a: x[0].gather(a["dim"], x[1].long()),
+        inputs=(2, 2),
+        attrs={"dim": "int"},
+        captured={"gather": _capture_gather},
+        onnx=_write_gather,
+    ),
+}

@@ -1,0 +1,199 @@
+"""Convolutions that the engine computes as two-dimensional ones: of sequences, and transposed."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dirprune.deploy.graph.operators.convolution import pair
+from dirprune.deploy.graph.operators.lazy_torch import F
+from dirprune.deploy.graph.operators.record import (
+    Attributes,
+    Operator,
+    Shape,
+    TensorShapes,
+    check_rank,
+    check_vectors,
+    count_windows,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.graph import Node
+    from dirprune.deploy.graph.lowering import Lowering
+    from dirprune.deploy.onnx_writer import OnnxNode, Writer
+
+
+def _conv1d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    weight, groups = tensors["weight"], attrs["groups"]
+    check_rank(x[0], 3)
+    check_rank(weight, 3)
+    if groups < 1 or weight[0] % groups or x[0][1] != weight[1] * groups:
+        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
+    check_vectors(tensors, {"bias": weight[0]})
+    low, high = attrs["padding"]
+    size = count_windows(x[0][2], weight[2], attrs["stride"], low, high, attrs["dilation"])
+    return (-1, weight[0], size)
+
+
+def _run_conv1d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> "Tensor":
+    y = F.pad(x[0], a["padding"])
+    return F.conv1d(y, t["weight"], t.get("bias"), a["stride"], 0, a["dilation"], a["groups"])
+
+
+def _capture_conv1d(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    dilation, stride = pair(a.dilation)[0], pair(a.stride)[0]
+    if isinstance(a.padding, str):
+        total = dilation * (b.sizes(a.weight)[2] - 1) * (a.padding == "same")
+        padding = (total // 2, total - total // 2)
+    else:
+        padding = (pair(a.padding)[0],) * 2
+    attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": a.groups}
+    return b.add("conv1d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+
+
+def _write_conv1d(w: "Writer", n: "OnnxNode") -> None:
+    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
+    a = n.attrs
+    w.add("Conv", inputs, n.name, pads=a["padding"], strides=[a["stride"]],
+          dilations=[a["dilation"]], group=a["groups"])  # fmt: skip
+
+
+def _lower_conv1d(lowering: "Lowering", node: "Node") -> int:
+    """The same on maps of height 1."""
+    a: Mapping[str, Any] = node.attrs
+    value = node.inputs[0]
+    _, channels, length = lowering.shape(value)
+    x = lowering.add("reshape", [value], {"size": (-1, channels, 1, length)})
+    tensors = {role: lowering.tensor(node, role) for role in node.tensors}
+    tensors["weight"] = tensors["weight"][:, :, None]
+    attrs = {"stride": (1, a["stride"]), "padding": (0, 0, *a["padding"]),
+             "dilation": (1, a["dilation"]), "groups": a["groups"]}  # fmt: skip
+    y = lowering.add("conv2d", [x], attrs, tensors)
+    return lowering.add("reshape", [y], {"size": node.shape})
+
+
+def _transposed_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    weight, groups = tensors["weight"], attrs["groups"]
+    check_rank(x[0], 4)
+    check_rank(weight, 4)
+    if groups < 1 or weight[0] % groups or x[0][1] != weight[0]:
+        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
+    check_vectors(tensors, {"bias": weight[1] * groups})
+    sizes = []
+    for i in range(2):
+        stride, dilation = attrs["stride"][i], attrs["dilation"][i]
+        padding, more = attrs["padding"][i], attrs["output_padding"][i]
+        if min(stride, dilation) < 1 or not 0 <= more < max(stride, dilation):
+            raise ValueError("stride and dilation must be at least 1, output_padding below them")
+        span = dilation * (weight[2 + i] - 1)
+        if not 0 <= padding <= span:
+            raise ValueError(f"padding {padding} is more than the window of {span + 1} less one")
+        sizes.append((x[0][2 + i] - 1) * stride - 2 * padding + span + more + 1)
+    return (-1, weight[1] * groups, *sizes)
+
+
+def _run_transposed(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> "Tensor":
+    return F.conv_transpose2d(
+        x[0], t["weight"], t.get("bias"), a["stride"], a["padding"], a["output_padding"],
+        a["groups"], a["dilation"],
+    )  # fmt: skip
+
+
+def _capture_transposed(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    attrs = {key: pair(getattr(a, key)) for key in ("stride", "padding", "output_padding",
+                                                    "dilation")}  # fmt: skip
+    tensors = {"weight": a.weight, "bias": a.bias}
+    return b.add("conv_transpose2d", [b.plain(a.input)], {**attrs, "groups": a.groups}, tensors)
+
+
+def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    x = b.plain(a.input)
+    batch, channels, length = b.sizes(x)
+    attrs = {
+        key: (first, pair(getattr(a, key))[0])
+        for key, first in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1))
+    }
+    weight = b.derived(a.weight, (*a.weight.tensor.shape[:2], 1, a.weight.tensor.shape[2]))
+    tensors = {"weight": weight, "bias": a.bias}
+    flat = b.reshape(x, (batch, channels, 1, length))
+    y = b.add("conv_transpose2d", [flat], {**attrs, "groups": a.groups}, tensors)
+    return b.reshape(y, results[0])
+
+
+def _write_transposed(w: "Writer", n: "OnnxNode") -> None:
+    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
+    a = n.attrs
+    w.add("ConvTranspose", inputs, n.name, pads=[*a["padding"], *a["padding"]],
+          strides=a["stride"], dilations=a["dilation"], output_padding=a["output_padding"],
+          group=a["groups"])  # fmt: skip
+
+
+def _lower_transposed(lowering: "Lowering", node: "Node") -> int:
+    """A convolution of the input with zeros between its pixels, by the mirrored window."""
+    a: Mapping[str, Any] = node.attrs
+    groups = a["groups"]
+    tensors = {role: lowering.tensor(node, role) for role in node.tensors}
+    inputs, outputs, *kernel = tensors["weight"].shape
+    weight = tensors["weight"].reshape(groups, inputs // groups, outputs, *kernel)
+    mirrored = weight.swapaxes(1, 2)[..., ::-1, ::-1]
+    tensors["weight"] = np.ascontiguousarray(
+        mirrored.reshape(groups * outputs, inputs // groups, *kernel)
+    )
+    x = node.inputs[0]
+    if a["stride"] != (1, 1):
+        x = lowering.add("dilate", [x], {"stride": a["stride"]})
+    low = [a["dilation"][i] * (kernel[i] - 1) - a["padding"][i] for i in range(2)]
+    high = [low[i] + a["output_padding"][i] for i in range(2)]
+    attrs = {"stride": (1, 1), "padding": (low[0], high[0], low[1], high[1]),
+             "dilation": a["dilation"], "groups": groups}  # fmt: skip
+    return lowering.add("conv2d", [x], attrs, tensors)
+
+
+def _dilated(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    check_rank(x[0], 4)
+    if min(attrs["stride"]) < 1:
+        raise ValueError("stride must be at least 1")
+    sizes = [(size - 1) * stride + 1 for size, stride in zip(x[0][2:], attrs["stride"])]
+    return (-1, x[0][1], *sizes)
+
+
+def _run_dilate(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
+    batch, channels, height, width = x[0].shape
+    down, right = a["stride"]
+    y = x[0].new_zeros(batch, channels, (height - 1) * down + 1, (width - 1) * right + 1)
+    y[:, :, ::down, ::right] = x[0]
+    return y
+
+
+_WINDOW = {"stride": "pair", "padding": "pair", "dilation": "pair", "groups": "int",
+           "output_padding": "pair"}  # fmt: skip
+
+TRANSPOSED = {
+    "conv1d": Operator(
+        _conv1d_shape,
+        _run_conv1d,
+        tensors=("weight",),
+        optional_tensors=("bias",),
+        attrs={"stride": "int", "padding": "pair", "dilation": "int", "groups": "int"},
+        captured={"conv1d": _capture_conv1d},
+        onnx=_write_conv1d,
+        lower=_lower_conv1d,
+    ),
+    "conv_transpose2d": Operator(
+        _transposed_shape,
+        _run_transposed,
+        tensors=("weight",),
+        optional_tensors=("bias",),
+        attrs=_WINDOW,
+        captured={
+            "conv_transpose2d": _capture_transposed,
+            "conv_transpose1d": _capture_transposed_sequence,
+        },
+        onnx=_write_transposed,
+        lower=_lower_transposed,
+    ),
+    "dilate": Operator(_dilated, _run_dilate, attrs={"stride": "pair"}),
+}
