@@ -43,10 +43,11 @@ class Masked(NamedTuple):
 
 def gradual(state: Masked, step: int) -> None:
     """Zhu & Gupta (2017): the smallest magnitudes go, and stay away."""
-    last = math.ceil(END * state.steps)
+    last = min(math.ceil(END * state.steps), state.steps - 1)
     if step == last or (step % EVERY == 0 and step < last):
         plan = SparsityPlan(state.sparsity, state.steps, end=END)
-        number = round(plan.sparsity_at(step) * state.w.numel())
+        share = state.sparsity if step == last else plan.sparsity_at(step)
+        number = round(share * state.w.numel())
         scores = torch.where(state.mask > 0, state.w.abs(), -1.0)
         _drop(state.mask.fill_(1.0), scores, number)
 

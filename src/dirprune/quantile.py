@@ -34,18 +34,23 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     """
     double = any(t.dtype == torch.float64 for t in tensors)
     dtype = torch.float64 if double else torch.float32
-    parts = [(_magnitude_bits(flat(local_part(t))[::stride].to(dtype)), t) for t in tensors]
+    parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
+    if _share_a_gpu(tensors):  # one tensor takes a fraction of the launches of many
+        parts = [(torch.cat([part for part, _ in parts]), tensors[0])]
+    parts = [(_magnitude_bits(part), t) for part, t in parts]
     integer, device = parts[0][0].dtype, parts[0][0].device
     width = 63 if integer == torch.int64 else 31
     rank = torch.as_tensor(k, dtype=torch.int64, device=device)
     found = torch.zeros((), dtype=integer, device=device)
     for shift in range(width - width % DIGIT, -1, -DIGIT):
-        counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
+        counts = torch.zeros(BINS, dtype=torch.int64, device=device)
         for like, group in _by_shards(parts):
             counts += _sum_over_shards(_histogram(group, found, shift), like)
-        below = counts[:BINS].cumsum(0)
+        below = counts.cumsum(0)
         digit = (below < rank).sum()
-        rank = rank - torch.where(digit > 0, below[digit - 1], 0)
+        # a tensor as an index would be read by the host
+        before = below.index_select(0, (digit - 1).clamp(min=0).reshape(1)).reshape(())
+        rank = rank - torch.where(digit > 0, before, 0)
         found = (found << DIGIT) | digit.to(integer)
     return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
 
@@ -76,17 +81,19 @@ def mark_smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
 
 
 def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
-    """Count the next digit of entries with leading bits ``found``; the others in a last bin."""
-    counts = torch.zeros(BINS + 1, dtype=torch.int64, device=found.device)
+    """Count the next digit of the entries with leading bits ``found``."""
+    counts = torch.zeros(BINS, dtype=torch.int64, device=found.device)
     for bits in parts:
         rest = bits >> shift
-        digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), BINS)
+        # the others go to as many bins of their own: additions to one address would queue
+        missed = BINS + (bits & (BINS - 1))
+        digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), missed)
         if digit.is_cuda:  # bincount waits for the device
-            own = torch.zeros(BINS + 1, dtype=torch.int64, device=bits.device)
+            own = torch.zeros(2 * BINS, dtype=torch.int64, device=bits.device)
             own.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
         else:
-            own = torch.bincount(digit, minlength=BINS + 1)
-        counts += own.to(counts.device)
+            own = torch.bincount(digit, minlength=2 * BINS)
+        counts += own[:BINS].to(counts.device)
     return counts
 
 
@@ -104,6 +111,11 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
         >>> count_above([torch.tensor([3.0, -1.0]), torch.tensor([-2.0])], torch.tensor(1.0))
         tensor([1, 1])
     """
+    if g.dim() == 0 and _share_a_gpu(tensors):
+        above = (torch.cat([flat(t) for t in tensors]).abs() > g).cumsum(0)
+        ends = torch.tensor([0] + [t.numel() for t in tensors]).cumsum(0).to(g.device)
+        running = torch.cat([above.new_zeros(1), above]).index_select(0, ends)
+        return running.diff()
     counts = torch.stack(
         [
             (local_part(t).abs() > level.to(t.device)).sum().to(g.device)
@@ -170,6 +182,14 @@ def flat_like(t: Tensor, other: Tensor) -> Tensor:
 def is_sharded(kind: type) -> bool:
     """Whether tensors of this class are DTensors, without importing them."""
     return hasattr(kind, "to_local")
+
+
+def _share_a_gpu(tensors: Sequence[Tensor]) -> bool:
+    first = tensors[0]
+    return first.is_cuda and all(
+        not is_sharded(type(t)) and t.device == first.device and t.dtype == first.dtype
+        for t in tensors
+    )
 
 
 def local_part(t: Tensor) -> Tensor:

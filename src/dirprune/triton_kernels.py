@@ -118,7 +118,7 @@ def thresholded(v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
 @triton.jit
 def gradient_step(
     w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
     POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
     DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
     STATE: tl.constexpr, WHOLE: tl.constexpr,
@@ -150,7 +150,7 @@ def gradient_step(
 @triton.jit
 def adam_step(
     w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
     POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
     DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
     STATE: tl.constexpr, WHOLE: tl.constexpr,
@@ -164,7 +164,7 @@ def adam_step(
     m = tl.where(momentum < 0.5, tl.fma(momentum, d - m, m), tl.fma(momentum - 1.0, d - m, d))
     store(m_at, offsets, inside, m, STATE, WHOLE)
     s = load(s_at, offsets, inside, STATE, WHOLE)
-    s = tl.fma(1.0 - second, d * d, s * second)
+    s = tl.fma(fresh, d * d, s * second)
     store(s_at, offsets, inside, s, STATE, WHOLE)
     if tl.float32 == STATE:
         ratio = tl.div_rn(m, tl.sqrt_rn(s) * correction + eps)
@@ -180,14 +180,14 @@ def adam_step(
     else:
         w = w.to(STATE)
         if DECAY:
-            w = (w * (1.0 - lr * decay)).to(WEIGHT).to(STATE)
+            w = (w * kept).to(WEIGHT).to(STATE)
         store(w_at, offsets, inside, tl.fma(-size, ratio, w), WEIGHT, WHOLE)
 
 
 @triton.jit
 def threshold_step(
     w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-    lr, g, g_before, decay, momentum, second, eps, size, correction,
+    lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
     POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
     DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
     STATE: tl.constexpr, WHOLE: tl.constexpr,
@@ -219,6 +219,9 @@ def step(
     m_at, s_at = tl.load(entry + 2), tl.load(entry + 3)
     numel = tl.load(entry + 4)
     grad_at = tl.load(grads + row)
+    # differences of scalars are rounded once, as those of Python numbers in torch.optim
+    kept = (1.0 - scalar(scalars, 0, lr, tl.float64, ON_DEVICE) * decay).to(STATE)
+    fresh = tl.full((), 1.0 - second, STATE)
     lr = scalar(scalars, 0, lr, STATE, ON_DEVICE)
     if OWN:
         g = tl.load(levels + row).to(STATE)
@@ -237,13 +240,13 @@ def step(
     if aligned & (start + BLOCK <= numel):
         RULE(
             w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-            lr, g, g_before, decay, momentum, second, eps, size, correction,
+            lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
             POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, True,
         )  # fmt: skip
     else:
         RULE(
             w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-            lr, g, g_before, decay, momentum, second, eps, size, correction,
+            lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
             POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, False,
         )  # fmt: skip
 

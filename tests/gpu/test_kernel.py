@@ -153,6 +153,7 @@ def test_a_captured_step_has_the_bits_of_an_eager_one(
         assert all(x is None or x.equal(y) for x, y in zip(a, b))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the profiler
 def test_a_step_neither_waits_for_the_device_nor_copies_from_the_host() -> None:
     rows = tensors(torch.float32, 1, "cuda")
     triton_step.step(rows, Gradient(0.1, 0.9), 0.1)

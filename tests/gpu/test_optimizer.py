@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune import GRDA
+from dirprune import GRDA, AdamGRDA, SparsityPlan
 
 OPTIONS = [
     {},
@@ -104,6 +104,7 @@ def test_skipped_steps_of_a_grad_scaler_do_not_count() -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of TorchScript, in torch itself
 def test_a_compiled_step_agrees_with_an_eager_one() -> None:
     eager, compiled = network("cuda", torch.float32), network("cuda", torch.float32)
     a = GRDA(eager.parameters(), lr=0.1, c=0.1, momentum=0.9)
@@ -138,3 +139,47 @@ def test_a_state_moves_between_devices(first: str, second: str) -> None:
     assert c.thresholds() == a.thresholds()
     for p, q in zip(whole.parameters(), after.parameters()):
         torch.testing.assert_close(p, q.cpu())
+
+
+MAKERS = {
+    "law": lambda p, **o: GRDA(p, lr=0.1, c=0.3, mu=0.6, momentum=0.9, **o),
+    "plan": lambda p, **o: GRDA(p, lr=0.1, plan=SparsityPlan(0.9, steps=8), **o),
+    "adam": lambda p, **o: AdamGRDA(p, lr=0.01, plan=SparsityPlan(0.8, steps=8), **o),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_step_in_a_graph_is_an_ordinary_one(name: str) -> None:
+    eager, captured = network("cuda", torch.float32), network("cuda", torch.float32)
+    a = MAKERS[name](eager.parameters())
+    b = MAKERS[name](captured.parameters(), capturable=True)
+    give_gradients(captured, 0)
+    b.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        b.step()  # recorded, not taken
+    for n in range(8):
+        give_gradients(eager, n)
+        a.step()
+        if n:
+            for p, q in zip(captured.parameters(), eager.parameters()):
+                p.grad.copy_(q.grad)
+            graph.replay()
+    for p, q in zip(captured.parameters(), eager.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-3)
+        assert ((p == 0) == (q == 0)).all()
+
+
+def test_a_plan_is_exact_and_its_quantile_is_that_of_a_sort() -> None:
+    from dirprune.quantile import count_above, kth_magnitude
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    tensors = [
+        torch.randn(shape, generator=generator, device="cuda") for shape in ((300, 40), (7,), (0,))
+    ]
+    everything = torch.cat([t.flatten() for t in tensors]).abs().sort().values
+    for k in (1, 17, 6000, len(everything)):
+        found = kth_magnitude(tensors, torch.tensor(k, device="cuda"))
+        assert found == everything[k - 1]
+        expected = [int((t.abs() > found).sum()) for t in tensors]
+        assert count_above(tensors, found).tolist() == expected

@@ -234,7 +234,7 @@ def restore(
         session.accelerator.scaler.load_state_dict(meta["scaler"])
     totals = session.zero_totals()
     if session.accelerator.is_main_process:  # they are those of all processes
-        totals += torch.tensor(meta["totals"], dtype=totals.dtype)
+        totals += torch.tensor(meta["totals"], dtype=totals.dtype, device=totals.device)
     return Progress(
         totals,
         meta["step"],
