@@ -1,0 +1,96 @@
+"""Serve a network over HTTP with FastAPI and uvicorn, without torch.
+
+    pip install dirprune fastapi uvicorn
+    python server.py model.dpz --workers 2 --port 8000
+
+    POST /predict    body: float32 little-endian, one input after the other; the answer likewise
+    GET  /           what is served, and the shapes as JSON
+
+The file is loaded and tuned once. The workers are forked from that process, so that they share the
+memory of the weights.
+"""
+
+import argparse
+import os
+import signal
+import socket
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from dirprune.deploy import Engine
+
+
+def create_app(engine: Engine, most_inputs: int = 64) -> FastAPI:
+    """Make the application.
+
+    Args:
+        engine: The network. Calls release Python's global lock, so a thread pool runs them.
+        most_inputs: Largest batch of one request.
+    """
+    app = FastAPI()
+    input_bytes = 4 * int(np.prod(engine.input_shape))
+
+    @app.get("/")
+    async def describe() -> dict[str, object]:
+        return {
+            "engine": repr(engine),
+            "input_shape": engine.input_shape,
+            "output_shape": engine.output_shape,
+        }
+
+    @app.post("/predict")
+    async def predict(request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most_inputs * input_bytes:
+                raise HTTPException(413, f"send at most {most_inputs} inputs")
+        if not body or len(body) % input_bytes:
+            raise HTTPException(
+                400, f"an input has {input_bytes} bytes (float32 {engine.input_shape})"
+            )
+        x = np.frombuffer(body, "<f4").reshape(-1, *engine.input_shape)
+        result = await run_in_threadpool(engine, x)
+        return Response(result.tobytes(), media_type="application/octet-stream")
+
+    return app
+
+
+def main() -> None:
+    """Load the network, fork the workers, wait for them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="file that dirprune.deploy.save wrote")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free port")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one call")
+    options = parser.parse_args()
+
+    engine = Engine(options.model, threads=options.threads)
+    engine(np.zeros((1, *engine.input_shape), np.float32))  # tunes before the fork
+    listener = socket.create_server((options.host, options.port), backlog=1024)
+    print(f"http://{options.host}:{listener.getsockname()[1]} serves {engine!r}", flush=True)
+
+    workers = [_fork(engine, listener) for _ in range(options.workers)]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in workers])
+    failed = [pid for pid in workers if os.waitpid(pid, 0)[1]]
+    raise SystemExit(bool(failed))
+
+
+def _fork(engine: Engine, listener: socket.socket) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after its shutdown
+        signal.signal(number, lambda *_: os._exit(0))
+    config = uvicorn.Config(create_app(engine), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
