@@ -41,6 +41,22 @@ MAKERS = {
 }
 
 
+def test_a_large_model_is_exact_at_the_end_and_at_the_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_module, "EVERY_STEP", 100)
+    model = network()
+    weights = list(model.parameters())
+    target = round(0.9 * sum(p.numel() for p in weights))
+    optimizer = MAKERS["sgd"](weights, SparsityPlan(0.9, steps=45, end=0.45))
+    counts = {}
+    for n in range(45):
+        train(model, optimizer, range(n, n + 1))
+        counts[n + 1] = zeros(*weights)
+    assert counts[21] == counts[32] == counts[45] == target
+    assert {counts[n] for n in range(22, 32)} != {target}  # not renewed at every step
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("power", [1.0, None, 3.0, math.inf])
 @pytest.mark.parametrize("sparsity", [0.5, 0.97])

@@ -23,6 +23,9 @@ _logger = logging.getLogger(__name__)
 # Entries from which on the thresholds before the plan's end come from a sample of about as many.
 # Its error in the sparsity is below .15 points (one standard deviation).
 SAMPLE = 1 << 17
+# Entries up to which the threshold is exact at every step after the plan's end. With more, it is
+# exact when the end is reached and at the last step, and at every 16th step in between.
+EVERY_STEP = 1 << 20
 
 
 class SparsityPlan:
@@ -34,9 +37,11 @@ class SparsityPlan:
               t = \operatorname{clip}\Bigl(\frac{n / N - b}{e - b}, 0, 1\Bigr)
 
     with begin b and end e. Before the end it is renewed every few steps, on large models from a
-    sample; from the end on it is exact at every step: the share of zeros stays s, while zeros may
-    change places. n counts the optimizer's steps at which a planned parameter has a gradient and
-    its group's rate is above 0, so skipped steps of a ``GradScaler`` do not count.
+    sample. From the end on it is exact: the share of zeros stays s, while zeros may change places.
+    With more than a million planned entries it is exact when the end is reached, at step N, and
+    at every 16th step in between. n counts the optimizer's steps at which a planned parameter
+    has a gradient and its group's rate is above 0, so skipped steps of a ``GradScaler`` do not
+    count.
 
     Give one plan to the optimizer, or to several param groups, which then share one quantile; or
     give each group its own. The planned parameters are those of its groups that require gradients
@@ -103,6 +108,8 @@ class SparsityPlan:
         """Steps taken so far; on the device where the optimizer is ``capturable``."""
         self.threshold: float | Tensor = 0.0
         """The current threshold, in the units of the weights."""
+        self.total = 0
+        """Planned entries when the threshold was renewed."""
         self._check()
 
     def sparsity_at(self, step: int) -> float:
@@ -130,11 +137,16 @@ class SparsityPlan:
             Whether the threshold has to be renewed at it.
         """
         step = self.step = int(self.step) + 1
-        # at least a hundred times in all, at most once a step
         if self.structure != "elements":
             return True
-        every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
-        return step >= self.end * self.steps or step % every == 0
+        end = math.ceil(self.end * self.steps)
+        if step in (end, self.steps):
+            return True
+        if step > end:
+            every = 1 if self.total <= EVERY_STEP else 16
+        else:  # at least a hundred times in all
+            every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
+        return step % every == 0
 
     def advance_on_device(self, moved: Tensor) -> None:
         """Count one more step where ``moved`` is 1, without copying anything to the host.
@@ -179,7 +191,7 @@ class SparsityPlan:
             The threshold of each tensor: the plan's, or a smaller one where ``minimum`` asks.
         """
         sizes = [v.numel() for v in accumulators]
-        total = sum(sizes)
+        total = self.total = sum(sizes)
         zeros = round(self.sparsity_at(int(self.step)) * total)
         stride = total // SAMPLE | 1 if self.step < self.end * self.steps else 1
         if stride > 1:
