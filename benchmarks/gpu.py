@@ -64,11 +64,14 @@ class Clock:
     def compare(self, calls: dict[str, Step], repeats: int, rounds: int) -> dict[str, Any]:
         """Medians of calls that take turns."""
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        for call in calls.values():
+        often = {}
+        for name, call in calls.items():
             self.once(call, min(3, repeats))
+            ms, _ = self.once(call, 1)
+            often[name] = min(repeats, max(1, int(40 / ms)))  # what is slow is measured less often
         for _ in range(rounds):
             for name, call in calls.items():
-                found[name].append(self.once(call, repeats))
+                found[name].append(self.once(call, often[name]))
         return {
             name: {
                 "ms": round(statistics.median(done for done, _ in times), 4),

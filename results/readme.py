@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md and engine/README.md from the files beside this script.
+"""Write the tables of docs/benchmarks.md, engine/README.md and gpu/README.md from the files here.
 
     python results/readme.py [--check]
 
@@ -6,9 +6,11 @@ With ``--check`` nothing is written, and the exit status is 1 if a page is not u
 """
 
 import csv
+import importlib.util
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,17 @@ def layer_table() -> str:
     return "\n".join(parts)
 
 
+def gpu_tables() -> dict[str, Callable[[], str]]:
+    """The tables of results/gpu, whose program lies beside its files."""
+    spec = importlib.util.spec_from_file_location("gpu_tables", HERE / "gpu" / "tables.py")
+    assert spec is not None  # noqa: S101 - the file is there
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tables: dict[str, Callable[[], str]] = module.TABLES
+    return tables
+
+
 def filled(text: str) -> str:
     """Replace what stands between the markers."""
     tables = {
@@ -201,6 +214,7 @@ def filled(text: str) -> str:
         "engine": engine_table(),
         "single": engine_table(single_layers=True),
         "layers": layer_table(),
+        **{name: table() for name, table in gpu_tables().items()},
     }
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -210,7 +224,7 @@ def filled(text: str) -> str:
 
 def main() -> int:
     stale = 0
-    for page in (PAGE, HERE / "engine" / "README.md"):
+    for page in (PAGE, HERE / "engine" / "README.md", HERE / "gpu" / "README.md"):
         before = page.read_text()
         after = filled(before)
         stale += before != after
