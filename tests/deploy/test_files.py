@@ -269,8 +269,8 @@ def test_an_older_file_survives_what_fails(tmp_path: Path) -> None:
     path = tmp_path / "model.dpz"
     save(nn.Linear(2, 2), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="exp"):
-        save(nn.Sequential(Exp()), path, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="i0"):
+        save(nn.Sequential(Bessel()), path, torch.ones(2, 2))
     with pytest.raises(ValueError, match="_extra_state in the state dict is a dict"):
         save(WithState(), path)
     with pytest.MonkeyPatch.context() as patch:
@@ -285,9 +285,9 @@ def refuse(*_: object) -> None:
     raise ValueError("no such output")
 
 
-class Exp(nn.Module):
+class Bessel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.exp()
+        return torch.special.i0(x)
 
 
 class WithState(nn.Module):

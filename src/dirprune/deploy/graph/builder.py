@@ -247,6 +247,10 @@ class Builder:
         """A constant in another shape, which is a tensor of its own."""
         return Constant(constant.tensor.reshape(shape))
 
+    def repeated(self, constant: Constant, counts: Sequence[int]) -> Constant:
+        """A constant repeated along its dimensions."""
+        return constant if set(counts) == {1} else Constant(constant.tensor.repeat(*counts))
+
     def expand(self, x: Any, sizes: Shape) -> Any:
         """Repeat a value or constant along dimensions of size 1, and along the batch."""
         if isinstance(x, Value):

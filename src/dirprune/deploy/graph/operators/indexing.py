@@ -50,6 +50,10 @@ def _capture_expand(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_repeat(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Repeat whole dimensions: insert one before each, expand it, merge the two."""
+    if not hasattr(a.self, "dims"):  # a constant, repeated for every sample
+        counts = [count if isinstance(count, int) else 1 for count in a.repeats]
+        repeated: Value = b.expand(b.repeated(a.self, counts), results[0])
+        return repeated
     sizes = b.sizes(a.self)
     own = (1,) * (len(a.repeats) - len(sizes)) + sizes
     if any(not isinstance(count, int) for count in a.repeats):
