@@ -47,6 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Engi
     yield found[1], Engine(path, threads=1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
+    process.stdout.close()
 
 
 def post(url: str, body: bytes) -> bytes:
@@ -70,3 +71,4 @@ def test_wrong_bodies_are_refused(size: int, status: int, served: tuple[str, Eng
     with pytest.raises(urllib.error.HTTPError) as error:
         post(served[0], bytes(size))
     assert error.value.code == status
+    error.value.close()
