@@ -476,7 +476,11 @@ def _is_moving(group: Group) -> bool:
 
 
 def _lr_on(group: Group, device: torch.device) -> Tensor:
-    return torch.as_tensor(group["lr"], dtype=torch.float64, device=device)
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        return lr.to(device, torch.float64)
+    # filled there: a copy from the host cannot be captured
+    return torch.full((), float(lr), dtype=torch.float64, device=device)
 
 
 def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, float]:
