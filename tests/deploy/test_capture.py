@@ -162,7 +162,6 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
         (refused(lambda m, x: x + torch.rand(3), 3), "at random"),
         (refused(lambda m, x: F.dropout(x), 3), "self.training"),
         (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "batch"),
-        (refused(lambda m, x: F.interpolate(x, scale_factor=1.5), 1, 5, 5), "not whole"),
         (refused(lambda m, x: torch.ones(3), 3), "does not depend on the input"),
         (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),
         (lambda: capture(nn.Linear(3, 3), "x"), "must be a tensor"),
