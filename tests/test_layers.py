@@ -34,6 +34,7 @@ FLOORS = [
         "batchnorm",
         "triton_kernels",
         "triton_step",
+        "together",
     },
     {"data", "models", "landscape", "deploy", "report", "integrations"},
     {"train"},

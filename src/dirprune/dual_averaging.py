@@ -16,11 +16,11 @@ from dirprune.plan import SparsityPlan
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
+from dirprune.together import Together
 from dirprune.update import (
     Batch,
     Group,
     Row,
-    Together,
     adopt,
     find_changed,
     may_use_triton,

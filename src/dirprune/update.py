@@ -12,7 +12,6 @@ moves w itself and stays dense. Where w is not what the last step left, v is set
 - tensor by tensor, a chunk at a time (the default on the CPU without the extension).
 """
 
-import operator
 import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -23,10 +22,9 @@ from torch import Tensor
 from dirprune import extension_step, triton_step
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like
+from dirprune.together import Together
 
 Group = dict[str, Any]
-
-_layout = operator.attrgetter("layout")
 
 # Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
 CHUNK = 1 << 22
@@ -66,7 +64,7 @@ class Batch(NamedTuple):
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
-    together: "Together | None" = None
+    together: Together | None = None
     """All rows, where they are stepped from tables made before; then ``rows`` is empty."""
 
     @classmethod
@@ -76,47 +74,6 @@ class Batch(NamedTuple):
         """Make a batch without parameters."""
         scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
         return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
-
-
-class Together(NamedTuple):
-    """The parameters of a group, in columns, where all of them take every step together."""
-
-    w: tuple[Tensor, ...]
-    v: tuple[Tensor | None, ...]
-    m: tuple[Tensor | None, ...]
-    s: tuple[Tensor | None, ...]
-    states: list[dict[str, Any]]
-    tables: triton_step.Tables
-    grads: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, rows: list[Row], states: list[dict[str, Any]]) -> "Together | None":
-        """Prepare the rows, if one launch on a GPU can step them."""
-        w, v, _, m, s = zip(*rows)
-        tables = triton_step.prepare(w, v, m, s)
-        return None if tables is None else cls(w, v, m, s, states, tables)
-
-    def is_current(self, group: Group) -> bool:
-        """Whether all still share one state, all gradients are there and no tensor is another."""
-        states = self.states
-        first = "exp_avg" if "betas" in group else "momentum_buffer"
-        columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
-        return (
-            triton_step.PLAIN.issuperset(map(type, self.grads))
-            and {torch.strided}.issuperset(map(_layout, self.grads))
-            and len({(state["n"], state["g"], state.get("step")) for state in states}) == 1
-            and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
-            and (self.m[0] is not None or not group.get("momentum"))
-            and all(
-                all(map(operator.is_, column, [state.get(name) for state in states]))
-                for column, name in columns
-            )
-            and self.tables.are_of(self.w)
-        )
-
-    def rows(self) -> list[Row]:
-        """The rows with their gradients."""
-        return [Row(*row) for row in zip(self.w, self.v, self.grads, self.m, self.s)]
 
 
 def update(batch: Batch) -> None:
@@ -131,7 +88,8 @@ def update(batch: Batch) -> None:
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
     if batch.together:
-        batch = batch._replace(rows=batch.together.rows(), together=None)
+        rows = [Row(*row) for row in batch.together.rows()]
+        batch = batch._replace(rows=rows, together=None)
     if torch.compiler.is_compiling() or capturable:
         if batch.rows[0].w.is_cuda or capturable:
             adopt(batch)

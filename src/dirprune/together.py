@@ -1,0 +1,59 @@
+"""Parameters that take every step together on a GPU: prepared once, checked at every step.
+
+A step of many small tensors on a GPU takes the host longer than the device. So what stays the same
+from step to step is kept in columns, and a step asks only whether it has stayed.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dirprune import triton_step
+
+_layout = operator.attrgetter("layout")
+
+
+class Together(NamedTuple):
+    """The parameters of a group, in columns, where all of them take every step together."""
+
+    w: tuple[Tensor, ...]
+    v: tuple[Tensor | None, ...]
+    m: tuple[Tensor | None, ...]
+    s: tuple[Tensor | None, ...]
+    states: list[dict[str, Any]]
+    tables: triton_step.Tables
+    grads: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[triton_step.Row], states: list[dict[str, Any]]
+    ) -> "Together | None":
+        """Prepare the rows, if one launch on a GPU can step them."""
+        w, v, _, m, s = zip(*rows)
+        tables = triton_step.prepare(w, v, m, s)
+        return None if tables is None else cls(w, v, m, s, states, tables)
+
+    def is_current(self, group: dict[str, Any]) -> bool:
+        """Whether all still share one state, all gradients are there and no tensor is another."""
+        states = self.states
+        first = "exp_avg" if "betas" in group else "momentum_buffer"
+        columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
+        return (
+            triton_step.PLAIN.issuperset(map(type, self.grads))
+            and {torch.strided}.issuperset(map(_layout, self.grads))
+            and len({(state["n"], state["g"], state.get("step")) for state in states}) == 1
+            and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
+            and (self.m[0] is not None or not group.get("momentum"))
+            and all(
+                all(map(operator.is_, column, [state.get(name) for state in states]))
+                for column, name in columns
+            )
+            and self.tables.are_of(self.w)
+        )
+
+    def rows(self) -> list[triton_step.Row]:
+        """The rows with their gradients."""
+        return list(zip(self.w, self.v, self.grads, self.m, self.s))
