@@ -127,7 +127,7 @@ class GraphNet(nn.Module):
         for node, finished in zip(plan.nodes, plan.finished):
             inputs: Any = [values[value] for value in node.inputs]
             tensors = {role: _find(self, name) for role, name in node.tensors.items()}
-            values.append(run_node(node, inputs, tensors, self.training, len(x)))
+            values.append(run_node(node, inputs, tensors, self.training, x.shape[0]))
             for value in finished:
                 values[value] = None
         output = values[plan.output]

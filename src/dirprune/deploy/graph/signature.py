@@ -188,7 +188,7 @@ def pack(signature: Signature, leaves: Sequence[Any], join: Callable[..., Any]) 
         if leaf.ndim != len(slot.shape) or tuple(leaf.shape[1:]) != slot.shape[1:]:
             needed = ", ".join(["batch", *map(str, slot.shape[1:])])
             raise ValueError(f"tensor {i} must have shape ({needed}), got {tuple(leaf.shape)}")
-    batches = {len(leaf) for leaf in leaves}
+    batches = {leaf.shape[0] for leaf in leaves}
     if len(batches) != 1:
         raise ValueError(f"all tensors need the same batch size, got {sorted(batches)}")
     if len(leaves) == 1:
@@ -209,7 +209,7 @@ def split(signature: Signature, y: Any) -> list[Any]:
     Returns:
         Each with the sizes that the network gives it.
     """
-    leaves, at, batch = [], 0, len(y)
+    leaves, at, batch = [], 0, y.shape[0]
     for slot in signature.outputs:
         part = y if len(signature.outputs) == 1 else y[:, at : at + slot.size]
         part = part.reshape(batch, *slot.shape[1:])
