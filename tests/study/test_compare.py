@@ -36,7 +36,7 @@ from dirprune.train.display import Displays
 from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.loop import train
 from dirprune.train.methods import METHODS, build_optimizer
-from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES
+from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES, TOLD
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import peak_memory_mib
@@ -265,7 +265,7 @@ def test_every_method_is_brought_to_the_same_sparsity(tmp_path: Path) -> None:
         assert (configs[run]["momentum"], configs[run]["weight_decay"]) == (
             (0.9, 5e-4) if heavy else (0.0, 0.0)
         )
-    assert set(record["lr_grid"]) == set(METHODS)
+    assert set(record["lr_grid"]) == METHODS.keys() & set(COMPARED)
 
     # Two arms of a method would be told apart by more than the seed.
     assert len({json.dumps(c | {"seed": 0}) for c in configs.values()}) == len(table)
@@ -416,12 +416,13 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_config_holds_nothing_that_its_method_would_ignore() -> None:
     shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
-        told = 0.6 if method in MASKED else None
+        told = 0.6 if method in TOLD else None
         config = method_config(shared, method, 0.1, seed=1, sparsity=told)
-        assert config.target_sparsity == (0.8 if "grda" in method else None)
-        assert config.sparsity == told
+        target = 0.6 if method == "adam_grda" else 0.8 if "grda" in method else None
+        assert config.target_sparsity == target
+        assert config.sparsity == (told if method in MASKED else None)
         assert (config.c > 0) == (method in (*REFERENCES, *CALIBRATED))
-        build_optimizer(config, torch.nn.Linear(4, 3), 50)  # refuses what it would ignore
+        build_optimizer(config, torch.nn.Linear(40, 30), 50)  # refuses what it would ignore
 
 
 def test_a_comparison_at_a_target(tmp_path: Path) -> None:
@@ -494,3 +495,10 @@ def test_pruning_that_was_cut_short_is_done_anew(tmp_path: Path) -> None:
     assert summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
     names = ("config.json", "metrics.jsonl", "model.safetensors", "summary.json")
     assert sorted(path.name for path in pruned.path.iterdir()) == list(names)
+
+
+def test_adam_grda_is_brought_to_the_reference_sparsity(tmp_path: Path) -> None:
+    table = compare(SHORT, tmp_path / "all", methods=("sgd", "grda", "adam_grda"), seeds=(1,))
+    zeros = {row.method: row.mean["sparsity"] for row in table}
+    assert zeros["grda"] > 0
+    assert abs(zeros["adam_grda"] - zeros["grda"]) < 1e-3

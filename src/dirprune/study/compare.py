@@ -21,7 +21,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay
 from dirprune.train.errors import Diverged
 from dirprune.train.loop import train
-from dirprune.train.names import CALIBRATED, COMPARED, DENSE, MASKED, REFERENCES
+from dirprune.train.names import CALIBRATED, COMPARED, DENSE, REFERENCES, TOLD
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.summary import Summary
@@ -106,7 +106,7 @@ class _Comparison:
         """Run what is missing; gRDA comes before those that it sets the sparsity of."""
         plan = self.plan
         _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
-        told = (*CALIBRATED, *MASKED, "magnitude")
+        told = (*CALIBRATED, *TOLD, "magnitude")
         for method in (m for m in plan.methods if m not in told):
             self._run_seeds(self._config(method, self._choose_rate(method)))
         if plan.reference:
@@ -114,7 +114,7 @@ class _Comparison:
         _log.info(f"sparsity of the others: {self.target:.2%} of all trainable parameters")
         for method in (m for m in plan.methods if m in CALIBRATED):
             self._run_calibrated(method)
-        for method in (m for m in plan.methods if m in MASKED):
+        for method in (m for m in plan.methods if m in TOLD):
             self._run_seeds(self._config(method, self._choose_rate(method)))
         if "magnitude" in plan.methods:
             for method in (m for m in plan.methods if m in DENSE):
@@ -123,7 +123,7 @@ class _Comparison:
 
     def _config(self, method: str, lr: float, c: float | None = None) -> TrainConfig:
         """Of the first seed."""
-        sparsity = self.target if method in MASKED else None
+        sparsity = self.target if method in TOLD else None
         seed = self.plan.seeds[0]
         return method_config(self.plan.config, method, lr, seed=seed, c=c, sparsity=sparsity)
 

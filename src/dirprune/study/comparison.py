@@ -8,7 +8,7 @@ from typing import Any
 
 from dirprune._support.files import read_json, write_json
 from dirprune.train.config import TrainConfig
-from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES
+from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES, TOLD
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def method_config(
     if method in REFERENCES:
         c = rescaled(config.c, config.mu + 0.5, config.lr, lr / (1 - config.momentum))
     else:
-        config = replace(config, target_sparsity=None, power=None)
+        target = sparsity if method not in MASKED else None
+        config = replace(config, target_sparsity=target, power=None)
         c = config.c if method in CALIBRATED and c is None else c or 0.0
     return replace(
         config,
@@ -130,7 +131,7 @@ def method_config(
         seed=seed,
         c=c,
         mu=1.0 if method == "rda" else config.mu,
-        sparsity=sparsity,
+        sparsity=sparsity if method in MASKED else None,
     )
 
 
@@ -157,8 +158,8 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
     method = config.method
     parts = [f"lr{config.lr:g}"]
     parts += [f"c{config.c:g}"] if method in CALIBRATED else []
-    told = method in MASKED or method.startswith("magnitude")
-    parts += [f"sparsity{config.mask_sparsity:g}"] if told else []
+    told = method in TOLD or method.startswith("magnitude")
+    parts += [f"sparsity{config.target_sparsity or config.mask_sparsity:g}"] if told else []
     parts += [f"validation{config.validation:g}"] * (config.validation != plan.config.validation)
     return f"{method}/{'-'.join(parts)}-seed{config.seed}"
 

@@ -5,7 +5,9 @@ REFERENCES = ("grda", "grda_momentum")
 CALIBRATED = ("prox_sgd", "rda")
 """Methods whose ``c`` is searched for until they are as sparse."""
 MASKED = ("gmp", "gmp_momentum", "hard", "rigl", "acdc", "magnitude_finetune", "random")
-"""Methods that are given the sparsity to end with."""
+"""Methods whose ``sparsity`` option names the sparsity to end with."""
+TOLD = (*MASKED, "adam_grda")
+"""Methods that a comparison gives the sparsity to end with; ``adam_grda`` as its target."""
 DENSE = ("sgd", "sgd_momentum")
 """Methods whose finished networks ``magnitude`` prunes."""
 TRAINED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED, "adamw", "adam_grda")
