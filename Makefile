@@ -25,12 +25,15 @@ PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune
 demo: .venv/demo
 	$(BIN)/dirprune demo --out runs/demo --overwrite
 
+# Two files at a time.
+TWO = -n 2 --dist loadfile
+
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 # What is marked slow or gpu as well.
 test-all: .venv/dev
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(TWO) -m ""
 
 check: .venv/dev
 	$(BIN)/ruff format --check

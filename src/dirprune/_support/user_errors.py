@@ -17,9 +17,9 @@ def is_user_error(error: BaseException) -> bool:
         error: As it was caught, with its traceback.
 
     Example:
-        >>> from dirprune import GRDA
+        >>> from dirprune import SparsityPlan
         >>> try:
-        ...     GRDA([], lr=-1.0)
+        ...     SparsityPlan(2.0, steps=10)
         ... except ValueError as error:
         ...     is_user_error(error)
         True

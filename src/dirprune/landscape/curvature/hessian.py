@@ -57,6 +57,9 @@ class Hessian(CurvatureProducts):
         Fast Exact Multiplication by the Hessian (Pearlmutter, 1994)
 
     Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from torch import nn
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
         >>> model = nn.Linear(2, 1, bias=False)
         >>> hessian = Hessian(model, nn.functional.mse_loss, (x, torch.zeros(2, 1)))
@@ -82,6 +85,9 @@ class GaussNewton(CurvatureProducts):
         https://arxiv.org/abs/1412.1193
 
     Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from torch import nn
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
         >>> model = nn.Linear(2, 1, bias=False)
         >>> matrix = GaussNewton(model, nn.functional.mse_loss, (x, torch.zeros(2, 1)))

@@ -52,6 +52,7 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
         ValueError: If the loss is no weighted mean.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> targets = torch.tensor([[0, 1], [0, -100]])
         >>> batches = [LossInputs(torch.zeros(1, 3, 2), y[None]) for y in targets]
         >>> batch_weights(F.cross_entropy, batches)
