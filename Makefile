@@ -25,15 +25,15 @@ PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune
 demo: .venv/demo
 	$(BIN)/dirprune demo --out runs/demo --overwrite
 
-# Two files at a time.
-TWO = -n 2 --dist loadfile
+# Two files at a time, each on one thread: more threads than cores wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: .venv/dev
-	$(BIN)/python -m pytest $(TWO)
+	$(PYTEST)
 
 # What is marked slow or gpu as well.
 test-all: .venv/dev
-	$(BIN)/python -m pytest $(TWO) -m ""
+	$(PYTEST) -m ""
 
 check: .venv/dev
 	$(BIN)/ruff format --check

@@ -15,6 +15,7 @@ from reference.kernel_step import adam_step, close, gradient_step, tensors, thre
 
 pytest.importorskip("triton")
 
+import dirprune
 from dirprune import GRDA, AdamGRDA, SparsityPlan, triton_step
 from dirprune.dual_averaging import DualAveraging
 from dirprune.triton_step import Adam, Gradient
@@ -25,12 +26,17 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Triton reads the variable when a kernel is defined."""
+    """Import the kernels again: Triton reads the variable when a kernel is defined."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.delitem(sys.modules, "dirprune.triton_kernels", raising=False)
-    triton_step.kernels.cache_clear()
+    _forget_kernels()
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         yield
+    _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    sys.modules.pop("dirprune.triton_kernels", None)
+    vars(dirprune).pop("triton_kernels", None)
     triton_step.kernels.cache_clear()
 
 
