@@ -1,6 +1,8 @@
 """Run by test_sharded.py under torchrun: GRDA on FSDP2's sharded parameters."""
 
 import copy
+import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -53,7 +55,10 @@ def main() -> None:
         assert any((p == 0).any() for p in whole.parameters())
     if dist.get_rank() == 0:
         print("same")
+    dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may abort an interpreter that shuts down
 
 
 if __name__ == "__main__":
