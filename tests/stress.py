@@ -7,10 +7,11 @@ seconds. Four kinds are killed with SIGKILL at a random moment, then repeated un
 the result must equal that of an undisturbed command bit for bit. Two kinds run mutated command
 lines, and ordinary commands on damaged files: both must end in an exit status of the command
 line, without a traceback. One line per kind is printed at the end; the exit status is 1 if
-anything failed.
+anything failed. SIGINT and SIGTERM end it early, with the same lines.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -341,6 +342,21 @@ def replace_one_value(value: Any, random_state: random.Random) -> None:
             return
 
 
+def repeat(stress: Stress, tallies: dict[str, Tally], end: float) -> None:
+    """Go through the kinds until the time is over."""
+    while True:
+        for name, play in stress.kinds.items():
+            if time.monotonic() >= end:
+                return
+            tally = stress.commands.tally = tallies[name]
+            tally.rounds += 1
+            try:
+                play()
+            except Failure as failure:
+                tally.failures.append(str(failure))
+                print(f"{name}, round {tally.rounds}: {failure}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -353,18 +369,9 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     stress = Stress(folder.resolve(), random.Random(options.seed))
     tallies = {name: Tally() for name in stress.kinds}
-    end = time.monotonic() + 60 * options.minutes
-    while time.monotonic() < end:
-        for name, play in stress.kinds.items():
-            tally = stress.commands.tally = tallies[name]
-            tally.rounds += 1
-            try:
-                play()
-            except Failure as failure:
-                tally.failures.append(str(failure))
-                print(f"{name}, round {tally.rounds}: {failure}", flush=True)
-            if time.monotonic() >= end:
-                break
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        repeat(stress, tallies, time.monotonic() + 60 * options.minutes)
     for name, tally in tallies.items():
         print(
             f"{name}: {tally.rounds} rounds, {tally.kills} kills, {len(tally.failures)} failures"
