@@ -8,7 +8,8 @@ from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 
 if TYPE_CHECKING:
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
 
 
 def _shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
@@ -37,7 +38,7 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
         right: With sizes (..., k, m).
         sizes: Of the result; by default those that follow from values of one rank.
     """
-    from dirprune.deploy.graph.builder import Constant
+    from dirprune.deploy.graph.values import Constant
 
     if isinstance(right, Constant) and math.prod(right.tensor.shape[:-2]) == 1:
         b.axis(left, -1)
@@ -82,7 +83,7 @@ def _capture_added(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write softmax(query key^T scale + mask) value."""
-    from dirprune.deploy.graph.builder import Constant
+    from dirprune.deploy.graph.values import Constant
 
     if a.dropout_p:
         raise ValueError("it drops at random in evaluation mode too")
@@ -105,7 +106,7 @@ def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 
 def _masked(b: "Builder", scores: "Value", mask: Any) -> "Value":
-    from dirprune.deploy.graph.builder import Constant
+    from dirprune.deploy.graph.values import Constant
 
     if isinstance(mask, Constant):
         if mask.tensor.dtype == torch.bool:

@@ -10,7 +10,8 @@ from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 

@@ -19,7 +19,8 @@ from dirprune.deploy.graph.operators.record import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 
@@ -83,7 +84,7 @@ def _take_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) ->
 
 def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
     """Take places along a dimension; slices where they are a run."""
-    from dirprune.deploy.graph.builder import Constant
+    from dirprune.deploy.graph.values import Constant
 
     size = b.sizes(x)[dim]
     places = (index.reshape(-1).long() % size).tolist()

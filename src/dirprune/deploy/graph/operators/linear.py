@@ -16,7 +16,8 @@ from dirprune.deploy.graph.operators.record import (
 )
 
 if TYPE_CHECKING:
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 

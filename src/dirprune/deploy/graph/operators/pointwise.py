@@ -10,7 +10,8 @@ from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.record import Operator, same_shape
 
 if TYPE_CHECKING:
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 

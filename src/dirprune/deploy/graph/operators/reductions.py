@@ -19,8 +19,9 @@ from dirprune.deploy.graph.operators.record import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.graph import Node
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
     from dirprune.deploy.shrinking.constants import ConstantInputs
     from dirprune.deploy.shrinking.liveness import Rules

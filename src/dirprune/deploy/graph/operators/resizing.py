@@ -21,7 +21,8 @@ from dirprune.deploy.graph.operators.record import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 
@@ -105,7 +106,7 @@ def _resample(
     b: "Builder", a: "Arguments", results: Any, mode: str, antialias: bool = False
 ) -> "Value":
     """Resample along each dimension by a matrix, which torch makes of unit vectors."""
-    from dirprune.deploy.graph.builder import Constant
+    from dirprune.deploy.graph.values import Constant
 
     x = b.plain(a.input)
     more = {} if mode.startswith("nearest") else {"align_corners": bool(a.align_corners)}

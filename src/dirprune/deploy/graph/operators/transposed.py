@@ -20,9 +20,10 @@ from dirprune.deploy.graph.operators.record import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dirprune.deploy.graph.builder import Arguments, Builder, Value
+    from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.lowering import Lowering
+    from dirprune.deploy.graph.values import Arguments, Value
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 

@@ -1,0 +1,106 @@
+"""From a module to a program of operators that a graph knows, by ``torch.export``."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import HigherOrderOperator as HigherOrder
+from torch._ops import OpOverload
+from torch.fx import Node as FxNode
+
+from dirprune.deploy.graph.example import Example, FlatNetwork
+from dirprune.deploy.graph.operators import OPERATORS
+
+CAPTURED = {name: f for record in OPERATORS.values() for name, f in record.captured.items()}
+"""The function that writes the node, for every ATen operator that a graph takes."""
+
+
+@torch.library.custom_op("dirprune::dropout", mutates_args=())
+def _dropout(x: Tensor, p: float) -> Tensor:
+    """Dropout in evaluation mode, which the exporter would leave out."""
+    return x.clone()
+
+
+@_dropout.register_fake
+def _(x: Tensor, p: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+def exported_program(example: Example) -> torch.export.ExportedProgram:
+    """Export, without operators that write in place and with those that can be decomposed."""
+    try:
+        return _decomposed(example)
+    except Exception as error:  # whatever the user's forward or the exporter may raise
+        reason = first_line(error)
+        if "you marked" in str(error).lower():
+            reason = "it works for this batch size only: len(x) is fixed, x.shape[0] is not"
+        raise ValueError(
+            f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
+            "example_inputs to store its weights only"
+        ) from error
+
+
+def _decomposed(example: Example) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of attributes that the exporter sets back
+        batch = {"leaves": tuple({0: torch.export.Dim.DYNAMIC} for _ in example.leaves)}
+        leaves = tuple(example.leaves)
+        program = torch.export.export(FlatNetwork(example), leaves, dynamic_shapes=batch)
+        _keep_dropout(program)
+        known: Any = torch.export.default_decompositions()
+        before: set[Any] | None = None
+        while (unknown := set(_obstacles(program))) not in (set(), before):
+            before = unknown
+            program = program.run_decompositions({op: known[op] for op in unknown if op in known})
+        return program
+
+
+def _keep_dropout(program: torch.export.ExportedProgram) -> None:
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            target = node.target
+            if not isinstance(target, OpOverload):
+                continue
+            if aten_name(target) in ("dropout", "feature_dropout"):
+                arguments: list[Any] = [*node.args, *node.kwargs.values()]
+                x, p, *train = arguments
+                if train == [False]:
+                    node.target, node.args = torch.ops.dirprune.dropout.default, (x, float(p))
+                    node.kwargs = {}
+
+
+def _obstacles(program: torch.export.ExportedProgram) -> Iterator[Any]:
+    """What is no operator of a graph: to be decomposed, inlined or rid of writing in place."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, OpOverload | HigherOrder):
+            continue
+        if (
+            isinstance(node.target, HigherOrder)
+            or aten_name(node.target) not in CAPTURED
+            or (node.target._schema.is_mutable and not _is_last_reader(node))
+        ):
+            yield node.target
+
+
+def _is_last_reader(node: FxNode) -> bool:
+    """Whether an operator in place writes over memory that nothing else reads."""
+    written = node.args[0]
+    return (
+        isinstance(written, FxNode)
+        and len(written.users) == 1
+        and isinstance(written.target, OpOverload)
+        and not any(a.alias_info for a in written.target._schema.arguments)
+    )
+
+
+def aten_name(target: OpOverload) -> str:
+    """The name without namespace, and without the underscore of an operator in place."""
+    name = target._schema.name.partition("::")[2]
+    return name if name.startswith("__") else name.removesuffix("_")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 300 characters."""
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:300]

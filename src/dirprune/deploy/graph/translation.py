@@ -1,0 +1,246 @@
+"""From an exported program to a graph, node by node."""
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import Node as FxNode
+from torch.fx import map_arg
+
+from dirprune.deploy.graph.builder import Builder
+from dirprune.deploy.graph.example import Example, kind_of
+from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.program import CAPTURED, aten_name
+from dirprune.deploy.graph.signature import Signature, Slot
+from dirprune.deploy.graph.values import Arguments, BatchSize, Constant, Value, plain_dims
+
+
+class _Blocked:
+    """What stands for a result that could not be captured, or that follows from one."""
+
+
+_BLOCKED = _Blocked()
+
+
+class Translation:
+    """Writes an exported program as a graph."""
+
+    def __init__(self, program: torch.export.ExportedProgram, example: Example) -> None:
+        self._program, self._example = program, example
+        self._values: dict[FxNode, Any] = {}
+        self._blockers: dict[str, list[str]] = {}
+        inputs = [Slot((-1, *x.shape[1:]), kind_of(x), (-1, *x.shape[1:])) for x in example.leaves]
+        self._inputs = tuple(inputs)
+        shape = (-1, sum(slot.size for slot in inputs)) if len(inputs) > 1 else inputs[0].shape
+        self._builder = Builder(shape, batch_counts=_batch_counts(example.model))
+        self._read_inputs()
+
+    def graph(self) -> Graph:
+        """Write everything.
+
+        Raises:
+            ValueError: With all that is in the way.
+        """
+        outputs: Sequence[Any] = ()
+        for node in self._program.graph.nodes:
+            if node.op == "call_function":
+                self._values[node] = self._attempt(node)
+            elif node.op == "output":
+                outputs = node.args[0]
+        if self._blockers:
+            lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
+            raise ValueError(
+                f"{type(self._example.model).__name__} cannot be captured:\n"
+                + "\n".join(lines)
+                + "\nReplace these, or save without example_inputs to store the weights only"
+            )
+        return self._finish([self._output(x) for x in outputs])
+
+    def _read_inputs(self) -> None:
+        """Constants for parameters and buffers, values for the inputs."""
+        model = self._example.model
+        named = [*model.named_parameters(remove_duplicate=False),
+                 *model.named_buffers(remove_duplicate=False)]  # fmt: skip
+        first: dict[int, str] = {}
+        for name, tensor in named:
+            first.setdefault(id(tensor), name)
+        holders = dict(named)
+        specs = {s.arg.name: s for s in self._program.graph_signature.input_specs}
+        symbols, at, number = set(), 0, 0
+        for node in self._program.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            target = specs[node.name].target
+            name = (target or "").removeprefix("network.")
+            if target is None:
+                symbols.add(node.meta["val"].shape[0].node.expr)
+                value = self._input(self._inputs[number], at)
+                if self._inputs[number].kind == "bool":
+                    self._builder.booleans.add(value.number)
+                self._values[node] = value
+                at += self._inputs[number].size
+                number += 1
+            elif name in holders:
+                trained = isinstance(holders[name], nn.Parameter)
+                tensor = holders[name].detach()
+                self._values[node] = Constant(tensor, first[id(holders[name])], trained)
+            else:
+                self._values[node] = Constant(self._program.constants[target].detach())
+        self._symbols = symbols
+
+    def _input(self, slot: Slot, at: int) -> Value:
+        whole = Value(0, plain_dims(len(self._builder.shape)))
+        if len(self._inputs) == 1:
+            return whole
+        part = self._builder.take(whole, 1, at, at + slot.size)
+        return self._builder.reshape(part, slot.shape)
+
+    def _attempt(self, node: FxNode) -> Any:
+        self._builder.path = path = _path(node)
+        if any(isinstance(self._values.get(source), _Blocked) for source in node.all_input_nodes):
+            return _BLOCKED
+        try:
+            return self._translate(node)
+        except ValueError as error:
+            self._blockers.setdefault(f"{node.target}: {error}", []).append(path or "the root")
+            return _BLOCKED
+
+    def _translate(self, node: FxNode) -> Any:
+        """What stands for a node: a value, a constant, a list of these, or a size."""
+        if node.target is operator.getitem:
+            source, index = node.args
+            held = self._values[source]  # type: ignore[index]
+            return held[index]
+        outputs = node.meta.get("val")
+        results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        if not isinstance(node.target, OpOverload):
+            return BatchSize()  # shapes follow from the example: nobody reads it there
+        if not any(isinstance(t, Tensor) for t in results):
+            return BatchSize()
+        name = aten_name(node.target)
+        arguments = self._bind(node)
+        given = list(_flat(vars(arguments).values()))
+        of_batch = name in CAPTURED and any(isinstance(v, BatchSize) for v in given)
+        if not of_batch and not any(isinstance(v, Value) for v in given):
+            return self._evaluate(node)
+        if name not in CAPTURED:
+            raise ValueError("a graph has no operator for it")
+        tensors = [t for t in results if isinstance(t, Tensor)]
+        sizes = [self._sizes(t) for t in tensors]
+        value = CAPTURED[name](self._builder, arguments, sizes)
+        if isinstance(value, Value) and tensors[0].dtype == torch.bool:
+            self._builder.booleans.add(value.number)
+        return value
+
+    def _evaluate(self, node: FxNode) -> Any:
+        """Compute what depends on constants alone."""
+        target: Any = node.target
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            raise ValueError("it draws at random, in evaluation mode too")
+
+        def value(source: FxNode) -> Any:
+            if not isinstance(self._values.get(source), Constant):
+                raise ValueError("it makes a tensor from the size of the batch")
+            return self._values[source].tensor
+
+        arguments = map_arg((node.args, node.kwargs), value)
+        result = target(*arguments[0], **arguments[1])
+        if isinstance(result, (tuple, list)):
+            return [Constant(t) for t in result]
+        return Constant(result)
+
+    def _bind(self, node: FxNode) -> Arguments:
+        """The arguments by the names of the operator's schema, values in the place of nodes."""
+
+        def value(argument: Any) -> Any:
+            if isinstance(argument, (list, tuple)):
+                return [value(a) for a in argument]
+            if isinstance(argument, torch.SymInt):
+                return BatchSize()
+            return self._values.get(argument) if isinstance(argument, FxNode) else argument
+
+        schema: Any = node.target._schema  # type: ignore[union-attr]
+        bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+        bound |= {a.name: value(v) for a, v in zip(schema.arguments, node.args)}
+        bound |= {key: value(v) for key, v in node.kwargs.items()}
+        return Arguments(**bound)
+
+    def _sizes(self, tensor: Tensor) -> Shape:
+        """Sizes with ``-c`` for c times the batch."""
+        sizes = []
+        for size in tensor.shape:
+            if isinstance(size, int):
+                sizes.append(size)
+                continue
+            expression = size.node.expr
+            expression = expression.subs(dict.fromkeys(self._symbols, 1))
+            factor = int(expression) if expression.is_Integer else 0
+            if factor < 1 or size.node.expr.subs(dict.fromkeys(self._symbols, 2)) != 2 * factor:
+                raise ValueError(f"its size {size} is no multiple of the batch")
+            sizes.append(-factor)
+        return tuple(sizes)
+
+    def _output(self, x: Any) -> tuple[Value, Slot]:
+        value = self._values.get(x) if isinstance(x, FxNode) else None
+        if not isinstance(value, Value):
+            raise ValueError(
+                f"{type(self._example.model).__name__} cannot be captured: an output does not "
+                "depend on the input; return it apart from the network"
+            )
+        flat = [g for group in value.dims for g in group]
+        shape = self._builder.graph_shape(value)
+        kind = kind_of(x.meta["val"])
+        return value, Slot(shape, kind, self._builder.sizes(value), flat.index(0))
+
+    def _finish(self, outputs: list[tuple[Value, Slot]]) -> Graph:
+        b, example = self._builder, self._example
+        joined, slot = outputs[0]
+        if example.is_plain and slot.sizes == slot.shape and slot.kind == "float":
+            return b.finish(joined, None)
+        if len(outputs) > 1:
+            flat = [
+                b.add("reshape", [v], {"size": (-1, s.size)}, dims=plain_dims(2))
+                for v, s in outputs
+            ]
+            joined = b.add("cat", flat, {"dim": 1})
+        slots = tuple(slot for _, slot in outputs)
+        signature = Signature(
+            tuple(example.names), tuple(example.arguments), self._inputs,
+            example.result or {"value": None}, slots,
+        )  # fmt: skip
+        return b.finish(joined, signature)
+
+
+def _batch_counts(model: nn.Module) -> dict[str, Constant]:
+    counts = {}
+    for name, module in model.named_modules():
+        if getattr(module, "momentum", 0) is None and isinstance(
+            count := getattr(module, "num_batches_tracked", None), Tensor
+        ):
+            own = f"{name}." if name else ""
+            counts[f"{own}running_mean"] = Constant(count.float(), f"{own}num_batches_tracked")
+    return counts
+
+
+def _path(node: FxNode) -> str:
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    path = str(list(stack.values())[-1][0])
+    return "" if path == "network" else path.removeprefix("network.")
+
+
+def _list(paths: list[str]) -> str:
+    unique = list(dict.fromkeys(paths))
+    more = f" and {len(unique) - 5} more" if len(unique) > 5 else ""
+    return ", ".join(unique[:5]) + more
+
+
+def _flat(arguments: Iterable[Any]) -> Iterator[Any]:
+    for argument in arguments:
+        if isinstance(argument, list):
+            yield from _flat(argument)
+        else:
+            yield argument
