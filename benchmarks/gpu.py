@@ -24,7 +24,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from dirprune import GRDA, triton_step
+from dirprune import GRDA
+from dirprune.kernels import triton_step
 from dirprune.landscape import Hessian
 
 Step = Callable[[], object]

@@ -19,10 +19,8 @@ FLOORS = [
         "adam_grda",
         "averaging",
         "blocks",
-        "extension_step",
-        "optimizer_options",
-        "optimizer_state",
-        "dual_averaging",
+        "kernels",
+        "optimizer",
         "update",
         "threshold",
         "plan",
@@ -32,9 +30,6 @@ FLOORS = [
         "sparsity",
         "directional",
         "batchnorm",
-        "triton_kernels",
-        "triton_step",
-        "together",
     },
     {"data", "models", "landscape", "deploy", "report", "integrations"},
     {"train"},
@@ -83,7 +78,7 @@ def test_every_part_has_a_floor() -> None:
 
 def test_imports_point_down() -> None:
     graph = imports()
-    assert ("dirprune.dual_averaging", "dirprune.threshold.threshold_increment") in graph
+    assert ("dirprune.optimizer.dual_averaging", "dirprune.threshold.threshold_increment") in graph
     assert [edge for edge in graph if wrong(*edge)] == []
 
 

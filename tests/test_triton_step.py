@@ -15,10 +15,10 @@ from reference.kernel_step import adam_step, close, gradient_step, tensors, thre
 
 pytest.importorskip("triton")
 
-import dirprune
-from dirprune import GRDA, AdamGRDA, SparsityPlan, triton_step
-from dirprune.dual_averaging import DualAveraging
-from dirprune.triton_step import Adam, Gradient
+from dirprune import GRDA, AdamGRDA, SparsityPlan, kernels
+from dirprune.kernels import triton_step
+from dirprune.kernels.triton_step import Adam, Gradient
+from dirprune.optimizer.dual_averaging import DualAveraging
 
 POWERS = [1.0, 2.0, 3.0, float("inf"), 1.5]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -35,8 +35,8 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget_kernels() -> None:
-    sys.modules.pop("dirprune.triton_kernels", None)
-    vars(dirprune).pop("triton_kernels", None)
+    sys.modules.pop("dirprune.kernels.triton_kernels", None)
+    vars(kernels).pop("triton_kernels", None)
     triton_step.kernels.cache_clear()
 
 

@@ -14,7 +14,8 @@ from images import Images
 from methods import METHODS, Masked
 from torch import Tensor, nn
 
-from dirprune import SparsityPlan, triton_step
+from dirprune import SparsityPlan
+from dirprune.kernels import triton_step
 from dirprune.models import build
 from dirprune.prox import power_threshold
 from dirprune.train.config import TrainConfig

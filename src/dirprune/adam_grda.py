@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from dirprune.dual_averaging import DualAveraging
-from dirprune.optimizer_options import check_numbers
+from dirprune.optimizer.dual_averaging import DualAveraging
+from dirprune.optimizer.options import check_numbers
 from dirprune.plan import SparsityPlan
 from dirprune.update import Group, state_dtype
 

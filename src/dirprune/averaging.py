@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dirprune.dual_averaging import DualAveraging
+from dirprune.optimizer.dual_averaging import DualAveraging
 
 
 def accumulators(optimizer: DualAveraging) -> list[Tensor]:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dirprune import extension_step, triton_step
+from dirprune.kernels import extension, triton_step
+from dirprune.kernels.together import Together
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like
-from dirprune.together import Together
 
 Group = dict[str, Any]
 
@@ -103,7 +103,7 @@ def update(batch: Batch) -> None:
     lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
     rows, group = batch.rows, batch.group
     if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
-        rows = extension_step.step(rows, lr, g, batch.power, group)
+        rows = extension.step(rows, lr, g, batch.power, group)
     if not rows:
         return
     rest = batch._replace(rows=rows)
@@ -147,7 +147,7 @@ def find_changed(batch: Batch, phase: int) -> list[Row]:
         The rows that differ.
     """
     g, p = float(batch.g_before), batch.power
-    changed, rest = extension_step.find_changed(batch.rows, g, p, phase)
+    changed, rest = extension.find_changed(batch.rows, g, p, phase)
     for row in rest:
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
@@ -178,7 +178,7 @@ def threshold(batch: Batch) -> None:
         return
     g, rows = float(batch.g), batch.rows
     if _may_extend(batch):
-        rows = extension_step.threshold(rows, g, p)
+        rows = extension.threshold(rows, g, p)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)

@@ -134,7 +134,7 @@ def prepare(w: Column, v: Column, m: Column, s: Column) -> "Tables | None":
 def kernels() -> ModuleType | None:
     """The Triton kernels, or None where there is no Triton."""
     try:
-        from dirprune import triton_kernels
+        from dirprune.kernels import triton_kernels
     except ImportError:
         return None
     return triton_kernels

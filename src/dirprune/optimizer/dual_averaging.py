@@ -10,13 +10,13 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import ParamsT
 
-from dirprune.optimizer_options import check_group, check_options, power_of
-from dirprune.optimizer_state import COUNTERS, ExactState, all_plans
+from dirprune.kernels.together import Together
+from dirprune.optimizer.options import check_group, check_options, power_of
+from dirprune.optimizer.state import COUNTERS, ExactState, all_plans
 from dirprune.plan import SparsityPlan
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
-from dirprune.together import Together
 from dirprune.update import (
     Batch,
     Group,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dirprune import triton_step
+from dirprune.kernels import triton_step
 
 _layout = operator.attrgetter("layout")
 

@@ -1,0 +1,1 @@
+"""The optimizers' base class: state, options, and the order of a step."""
