@@ -1,13 +1,16 @@
 """Every example of docs/trainers.md runs, against the real libraries."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from dirprune import sparsity_report
+from dirprune import GRDA, sparsity_report
 
 PAGE = Path(__file__).parents[1] / "docs" / "trainers.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
@@ -63,3 +66,47 @@ def test_examples_run_and_reach_their_sparsity(
         zeros = sum(int((p == 0).sum()) for p in planned) / sum(p.numel() for p in planned)
         assert abs(zeros - REACHED[title]) < 1e-4
         assert sparsity_report(model).sparsity > 0.5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_weight_averaging_is_kept_as_under_sgd() -> None:
+    lightning = pytest.importorskip("lightning")
+    names: dict[str, Any] = {}
+    exec(BEGINNING[1], names)
+    loader = names["loader"]
+
+    class Classifier(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self, make: Callable[..., torch.optim.Optimizer]) -> None:
+            super().__init__()
+            self.make = make
+            self.model = nn.Sequential(
+                nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)
+            )
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return self.make(self.parameters())
+
+    def distance(make: Callable[..., torch.optim.Optimizer]) -> float:
+        """From the final weights to the callback's average, as a share of the average's norm."""
+        torch.manual_seed(0)
+        model = Classifier(make)
+        swa = lightning.pytorch.callbacks.StochasticWeightAveraging(
+            swa_lrs=0.05, swa_epoch_start=1, annealing_epochs=1
+        )
+        quiet = dict.fromkeys(
+            ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"],
+            False,
+        )
+        trainer = lightning.Trainer(max_epochs=3, accelerator="cpu", callbacks=[swa], **quiet)
+        trainer.fit(model, loader)
+        average, final = (
+            nn.utils.parameters_to_vector(m.parameters()) for m in (swa._average_model, model)
+        )
+        return float((average - final).norm() / average.norm())
+
+    dense = distance(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    sparse = distance(lambda parameters: GRDA(parameters, lr=0.1, c=0.02))
+    assert sparse < 1.5 * dense < 0.05

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from dirprune._support.modules import effective_tensors, unwrap
+from dirprune._support.modules import effective_tensors
+from dirprune._support.wrappers import unwrap
 
 _ALL = "all trainable parameters"
 

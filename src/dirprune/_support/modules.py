@@ -1,4 +1,4 @@
-"""The plain model inside wrappers, and the tensors that its layers compute with."""
+"""The tensors that the layers of a model compute with."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -7,43 +7,15 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.optim.swa_utils import AveragedModel
 
-_ATTRIBUTES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+from dirprune._support.wrappers import plain_name
+
 _Source = tuple[list[nn.Parameter], Callable[[], Tensor]]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model that wrappers on the outside hold, or the model itself.
-
-    Example:
-        >>> inner = nn.Linear(2, 2)
-        >>> unwrap(AveragedModel(inner)).weight.shape
-        torch.Size([2, 2])
-    """
-    while True:
-        inner = next((m for name in _ATTRIBUTES if (m := model._modules.get(name))), None)
-        if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without the parts that wrappers inside the model add.
-
-    Example:
-        >>> plain_name("blocks.0._orig_mod.fc.weight")
-        'blocks.0.fc.weight'
-    """
-    return ".".join(part for part in name.split(".") if part not in _ATTRIBUTES)
 
 
 def effective_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:

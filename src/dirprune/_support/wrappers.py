@@ -1,18 +1,24 @@
 """Modules around the user's module, which add a prefix to the names of its tensors."""
 
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
+
+_ATTRIBUTES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+# Their ``module`` is all that they compute with. By name: the libraries need not be installed.
+_HOLDERS = {
+    "torch": {"DataParallel", "DistributedDataParallel", "AveragedModel"},
+    "deepspeed": {"DeepSpeedEngine"},
+    "timm": {"ModelEmaV2", "ModelEmaV3"},
+}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside ``torch.compile``, DataParallel, DDP and AveragedModel.
+    """Return the model that wrappers on the outside hold, or the model itself.
+
+    Wrappers are ``torch.compile``, DataParallel, DistributedDataParallel, AveragedModel, FSDP,
+    activation checkpointing, DeepSpeed's engine and timm's ModelEma.
 
     Args:
         model: Any module.
-
-    Returns:
-        The module inside, or ``model`` itself.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -20,9 +26,23 @@ def unwrap(model: nn.Module) -> nn.Module:
         True
     """
     while True:
-        if isinstance(model, (DataParallel, DistributedDataParallel, AveragedModel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner  # of torch.compile
-        else:
+        inner = next((m for name in _ATTRIBUTES if (m := model._modules.get(name))), None)
+        if inner is None and any(map(_is_holder, type(model).__mro__)):
+            inner = model.module  # type: ignore[assignment]
+        if inner is None:
             return model
+        model = inner
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without the parts that wrappers inside the model add.
+
+    Example:
+        >>> plain_name("blocks.0._orig_mod.fc.weight")
+        'blocks.0.fc.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _ATTRIBUTES)
+
+
+def _is_holder(kind: type) -> bool:
+    return kind.__name__ in _HOLDERS.get(kind.__module__.partition(".")[0], ())

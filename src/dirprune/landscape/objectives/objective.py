@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dirprune._support.modules import unwrap
 from dirprune._support.precision import true_float32
+from dirprune._support.wrappers import unwrap
 from dirprune.landscape.objectives.data import FrozenData
 from dirprune.landscape.objectives.loss_calls import LossCalls
 from dirprune.landscape.objectives.outputs import join

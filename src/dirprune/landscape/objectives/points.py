@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dirprune._support.modules import plain_name
+from dirprune._support.wrappers import plain_name
 
 StateDict = Mapping[str, Tensor]
 """A state_dict."""
