@@ -36,14 +36,14 @@ def machine(environment: dict[str, Any]) -> str:
 
 
 def step_table() -> str:
-    """Time of a step over that of fused SGD with momentum, a column a network."""
+    """Time of a step relative to fused SGD with momentum, one column per network."""
     parts = []
     for path in sorted((HERE / "step").glob("*.json")):
         report = json.loads(path.read_text())
         nets = report["nets"]
         parts.append(
-            f"One step in ms, median of {report['rounds']} rounds in turn (in brackets: over SGD "
-            f"with momentum, median; quartiles), {machine(report['environment'])}:\n"
+            f"One step in ms, median of {report['rounds']} interleaved rounds (in brackets: ratio "
+            f"to SGD with momentum, median; quartiles), {machine(report['environment'])}:\n"
         )
         parts.append("| | " + " | ".join(nets) + " |\n|---|" + "---|" * len(nets))
         for name, words in STEP_ROWS.items():
@@ -63,10 +63,10 @@ def training_table() -> str:
         report = json.loads(path.read_text())
         parts.append(
             f"A whole training step of ResNet-50 on {report['batch']} photographs of 224 x 224, "
-            f"median of {report['rounds']} in turn (quartiles), "
+            f"median of {report['rounds']} interleaved steps (quartiles), "
             f"{machine(report['environment'])}:\n"
         )
-        parts.append("| | s | over SGD | over SGD with momentum | peak memory, MiB |")
+        parts.append("| | s | ratio to SGD | ratio to SGD with momentum | peak memory, MiB |")
         parts.append("|---|---|---|---|---|")
         for name, figures in report["methods"].items():
             cells = [
@@ -78,18 +78,18 @@ def training_table() -> str:
 
 
 def significant(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def label(row: dict[str, Any]) -> str:
-    """A runtime, and its arithmetic unless that is float32."""
+    """The name of a runtime, with its precision unless that is float32."""
     precision: str = row["precision"]
     return row["runtime"] + {"f32": "", "i8": " int8"}.get(precision, f" {precision}")
 
 
 def engine_table(single_layers: bool = False) -> str:
-    """Latency of sparse networks beside dense runtimes, a row a network and batch size."""
+    """Latency of sparse networks and dense runtimes, one row per network, batch and threads."""
     parts: list[str] = []
     for path in sorted((HERE / "engine").glob("*.json")):
         report = json.loads(path.read_text())
@@ -107,9 +107,9 @@ def engine_table(single_layers: bool = False) -> str:
         runtimes = dict.fromkeys(row["runtime"] for row in rows)
         named = ", ".join(f"{name} {versions[name]}" for name in runtimes if name != "dirprune")
         parts.append(
-            "One batch in ms, median of calls in turn (in brackets: times ours, median round by "
-            f"round), {report['environment']['hardware']['cpu']}, {named}; float32 where nothing "
-            "else is said:\n"
+            "One batch in ms, median of interleaved calls (in brackets: ratio to dirprune's time, "
+            f"median over rounds), {report['environment']['hardware']['cpu']}, {named}; float32 "
+            "unless stated otherwise:\n"
         )
         parts.append(
             "| network | zeros | batch | threads | **dirprune** | " + " | ".join(peers) + " |"
@@ -138,12 +138,12 @@ def engine_table(single_layers: bool = False) -> str:
 
 
 def comparisons() -> str:
-    """Every comparison's table, with the command that made it."""
+    """The tables of all comparisons, with the commands that made them."""
     parts = []
     for path in sorted(HERE.glob("*/comparison.csv")):
         about = json.loads((path.parent / "about.json").read_text())
         parts.append(f"**{about['title']}** ({machine(about['environment'])}), made by")
-        apart = [f", {method} apart by `{call}`" for method, call in about["apart"].items()]
+        apart = [f"; {method} by `{call}`" for method, call in about["apart"].items()]
         parts.append(f"`{about['command']}`{''.join(apart)}:\n")
         parts.append("| method | seeds | test accuracy, % | zeros, % | s/epoch | after zstd, kB |")
         parts.append("|---|---|---|---|---|---|")
@@ -172,7 +172,7 @@ def comparison_row(row: dict[str, str]) -> str:
 
 
 def layer_table() -> str:
-    """What every layer of ResNet-50 takes for one image."""
+    """Time of every layer of ResNet-50 for one image."""
     parts = []
     for path in sorted((HERE / "engine").glob("*.json")):
         report = json.loads(path.read_text())
@@ -181,8 +181,8 @@ def layer_table() -> str:
             continue
         peaks = [f"{q[1]:.0f} with {n}" for n, q in report["dense_gflops"].items()]
         parts.append(
-            "One image, all threads. A large dense product of torch reaches "
-            f"{' and '.join(peaks)} thread(s), in GFLOP/s.\n"
+            "One image, all threads. Speed of a large dense product in torch, in GFLOP/s: "
+            f"{' and '.join(peaks)} thread(s).\n"
         )
         parts.append("| layer | kernel | zeros | ms | useful GFLOP/s |\n|---|---|---|---|---|")
         parts += [
@@ -206,7 +206,7 @@ def gpu_tables() -> dict[str, Callable[[], str]]:
 
 
 def filled(text: str) -> str:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers by the tables."""
     tables = {
         "results": comparisons(),
         "step": step_table(),

@@ -1,4 +1,4 @@
-"""The theorem about gRDA and directional pruning, and that a wrong threshold law breaks it."""
+"""The theorem about gRDA and directional pruning holds, and fails with a wrong threshold law."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,15 @@ TIME = 15.0
 
 
 def holds(logistic: bool, optimizer: Factory = GRDA) -> bool:
-    """Whether gRDA is where the theorem says, up to noise that falls like the root of gamma."""
+    """Whether gRDA ends where the theorem says, up to noise proportional to sqrt(gamma)."""
     given = theorem.problem(separated=True, logistic=logistic)
     ends = [theorem.run(given, rate, TIME, optimizer) for rate in theorem.RATES]
-    noise = [end.distance(end.foretold) for end in ends]
-    return theorem.falls_like_the_root(noise) and max(noise) < 0.03
+    noise = [end.distance(end.linearised) for end in ends]
+    return theorem.scales_like_sqrt(noise) and max(noise) < 0.03
 
 
 @pytest.mark.parametrize("logistic", [False, True])
-def test_what_time_does_not_explain_falls_like_the_root_of_gamma(logistic: bool) -> None:
+def test_distance_beyond_finite_time_scales_like_sqrt_gamma(logistic: bool) -> None:
     assert holds(logistic)
 
 
@@ -42,28 +42,28 @@ def test_what_time_does_not_explain_falls_like_the_root_of_gamma(logistic: bool)
         pytest.param(lambda p, rate, c, mu: GRDA(p, rate, 1.05 * c, mu), id="c"),
     ],
 )
-def test_a_wrong_threshold_would_be_noticed(wrong: Factory) -> None:
+def test_a_wrong_threshold_law_is_detected(wrong: Factory) -> None:
     assert not holds(logistic=False, optimizer=wrong)
 
 
-def test_the_valleys_minimum_is_optimal() -> None:
+def test_the_valley_minimum_is_optimal() -> None:
     end = theorem.run(theorem.problem(separated=False, seeds=3), 0.04, 7.5)
     x, flat = theorem.valley_minimum(end), end.problem.flat
     step = x - end.sgd
     torch.testing.assert_close(flat(step), step, atol=1e-6, rtol=0)
-    # The gradient of the quadratic is met by a subgradient, up to what lies across the floor.
+    # No other point of the floor has a smaller value.
     generator = torch.Generator().manual_seed(2)
     best = 0.5 * step.square().sum(1) + end.lam * x.abs().sum(1)
     for size in (1e-3, 1e-2, 1e-1):
         other = flat(torch.randn(x.shape, generator=generator, dtype=x.dtype)) * size + x
         value = 0.5 * (other - end.sgd).square().sum(1) + end.lam * other.abs().sum(1)
         assert bool((value > best).all())
-    # It is another point than either of the simple ones.
+    # It differs from directional pruning and from the soft threshold.
     for simple in (end.pruned(), soft_threshold(end.sgd, end.lam)):
         assert float((x - simple).norm()) > 1e-3
 
 
-def test_the_page_is_drawn_and_what_it_says_holds(tmp_path: Path) -> None:
+def test_the_page_is_drawn_and_its_assertions_hold(tmp_path: Path) -> None:
     theorem.main(tmp_path / "gallery" / "theorem.html")
     page = (tmp_path / "gallery" / "theorem.html").read_text()
     assert "directional pruning" in page

@@ -1,29 +1,29 @@
-r"""The theorem of directional pruning, seen: where gRDA goes, and what keeps it from there.
+r"""The theorem of directional pruning in numbers: where gRDA converges, and how far it is off.
 
     python docs/gallery/theorem.py [PAGE.html]
 
-Chao et al. (2020) show that at small rates gRDA ends where directional pruning would take SGD's
-solution w, with the threshold g as lambda:
+Chao et al. (2020) show that at small rates gRDA ends at the directional pruning of SGD's solution
+w, with the threshold g as lambda:
 
     w_gRDA(t)  ~  sign(w_j) [ |w_j| - lambda s_j ]_+ ,   lambda = c sqrt(gamma) t^mu .
 
-Linear models with more weights than data let us watch: the flat directions are the null space of
-X, exactly. Both optimizers see the same batches, so noise cancels. We measure the distance from
-w_gRDA to the directional pruning of w, in units of what pruning moves, and find that it has
-exactly three parts.
+We test this on linear models with more weights than data: their flat directions are exactly the
+null space of X. Both optimizers use the same batches, so noise cancels. We measure the distance
+from w_gRDA to the directional pruning of w, divided by the length of the directional-pruning step.
+It has exactly three parts.
 
-1. Weights near a kink. Directional pruning is the first-order answer, in lambda, to what gRDA
-   really comes to on a flat valley floor (see `valley_minimum`). The two differ once a weight
-   reaches zero, because then the others have to make up for it. On random problems some weights
-   always lie within lambda of zero, in a number proportional to lambda, and this part falls like
-   gamma^(1/4) on average; on one given problem it vanishes once lambda is small enough.
-2. Finite time. The threshold still grows, and along a sharp direction of curvature h that pushes
+1. Weights near zero. On a flat valley floor gRDA converges to a minimum (see `valley_minimum`),
+   and directional pruning is its first-order approximation in lambda. The two differ once a weight
+   reaches zero, because then the other weights compensate for it. On random problems some weights
+   always lie within lambda of zero, their number is proportional to lambda, and this part falls
+   like gamma^(1/4) on average; on one given problem it vanishes once lambda is small enough.
+2. Finite time. The threshold still grows, and along a sharp direction of curvature h this pushes
    w off the floor by about g'(t) / h. This part falls like 1 / t and does not depend on gamma.
-3. Noise in the batches shakes that last part by a share proportional to sqrt(gamma).
+3. Noise in the batches perturbs the second part by a share proportional to sqrt(gamma).
 
-Signs that flip on the way leave nothing behind: SGD's gradients, and with them everything that
-gRDA does differently, stay in the row space of X, so that the flat part of w_gRDA - w is
--g P0 sign(v), with the signs of *now*. What a flip does in sharp directions is forgotten.
+Weights that change sign during training have no lasting effect: all gradients lie in the row space
+of X, so the flat part of w_gRDA - w is -g P0 sign(v) with the *current* signs. In sharp directions
+the effect of an earlier change of sign decays.
 """
 
 import sys
@@ -43,7 +43,7 @@ from dirprune import GRDA, FlatProjector, directional_prune, soft_threshold
 ROWS, COLUMNS, BATCH = 60, 120, 10
 MU = 0.55
 SEEDS = 8
-"""As many problems are solved at once, each a row of one parameter."""
+"""Number of problems; they are solved together, each as a row of one parameter."""
 RATES = [0.04, 0.02, 0.01]
 TIMES = [7.5, 15.0, 30.0]
 
@@ -53,21 +53,21 @@ TIMES = [7.5, 15.0, 30.0]
 
 @dataclass(frozen=True)
 class Problem:
-    """Linear models, one a seed, whose data can be met exactly."""
+    """Linear models, one per seed, that can fit their data exactly."""
 
     x: Tensor
     """With shape (seeds, rows, columns)."""
     y: Tensor
     """With shape (seeds, rows)."""
     start: Tensor
-    """Where both optimizers begin, with shape (seeds, columns)."""
+    """Initial weights of both optimizers, with shape (seeds, columns)."""
     basis: Tensor
     """An orthonormal basis of the row space of x, with shape (seeds, rows, columns)."""
     logistic: bool
     unit: float
-    """The size of a weight; thresholds are in this unit."""
+    """The scale of the weights; thresholds are multiples of it."""
     pace: float
-    """How much flatter the loss is than that of least squares; rates and times are in this."""
+    """Curvature of least squares over that of this loss; rates and times are multiples of it."""
 
     def outputs(self, x: Tensor, w: Tensor) -> Tensor:
         """The model's means, with shape (seeds, rows)."""
@@ -78,22 +78,22 @@ class Problem:
         """The gradient of the mean loss on a batch of each problem."""
         index = torch.arange(len(rows)).unsqueeze(1)
         x, y = self.x[index, rows], self.y[index, rows]
-        return back(x, self.outputs(x, w) - y) / rows.shape[1]
+        return transposed_product(x, self.outputs(x, w) - y) / rows.shape[1]
 
-    def curve(self, w: Tensor, z: Tensor) -> Tensor:
+    def hessian_product(self, w: Tensor, z: Tensor) -> Tensor:
         """The Hessian of the mean loss at w, times z."""
-        moved = (self.x @ z.unsqueeze(-1)).squeeze(-1)
+        tangent = (self.x @ z.unsqueeze(-1)).squeeze(-1)
         if self.logistic:
             p = self.outputs(self.x, w)
-            moved = moved * p * (1 - p)
-        return back(self.x, moved) / ROWS
+            tangent = tangent * p * (1 - p)
+        return transposed_product(self.x, tangent) / ROWS
 
     def flat(self, z: Tensor) -> Tensor:
         """P0 z."""
-        return z - back(self.basis, (self.basis @ z.unsqueeze(-1)).squeeze(-1))
+        return z - transposed_product(self.basis, (self.basis @ z.unsqueeze(-1)).squeeze(-1))
 
 
-def back(x: Tensor, residual: Tensor) -> Tensor:
+def transposed_product(x: Tensor, residual: Tensor) -> Tensor:
     """Return x' residual, for each seed."""
     return (residual.unsqueeze(1) @ x).squeeze(1)
 
@@ -102,11 +102,11 @@ def problem(separated: bool, logistic: bool = False, seeds: int = SEEDS) -> Prob
     """Draw data, a solution and a start.
 
     Args:
-        separated: Whether SGD's solution keeps every weight away from zero, as the theorem asks
-            from some time on. It is known beforehand: SGD moves in the row space only, so it ends
-            in the solution that we start from but for a step in that space.
-        logistic: Whether labels are probabilities. They lie inside (0, 1): hard ones could be
-            separated, which drives weights to infinity and the Hessian to zero.
+        separated: Whether every weight of SGD's solution is away from zero, as the theorem
+            requires. The solution is known beforehand: the start differs from it only in the row
+            space of x, and SGD moves only in that space.
+        logistic: Whether the model is logistic; its labels are probabilities inside (0, 1). Hard
+            labels could be separated, which drives weights to infinity and the Hessian to zero.
         seeds: Number of problems.
     """
     generator = torch.Generator().manual_seed(0)
@@ -121,22 +121,22 @@ def problem(separated: bool, logistic: bool = False, seeds: int = SEEDS) -> Prob
     solution = unit * solution
     basis = torch.linalg.svd(x, full_matrices=False).Vh
     aside = unit * normal(COLUMNS)
-    start = solution + back(basis, (basis @ aside.unsqueeze(-1)).squeeze(-1))
+    start = solution + transposed_product(basis, (basis @ aside.unsqueeze(-1)).squeeze(-1))
     z = (x @ solution.unsqueeze(-1)).squeeze(-1)
     return Problem(x, z.sigmoid() if logistic else z, start, basis, logistic, unit, pace)
 
 
-# --- What happens, and what is foretold
+# --- Runs, and the linearised prediction
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Where a pair of runs ends; every tensor has shape (seeds, columns)."""
+    """The final weights of a pair of runs; every tensor has shape (seeds, columns)."""
 
     sgd: Tensor
     grda: Tensor
-    foretold: Tensor
-    """SGD's end and the way from there in the given time; see `run`."""
+    linearised: Tensor
+    """SGD's solution plus the linearised step to gRDA's; see `run`."""
     lam: float
     problem: Problem
 
@@ -148,7 +148,7 @@ class Ends:
         )
 
     def distances(self, there: Tensor, among: Tensor | None = None) -> Tensor:
-        """From gRDA's ends, in units of what directional pruning moves, with shape (seeds,)."""
+        """From gRDA's solutions, over the length of the pruning step, with shape (seeds,)."""
         gap = self.grda - there
         if among is not None:
             gap = gap * among
@@ -162,16 +162,16 @@ class Ends:
 def run(
     given: Problem, rate: float, time: float, optimizer: Callable[..., Optimizer] = GRDA
 ) -> Ends:
-    r"""Run SGD and gRDA on the same batches for `time`, and foretell the outcome on the way.
+    r"""Run SGD and gRDA on the same batches for `time`, and integrate the linearised difference.
 
     Let z = w_gRDA - w_SGD. Where no weight is at zero, w_gRDA = v - g sign(v), so to first order
 
         dz = -H(w(t)) z dt - d( g(t) sign(w(t)) ) .
 
-    The last term holds g' sign(w) dt and, at each flip of a sign, a jump by 2 g. In flat
-    directions H is zero and z = -g P0 sign(w): directional pruning. In sharp ones z forgets.
+    The last term consists of g' sign(w) dt and a jump by 2 g at each change of a sign. In flat
+    directions H is zero and z = -g P0 sign(w): directional pruning. In sharp directions z decays.
 
-    c is such that lambda is .02 (of the unit of weights) at the rate .001 and the time 60.
+    c is chosen so that lambda is .02 (times the unit of weights) at rate .001 and time 60.
     """
     rate, time = rate * given.pace, time * given.pace
     c = 0.02 * given.unit / ((0.001 * given.pace) ** 0.5 * (60 * given.pace) ** MU)
@@ -182,7 +182,7 @@ def run(
     with torch.no_grad():
         for n in range(1, round(time / rate) + 1):
             rows = torch.randint(ROWS, (len(given.x), BATCH), generator=generator)
-            z -= rate * given.curve(dense, z)
+            z -= rate * given.hessian_product(dense, z)
             for w, stepper in pair:
                 w.grad = given.gradient(w, rows)
                 stepper.step()
@@ -191,18 +191,18 @@ def run(
             z -= now - before
             before = now
     w = dense.detach()
-    foretold = w + z
-    # Past zero, a weight would have stopped there.
-    return Ends(w, sparse.detach(), foretold * (foretold * w > 0), lam, given)
+    linearised = w + z
+    # A weight that would cross zero stops at zero.
+    return Ends(w, sparse.detach(), linearised * (linearised * w > 0), lam, given)
 
 
 def valley_minimum(ends: Ends, rounds: int = 3000) -> Tensor:
-    r"""Where gRDA would be on the valley floor, weights at zero included.
+    r"""The point of the valley floor to which gRDA converges, with weights at zero.
 
         argmin_x  1/2 ||x - w||^2 + g ||x||_1   subject to  x - w flat
 
-    Its optimality conditions are v = x + g d||x||_1, and v - w without a flat part: gRDA at rest.
-    Directional pruning is its first-order expansion in g. Found by ADMM.
+    Its optimality conditions are v = x + g d||x||_1, and v - w has no flat part: a fixed point of
+    gRDA. Directional pruning is its first-order expansion in g. Computed by ADMM.
     """
     w, flat = ends.sgd, ends.problem.flat
     x, dual = w.clone(), torch.zeros_like(w)
@@ -220,12 +220,12 @@ def slope(xs: list[float], ys: list[float]) -> float:
     return float((lx * ly).sum() / (lx * lx).sum())
 
 
-def falls_like_the_root(noise: list[float]) -> bool:
-    """Whether noise over RATES has the exponent 1/2; rates this coarse steepen it a little."""
+def scales_like_sqrt(noise: list[float]) -> bool:
+    """Whether noise over RATES has the exponent 1/2; these large rates increase it slightly."""
     return 0.45 < slope(RATES, noise) < 0.75
 
 
-# --- What it comes to
+# --- Results
 
 
 def main(page: Path) -> None:
@@ -245,7 +245,7 @@ def main(page: Path) -> None:
         figure.update_xaxes(tickvals=xs, row=1, col=column)
         shown[name] = color
 
-    # Random problems: somewhere a weight lies within lambda of zero.
+    # Random problems: some weights lie within lambda of zero.
     ends = [run(problem(separated=False), rate, TIMES[1]) for rate in RATES]
     shrunk = [e.distance(soft_threshold(e.sgd, e.lam)) for e in ends]
     pruned = [e.distance(e.pruned()) for e in ends]
@@ -257,29 +257,29 @@ def main(page: Path) -> None:
     draw(1, "... its part in weights whose sign flipped", RATES, flipped)
     draw(1, "to the minimum on the valley floor", RATES, floor)
 
-    # Separated ones, over gamma: what is left does not depend on it, but for the noise.
+    # Separated problems, over gamma: except for the noise, the distance does not depend on gamma.
     apart = [run(problem(separated=True), rate, TIMES[1]) for rate in RATES]
     left = [e.distance(e.pruned()) for e in apart]
-    noise = [e.distance(e.foretold) for e in apart]
+    noise = [e.distance(e.linearised) for e in apart]
     exponent = slope(RATES, noise)
     draw(2, "to directional pruning", RATES, left)
-    draw(2, "to what finite time foretells", RATES, noise)
+    draw(2, "to the linearised solution", RATES, noise)
 
     # ... and over time, at one rate.
     early, late = (run(problem(separated=True), RATES[1], time) for time in TIMES[::2])
-    waits = [early, apart[1], late]
-    in_time = [e.distance(e.pruned()) for e in waits]
+    over_time = [early, apart[1], late]
+    in_time = [e.distance(e.pruned()) for e in over_time]
     decay = slope(TIMES[1:], in_time[1:])
     draw(3, "to directional pruning", TIMES, in_time)
-    draw(3, "to what finite time foretells", TIMES, [e.distance(e.foretold) for e in waits])
+    draw(3, "to the linearised solution", TIMES, [e.distance(e.linearised) for e in over_time])
 
     figure.update_xaxes(type="log", title="gamma")
     figure.update_xaxes(title="time t", row=1, col=3)
     figure.update_yaxes(type="log", dtick=1)
-    figure.update_yaxes(title="distance of w_gRDA / what pruning moves", row=1, col=1)
+    figure.update_yaxes(title="distance of w_gRDA / length of pruning step", row=1, col=1)
     title = (
-        "gRDA against directional pruning of SGD's solution<br><sup>what time leaves falls like "
-        f"gamma^{exponent:.2f}, time's own part like t^{decay:.2f}</sup>"
+        "gRDA compared with directional pruning of SGD's solution<br><sup>noise scales like "
+        f"gamma^{exponent:.2f}, the effect of finite time like t^{decay:.2f}</sup>"
     )
     figure.update_layout(title=title, width=1400, height=500)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -287,23 +287,24 @@ def main(page: Path) -> None:
 
     share = (flipped[-1] / pruned[-1]) ** 2
     print(f"weights near zero: {pruned} to directional pruning, {shrunk} to the soft threshold")
-    print(f"   {flips:.0%} of the weights flipped; they hold {share:.0%} of the error")
+    print(f"   {flips:.0%} of the weights changed sign; they carry {share:.0%} of the error")
     print(f"   {floor} to the minimum on the valley floor")
-    print(f"separated: {left}, of which time foretells all but {noise}, slope {exponent:.2f}")
-    print(f"   over time: {in_time}, slope {decay:.2f}")
+    print(f"separated: {left}, without finite time {noise}, exponent {exponent:.2f}")
+    print(f"   over time: {in_time}, exponent {decay:.2f}")
 
-    # Directional pruning, not the soft threshold, is where gRDA goes;
+    # gRDA converges to directional pruning, not to the soft threshold.
     assert max(pruned) < 0.15 < 0.9 < min(shrunk)
-    # and in flat directions it is there to rounding, at any time and rate.
+    # In flat directions they are equal up to rounding, at any time and rate.
     for e in apart:
         flat = e.problem.flat
         torch.testing.assert_close(flat(e.grda - e.sgd), flat(e.pruned() - e.sgd))
-    # Time's part depends on time alone; without it the square root of gamma is left.
+    # The effect of finite time depends only on time; the rest scales like the square root of
+    # gamma.
     assert max(left) / min(left) < 1.05
     assert -1.5 < decay < -0.8
-    assert falls_like_the_root(noise)
-    # Near zero, directional pruning is a first-order answer; on the way to the minimum itself
-    # little more than time's part is left.
+    assert scales_like_sqrt(noise)
+    # Near zero, directional pruning is only a first-order approximation; the distance to the
+    # minimum itself is little more than the effect of finite time.
     assert max(floor) / min(floor) < 1.25
     assert max(floor) < 0.75 * pruned[-1]
 

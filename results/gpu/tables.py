@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    """The lines of a CSV file."""
+    """Read the rows of a CSV file."""
     with (HERE / name).open() as file:
         return list(csv.DictReader(file))
 
@@ -62,7 +62,7 @@ def vgg16() -> str:
 
 
 def benchmark() -> str:
-    """The newest step times, and what only the first visit measured."""
+    """All figures of every benchmark file."""
     files = sorted(HERE.glob("benchmark-*.json"))
     parts = []
     for path in files:
@@ -70,18 +70,22 @@ def benchmark() -> str:
         limit = report["copy, TB/s"]
         parts.append(
             f"`{path.name}`: {report['device']}, torch {report['torch']}, Triton "
-            f"{report['triton']}, driver {report['driver']}; a copy moves {limit:.2f} TB/s.\n"
+            f"{report['triton']}, driver {report['driver']}; bandwidth of a copy {limit:.2f} "
+            "TB/s.\n"
         )
-        parts.append("| one step, ResNet-50's tensors | ms | least | host ms |\n|---|---|---|---|")
+        parts.append(
+            "| one step, ResNet-50's tensors | ms | minimum | host ms |\n|---|---|---|---|"
+        )
         for name, t in report["step"].items():
             parts.append(f"| {name} | {t['ms']:.3f} | {t['ms least']:.3f} | {t['host ms']:.3f} |")
         parts.append(
-            "\n| the kernel alone, in a graph | ms | TB/s | of a copy |\n|---|---|---|---|"
+            "\n| the kernel alone, in a CUDA graph | ms | TB/s | bandwidth / copy's |\n"
+            "|---|---|---|---|"
         )
         for name, t in report["kernel without host"].items():
             parts.append(f"| {name} | {t['ms']:.3f} | {t['TB/s']:.2f} | {t['of a copy']:.2f} |")
         parts.append(
-            "\n| training step, ResNet-50, batch 128, bfloat16 | ms | least |\n|---|---|---|"
+            "\n| training step, ResNet-50, batch 128, bfloat16 | ms | minimum |\n|---|---|---|"
         )
         for name, t in report["training step"].items():
             parts.append(f"| {name} | {t['ms']:.2f} | {t['ms least']:.2f} |")
@@ -89,22 +93,23 @@ def benchmark() -> str:
             parts.append(
                 f"\nHessian product of ResNet-18, {curvature['images']} images of "
                 f"{curvature['size']} x {curvature['size']}, in true float32: "
-                f"{curvature['graph']['ms']:.1f} ms, {curvature['graph in gradients']} gradients "
-                f"(captured network); {curvature['reverse-over-reverse']['ms']:.1f} ms, "
-                f"{curvature['reverse-over-reverse in gradients']} gradients (autograd). They "
-                f"differ by {curvature['difference']:.1e}."
+                f"{curvature['graph']['ms']:.1f} ms, the time of "
+                f"{curvature['graph in gradients']} gradients (captured network); "
+                f"{curvature['reverse-over-reverse']['ms']:.1f} ms, the time of "
+                f"{curvature['reverse-over-reverse in gradients']} gradients (autograd). The "
+                f"products differ by {curvature['difference']:.1e}."
             )
         if waits := report.get("synchronisations"):
             parts.append(
-                f"\nA run on the digits waits for the device {next(iter(waits.values()))} times a "
-                "step, evaluation included."
+                "\nA training run on the digits synchronises with the device "
+                f"{next(iter(waits.values()))} times per step, including evaluation."
             )
         parts.append("")
     return "\n".join(parts).rstrip()
 
 
 def step_summary() -> str:
-    """The newest step times beside the time that the memory allows."""
+    """The newest step times, and the bandwidth of the kernel relative to a copy."""
     report = json.loads(sorted(HERE.glob("benchmark-*.json"))[-1].read_text())
     kernel = report["kernel without host"]
     names = {
@@ -115,9 +120,9 @@ def step_summary() -> str:
         "AdamGRDA": "**`AdamGRDA`**",
     }
     parts = [
-        f"One step of ResNet-50's 161 tensors in ms, median (least), {report['device']}, torch "
+        f"One step of ResNet-50's 161 tensors in ms, median (minimum), {report['device']}, torch "
         f"{report['torch']}:\n",
-        "| | ms | in a CUDA graph, the kernel alone | of a copy's bandwidth |\n|---|---|---|---|",
+        "| | ms | kernel alone, in a CUDA graph, ms | bandwidth / copy's |\n|---|---|---|---|",
     ]
     for name, words in names.items():
         t, alone = report["step"][name], kernel.get(f"{name} p=1")

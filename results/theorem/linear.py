@@ -29,7 +29,7 @@ RUNS = [
 
 
 def measure(logistic: bool, separated: bool, time: float, rate: float) -> list[dict[str, Any]]:
-    """Run all seeds at once; the distances are of each."""
+    """Run all seeds together; return one row per seed."""
     ends = PAGE["run"](PAGE["problem"](separated, logistic, SEEDS), rate, time)
     pruned = ends.pruned()
     flipped = ends.sgd * ends.problem.start < 0
@@ -38,7 +38,7 @@ def measure(logistic: bool, separated: bool, time: float, rate: float) -> list[d
     figures = {
         "to_directional": ends.distances(pruned),
         "to_soft_threshold": ends.distances(soft_threshold(ends.sgd, ends.lam)),
-        "to_foretold": ends.distances(ends.foretold),
+        "to_linearised": ends.distances(ends.linearised),
         "to_valley_minimum": ends.distances(PAGE["valley_minimum"](ends)),
         "flipped": flipped.double().mean(1),
         "error_of_flipped": ends.distances(pruned, flipped),

@@ -3,7 +3,8 @@
     python results/theorem/network.py
 
 An MLP with 874 weights on scikit-learn's digits, averaged over 2 x 2 pixels, in float64. All seeds
-are trained at once, each a row of one parameter; P0 comes from the dense Hessian at SGD's end.
+are trained together, each as a row of one parameter. P0 comes from the dense Hessian at SGD's
+solution.
 """
 
 import csv
@@ -26,21 +27,21 @@ SIZES = (HIDDEN * INPUTS, HIDDEN, CLASSES * HIDDEN, CLASSES)
 WEIGHTS = sum(SIZES)
 RANKS = (0, 5, 10, 20, 50, 100, 200, 300, 400, 600, 800)
 CUTS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Sharp is what has an eigenvalue above one of these over the training time t."""
+"""An eigenvector is sharp if its eigenvalue is above one of these, divided by the time t."""
 LAM = 0.05
-"""lambda at the rate .1 and the time 400; half of the weights start below .09."""
+"""lambda at rate .1 and time 400; half of the initial weights are below .09."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained."""
+    """One training setting."""
 
     activation: str
     smoothing: float
     time: float
     rate: float
     lam: float
-    """At the rate .1 and the time 400, which with mu gives c."""
+    """Value at rate .1 and time 400; together with mu it determines c."""
 
     @property
     def c(self) -> float:
@@ -67,7 +68,7 @@ class Digits(NamedTuple):
 
 
 def digits() -> tuple[Digits, Digits]:
-    """The training and the test part, the same for every seed."""
+    """Return the training and the test part, the same for every seed."""
     bunch = load_digits()
     images = F.avg_pool2d(torch.tensor(bunch.images).unsqueeze(1), 2).flatten(1)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -97,26 +98,26 @@ def losses(w: Tensor, x: Tensor, y: Tensor, setting: Setting) -> Tensor:
 
 
 def start(seed: int) -> Tensor:
-    """Torch's own initial weights, as one vector."""
+    """PyTorch's default initial weights, as one vector."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.Linear(HIDDEN, CLASSES)).double()
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
 class Ends(NamedTuple):
-    """Where runs from one start end, each with shape (seeds, d)."""
+    """The final weights of runs from one start, each with shape (seeds, d)."""
 
     sgd: Tensor
     grda: Tensor
     other: Tensor
     """SGD with other batches."""
-    foretold: Tensor
-    """SGD's end and the linearised way from there, in the given time, on the same batches."""
+    linearised: Tensor
+    """SGD's solution plus the linearised step to gRDA's, on the same batches."""
     lam: float
 
 
 def train(setting: Setting, data: Digits) -> Ends:
-    """Run SGD, gRDA and SGD on other batches, side by side."""
+    """Run SGD, gRDA, and SGD on other batches."""
     begin = torch.stack([start(seed) for seed in range(SEEDS)])
     sgd, grda, other = (nn.Parameter(begin.clone()) for _ in range(3))
     c, rate = setting.c, setting.rate
@@ -146,8 +147,8 @@ def train(setting: Setting, data: Digits) -> Ends:
             z = z - rate * curved - (now - before)
             before = now
     w = sgd.detach()
-    foretold = w + z
-    return Ends(w, grda.detach(), other.detach(), foretold * (foretold * w > 0), lam)
+    linearised = w + z
+    return Ends(w, grda.detach(), other.detach(), linearised * (linearised * w > 0), lam)
 
 
 def hessian(w: Tensor, data: Digits, setting: Setting) -> Tensor:
@@ -168,13 +169,13 @@ def hessian(w: Tensor, data: Digits, setting: Setting) -> Tensor:
 def candidates(
     ends: Ends, seed: int, values: Tensor, vectors: Tensor, time: float
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Where gRDA might have gone: a name, how P0 was chosen, and the weights."""
+    """Predictions of gRDA's solution: a name, how P0 was chosen, and the weights."""
     w = ends.sgd[seed]
     magnitude = w.abs().argsort()[: int((ends.grda[seed] == 0).sum())]
     yield "SGD itself", "", w
     yield "SGD, other batches", "", ends.other[seed]
     yield "magnitude, as many zeros", "", w.index_fill(0, magnitude, 0.0)
-    yield "foretold by linearising", "", ends.foretold[seed]
+    yield "linearised", "", ends.linearised[seed]
     for rank in RANKS:
         flat = FlatProjector.from_eigenpairs(values, vectors, rank=rank)
         yield "directional", f"rank {rank}", DirectionalPath(w, flat).weights(ends.lam)
@@ -255,7 +256,7 @@ def _curvature(step: Tensor, values: Tensor, columns: Tensor) -> float:
 
 
 def main() -> None:
-    """Measure every setting that network.csv does not hold yet, and add it."""
+    """Measure every setting that is not in network.csv yet, and add it."""
     torch.set_num_threads(1)
     path = HERE / "network.csv"
     rows: list[dict[str, Any]] = []
