@@ -26,6 +26,7 @@ from torch import nn
 
 from dirprune import GRDA
 from dirprune.kernels import triton_step
+from dirprune.kernels.rows import Adam, Gradient
 from dirprune.landscape import Hessian
 
 Step = Callable[[], object]
@@ -138,8 +139,8 @@ def kernel_steps(model: nn.Module, device: str) -> dict[str, Step]:
         ]  # fmt: skip
         return lambda: triton_step.step(rows, rule, 1e-3, 1e-3, power)
 
-    gradient, momentum = triton_step.Gradient(1e-6), triton_step.Gradient(1e-6, 0.9)
-    adam = triton_step.Adam(1e-6, 10)
+    gradient, momentum = Gradient(1e-6), Gradient(1e-6, 0.9)
+    adam = Adam(1e-6, 10)
     calls = {f"GRDA p={p:g}": of(0, gradient, p) for p in (1.0, 2.0)}
     calls |= {f"GRDA momentum p={p:g}": of(1, momentum, p) for p in (1.0, 2.0, 3.0, 1.5)}
     return calls | {f"AdamGRDA p={p:g}": of(2, adam, p) for p in (1.0, 2.0)}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dirprune import GRDA, AdamGRDA, SparsityPlan
+from dirprune.changes import LINE, SPARSE
 from dirprune.prox import power_threshold
-from dirprune.update import LINE, SPARSE
 
 _cpp = pytest.importorskip("dirprune._cpp", reason="the C++ extension is not built here")
 

@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.optim import lr_scheduler
 
 from dirprune import GRDA, param_groups, soft_threshold, threshold_path
-from dirprune import update as update_module
+from dirprune import batch as batch_module
 from dirprune._support import native
 from reference.grda_paper import Coordinate
 from step import allocated
@@ -40,7 +40,7 @@ OPTIONS = [
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Every way in which a step can be computed, as keyword arguments."""
     if request.param == "chunked":
-        monkeypatch.setattr(update_module, "CHUNK", 3)
+        monkeypatch.setattr(batch_module, "CHUNK", 3)
     if request.param == "extension":
         if native.extension() is None:
             pytest.skip("the C++ extension is not built here")
@@ -417,7 +417,7 @@ def test_options_that_are_no_numbers_are_refused(option: str, value: object) -> 
 def test_a_step_allocates_no_more_than_a_chunk(
     options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update_module, "CHUNK", 50_000)
+    monkeypatch.setattr(batch_module, "CHUNK", 50_000)
     weights = [nn.Parameter(torch.randn(s)) for s in [(1, 400_000), (500, 400), (300_000,)]]
     for w in weights:
         w.grad = torch.randn_like(w)
@@ -607,7 +607,7 @@ def test_one_state_tensor_a_parameter_and_two_with_momentum() -> None:
 
 @pytest.mark.parametrize("layout", ["channels last", "transposed", "strided gradient"])
 def test_memory_formats_do_not_matter(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_module, "CHUNK", 40)
+    monkeypatch.setattr(batch_module, "CHUNK", 40)
     start, d = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     plain, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     if layout == "channels last":
@@ -625,7 +625,7 @@ def test_memory_formats_do_not_matter(layout: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 7)])
 def test_odd_shapes(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_module, "CHUNK", 4)
+    monkeypatch.setattr(batch_module, "CHUNK", 4)
     w = nn.Parameter(torch.full(shape, 0.01))
     optimizer = GRDA([w], lr=0.1, c=1.0)
     w.grad = torch.ones(shape)

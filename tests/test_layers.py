@@ -18,7 +18,9 @@ FLOORS = [
         "grda",
         "adam_grda",
         "averaging",
+        "batch",
         "blocks",
+        "changes",
         "kernels",
         "optimizer",
         "update",
@@ -78,7 +80,7 @@ def test_every_part_has_a_floor() -> None:
 
 def test_imports_point_down() -> None:
     graph = imports()
-    assert ("dirprune.optimizer.dual_averaging", "dirprune.threshold.threshold_increment") in graph
+    assert ("dirprune.optimizer.advance", "dirprune.threshold.threshold_increment") in graph
     assert [edge for edge in graph if wrong(*edge)] == []
 
 

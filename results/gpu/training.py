@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dirprune import SparsityPlan
 from dirprune.kernels import triton_step
+from dirprune.kernels.rows import Gradient
 from dirprune.models import build
 from dirprune.prox import power_threshold
 from dirprune.train.config import TrainConfig
@@ -232,7 +233,7 @@ class Slot:
         g = self.g if level is None else level
         if self.cuda:
             m = flat.m if s.momentum else None
-            rule = triton_step.Gradient(lr, s.momentum, nesterov, s.decay)
+            rule = Gradient(lr, s.momentum, nesterov, s.decay)
             stepped = triton_step.step([(flat.w, v, flat.grad, m, None)], rule, g, self.g, power)
             if not stepped:
                 raise RuntimeError("the Triton step did not take a flat vector")

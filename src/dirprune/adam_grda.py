@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from dirprune.batch import Group, state_dtype
 from dirprune.optimizer.dual_averaging import DualAveraging
 from dirprune.optimizer.options import check_numbers
 from dirprune.plan import SparsityPlan
-from dirprune.update import Group, state_dtype
 
 
 class AdamGRDA(DualAveraging):

@@ -13,67 +13,16 @@ moves w itself and stays dense. Where w is not what the last step left, v is set
 """
 
 import os
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dirprune.batch import Batch, Group, chunks, state_dtype
+from dirprune.changes import adopt
 from dirprune.kernels import extension, triton_step
-from dirprune.kernels.together import Together
-from dirprune.prox import invert_threshold, power_threshold
-from dirprune.quantile import flat, flat_like
-
-Group = dict[str, Any]
-
-# Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
-CHUNK = 1 << 22
-# The sample for changes from outside: WHOLE elements in full, of more a run of LINE in SPARSE.
-WHOLE, LINE, SPARSE = 4096, 128, 64
-
-
-class Row(NamedTuple):
-    """One parameter: weights, accumulator, gradient and the running averages of the direction."""
-
-    w: Any
-    v: Any
-    """None: the weights are dense and move themselves."""
-    grad: Any
-    """None where only the threshold changes."""
-    m: Any
-    """SGD's momentum or Adam's first moment, or None."""
-    s: Any
-    """Adam's second moment, or None."""
-
-
-class Batch(NamedTuple):
-    """Parameters of one group, dtype and device that share step, rate and threshold.
-
-    v is None for all rows or for none, as are m and s. The scalars are 0-dimensional float64
-    tensors: as numbers they would be constants of a compiled step, which would be compiled again
-    whenever they change.
-    """
-
-    group: Group
-    """The options; "betas" is there for Adam's direction only."""
-    lr: Tensor
-    g: Tensor
-    g_before: Tensor
-    """The threshold of which the present weights are the result; NaN if v is up to date."""
-    step: Tensor
-    """Adam's step, counted from 1."""
-    power: float
-    rows: list[Row]
-    together: Together | None = None
-    """All rows, where they are stepped from tables made before; then ``rows`` is empty."""
-
-    @classmethod
-    def empty(
-        cls, group: Group, lr: float, g: float, g_before: float, step: int, power: float
-    ) -> "Batch":
-        """Make a batch without parameters."""
-        scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
-        return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
+from dirprune.kernels.rows import Adam, Gradient, Number, Row
+from dirprune.prox import power_threshold
 
 
 def update(batch: Batch) -> None:
@@ -88,8 +37,7 @@ def update(batch: Batch) -> None:
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
     if batch.together:
-        rows = [Row(*row) for row in batch.together.rows()]
-        batch = batch._replace(rows=rows, together=None)
+        batch = batch._replace(rows=batch.together.rows(), together=None)
     if torch.compiler.is_compiling() or capturable:
         if batch.rows[0].w.is_cuda or capturable:
             adopt(batch)
@@ -103,7 +51,7 @@ def update(batch: Batch) -> None:
     lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
     rows, group = batch.rows, batch.group
     if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
-        rows = extension.step(rows, lr, g, batch.power, group)
+        rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power)
     if not rows:
         return
     rest = batch._replace(rows=rows)
@@ -111,52 +59,10 @@ def update(batch: Batch) -> None:
         _descend_foreach(rest, lr, step)
         threshold(rest)
     else:
-        for row in _chunks(rows):
+        for row in chunks(rows):
             _descend_one(row, lr, step, group)
             if row.v is not None:
                 _threshold_one(row.w, row.v, g, batch.power)
-
-
-def adopt(batch: Batch) -> None:
-    """Set v from the weights where they are not what the last step left.
-
-    Every other entry of v keeps its bits. Nothing is copied to the host.
-
-    Args:
-        batch: The parameters; dense ones need nothing.
-    """
-    if _is_current(batch):
-        return
-    traced = torch.compiler.is_compiling() or batch.g_before.is_cuda
-    g = batch.g_before if traced else float(batch.g_before)
-    for row in _chunks(batch.rows):
-        if row.v is not None:
-            _adopt_one(row.w, row.v, g, batch.power)
-
-
-def find_changed(batch: Batch, phase: int) -> list[Row]:
-    """Find rows with weights that are not what the last step left, from a sample.
-
-    A tensor up to 4,096 elements is compared whole; of a larger one, 128 elements in 8,192.
-
-    Args:
-        batch: Rows on the CPU.
-        phase: Which lines; every line's turn comes within 64 successive phases.
-
-    Returns:
-        The rows that differ.
-    """
-    g, p = float(batch.g_before), batch.power
-    changed, rest = extension.find_changed(batch.rows, g, p, phase)
-    for row in rest:
-        w, v = flat(row.w), flat_like(row.v, row.w)
-        if w.numel() > WHOLE:
-            lines = w.numel() // LINE
-            w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
-        left = power_threshold(v, g, p).to(w.dtype)
-        if not torch.equal(left, w):
-            changed.append(row)
-    return changed
 
 
 def threshold(batch: Batch) -> None:
@@ -178,7 +84,7 @@ def threshold(batch: Batch) -> None:
         return
     g, rows = float(batch.g), batch.rows
     if _may_extend(batch):
-        rows = extension.threshold(rows, g, p)
+        rows = extension.step(rows, None, g, p)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)
@@ -187,18 +93,8 @@ def threshold(batch: Batch) -> None:
         torch._foreach_neg_(w)
         torch._foreach_add_(w, v)
     else:
-        for row in _chunks(rows):
+        for row in chunks(rows):
             _threshold_one(row.w, row.v, g, p)
-
-
-def state_dtype(p: Tensor) -> torch.dtype:
-    """float32 for the half precisions, in which lr * d would be lost beside v."""
-    return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
-
-
-def _is_current(batch: Batch) -> bool:
-    """Whether v is up to date with the weights."""
-    return batch.g_before.is_cpu and bool(batch.g_before.isnan())
 
 
 def _may_extend(batch: Batch) -> bool:
@@ -264,11 +160,6 @@ def _descend_one(row: Row, lr: float, step: int, group: Group) -> None:
         (row.w if row.v is None else row.v).add_(_sgd_direction(row, group), alpha=-lr)
 
 
-def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
-    left = power_threshold(v, g, power).to(w.dtype)
-    v.copy_(torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power)))
-
-
 def _threshold_one(w: Tensor, v: Tensor, g: float, power: float) -> None:
     if power == 1 and w.dtype == v.dtype:
         torch.clamp(v, -g, g, out=w)  # as soft_threshold, without temporary memory
@@ -286,7 +177,7 @@ def _write(w: Tensor, sparse: Tensor) -> None:
 def _descend_foreach(batch: Batch, lr: float, step: int) -> None:
     rows, group = batch.rows, batch.group
     if "betas" in group:
-        for row in _chunks(rows):
+        for row in chunks(rows):
             _descend_adam(row, lr, step, group)
         return
     x = [row.w if row.v is None else row.v for row in rows]
@@ -311,44 +202,30 @@ def _descend_traced(row: Row, batch: Batch) -> None:
     x.sub_(lr / (1 - beta1**batch.step) * (m / denominator))
 
 
-def _chunks(rows: Iterable[Row]) -> Iterable[Row]:
-    """Cut the rows into pieces of at most about CHUNK elements; on the CPU only."""
-    for row in rows:
-        if row.w.numel() <= CHUNK or not row.w.is_cpu:
-            yield row
-        else:
-            yield from _cut(row)
-
-
-def _cut(row: Row) -> Iterable[Row]:
-    tensors = [t for t in row if t is not None]
-    if all(t.is_contiguous() for t in tensors):
-        row, size = Row(*(None if t is None else t.view(-1) for t in row)), CHUNK
-    else:
-        size = max(1, len(row.w) * CHUNK // row.w.numel())
-    for start in range(0, len(row.w), size):
-        yield Row(*(None if t is None else t[start : start + size] for t in row))
-
-
 # Triton
 
 
 def _step_triton(batch: Batch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
     group, together = batch.group, batch.together
-    if _is_current(batch) or not (together or may_use_triton(group, batch.rows[0].w)):
+    if batch.is_current or not (together or may_use_triton(group, batch.rows[0].w)):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)
-    decay, maximize = group["weight_decay"], group["maximize"]
-    rule: triton_step.Gradient | triton_step.Adam
-    if "betas" in group:
-        rule = triton_step.Adam(lr, step, group["betas"], group["eps"], decay, maximize)
-    else:
-        rule = triton_step.Gradient(lr, group["momentum"], group["nesterov"], decay, maximize)
+    rule = _adam_rule(group, lr, step) if "betas" in group else _gradient_rule(group, lr)
     if together:
         return together.tables.step(together.w, together.grads, rule, g, g_before, batch.power)
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
+
+
+def _gradient_rule(group: Group, lr: Number) -> Gradient:
+    options = group["momentum"], group["nesterov"], group["weight_decay"], group["maximize"]
+    return Gradient(lr, *options)
+
+
+def _adam_rule(group: Group, lr: Number, step: Number) -> Adam:
+    options = group["betas"], group["eps"], group["weight_decay"], group["maximize"]
+    return Adam(lr, step, *options)
 
 
 def may_use_triton(group: Group, w: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dirprune.kernels import triton_step
-from dirprune.kernels.triton_step import Adam, Gradient
+from dirprune.kernels.rows import Adam, Gradient
 from reference.kernel_step import adam_step, close, gradient_step, tensors, threshold
 
 POWERS = [1.0, 2.0, 3.0, float("inf"), 1.5]

@@ -10,47 +10,47 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dirprune._support import native
+from dirprune.kernels.rows import PLAIN, Gradient, Row
 
-Rows = Sequence[Any]
+Rows = Sequence[Row]
 
-# Classes of tensors whose memory is the numbers themselves; others may be wrappers.
-PLAIN = frozenset({Tensor, nn.Parameter})
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 
-def step(rows: Rows, lr: float, g: float, power: float, group: dict[str, Any]) -> list[Any]:
+def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]:
     """Descend along SGD's direction and threshold.
 
     Args:
         rows: With gradients.
-        lr: Learning rate.
+        rule: The direction and its options; None where v stays and no gradients are needed.
         g: Threshold.
         power: p.
-        group: Options of the direction.
 
     Returns:
         The rows that are still to be stepped.
     """
     call = native.grda_step()
-    fused, rest = _split(rows) if call and power in (1, 2) else ([], list(rows))
+    width = 5 if rule else 2
+    fused, rest = _split(rows, width) if call and power in (1, 2) else ([], list(rows))
     if call and fused:
         w, v, grad, m, _ = zip(*fused)
+        options = rule or Gradient(0.0)
         call(
             list(map(Tensor.data_ptr, w)),
             list(map(Tensor.data_ptr, v)),
-            list(map(Tensor.data_ptr, grad)),
-            list(map(Tensor.data_ptr, m)) if group["momentum"] else [],
+            list(map(Tensor.data_ptr, grad)) if rule else [],
+            list(map(Tensor.data_ptr, m)) if options.momentum else [],
             list(map(Tensor.numel, w)),
-            lr=lr,
+            lr=float(options.lr),
             g=g,
-            momentum=group["momentum"],
-            decay=group["weight_decay"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
+            momentum=options.momentum,
+            decay=options.weight_decay,
+            nesterov=options.nesterov,
+            maximize=options.maximize,
             root=power == 2,
             threads=torch.get_num_threads(),
         )
@@ -58,42 +58,7 @@ def step(rows: Rows, lr: float, g: float, power: float, group: dict[str, Any]) -
     return rest
 
 
-def threshold(rows: Rows, g: float, power: float) -> list[Any]:
-    """Write the thresholds of v into the weights.
-
-    Args:
-        rows: Gradients and moments do not matter.
-        g: Threshold.
-        power: p.
-
-    Returns:
-        The rows that are still to be thresholded.
-    """
-    call = native.grda_step()
-    fused, rest = _split(rows, 2) if call and power in (1, 2) else ([], list(rows))
-    if not call or not fused:
-        return rest
-    w, v, *_ = zip(*fused)
-    call(
-        list(map(Tensor.data_ptr, w)),
-        list(map(Tensor.data_ptr, v)),
-        [],
-        [],
-        list(map(Tensor.numel, w)),
-        lr=0.0,
-        g=g,
-        momentum=0.0,
-        decay=0.0,
-        nesterov=False,
-        maximize=False,
-        root=power == 2,
-        threads=torch.get_num_threads(),
-    )
-    increment_version(w)
-    return rest
-
-
-def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[Any], list[Any]]:
+def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[Row], list[Row]]:
     """Compare weights with the thresholds of v, long arrays on a sample.
 
     Args:
@@ -122,17 +87,17 @@ def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[A
     return [fused[i] for i in found], rest
 
 
-def _split(rows: Rows, width: int = 5) -> tuple[list[Any], list[Any]]:
+def _split(rows: Rows, width: int) -> tuple[list[Row], list[Row]]:
     """The rows whose first tensors the extension can take, and the others."""
     if _are_arrays([row[:width] for row in rows]):
         return list(rows), []
-    parts: tuple[list[Any], list[Any]] = [], []
+    parts: tuple[list[Row], list[Row]] = [], []
     for row in rows:
         parts[not _are_arrays([row[:width]])].append(row)
     return parts
 
 
-def _are_arrays(rows: Rows) -> bool:
+def _are_arrays(rows: Sequence[Any]) -> bool:
     """Whether rows are float32 arrays on the CPU, the elements of each row in the same order."""
     columns = [column for column in zip(*rows) if column[0] is not None]
     # map over columns: a hundred tensors are asked in a fifth of the time of a loop

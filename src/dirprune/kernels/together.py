@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dirprune.kernels import triton_step
+from dirprune.kernels.rows import PLAIN, Row
 
 _layout = operator.attrgetter("layout")
 
@@ -28,9 +29,7 @@ class Together(NamedTuple):
     grads: tuple[Any, ...] = ()
 
     @classmethod
-    def of(
-        cls, rows: Sequence[triton_step.Row], states: list[dict[str, Any]]
-    ) -> "Together | None":
+    def of(cls, rows: Sequence[Row], states: list[dict[str, Any]]) -> "Together | None":
         """Prepare the rows, if one launch on a GPU can step them."""
         w, v, _, m, s = zip(*rows)
         tables = triton_step.prepare(w, v, m, s)
@@ -42,7 +41,7 @@ class Together(NamedTuple):
         first = "exp_avg" if "betas" in group else "momentum_buffer"
         columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
         return (
-            triton_step.PLAIN.issuperset(map(type, self.grads))
+            PLAIN.issuperset(map(type, self.grads))
             and {torch.strided}.issuperset(map(_layout, self.grads))
             and len({(state["n"], state["g"], state.get("step")) for state in states}) == 1
             and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
@@ -54,6 +53,6 @@ class Together(NamedTuple):
             and self.tables.are_of(self.w)
         )
 
-    def rows(self) -> list[triton_step.Row]:
+    def rows(self) -> list[Row]:
         """The rows with their gradients."""
-        return list(zip(self.w, self.v, self.grads, self.m, self.s))
+        return list(map(Row, self.w, self.v, self.grads, self.m, self.s))

@@ -11,43 +11,20 @@ from collections.abc import Sequence
 from functools import cache
 from operator import attrgetter
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.autograd.graph import increment_version
 
-# w, v (None: dense), gradient, first moment or None, second moment or None
-Row = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
+from dirprune.kernels.rows import PLAIN, Adam, Gradient, Number, Row
+
 Column = Sequence[Any]
-Number = float | Tensor
 
 FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-PLAIN = frozenset({Tensor, nn.Parameter})
 _dtype = attrgetter("dtype")
 MAX_TABLES = 64
-
-
-class Gradient(NamedTuple):
-    r"""SGD's direction: :math:`m \leftarrow \beta m + \nabla f + \lambda w`."""
-
-    lr: Number
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    maximize: bool = False
-
-
-class Adam(NamedTuple):
-    """Adam's direction at its n-th step, with decoupled weight decay."""
-
-    lr: Number
-    n: Number
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    maximize: bool = False
 
 
 def step(

@@ -6,8 +6,8 @@ import numbers
 from torch import Tensor
 
 from dirprune._support import native
+from dirprune.batch import Group
 from dirprune.plan import SparsityPlan
-from dirprune.update import Group
 
 
 def check_group(group: Group, name: str) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from dirprune.batch import Group
 from dirprune.plan import SparsityPlan
-from dirprune.update import Group
 
 COUNTERS = ("n", "g", "step")
 """What of a parameter's state is a number; with ``capturable`` a tensor on the device."""

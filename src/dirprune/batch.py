@@ -1,0 +1,75 @@
+"""The parameters that one step updates together: rows of tensors, batches of rows."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dirprune.kernels.rows import Row
+from dirprune.kernels.together import Together
+
+Group = dict[str, Any]
+
+
+# Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
+CHUNK = 1 << 22
+
+
+class Batch(NamedTuple):
+    """Parameters of one group, dtype and device that share step, rate and threshold.
+
+    v is None for all rows or for none, as are m and s. The scalars are 0-dimensional float64
+    tensors: as numbers they would be constants of a compiled step, which would be compiled again
+    whenever they change.
+    """
+
+    group: Group
+    """The options; "betas" is there for Adam's direction only."""
+    lr: Tensor
+    g: Tensor
+    g_before: Tensor
+    """The threshold of which the present weights are the result; NaN if v is up to date."""
+    step: Tensor
+    """Adam's step, counted from 1."""
+    power: float
+    rows: list[Row]
+    together: Together | None = None
+    """All rows, where they are stepped from tables made before; then ``rows`` is empty."""
+
+    @classmethod
+    def empty(
+        cls, group: Group, lr: float, g: float, g_before: float, step: int, power: float
+    ) -> "Batch":
+        """Make a batch without parameters."""
+        scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
+        return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
+
+    @property
+    def is_current(self) -> bool:
+        """Whether v is up to date with the weights."""
+        return self.g_before.is_cpu and bool(self.g_before.isnan())
+
+
+def state_dtype(p: Tensor) -> torch.dtype:
+    """float32 for the half precisions, in which lr * d would be lost beside v."""
+    return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
+
+
+def chunks(rows: Iterable[Row]) -> Iterable[Row]:
+    """Cut the rows into pieces of at most about CHUNK elements; on the CPU only."""
+    for row in rows:
+        if row.w.numel() <= CHUNK or not row.w.is_cpu:
+            yield row
+        else:
+            yield from _cut_row(row)
+
+
+def _cut_row(row: Row) -> Iterable[Row]:
+    tensors = [t for t in row if t is not None]
+    if all(t.is_contiguous() for t in tensors):
+        row, size = Row(*(None if t is None else t.view(-1) for t in row)), CHUNK
+    else:
+        size = max(1, len(row.w) * CHUNK // row.w.numel())
+    for start in range(0, len(row.w), size):
+        yield Row(*(None if t is None else t[start : start + size] for t in row))

@@ -1,0 +1,114 @@
+"""Weights that were changed from outside: how they are noticed, and v set from them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from dirprune.batch import Batch, chunks
+from dirprune.kernels import extension
+from dirprune.kernels.rows import Row
+from dirprune.prox import invert_threshold, power_threshold
+from dirprune.quantile import flat, flat_like, is_sharded
+
+# The sample for changes from outside: WHOLE elements in full, of more a run of LINE in SPARSE.
+WHOLE, LINE, SPARSE = 4096, 128, 64
+
+
+def adopt(batch: Batch) -> None:
+    """Set v from the weights where they are not what the last step left.
+
+    Every other entry of v keeps its bits. Nothing is copied to the host.
+
+    Args:
+        batch: The parameters; dense ones need nothing.
+    """
+    if batch.is_current:
+        return
+    traced = torch.compiler.is_compiling() or batch.g_before.is_cuda
+    g = batch.g_before if traced else float(batch.g_before)
+    for row in chunks(batch.rows):
+        if row.v is not None:
+            _adopt_one(row.w, row.v, g, batch.power)
+
+
+def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
+    left = power_threshold(v, g, power).to(w.dtype)
+    v.copy_(torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power)))
+
+
+def find_changed(batch: Batch, phase: int) -> list[Row]:
+    """Find rows with weights that are not what the last step left, from a sample.
+
+    A tensor up to 4,096 elements is compared whole; of a larger one, 128 elements in 8,192.
+
+    Args:
+        batch: Rows on the CPU.
+        phase: Which lines; every line's turn comes within 64 successive phases.
+
+    Returns:
+        The rows that differ.
+    """
+    g, p = float(batch.g_before), batch.power
+    changed, rest = extension.find_changed(batch.rows, g, p, phase)
+    for row in rest:
+        w, v = flat(row.w), flat_like(row.v, row.w)
+        if w.numel() > WHOLE:
+            lines = w.numel() // LINE
+            w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
+        left = power_threshold(v, g, p).to(w.dtype)
+        if not torch.equal(left, w):
+            changed.append(row)
+    return changed
+
+
+class LastWeights:
+    """What identifies the weights as the last step left them on the CPU.
+
+    Assigning to a weight or copying into it moves its version counter or its storage; a write
+    through ``.data`` does not, so the others are compared on a sample, another one each time.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[int, tuple[int, int]] = {}
+        """Version and address of every weight."""
+        self._phase = 0
+
+    def adopt_changed(self, batch: Batch) -> None:
+        """Adopt the weights of the rows on the CPU that were changed since the last step.
+
+        Args:
+            batch: The parameters. Those on other devices are left to :func:`adopt`.
+        """
+        if batch.together:
+            return
+        first = batch.rows[0]
+        if first.v is None or not first.w.is_cpu or batch.group["capturable"] or batch.is_current:
+            return
+        changed = [row for row in batch.rows if self._left.get(id(row.w)) != _identity(row.w)]
+        known = {id(row.w) for row in changed}
+        rest = [row for row in batch.rows if id(row.w) not in known]
+        if rest:
+            self._phase += 1
+            changed += find_changed(batch._replace(rows=rest), self._phase)
+        if changed:
+            adopt(batch._replace(rows=changed))
+
+    @_disable_dynamo
+    def remember(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Note what identifies the weights as this step leaves them.
+
+        Args:
+            state: The optimizer's.
+        """
+        self._left = {
+            id(p): _identity(p)
+            for p, own in state.items()
+            if "v" in own and not is_sharded(type(p))
+        }
+
+
+def _identity(p: Tensor) -> tuple[int, int]:
+    return p._version, p.data_ptr()

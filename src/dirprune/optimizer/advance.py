@@ -1,0 +1,203 @@
+"""Counters and thresholds advance by a step, and the parameters fall into batches.
+
+A parameter's state: n, its steps with a gradient at a rate above 0; g, its threshold; v, the
+accumulator, unless it is dense; and what the direction needs.
+"""
+
+import math
+import operator
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dirprune.batch import Batch, Group, state_dtype
+from dirprune.kernels.rows import Row
+from dirprune.kernels.together import Together
+from dirprune.optimizer.options import power_of
+from dirprune.optimizer.state import COUNTERS
+from dirprune.quantile import is_sharded, local_part
+from dirprune.threshold import threshold_increment
+from dirprune.update import may_use_triton
+
+State = MutableMapping[Tensor, dict[str, Any]]
+"""An optimizer's state."""
+Pairs = list[tuple[Tensor, Tensor]]
+"""Parameters with their gradients."""
+
+
+def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list[Batch]:
+    """Advance the counters and thresholds of a param group, which are Python numbers.
+
+    Args:
+        state: The optimizer's, with the direction's part in it.
+        group: The param group.
+        pairs: Its parameters with a gradient.
+        rate: The rate by which the paper's threshold grows.
+
+    Returns:
+        Batches of what shares all scalars.
+    """
+    lr, power, plan = float(group["lr"]), power_of(group), group["plan"]
+    c, mu = group["c"], group["mu"]
+    if structured := plan is not None and plan.structure != "elements":
+        power = 1.0  # the step leaves w = v, and the structure thresholds it
+    grown: dict[tuple[int, float], tuple[int, float]] = {}
+    batches: dict[tuple[Any, ...], Batch] = {}
+    for p, grad in pairs:
+        own = state[p]
+        before = own.get("n", 0), own.get("g", 0.0)
+        after = grown.get(before)
+        if after is None:
+            after = grown[before] = _grown(*before, rate, 0.0 if plan else c, mu)
+        own["n"], own["g"] = after
+        if plan and "v" not in own:
+            own["g"] = plan.threshold  # at which the others are
+        if "v" not in own and (plan or c > 0 or own["g"] > 0):
+            own["v"] = p.detach().to(state_dtype(p), copy=True)
+            before = 0, 0.0
+        if "step" in own:
+            own["step"] += 1
+        step = own.get("step", 0)
+        row = row_of(p, grad, own)
+        g, g_before = (0.0, math.nan) if structured else (own["g"], before[1])
+        key = g, g_before, step, p.dtype, p.device, row.v is None
+        batch = batches.get(key)
+        if batch is None:
+            batch = batches[key] = Batch.empty(group, lr, g, g_before, step, power)
+        batch.rows.append(row)
+    return list(batches.values())
+
+
+def advance_on_device(state: State, group: Group, pairs: Pairs, factor: float) -> list[Batch]:
+    """Advance with all scalars on the device, so that a CUDA graph can repeat it.
+
+    Parameters in lockstep share the tensors of their counters, so there are few of them.
+
+    Args:
+        state: The optimizer's, with the direction's part in it.
+        group: The param group.
+        pairs: Its parameters with a gradient.
+        factor: The rate by which the paper's threshold grows at lr = 1.
+
+    Returns:
+        Batches of what shares all scalars.
+    """
+    plan, mu = group["plan"], group["mu"]
+    places: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    advanced: dict[int, tuple[Tensor, Tensor]] = {}
+    batches: dict[tuple[Any, ...], Batch] = {}
+    for p, grad in pairs:
+        own = state[p]
+        if not isinstance(own.get("n"), Tensor):
+            _place_counters(p, own, plan, places)
+        n: Tensor = own["n"]
+        g: Tensor = own["g"]
+        step: Tensor = own.get("step", n)
+        if "v" not in own and (plan or group["c"] > 0):
+            own["v"] = p.detach().to(state_dtype(p), copy=True)
+        lr = lr_on(group, p.device)
+        if id(n) not in advanced:
+            advanced[id(n)] = lr, g.clone()
+            if step is not n:
+                step += 1
+            growth = (n + 1) ** mu - n**mu
+            if not plan:
+                g += group["c"] * (lr * factor) ** (mu + 0.5) * growth
+            n += lr > 0
+        lr, g_before = advanced[id(n)]
+        row = row_of(p, grad, own)
+        key = id(n), id(g), p.dtype, row.v is None
+        if key not in batches:
+            before = g if plan else g_before
+            batches[key] = Batch(group, lr, g, before, step, power_of(group), [])
+        batches[key].rows.append(row)
+    return list(batches.values())
+
+
+def advance_together(group: Group, together: Together, rate: float) -> Batch:
+    """Advance parameters that share n, g and step: a short way past :func:`advance_group`.
+
+    Args:
+        group: The param group.
+        together: All its parameters.
+        rate: The rate by which the paper's threshold grows.
+
+    Returns:
+        The one batch.
+    """
+    states, c = together.states, 0.0 if group["plan"] else group["c"]
+    n, g = _grown(states[0]["n"], before := states[0]["g"], rate, c, group["mu"])
+    for own in states:
+        own["n"], own["g"] = n, g
+    step = 0
+    if "step" in states[0]:
+        step = states[0]["step"] + 1
+        for own in states:
+            own["step"] = step
+    batch = Batch.empty(group, float(group["lr"]), g, before, step, power_of(group))
+    return batch._replace(together=together)
+
+
+def together_of(state: State, group: Group, batches: list[Batch]) -> Together | None:
+    """Prepare a group's next steps, if it has taken this one in one batch on a GPU.
+
+    Args:
+        state: The optimizer's.
+        group: The param group.
+        batches: What :func:`advance_group` returned.
+
+    Returns:
+        All its parameters, or None.
+    """
+    rows = batches[0].rows if len(batches) == 1 else []
+    if len(rows) != len(group["params"]) or not rows or not may_use_triton(group, rows[0].w):
+        return None
+    if group["plan"] and group["plan"].structure != "elements":
+        return None
+    if not all(map(operator.is_, (row.w for row in rows), group["params"])):
+        return None
+    return Together.of(rows, [state[p] for p in group["params"]])
+
+
+def lr_on(group: Group, device: torch.device) -> Tensor:
+    """The learning rate as a 0-dimensional float64 tensor on the device."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        return lr.to(device, torch.float64)
+    # filled there: a copy from the host cannot be captured
+    return torch.full((), float(lr), dtype=torch.float64, device=device)
+
+
+def row_of(p: Tensor, grad: Tensor | None, own: dict[str, Any]) -> Row:
+    """A parameter with its gradient and state; of sharded ones, this process's shards."""
+    m = own.get("momentum_buffer", own.get("exp_avg"))
+    row = Row(p, own.get("v"), grad, m, own.get("exp_avg_sq"))
+    if not is_sharded(type(p)):
+        return row
+    # the shards suffice, since a step is elementwise
+    return Row(*(None if t is None else local_part(t) for t in row))
+
+
+def _place_counters(
+    p: Tensor, own: dict[str, Any], plan: Any, places: dict[tuple[Any, ...], dict[str, Tensor]]
+) -> None:
+    """Move n, g and Adam's step to the device, shared by parameters with the same ones."""
+    values = {name: float(own.get(name, 0)) for name in COUNTERS if name in own}
+    values = {"n": 0.0, "g": float(plan.threshold) if plan else 0.0} | values
+    # a plan gives every tensor a threshold of its own
+    key = (*values.items(), p.device, id(p) if plan else None)
+    if key not in places:
+        places[key] = {
+            name: torch.full((), value, dtype=torch.float64, device=p.device)
+            for name, value in values.items()
+        }
+    own |= places[key]
+
+
+def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, float]:
+    """The counter and the threshold after one more step at a rate."""
+    if rate == 0:
+        return n, g
+    return n + 1, g + threshold_increment(n + 1, rate, c, mu) if c else g

@@ -1,0 +1,121 @@
+"""The parameters of a sparsity plan, and their thresholds after a step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from dirprune.batch import Batch, Group
+from dirprune.changes import LastWeights, adopt
+from dirprune.optimizer.advance import State, lr_on, row_of
+from dirprune.optimizer.options import power_of
+from dirprune.plan import SparsityPlan
+from dirprune.update import threshold
+
+
+class Planned:
+    """A plan of an optimizer with the parameters that may change.
+
+    Args:
+        plan: The plan.
+        groups: The optimizer's param groups; some have the plan.
+        state: The optimizer's.
+    """
+
+    def __init__(self, plan: SparsityPlan, groups: Sequence[Group], state: State) -> None:
+        self.plan, self._state = plan, state
+        self._groups = [group for group in groups if group["plan"] is plan]
+
+    @property
+    def power(self) -> float:
+        """The exponent of the threshold function."""
+        return power_of(self._groups[0])
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether blocks or fours are pruned, not elements."""
+        return self.plan.structure != "elements"
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Every parameter with its v."""
+        return [(p, self._state[p]["v"]) for _, _, p in self._members()]
+
+    def advance(self) -> bool:
+        """Count a step; return whether the threshold is renewed at it."""
+        group = self._groups[0]
+        if not group["capturable"]:
+            return self.plan.advance()
+        device = next(p.device for p in group["params"])
+        self.plan.advance_on_device(lr_on(group, device) > 0)
+        return True
+
+    def renew(self, last: LastWeights) -> None:
+        """Choose the thresholds from all accumulators and apply them.
+
+        Args:
+            last: The weights as the last step left them.
+        """
+        if not self.is_structured:
+            for batch in self._choose(last):
+                threshold(batch)
+            return
+        pairs = self.pairs()
+        self.plan.apply_structure(pairs, self.power)
+        for p, _ in pairs:
+            self._state[p]["g"] = float(self.plan.threshold)
+
+    def adopt_structure(self) -> None:
+        """Set v from weights of blocks or fours that were changed from outside."""
+        self.plan.adopt_structure(self.pairs(), self.power)
+
+    def structured_weights(self, accumulators: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Threshold other values of the accumulators, of the parameters that have one."""
+        pairs = [(p, accumulators[p]) for p, _ in self.pairs() if p in accumulators]
+        new = self.plan.structured_weights(pairs, self.power)
+        return {p: w for (p, _), w in zip(pairs, new)}
+
+    def _members(self) -> list[tuple[Group, int, Tensor]]:
+        return [
+            (group, i, p)
+            for group in self._groups
+            for i, p in enumerate(group["params"])
+            if p.requires_grad and "v" in self._state.get(p, {})
+        ]
+
+    @_disable_dynamo
+    def _choose(self, last: LastWeights) -> list[Batch]:
+        members, state = self._members(), self._state
+        for group, _, p in members:
+            if p.grad is None:
+                g = float(state[p]["g"])
+                batch = Batch.empty(group, 0.0, g, g, 0, power_of(group))
+                batch.rows.append(row_of(p, None, state[p]))
+                last.adopt_changed(batch)
+                if p.is_cuda:
+                    adopt(batch)
+        accumulators = [state[p]["v"] for _, _, p in members]
+        if members and members[0][0]["capturable"]:
+            on_device = []
+            for (group, _, p), level in zip(members, self.plan.choose_on_device(accumulators)):
+                own = state[p]
+                g = own["g"].copy_(level)
+                rows = [row_of(p, None, own)]
+                on_device.append(Batch(group, g, g, g, g, power_of(group), rows))
+            return on_device
+        levels = self.plan.choose(accumulators, [_name(*member) for member in members])
+        batches: dict[tuple[Any, ...], Batch] = {}
+        for (group, _, p), g in zip(members, levels):
+            state[p]["g"] = g
+            key = id(group), g, p.dtype, p.device
+            if key not in batches:
+                batches[key] = Batch.empty(group, 0.0, g, g, 0, power_of(group))
+            batches[key].rows.append(row_of(p, None, state[p]))
+        return list(batches.values())
+
+
+def _name(group: Group, index: int, p: Tensor) -> str:
+    """The parameter's name if the optimizer was given names, otherwise its place."""
+    if names := group.get("param_names"):
+        return str(names[index])
+    return f"parameter {index} of its group, of shape {tuple(p.shape)},"
