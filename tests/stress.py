@@ -106,7 +106,7 @@ class Commands:
         status = self.run(words, LONGEST)
         if status is not None and status not in EXIT_STATUSES:
             raise Failure(f"exit status {status} of {words}: {self.output()[-2000:]}")
-        if status is not None and "Traceback" in self.output():
+        if status is not None and "--debug" not in words and "Traceback" in self.output():
             raise Failure(f"traceback of {words}: {self.output()[-2000:]}")
 
     def output(self) -> str:

@@ -75,6 +75,8 @@ MISTAKES = [
     (["train", "--out", "OUT", "--method", "adam"], "sgd_momentum"),
     (["train", "--out", "OUT", "--device", "cuda:7"], "cuda:7"),
     (["train", "--out", "OUT", "--recipe=digit"], "digits"),
+    (["tune", "--out", "OUT", "--tune-epochs", "2147483648"], "--tune-epochs"),
+    (["train", "--out", "OUT", "--warmup-epochs", "9" * 20], "warmup_epochs"),
     (["report"], "at least one run folder"),
     (["report", "OUT"], "OUT"),
 ]
@@ -95,6 +97,26 @@ def test_a_mistake_is_told_in_one_line(
     assert complaint.count("\n") == 1
     assert told in complaint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SyntaxError])
+def test_an_interrupt_while_parsing_is_told_in_one_line(
+    raised: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def parse(words: list[str]) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:  # Python's import of unicodedata turns it into a SyntaxError
+            raise raised("in the middle of an import") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("dirprune.cli.program.parse", parse)
+    assert cli.main(["train"]) == 130
+    complaint = capsys.readouterr().err
+    assert complaint == "dirprune: interrupted; what was saved is kept\n"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_divergence_has_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +241,31 @@ def test_a_path_need_not_be_text(tmp_path: Path) -> None:
     assert cli.main(["report", folder]) == 0
     assert cli.main(["export", folder, "--out", f"{folder}/m.dpz"]) == 0
     assert cli.main([*QUICK, "--out", folder]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_the_folder_of_a_landscape_need_not_be_text(tmp_path: Path) -> None:
+    dense, sparse = (os.fsdecode(os.fsencode(tmp_path) + name) for name in (b"/\xe9", b"/\xea"))
+    assert cli.main([*QUICK, "--out", dense, "--method", "sgd"]) == 0
+    assert cli.main([*QUICK, "--out", sparse]) == 0
+    words = ["landscape", dense, sparse, "--budget", "5s", "--samples", "200"]
+    assert cli.main([*words, "--out", f"{sparse}/landscape"]) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [{"config": {"model": None}}, {"config": {"lr": "x"}}, {"versions": ["a"]}]
+)
+def test_a_value_of_another_type_is_told_in_one_line(
+    damage: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"config": {}, "versions": {}} | damage
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    (tmp_path / "model.safetensors").touch()
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "m.dpz")]) == 2
+    complaint = capsys.readouterr().err
+    assert "damaged" in complaint
+    assert complaint.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**5, "\xff", "", "3"])

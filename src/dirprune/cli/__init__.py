@@ -1,5 +1,7 @@
 """The command line: the only place that combines siblings."""
 
+from dirprune.cli.interrupts import noting_interrupts
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
@@ -12,11 +14,14 @@ def main(arguments: list[str] | None = None) -> int:
         the disk; 70 for a bug of dirprune; 130 if interrupted; 141 if the reader of the output
         has gone.
     """
-    try:
-        from dirprune.cli.program import run
-    except KeyboardInterrupt:  # the imports take a moment
-        return 130
-    return run(arguments)
+    with noting_interrupts() as interrupted:
+        try:
+            from dirprune.cli.program import run
+        except BaseException:  # the imports take a moment
+            if interrupted():
+                return 130
+            raise
+        return run(arguments, interrupted)
 
 
 __all__ = ["main"]

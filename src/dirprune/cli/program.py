@@ -16,20 +16,30 @@ from dirprune.train.errors import Diverged, Interrupted, OutOfMemory
 REPORT = "this is a bug in dirprune: please report it with the traceback above"
 
 
-def run(arguments: list[str] | None) -> int:
-    """Run the command line; :func:`dirprune.cli.main` lists the exit statuses."""
+def run(arguments: list[str] | None, interrupted: Callable[[], bool]) -> int:
+    """Run the command line; :func:`dirprune.cli.main` lists the exit statuses.
+
+    Args:
+        arguments: As for :func:`dirprune.cli.main`.
+        interrupted: Whether SIGINT has come.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
     for stream in (sys.stdout, sys.stderr):  # a path need not be valid text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if "--version" in words:
-        return _guarded(lambda: print(f"dirprune {dirprune.__version__}"), debug=False)
+
+    def command() -> None:
+        if "--version" in words:
+            print(f"dirprune {dirprune.__version__}")
+        else:
+            parse(words)()
+
     with _messages_shown():
-        return _guarded(lambda: parse(words)(), debug=words != given)
+        return _guarded(command, interrupted, debug=words != given)
 
 
-def _guarded(command: Callable[[], None], *, debug: bool) -> int:
+def _guarded(command: Callable[[], None], interrupted: Callable[[], bool], *, debug: bool) -> int:
     """Call; return the exit status, and print what went wrong."""
     try:
         command()
@@ -38,6 +48,8 @@ def _guarded(command: Callable[[], None], *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if interrupted() and not isinstance(error, (Diverged, Interrupted, SystemExit)):
+            error = KeyboardInterrupt().with_traceback(error.__traceback__)
         return _report(error, debug)
     return 0
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 
 from dirprune._support.files import write_json
-from dirprune._support.tensors import write_tensors
+from dirprune._support.tensors import utf8_path, write_tensors
 from dirprune.groups import param_groups
 from dirprune.quantile import mark_smallest
 from dirprune.train.baselines.masked import magnitudes
@@ -104,5 +104,5 @@ def prune_magnitude(
 
 def has_batchnorm(weights: Path) -> bool:
     """Whether a file of weights has running statistics to refresh."""
-    with safe_open(weights, framework="pt") as file:
+    with utf8_path(weights) as path, safe_open(path, framework="pt") as file:
         return any(name.endswith("running_mean") for name in file.keys())  # noqa: SIM118

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dirprune._support.files import write_json
 from dirprune._support.lock import locked
-from dirprune.train.config import TrainConfig
+from dirprune.train.config import MOST_EPOCHS, TrainConfig
 from dirprune.train.display import Display
 from dirprune.train.errors import Diverged
 from dirprune.train.loop import train
@@ -95,6 +95,10 @@ def tune(
         raise ValueError(f"{out} holds a run: choose another folder for the trials")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: give a folder for the trials")
+    if not 1 <= epochs <= MOST_EPOCHS:
+        raise ValueError(
+            f"the epochs of a trial (--tune-epochs) must be in [1, {MOST_EPOCHS}], got {epochs}"
+        )
     base = _trial_config(config, epochs)
     for mu, c in product(mus, cs):
         replace(base, mu=mu, c=c)  # out of range: refused before anything is trained

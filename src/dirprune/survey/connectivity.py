@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from dirprune._support.tensors import write_tensors
 from dirprune.directional import DirectionalPath, FlatProjector
@@ -28,6 +27,7 @@ from dirprune.survey.config import SurveyConfig
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
+from dirprune.train.weights import read_weights
 
 LAMBDAS = 41
 """Number of points on the line of directional pruning."""
@@ -105,7 +105,7 @@ def survey_curve(
 
 def fitted(record: Record, layout: ParameterLayout, other: Network, dense: Network) -> Curve:
     """Load a fitted curve."""
-    bends = load_file(_bends(record, other))["bends"]
+    bends = read_weights(_bends(record, other))["bends"]
     return Curve(other.point, dense.point, bends.to(layout.device, layout.dtype))
 
 
@@ -226,7 +226,7 @@ def _third(subject: Subject, networks: list[Network], record: Record) -> tuple[s
 
 def _directional(record: Record, dense: Network, frame: Frame) -> dict[str, Any]:
     """Project the path of directional pruning of the dense network onto the plane."""
-    vectors = load_file(record.out / "eigenvectors.safetensors")["vectors"].to(dense.point.w)
+    vectors = read_weights(record.out / "eigenvectors.safetensors")["vectors"].to(dense.point.w)
     way = DirectionalPath(dense.point.w, FlatProjector(vectors))
     most = way.lam_for(min(0.99, way.largest_sparsity))
     lams = torch.linspace(0, most, LAMBDAS, dtype=torch.float64).tolist()

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune._support.tensors import write_tensors
@@ -24,6 +23,7 @@ from dirprune.survey.controls import controls
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Moment, Network, Subject
 from dirprune.survey.record import Record
+from dirprune.train.weights import read_weights
 
 TOP_ELSEWHERE = 5
 """Number of eigenvalues computed at each of the other networks."""
@@ -130,7 +130,7 @@ def sharp_directions(
         }
 
     record.get_or_compute("hessian", "top", call=find)
-    found = load_file(file)
+    found = read_weights(file)
     return {"values": found["values"], "vectors": found["vectors"].to(op.device)}
 
 

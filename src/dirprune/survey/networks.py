@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dirprune._support.checkpoint import list_checkpoints, load_checkpoint
@@ -23,6 +21,7 @@ from dirprune.survey.data import TrainingBatches, frozen_data
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
 from dirprune.train.trained import read_trained_config
+from dirprune.train.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -202,10 +201,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
     file = path if path.is_file() else RunFolder(path).weights
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no weights yet (no {file.name}): let the run finish")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a safetensors file ({error}): give one") from error
+    return read_weights(file)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

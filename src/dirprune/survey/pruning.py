@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dirprune._support.tensors import write_tensors
@@ -17,6 +16,7 @@ from dirprune.survey.curvature import hessian_at, sharp_directions
 from dirprune.survey.display import Display
 from dirprune.survey.networks import Subject
 from dirprune.survey.record import Record
+from dirprune.train.weights import read_weights
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 """Sparsities at which every method prunes, besides that of the sparse network."""
@@ -47,7 +47,7 @@ def survey_directional(
         return {"probes": config.steps}
 
     record.get_or_compute("directional", "diagonal", call=diagonal)
-    cost = load_file(file)["diagonal"].to(w)
+    cost = read_weights(file)["diagonal"].to(w)
     measure = _Measure(subject)
     ranks = sorted({1, max(1, len(vectors) // 3), len(vectors)})
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 TECHNICAL = ("threads", "workers")
 """Fields that may differ when a run is resumed."""
 
+MOST_EPOCHS = 10**6
+
 Schedule = Literal["constant", "piecewise", "steps", "cosine"]
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
@@ -123,7 +125,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every range once, so that nothing later has to."""
         _in_range("width", self.width, 0 < self.width <= 100, "above 0, at most 100")
-        _in_range("epochs", self.epochs, 1 <= self.epochs <= 10**6, "in [1, 1000000]")
+        _in_range("epochs", self.epochs, 1 <= self.epochs <= MOST_EPOCHS, f"in [1, {MOST_EPOCHS}]")
         _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _in_range("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
         _in_range("c", self.c, 0 <= self.c < math.inf, "at least 0 and finite")
@@ -138,7 +140,7 @@ class TrainConfig:
         self._check_target()
         _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
         warmup = self.warmup_epochs
-        _in_range("warmup_epochs", warmup, 0 <= warmup <= 10**6, "in [0, 1000000]")
+        _in_range("warmup_epochs", warmup, 0 <= warmup <= MOST_EPOCHS, f"in [0, {MOST_EPOCHS}]")
         _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
         batches = self.batch_seed
         _in_range("batch_seed", batches, batches is None or 0 <= batches < 2**32, "in [0, 2**32)")
@@ -186,7 +188,7 @@ def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:
     }
     try:
         return TrainConfig(**values)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:  # a field of another type
         raise ValueError(f"{origin} is damaged ({error}): restore it") from None
 
 

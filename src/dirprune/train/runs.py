@@ -150,11 +150,11 @@ class RunFolder:
                 f"{self.path} holds no run (no config.json): give the folder of a run"
             )
         record = read_json(self.config)
-        if not record.keys() >= {"config", "versions"} or not isinstance(record["config"], dict):
+        if not _is_run(record):
             raise ValueError(f"{self.config} is damaged or of no run of dirprune: restore it")
         version = record.get("version", 1)  # version 0.1 of dirprune wrote none
         if version != VERSION:
-            wrote = dict(record["versions"]).get("dirprune")
+            wrote = record["versions"].get("dirprune")
             raise ValueError(
                 f"{self.config} has format version {version}, this dirprune reads {VERSION}: "
                 f"install the dirprune that wrote it ({wrote}) or a newer one"
@@ -232,7 +232,12 @@ class RunFolder:
             record = read_json(self.config)
         except (OSError, ValueError):
             return False
-        return record.keys() >= {"config", "versions"} and isinstance(record["config"], dict)
+        return _is_run(record)
+
+
+def _is_run(record: Mapping[str, Any]) -> bool:
+    """Whether a file's record is that of a run."""
+    return all(isinstance(record.get(name), dict) for name in ("config", "versions"))
 
 
 def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str) -> None:
