@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dirprune._support.decode import build
 from dirprune._support.processes import broadcast_from_rank0, rank_and_world
 from dirprune.landscape.objectives.sweep import digest
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
@@ -125,7 +126,7 @@ def _plan(
         }
 
     found = record.get_or_compute("plan", call=plan)
-    return SurveyConfig(**found["chosen"])
+    return build(SurveyConfig, found["chosen"], str(record.path))
 
 
 def _size(subject: Subject, config: SurveyConfig) -> Size:

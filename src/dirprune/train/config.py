@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from dirprune._support.decode import build
 
 TECHNICAL = ("threads", "workers")
 """Fields that may differ when a run is resumed."""
@@ -182,14 +184,7 @@ def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:
     Raises:
         ValueError: If a field is damaged or out of its range.
     """
-    known = {f.name for f in fields(TrainConfig)}
-    values: dict[str, Any] = {
-        n: tuple(v) if isinstance(v, list) else v for n, v in saved.items() if n in known
-    }
-    try:
-        return TrainConfig(**values)
-    except (AttributeError, TypeError, ValueError) as error:  # a field of another type
-        raise ValueError(f"{origin} is damaged ({error}): restore it") from None
+    return build(TrainConfig, saved, origin)
 
 
 def _in_range(name: str, value: object, holds: bool, needed: str) -> None:

@@ -25,7 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with utf8_path(path) as name:
             return load_file(name)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error})") from None
+        raise ValueError(f"{path} is not a safetensors file ({error}): give one") from None
 
 
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dirprune._support.decode import build
 from dirprune._support.files import read_json
-from dirprune.report.shared.decode import build
 from dirprune.report.shared.numbers import Number
 
 Numbers = tuple[Number, ...]

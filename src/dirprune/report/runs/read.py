@@ -6,8 +6,8 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
+from dirprune._support.decode import build
 from dirprune._support.files import parse_json, read_json
-from dirprune.report.shared.decode import build
 from dirprune.report.shared.numbers import Number, short_name
 
 

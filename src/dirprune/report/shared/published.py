@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from dirprune.report.shared.decode import build
+from dirprune._support.decode import build
 
 
 @dataclass(frozen=True)

@@ -34,5 +34,5 @@ def build(kind: type[T], record: object, where: str) -> T:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"{where}: {error}: the file is damaged or of another version of dirprune"
+            f"{where}: {error}: the file is damaged or of another version of dirprune; restore it"
         ) from None
