@@ -325,7 +325,7 @@ def test_weights_to_start_from(tmp_path: Path) -> None:
     (tmp_path / "none" / "x").write_text("no weights")
     for folder, told in (
         ("wrong", "x: of another model, 1 tensors differ, first extra"),
-        ("none", "x is no safetensors file"),
+        ("none", "x is not a safetensors file"),
         ("missing", "missing/x"),
         ("folder", "folder/x is a folder"),
     ):
