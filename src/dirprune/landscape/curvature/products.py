@@ -28,10 +28,10 @@ from dirprune.landscape.curvature.autograd import (
 from dirprune.landscape.curvature.captured.capture import Uncaptured, capture
 from dirprune.landscape.curvature.captured.engine import GraphEngine
 from dirprune.landscape.curvature.selection import Check, compare, fastest
+from dirprune.landscape.objectives.loss_identity import loss_identity
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.outputs import flatten
 from dirprune.landscape.objectives.points import NamedTensors, unwrapped_name
-from dirprune.landscape.objectives.sweep import loss_name
 from dirprune.landscape.objectives.weights import Loss
 
 Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
@@ -137,7 +137,7 @@ class CurvatureProducts:
     def fingerprint(self) -> str:
         """A name for this matrix: a hash of weights, buffers, data, loss and selection."""
         hashed = hashlib.sha256(
-            f"{type(self).__qualname__} {loss_name(self._objective.loss)} {self._batchnorm} "
+            f"{type(self).__qualname__} {loss_identity(self._objective.loss)} {self._batchnorm} "
             f"{self._objective.data.digest} {[*self.shapes]}".encode()
         )
         for tensor in self._objective.model.state_dict().values():

@@ -14,6 +14,7 @@ from torch import Tensor
 from dirprune._support.checkpoint import load_checkpoint, save_checkpoint
 from dirprune._support.hashing import hash_tensor
 from dirprune._support.processes import rank_and_world
+from dirprune.landscape.objectives.loss_identity import loss_identity
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.points import Point
 from dirprune.landscape.objectives.policy import BatchNormStatistics
@@ -87,7 +88,7 @@ def sweep(
     about = [
         key,
         statistics.policy,
-        *((f.data.digest, loss_name(f.loss)) for f in objectives.values()),
+        *((f.data.digest, loss_identity(f.loss)) for f in objectives.values()),
     ]
     work = {"key": digest(*statistics.known, json.dumps(about)), "data": list(objectives)}
     if save is not None and save.exists():
@@ -177,8 +178,3 @@ def _measure(
         loss, error = objective.measure()
         found += [loss, -1.0 if error is None else error]
     return torch.tensor(found, dtype=torch.float64)
-
-
-def loss_name(loss: Any) -> str:
-    """Return a loss's name, the same in every process."""
-    return str(getattr(loss, "__qualname__", type(loss).__qualname__))
