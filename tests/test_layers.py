@@ -24,6 +24,7 @@ FLOORS = [
         "kernels",
         "optimizer",
         "update",
+        "tensor_thresholds",
         "threshold",
         "plan",
         "quantile",

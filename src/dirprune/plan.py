@@ -10,13 +10,8 @@ from torch import Tensor
 
 from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_four_levels
 from dirprune.prox import invert_threshold, power_threshold
-from dirprune.quantile import (
-    count_above,
-    is_sharded,
-    kth_magnitude,
-    largest_magnitudes,
-    local_part,
-)
+from dirprune.quantile import is_sharded
+from dirprune.tensor_thresholds import tensor_thresholds, tensor_thresholds_on_device
 
 _logger = logging.getLogger(__name__)
 
@@ -168,17 +163,13 @@ class SparsityPlan:
         Returns:
             The threshold of each tensor, 0-dimensional.
         """
-        sizes = [v.numel() for v in accumulators]
-        total, step = sum(sizes), torch.as_tensor(self.step)
+        step = torch.as_tensor(self.step)
         done = ((step / self.steps - self.begin) / (self.end - self.begin)).clamp(0, 1)
+        total = sum(v.numel() for v in accumulators)
         zeros = (self.sparsity * (1 - (1 - done) ** 3) * total).round().long()
-        # what every tensor keeps is out of the count
-        kept, own = zip(*map(self._own_threshold, accumulators))
-        candidates = [torch.where(v.abs() > o, math.inf, v) for v, o in zip(accumulators, own)]
-        protected = sum(min(self.minimum, size) for size in sizes)
-        g = kth_magnitude(candidates, zeros.clamp(max=total - protected))
+        g, levels = tensor_thresholds_on_device(accumulators, zeros, self.minimum)
         torch.as_tensor(self.threshold).copy_(g)
-        return [torch.where(g < k, g, o) for k, o in zip(kept, own)]
+        return levels
 
     def choose(self, accumulators: Sequence[Tensor], names: Sequence[str]) -> list[float]:
         """Renew the threshold for the current step.
@@ -190,55 +181,19 @@ class SparsityPlan:
         Returns:
             The threshold of each tensor: the plan's, or a smaller one where ``minimum`` asks.
         """
-        sizes = [v.numel() for v in accumulators]
-        total = self.total = sum(sizes)
+        total = self.total = sum(v.numel() for v in accumulators)
         zeros = round(self.sparsity_at(int(self.step)) * total)
         stride = total // SAMPLE | 1 if self.step < self.end * self.steps else 1
-        if stride > 1:
-            g = kth_magnitude(accumulators, max(0, round(zeros / stride)), stride)
-        else:
-            g = kth_magnitude(accumulators, zeros)
-        own: dict[int, float] = {}
-        candidates = list(accumulators)
-        while zeros:
-            kept = count_above(accumulators, g).tolist()
-            found = {
-                i: float(self._own_threshold(accumulators[i])[1])
-                for i, (k, size) in enumerate(zip(kept, sizes))
-                if k < min(self.minimum, size) and i not in own
-            }
-            if not found:
-                self._report_empty(kept, own, names)
-                break
-            own |= found
-            for i, level in found.items():  # what a tensor keeps is out of the count
-                v = candidates[i]
-                candidates[i] = torch.where(v.abs() > level, math.inf, v)
-            protected = sum(min(self.minimum, sizes[i]) for i in own)
-            g = kth_magnitude(candidates, min(zeros, total - protected))
-        self.threshold = float(g)
-        return [min(self.threshold, own.get(i, math.inf)) for i in range(len(sizes))]
-
-    def _own_threshold(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The least of the ``minimum`` largest entries of a tensor, and what keeps just them."""
-        nothing = local_part(v).new_zeros(())
-        if v.numel() <= self.minimum:
-            return nothing, nothing
-        infinite = local_part(v).new_full((1,), math.inf)
-        kept, lost = torch.cat([infinite, largest_magnitudes(v, self.minimum + 1)])[-2:]
-        return kept, torch.where(kept > lost, lost, torch.nextafter(kept, nothing))
-
-    def _report_empty(
-        self, kept: list[int], own: Mapping[int, float], names: Sequence[str]
-    ) -> None:
-        empty = [name for i, name in enumerate(names) if kept[i] == 0 and i not in own]
+        g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride)
         if empty:
             _logger.warning(
                 "step %d: all weights of %s are zero; lower the sparsity, raise minimum, or leave "
                 "these parameters out of the plan",
                 int(self.step),
-                ", ".join(empty),
+                ", ".join(names[i] for i in empty),
             )
+        self.threshold = g
+        return levels
 
     def apply_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
         """Renew the threshold of blocks or fours and write the weights.

@@ -1,0 +1,90 @@
+"""Thresholds that leave a number of zeros in many tensors, while each keeps some entries."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes, local_part
+
+
+def tensor_thresholds(
+    tensors: Sequence[Tensor], zeros: int, minimum: int, stride: int = 1
+) -> tuple[float, list[float], list[int]]:
+    """Choose the threshold below which ``zeros`` entries lie, and smaller ones of some tensors.
+
+    Args:
+        tensors: Of one dtype on one device.
+        zeros: How many entries become zero.
+        minimum: Entries that every tensor keeps (all of a smaller one), at least 0. They are made
+            up for by others, so that the number of zeros is still exact.
+        stride: Look at every ``stride``-th entry only; then the number of zeros is not exact.
+
+    Returns:
+        The threshold; that of each tensor; and the tensors that become zero altogether.
+
+    Example:
+        >>> tensors = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])]
+        >>> tensor_thresholds(tensors, zeros=2, minimum=0)
+        (2.0, [2.0, 2.0], [0])
+        >>> g, own, empty = tensor_thresholds(tensors, zeros=2, minimum=1)
+        >>> [int((t > g).sum()) for t, g in zip(tensors, own)], empty
+        ([1, 2], [])
+    """
+    sizes = [t.numel() for t in tensors]
+    if stride > 1:
+        g = kth_magnitude(tensors, max(0, round(zeros / stride)), stride)
+    else:
+        g = kth_magnitude(tensors, zeros)
+    own: dict[int, float] = {}
+    empty: list[int] = []
+    candidates = list(tensors)
+    while zeros:
+        kept = count_above(tensors, g).tolist()
+        found = {
+            i: float(_own_threshold(tensors[i], minimum)[1])
+            for i, (k, size) in enumerate(zip(kept, sizes))
+            if k < min(minimum, size) and i not in own
+        }
+        if not found:
+            empty = [i for i, k in enumerate(kept) if k == 0 and i not in own]
+            break
+        own |= found
+        for i, level in found.items():  # what a tensor keeps is out of the count
+            candidates[i] = torch.where(candidates[i].abs() > level, math.inf, candidates[i])
+        protected = sum(min(minimum, sizes[i]) for i in own)
+        g = kth_magnitude(candidates, min(zeros, sum(sizes) - protected))
+    return float(g), [min(float(g), own.get(i, math.inf)) for i in range(len(sizes))], empty
+
+
+def tensor_thresholds_on_device(
+    tensors: Sequence[Tensor], zeros: Tensor, minimum: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Choose as :func:`tensor_thresholds` does, without copying anything to the host.
+
+    Args:
+        tensors: Of one dtype on one device.
+        zeros: How many entries become zero, a 0-dimensional integer.
+        minimum: Entries that every tensor keeps.
+
+    Returns:
+        The threshold, and that of each tensor, all 0-dimensional.
+    """
+    sizes = [t.numel() for t in tensors]
+    kept, own = zip(*(_own_threshold(t, minimum) for t in tensors))
+    # what every tensor keeps is out of the count
+    candidates = [torch.where(t.abs() > o, math.inf, t) for t, o in zip(tensors, own)]
+    protected = sum(min(minimum, size) for size in sizes)
+    g = kth_magnitude(candidates, zeros.clamp(max=sum(sizes) - protected))
+    return g, [torch.where(g < k, g, o) for k, o in zip(kept, own)]
+
+
+def _own_threshold(v: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    """The least of the ``minimum`` largest entries of a tensor, and what keeps just them."""
+    nothing = local_part(v).new_zeros(())
+    if v.numel() <= minimum:
+        return nothing, nothing
+    infinite = local_part(v).new_full((1,), math.inf)
+    kept, lost = torch.cat([infinite, largest_magnitudes(v, minimum + 1)])[-2:]
+    return kept, torch.where(kept > lost, lost, torch.nextafter(kept, nothing))
