@@ -80,6 +80,11 @@ def mark_smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
+def magnitudes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Score every entry by its absolute value, in float32 or better."""
+    return [t.detach().abs().to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+
+
 def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
     """Count the next digit of the entries with leading bits ``found``."""
     counts = torch.zeros(BINS, dtype=torch.int64, device=found.device)

@@ -13,7 +13,7 @@ import torchvision
 
 import dirprune
 from dirprune import cli
-from dirprune.cli import commands, names
+from dirprune.cli import commands, names, training
 from dirprune.cli.options import GROUPS
 from dirprune.cli.parsing import _take_recipe
 from dirprune.models.factory import OWN
@@ -150,7 +150,7 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_demo_trains_both_methods(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "DEMO", commands.TrainConfig(model="mlp", epochs=3, c=0.05))
+    monkeypatch.setattr(training, "DEMO", training.TrainConfig(model="mlp", epochs=3, c=0.05))
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
     runs = {m: json.loads((tmp_path / m / "summary.json").read_text()) for m in ("sgd", "grda")}
     assert runs["sgd"]["sparsity"] < 0.01 < runs["grda"]["sparsity"]
@@ -211,7 +211,7 @@ def test_only_errors_of_the_user_are_told_in_one_line(
     assert "Traceback" not in capsys.readouterr().err
     assert cli.main([*words, "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setattr("dirprune.cli.commands._runs_inside", lambda path: int("one"))
+    monkeypatch.setattr("dirprune.cli.inspection._runs_inside", lambda path: int("one"))
     assert cli.main(words) == 70
     complaint = capsys.readouterr().err
     assert "Traceback" in complaint
@@ -227,7 +227,7 @@ def test_memory_that_runs_out_is_told_in_one_line(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("dirprune.cli.commands._runs_inside", fail)
+    monkeypatch.setattr("dirprune.cli.inspection._runs_inside", fail)
     assert cli.main(["report", "x"]) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("dirprune: out of memory")

@@ -7,7 +7,7 @@ import pytest
 
 from dirprune import cli
 from dirprune._support import native
-from dirprune.cli import commands
+from dirprune.cli import training
 from dirprune.cli.shipping import ship
 from dirprune.deploy import load
 from dirprune.train.runs import RunFolder
@@ -55,5 +55,5 @@ def test_what_cannot_be_exported_is_named_and_left_out(
         raise ValueError("aten.sort has no place in a file")
 
     monkeypatch.setattr("dirprune.cli.shipping.shrink", refuse)
-    commands._ship([run])
+    training._ship([run])
     assert "not exported: aten.sort" in " ".join(capsys.readouterr().out.split())

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
-from dirprune.quantile import mark_smallest
+from dirprune.quantile import magnitudes, mark_smallest
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     cubic_sparsity,
     gradual_plan,
-    magnitudes,
     one_shot_plan,
     random_scores,
 )

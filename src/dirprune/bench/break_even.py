@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dirprune.bench import latency as bench
@@ -12,6 +12,7 @@ from dirprune.bench.latency import graph_of, layer_weights
 from dirprune.bench.runtimes import PEERS
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
+from dirprune.quantile import mark_smallest
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ def masked(graph: Graph, sparsity: float) -> Graph:
         raise ValueError(f"a sparsity must lie in [0, 1), got {sparsity}")
     tensors = dict(graph.tensors)
     for name in layer_weights(graph):
-        size = np.abs(tensors[name])
-        zeros = round(sparsity * size.size)
-        smallest = np.argpartition(size, zeros, axis=None)[:zeros]
-        tensors[name] = tensors[name].copy()
-        tensors[name].flat[smallest] = 0
+        weights = tensors[name].copy()
+        (smallest,) = mark_smallest(
+            [torch.from_numpy(abs(weights))], round(sparsity * weights.size)
+        )
+        weights[smallest.numpy()] = 0
+        tensors[name] = weights
     return replace(graph, tensors=tensors)

@@ -1,12 +1,16 @@
 """The options of a run in groups, generated from the fields of :class:`TrainConfig`."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 from docstring_parser import parse as parse_docstring
 
 from dirprune.train.config import TrainConfig
+
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+"""Where a command writes."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "augment", "validation"),

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import tyro
 
 from dirprune.cli import names
-from dirprune.cli.commands import COMMANDS, DEMO
+from dirprune.cli.commands import COMMANDS
 from dirprune.cli.options import config_options
+from dirprune.cli.training import DEMO
 from dirprune.train.config import TrainConfig
 from dirprune.train.recipes import RECIPES, get_recipe
 

@@ -1,5 +1,6 @@
 """What commands print: tables of runs, of trials and of exported networks."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -7,6 +8,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from dirprune.study.tune import TuneResult
+
+
+def is_first() -> bool:
+    """Return whether this process prints, among those that torchrun may have started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def print_runs(summaries: dict[str, dict[str, Any]]) -> None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import dirprune
 from dirprune._support.user_errors import is_user_error
-from dirprune.cli.commands import is_first
 from dirprune.cli.parsing import UsageError, parse
+from dirprune.cli.printing import is_first
 from dirprune.train.errors import Diverged, Interrupted, OutOfMemory
 
 REPORT = "this is a bug in dirprune: please report it with the traceback above"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.files import read_json, write_json
+from dirprune.threshold import effective_lr
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES, TOLD
 
@@ -119,7 +120,7 @@ def method_config(
     if not method.endswith("_momentum"):
         config = replace(config, momentum=0.0, nesterov=False, weight_decay=0.0)
     if method in REFERENCES:
-        c = rescaled(config.c, config.mu + 0.5, config.lr, lr / (1 - config.momentum))
+        c = rescaled(config.c, config.mu + 0.5, config.lr, effective_lr(lr, config.momentum))
     else:
         target = sparsity if method not in MASKED else None
         config = replace(config, target_sparsity=target, power=None)

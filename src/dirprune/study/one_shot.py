@@ -12,8 +12,7 @@ from torch import nn
 from dirprune._support.files import write_json
 from dirprune._support.tensors import utf8_path, write_tensors
 from dirprune.groups import param_groups
-from dirprune.quantile import mark_smallest
-from dirprune.train.baselines.masked import magnitudes
+from dirprune.quantile import magnitudes, mark_smallest
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
 from dirprune.train.replaced import discard_replaced

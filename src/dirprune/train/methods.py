@@ -13,12 +13,12 @@ from dirprune.adam_grda import AdamGRDA
 from dirprune.grda import GRDA
 from dirprune.groups import param_groups
 from dirprune.plan import SparsityPlan
+from dirprune.quantile import magnitudes
 from dirprune.train.baselines.acdc import ACDC
 from dirprune.train.baselines.masked import (
     MaskedSGD,
     Scores,
     gradual_plan,
-    magnitudes,
     one_shot_plan,
     random_scores,
 )

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD
 
-from dirprune.quantile import mark_smallest
+from dirprune.train.baselines.pruned import PrunedSGD
 
 Scores = Callable[[Sequence[Tensor]], list[Tensor]]
 """From the weights to scores of the same shapes, at least 0: the smallest are pruned first."""
 
 
-class MaskedSGD(SGD):
+class MaskedSGD(PrunedSGD):
     r"""SGD that prunes at chosen steps; what is pruned is zero from then on.
 
     After step t of the plan, the smallest scores are pruned until their number is that of the
@@ -27,15 +26,14 @@ class MaskedSGD(SGD):
         lr: Learning rate.
         plan: Step, counted from 1, to the number of pruned weights after it; it never shrinks.
         scores: Says what goes first, over all groups together.
-        momentum: Heavy-ball factor in [0, 1).
-        nesterov: Nesterov's form of momentum.
-        weight_decay: Coefficient of an l2 penalty.
+        options: ``momentum``, ``nesterov`` and ``weight_decay`` as in ``torch.optim.SGD``.
 
     Raises:
         ValueError: If the plan asks for more weights than may be pruned.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0, -1.0, 2.0]))
+        >>> from dirprune.quantile import magnitudes
         >>> optimizer = MaskedSGD([w], lr=1.0, plan={2: 1}, scores=magnitudes)
         >>> for _ in range(3):
         ...     w.grad = torch.tensor([0.5, 0.5, 0.5])
@@ -50,24 +48,10 @@ class MaskedSGD(SGD):
         lr: float,
         plan: Mapping[int, int],
         scores: Scores,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-        )
-        for group in self.param_groups:
-            group.setdefault("prunable", True)
-            group["step"] = 0
+        super().__init__(params, lr, max(plan.values(), default=0), **options)
         self._plan, self._scores = dict(plan), scores
-        prunable = sum(p.numel() for p in self._prunable())
-        if max(self._plan.values(), default=0) > prunable:
-            raise ValueError(
-                f"sparsity asks for {max(self._plan.values())} zeros, but only {prunable} weights "
-                "may be pruned: give a smaller sparsity, or prune all"
-            )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -80,47 +64,19 @@ class MaskedSGD(SGD):
             The closure's loss, or None.
         """
         loss = super().step(closure)
-        for group in self.param_groups:
-            group["step"] += 1
-        number = self._plan.get(self.param_groups[0]["step"])
+        number = self._plan.get(self.count_step())
         if number is not None:
             self._prune(number)
-        for p, state in self.state.items():
-            if "pruned" in state:
-                p.masked_fill_(state["pruned"], 0.0)
-                if state.get("momentum_buffer") is not None:
-                    state["momentum_buffer"].masked_fill_(state["pruned"], 0.0)
+        self.apply_masks()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit for bit.
-
-        Args:
-            state_dict: From an optimizer with the same groups.
-        """
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            if "pruned" in state:
-                state["pruned"] = state["pruned"].bool()  # torch gives it the weights' dtype
-
     def _prune(self, number: int) -> None:
-        weights = self._prunable()
+        weights = self.prunable()
         scores = self._scores(weights)
         for p, score in zip(weights, scores, strict=True):
             if "pruned" in self.state[p]:
                 score.masked_fill_(self.state[p]["pruned"], -1.0)  # none comes back
-        for p, pruned in zip(weights, mark_smallest(scores, number), strict=True):
-            # In the memory format of the weights, in which filling them is quick.
-            self.state[p]["pruned"] = torch.empty_like(p, dtype=torch.bool).copy_(pruned)
-
-    def _prunable(self) -> list[Tensor]:
-        groups = [group["params"] for group in self.param_groups if group["prunable"]]
-        return [p for params in groups for p in params if p.requires_grad]
-
-
-def magnitudes(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Score every weight by its absolute value, in float32 or better."""
-    return [w.detach().abs().to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
+        self.prune_smallest(scores, number)
 
 
 def random_scores(seed: int) -> Scores:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD
+
+from dirprune.train.baselines.pruned import PrunedSGD
 
 
-class RigL(SGD):
+class RigL(PrunedSGD):
     r"""SGD on a fixed number of weights per layer, whose places change every so many steps.
 
     At a change, every layer drops the share
@@ -31,9 +32,7 @@ class RigL(SGD):
         every: Steps between changes, fewer in short runs so that there are at least 20.
         end: Share of the steps after which places no longer change.
         seed: Decides the first places.
-        momentum: Heavy-ball factor in [0, 1).
-        nesterov: Nesterov's form of momentum.
-        weight_decay: Coefficient of an l2 penalty.
+        options: ``momentum``, ``nesterov`` and ``weight_decay`` as in ``torch.optim.SGD``.
 
     Raises:
         ValueError: If there are fewer prunable weights than ``zeros``.
@@ -60,16 +59,9 @@ class RigL(SGD):
         every: int = 100,
         end: float = 0.75,
         seed: int = 0,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-        )
-        for group in self.param_groups:
-            group.setdefault("prunable", True)
-            group["step"] = 0
+        super().__init__(params, lr, zeros, **options)
         self._alpha, self._last = alpha, round(end * total_steps)
         self._every = max(1, min(every, self._last // 20))
         self._choose_places(zeros, seed)
@@ -77,16 +69,14 @@ class RigL(SGD):
     @torch.no_grad()
     def _choose_places(self, zeros: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        prunable = self._prunable()
+        prunable = self.prunable()
         numbers = erdos_renyi_kernel([tuple(p.shape) for p in prunable], zeros)
         for p, active in zip(prunable, numbers, strict=True):
             places = torch.randperm(p.numel(), generator=generator)[:active].to(p.device)
-            mask = torch.zeros(p.numel(), dtype=torch.bool, device=p.device)
-            mask[places] = True
-            self.state[p]["active"] = torch.empty_like(p, dtype=torch.bool).copy_(
-                mask.view(p.shape)
-            )
-            p.masked_fill_(~self.state[p]["active"], 0.0)
+            pruned = torch.ones(p.numel(), dtype=torch.bool, device=p.device)
+            pruned[places] = False
+            self.set_pruned(p, pruned.view(p.shape))
+        self.apply_masks()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -102,57 +92,34 @@ class RigL(SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            group["step"] += 1
-        step = self.param_groups[0]["step"]
+        step = self.count_step()
         if step % self._every == 0 and step < self._last:
             share = self._alpha / 2 * (1 + math.cos(math.pi * step / self._last))
-            for p in self._prunable():
+            for p in self.prunable():
                 if p.grad is not None:
                     self._move(p, p.grad, share)
         else:
             super().step()
-        self._mask()
+        self.apply_masks()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit for bit.
-
-        Args:
-            state_dict: From an optimizer with the same groups.
-        """
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            if "active" in state:
-                state["active"] = state["active"].bool()  # torch gives it the weights' dtype
+    def prunable(self) -> list[Tensor]:
+        """The parameters in which weights may be pruned: no vectors."""
+        return [p for p in super().prunable() if p.dim() > 1]
 
     def _move(self, p: Tensor, gradient: Tensor, share: float) -> None:
-        active: Tensor = self.state[p]["active"]
+        active = ~self.state[p]["pruned"]
         count = int(share * int(active.sum()))
         if not count:
             return
-        magnitudes = torch.where(active, p.abs(), math.inf).flatten()
-        kept = active.flatten().clone()
-        kept[magnitudes.topk(count, largest=False).indices] = False
+        sizes = torch.where(active, p.abs(), math.inf).flatten()
+        kept = active.flatten()
+        kept[sizes.topk(count, largest=False).indices] = False
         gains = torch.where(kept, -1.0, gradient.abs().flatten())
-        grown = gains.topk(count).indices
-        fresh = torch.zeros_like(kept)
-        fresh[grown] = True
-        active.copy_((kept | fresh).view(p.shape))
-        p.masked_fill_(fresh.view(p.shape), 0.0)
-        if self.state[p].get("momentum_buffer") is not None:
-            self.state[p]["momentum_buffer"].masked_fill_(fresh.view(p.shape), 0.0)
-
-    def _mask(self) -> None:
-        for p, state in self.state.items():
-            if "active" in state:
-                p.masked_fill_(~state["active"], 0.0)
-                if state.get("momentum_buffer") is not None:
-                    state["momentum_buffer"].masked_fill_(~state["active"], 0.0)
-
-    def _prunable(self) -> list[Tensor]:
-        groups = [group["params"] for group in self.param_groups if group["prunable"]]
-        return [p for params in groups for p in params if p.requires_grad and p.dim() > 1]
+        grown = torch.zeros_like(kept)
+        grown[gains.topk(count).indices] = True
+        self.set_pruned(p, ~(kept | grown).view(p.shape))
+        self.clear(p, grown.view(p.shape))
 
 
 def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], zeros: int) -> list[int]:

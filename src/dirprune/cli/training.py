@@ -1,0 +1,174 @@
+"""The commands that train: train, compare, tune and demo.
+
+A command imports what it needs when it runs, so that help and usage errors load no torch.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from dirprune.cli.options import Out
+from dirprune.cli.printing import is_first, print_exports, print_runs, print_trials
+from dirprune.train.config import TrainConfig
+from dirprune.train.names import COMPARED
+from dirprune.train.recipes import published
+
+DEMO = TrainConfig()
+"""What the demo trains with each method."""
+
+
+def _share_cpus() -> None:
+    """Let idle threads sleep instead of spinning; it only works before torch is loaded.
+
+    Two runs of a tiny network on two CPUs otherwise take about a hundred times as long each.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool = False) -> None:
+    """Train one network and write its run folder, with a report.
+
+    With --recipe NAME, the options default to those of a row of the paper or of its scaled-down
+    twin, instead of the digits demo.
+
+    Args:
+        config: What to train, and how.
+        out: Folder of the run.
+        resume: Continue the interrupted run in the folder. The result is bit-identical to an
+            uninterrupted run.
+        overwrite: Replace the run in the folder, as soon as the new run has saved something.
+    """
+    _share_cpus()
+    from dirprune.report.runs.page import write_report
+    from dirprune.train.display import ConsoleDisplay
+    from dirprune.train.loop import train as train_run
+    from dirprune.train.runs import RunFolder
+
+    over = resume and (RunFolder(out).read_summary() or {}).get("status") == "finished"
+    figures = published(config)
+    recipe = {"name": config.model, "published": figures} if figures else None
+    summary = train_run(
+        config,
+        out,
+        resume=resume,
+        overwrite=overwrite,
+        recipe=recipe,
+        display=ConsoleDisplay(),
+    )
+    if not is_first():
+        return
+    if over:
+        print(f"{out} had finished: there was nothing left to do")
+    print_runs({config.method: summary})
+    print(f"report: {write_report([out], out / 'report.html')}")
+
+
+def compare(
+    config: TrainConfig,
+    out: Out,
+    methods: tuple[str, ...] = COMPARED,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    lrs: tuple[float, ...] | None = None,
+) -> None:
+    """Compare methods: equal epochs, same weights and batches, at gRDA's sparsity.
+
+    To continue after an interruption, give the same command again.
+
+    Args:
+        config: What all runs share; momentum and weight decay are for the methods that have them.
+        out: Folder of the comparison.
+        methods: Names of methods.
+        seeds: Every method is trained once with each seed.
+        lrs: Learning rates to choose from, for every method, on held-out training data; by
+            default --lr alone.
+    """
+    _share_cpus()
+    from dirprune.report.runs.page import write_report
+    from dirprune.study.compare import compare as compare_methods
+    from dirprune.study.comparison import finished_runs
+    from dirprune.study.tables import markdown_text
+
+    table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
+    print(markdown_text(table))
+    _ship([out / run for run in finished_runs(out)])
+    page = write_report([out], out / "report.html")
+    print(f"report: {page}")
+
+
+def tune(
+    config: TrainConfig,
+    out: Out,
+    mus: tuple[float, ...] = (0.501, 0.51, 0.55),
+    cs: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    tune_epochs: int = 3,
+    tolerance: float = 0.01,
+) -> None:
+    """Choose c and mu by the authors' rule: the largest c that keeps early accuracy.
+
+    To continue after an interruption, give the same command again.
+
+    Args:
+        config: The run to choose for; accuracy is taken on held-out training data.
+        out: Folder of the trials.
+        mus: Exponents to try.
+        cs: Scales to try with each, smallest first.
+        tune_epochs: Epochs of a trial; the paper's authors advise 1 to 5.
+        tolerance: Accuracy that may be lost against c = 0, as a fraction.
+    """
+    _share_cpus()
+    from dirprune.study.tune import tune as tune_trials
+    from dirprune.train.display import ConsoleDisplay
+
+    result = tune_trials(
+        config,
+        out,
+        mus=mus,
+        cs=cs,
+        epochs=tune_epochs,
+        tolerance=tolerance,
+        display=ConsoleDisplay(),
+    )
+    print_trials(result)
+    print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
+
+
+def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
+    """Train SGD and gRDA on real digits, from the same weights on the same batches; ship both.
+
+    Args:
+        out: Folder of the two run folders and their report.
+        resume: Continue the interrupted demo in the folder.
+        overwrite: Replace earlier runs in the folder.
+    """
+    _share_cpus()
+    from dirprune.report.runs.page import write_report
+    from dirprune.train.display import ConsoleDisplay
+    from dirprune.train.loop import train as train_run
+    from dirprune.train.runs import RunFolder
+
+    summaries = {}
+    for method in ("sgd", "grda"):
+        config, folder = replace(DEMO, method=method), out / method
+        begun = resume and RunFolder(folder).config.exists()
+        summaries[method] = train_run(
+            config, folder, resume=begun, overwrite=overwrite, display=ConsoleDisplay()
+        )
+    print_runs(summaries)
+    _ship([out / method for method in summaries])
+    page = write_report([out / method for method in summaries], out / "report.html")
+    print(f"report: {page}")
+
+
+def _ship(runs: list[Path]) -> None:
+    """Export runs and print the result; networks that cannot be exported are named."""
+    from dirprune.cli.shipping import ship
+
+    found = {}
+    for run in runs:
+        try:
+            export = ship(run)
+        except ValueError as problem:
+            print(f"{run} is not exported: {problem}")
+            continue
+        found[str(run)] = export
+    print_exports(found)
