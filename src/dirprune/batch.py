@@ -16,7 +16,7 @@ Group = dict[str, Any]
 CHUNK = 1 << 22
 
 
-class Batch(NamedTuple):
+class ParameterBatch(NamedTuple):
     """Parameters of one group, dtype and device that share step, rate and threshold.
 
     v is None for all rows or for none, as are m and s. The scalars are 0-dimensional float64
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     @classmethod
     def empty(
         cls, group: Group, lr: float, g: float, g_before: float, step: int, power: float
-    ) -> "Batch":
+    ) -> "ParameterBatch":
         """Make a batch without parameters."""
         scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
         return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])

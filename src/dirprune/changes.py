@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dirprune.batch import Batch, chunks
+from dirprune.batch import ParameterBatch, chunks
 from dirprune.kernels import extension
 from dirprune.kernels.rows import Row
 from dirprune.prox import invert_threshold, power_threshold
@@ -17,7 +17,7 @@ from dirprune.quantile import flat, flat_like, is_sharded
 WHOLE, LINE, SPARSE = 4096, 128, 64
 
 
-def adopt(batch: Batch) -> None:
+def adopt(batch: ParameterBatch) -> None:
     """Set v from the weights where they are not what the last step left.
 
     Every other entry of v keeps its bits. Nothing is copied to the host.
@@ -39,7 +39,7 @@ def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
     v.copy_(torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power)))
 
 
-def find_changed(batch: Batch, phase: int) -> list[Row]:
+def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
     """Find rows with weights that are not what the last step left, from a sample.
 
     A tensor up to 4,096 elements is compared whole; of a larger one, 128 elements in 8,192.
@@ -76,7 +76,7 @@ class LastWeights:
         """Version and address of every weight."""
         self._phase = 0
 
-    def adopt_changed(self, batch: Batch) -> None:
+    def adopt_changed(self, batch: ParameterBatch) -> None:
         """Adopt the weights of the rows on the CPU that were changed since the last step.
 
         Args:

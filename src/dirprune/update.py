@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.batch import Batch, Group, chunks, state_dtype
+from dirprune.batch import Group, ParameterBatch, chunks, state_dtype
 from dirprune.changes import adopt
 from dirprune.kernels import extension, triton_step
-from dirprune.kernels.rows import Adam, Gradient, Number, Row
+from dirprune.kernels.rows import Adam, Gradient, Row, Scalar
 from dirprune.prox import power_threshold
 
 
-def update(batch: Batch) -> None:
+def update(batch: ParameterBatch) -> None:
     """Step the weights of a batch in place.
 
     On CUDA it adopts weights that were changed from outside; on the CPU :func:`adopt` has.
@@ -65,7 +65,7 @@ def update(batch: Batch) -> None:
                 _threshold_one(row.w, row.v, g, batch.power)
 
 
-def threshold(batch: Batch) -> None:
+def threshold(batch: ParameterBatch) -> None:
     """Write the thresholds of the accumulators into the weights; dense rows stay.
 
     Args:
@@ -97,12 +97,12 @@ def threshold(batch: Batch) -> None:
             _threshold_one(row.w, row.v, g, p)
 
 
-def _may_extend(batch: Batch) -> bool:
+def _may_extend(batch: ParameterBatch) -> bool:
     """Whether the options allow the C++ extension."""
     return batch.group["fused"] is not False and not batch.group["foreach"]
 
 
-def _is_foreach(batch: Batch) -> bool:
+def _is_foreach(batch: ParameterBatch) -> bool:
     foreach: bool | None = batch.group["foreach"]
     return batch.rows[0].w.is_cuda if foreach is None else foreach
 
@@ -174,7 +174,7 @@ def _write(w: Tensor, sparse: Tensor) -> None:
         w.add_(0.0)  # the cast may underflow to -0.0, which the sum makes 0.0
 
 
-def _descend_foreach(batch: Batch, lr: float, step: int) -> None:
+def _descend_foreach(batch: ParameterBatch, lr: float, step: int) -> None:
     rows, group = batch.rows, batch.group
     if "betas" in group:
         for row in chunks(rows):
@@ -184,7 +184,7 @@ def _descend_foreach(batch: Batch, lr: float, step: int) -> None:
     torch._foreach_add_(x, [_sgd_direction(row, group) for row in rows], alpha=-lr)
 
 
-def _descend_traced(row: Row, batch: Batch) -> None:
+def _descend_traced(row: Row, batch: ParameterBatch) -> None:
     """Descend with the scalars as tensors."""
     w, v, grad, m, s = row
     group, lr = batch.group, batch.lr
@@ -205,7 +205,7 @@ def _descend_traced(row: Row, batch: Batch) -> None:
 # Triton
 
 
-def _step_triton(batch: Batch) -> bool:
+def _step_triton(batch: ParameterBatch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
     group, together = batch.group, batch.together
     if batch.is_current or not (together or may_use_triton(group, batch.rows[0].w)):
@@ -218,12 +218,12 @@ def _step_triton(batch: Batch) -> bool:
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
 
 
-def _gradient_rule(group: Group, lr: Number) -> Gradient:
+def _gradient_rule(group: Group, lr: Scalar) -> Gradient:
     options = group["momentum"], group["nesterov"], group["weight_decay"], group["maximize"]
     return Gradient(lr, *options)
 
 
-def _adam_rule(group: Group, lr: Number, step: Number) -> Adam:
+def _adam_rule(group: Group, lr: Scalar, step: Scalar) -> Adam:
     options = group["betas"], group["eps"], group["weight_decay"], group["maximize"]
     return Adam(lr, step, *options)
 

@@ -21,7 +21,7 @@ from deploy.networks import NETWORKS, captured, difference, inputs, sparsify
 from dirprune.deploy import GraphNet, load, save
 from dirprune.deploy.file.container import DTYPES
 from dirprune.deploy.file.packing import (
-    Layout,
+    Packing,
     Parts,
     decompress,
     part_sizes,
@@ -68,7 +68,7 @@ def test_nans_and_denormals_are_kept_and_negative_zeros_are_not() -> None:
     array = np.zeros(64, np.float32)
     array[:4] = np.array([0x80000000, 0x7FC00001, 0xFFC12345, 1], np.uint32).view(np.float32)
     apart = take_apart(array, floating=True)
-    assert (apart.nonzeros, apart.layout) == (3, Layout.MASKED)
+    assert (apart.nonzeros, apart.layout) == (3, Packing.MASKED)
     array[0] = 0.0
     assert put_together(apart, array.dtype, 64, floating=True).tobytes() == array.tobytes()
 
@@ -77,7 +77,7 @@ def test_the_signs_of_zeros_in_files_of_version_01_are_kept() -> None:
     array = np.array([0.0, -0.0, 3.0, -0.0], np.float32)
     mask, signs = np.array([0b0100], np.uint8), np.array([0b110], np.uint8)
     planes = take_apart(array[2:3], floating=True).parts
-    apart = Parts(Layout.SIGNED, 1, (mask, signs, *planes))
+    apart = Parts(Packing.SIGNED, 1, (mask, signs, *planes))
     assert put_together(apart, array.dtype, 4, floating=True).tobytes() == array.tobytes()
 
 

@@ -181,9 +181,9 @@ def test_area_of_the_drawn_spectrum_is_one() -> None:
 
 
 def read_names() -> Any:
-    from dirprune.report.landscape.read import Network
+    from dirprune.report.landscape.read import NetworkRecord
 
-    return (Network("sgd", "dense"), Network("grda", "sparse"))
+    return (NetworkRecord("sgd", "dense"), NetworkRecord("grda", "sparse"))
 
 
 def test_paper_stands_beside_the_same_network_alone(tmp_path: Path) -> None:

@@ -5,21 +5,21 @@ import runpy
 import signal
 
 from dirprune import cli
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 
 LOOK = 120
 """At which look at progress the second process gets the signal."""
 
 if __name__ == "__main__":
-    looks, check = 0, Display.check
+    looks, check = 0, SurveyDisplay.check
 
-    def checked(self: Display) -> None:
+    def checked(self: SurveyDisplay) -> None:
         global looks
         looks += 1
         if looks == LOOK and os.environ["RANK"] == "1":
             signal.raise_signal(signal.SIGTERM)
         check(self)
 
-    Display.check = checked  # type: ignore[method-assign]
+    SurveyDisplay.check = checked  # type: ignore[method-assign]
     print("status", cli.main(), flush=True)
     runpy.run_module("dirprune", run_name="__main__")

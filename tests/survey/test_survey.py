@@ -24,7 +24,7 @@ from dirprune.landscape import ParameterLayout
 from dirprune.models import build
 from dirprune.survey.config import parse_duration
 from dirprune.survey.data import MEMORY_SHARE, frozen_data
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.estimate import Units
 from dirprune.survey.networks import open_subject
 from dirprune.survey.record import Record
@@ -187,16 +187,16 @@ def test_broken_off_and_continued(
 ) -> None:
     """SIGTERM comes at every 40th look at progress; in between only what was saved is known."""
     looks = 0
-    check = Display.check
+    check = SurveyDisplay.check
 
-    def checked(self: Display) -> None:
+    def checked(self: SurveyDisplay) -> None:
         nonlocal looks
         looks += 1
         if looks % 40 == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         check(self)
 
-    monkeypatch.setattr(Display, "check", checked)
+    monkeypatch.setattr(SurveyDisplay, "check", checked)
     words = ["landscape", *runs, "--out", str(tmp_path / "out"), *COARSE, "--what", ALL]
     stops = 0
     while (status := cli.main(words)) == 130:

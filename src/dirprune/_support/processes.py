@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -24,7 +24,7 @@ def any_rank(flag: bool) -> bool:
     return bool(found)
 
 
-def broadcast_from_rank0(value: Value) -> Value:
+def broadcast_from_rank0(value: T) -> T:
     """Return rank 0's value on every rank."""
     values = [value]
     if rank_and_world()[1] > 1:
@@ -32,13 +32,13 @@ def broadcast_from_rank0(value: Value) -> Value:
     return values[0]
 
 
-def call_on_rank0(function: Callable[[], Value]) -> Value:
+def call_on_rank0(function: Callable[[], T]) -> T:
     """Call a function on rank 0 only, and return its value on every rank.
 
     Raises:
         Exception: On every rank, what the function raised.
     """
-    value: Value | None = None
+    value: T | None = None
     error: Exception | None = None
     if rank_and_world()[0] == 0:
         try:

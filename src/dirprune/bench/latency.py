@@ -36,7 +36,7 @@ SETTLING = 0.1
 
 
 @dataclass(frozen=True)
-class Row:
+class RuntimeLatency:
     """One runtime at one batch size and number of threads.
 
     Attributes:
@@ -82,7 +82,7 @@ class Benchmark:
         machine: Processor, number of cores and versions.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[RuntimeLatency, ...]
     sparsity: float
     bytes: dict[str, int]
     rounds: int
@@ -170,7 +170,7 @@ def benchmark(
         if set(against) & set(INT8) - set(missing):
             write_int8(onnx, int8, graph.shape[1:])
             sizes["int8 onnx"] = int8.stat().st_size
-        rows: list[Row] = []
+        rows: list[RuntimeLatency] = []
         try:
             for batch, count in product(batches, threads):
                 shape = (batch, *graph.shape[1:])
@@ -239,7 +239,7 @@ def _engine(path: Path, threads: int) -> Call:
 
 def _measure(
     peers: list[Peer], net: GraphNet, shape: tuple[int, ...], threads: int, rounds: int
-) -> list[Row]:
+) -> list[RuntimeLatency]:
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     with torch.inference_mode():
         expected = net(torch.from_numpy(x)).numpy()
@@ -269,7 +269,9 @@ def _measure(
         low, middle, high = map(float, np.percentile(own, (25, 50, 75)))
         ratio = statistics.median(a / b for a, b in zip(own, ours)) if ours else None
         rows.append(
-            Row(peer.name, peer.precision, shape[0], threads, (low, middle, high), ratio, gap)
+            RuntimeLatency(
+                peer.name, peer.precision, shape[0], threads, (low, middle, high), ratio, gap
+            )
         )
     return rows
 

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from dirprune.deploy.engine import Array
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.operators.record import Shape
 
-Array = NDArray[np.float32]
 Call = Callable[[Array], Array]
 
 PEERS = ("torch", "onnxruntime", "openvino")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dirprune._support import native
 from dirprune.deploy.file.encode import encode
 from dirprune.deploy.file.limits import check_memory, memory_limit, readable
-from dirprune.deploy.file.read import Source, describe, file_bytes, read_contents
+from dirprune.deploy.file.read import FileOrBytes, describe, file_bytes, read_contents
 from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.signature import Kind, Signature, pack, rebuild, split
@@ -83,7 +83,7 @@ class Engine:
 
     def __init__(
         self,
-        path: Source,
+        path: FileOrBytes,
         threads: int | None = None,
         *,
         tune: bool = True,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-Number = float | Tensor
+Scalar = float | Tensor
 
 PLAIN = frozenset({Tensor, nn.Parameter})
 """Classes of tensors whose memory is the numbers themselves; others may be wrappers."""
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 class Gradient(NamedTuple):
     r"""SGD's direction: :math:`m \leftarrow \beta m + \nabla f + \lambda w`."""
 
-    lr: Number
+    lr: Scalar
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -37,8 +37,8 @@ class Gradient(NamedTuple):
 class Adam(NamedTuple):
     """Adam's direction at its n-th step, with decoupled weight decay."""
 
-    lr: Number
-    n: Number
+    lr: Scalar
+    n: Scalar
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.autograd.graph import increment_version
 
-from dirprune.kernels.rows import PLAIN, Adam, Gradient, Number, Row
+from dirprune.kernels.rows import PLAIN, Adam, Gradient, Row, Scalar
 
-Column = Sequence[Any]
+TensorColumn = Sequence[Any]
 
 FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 _dtype = attrgetter("dtype")
@@ -30,8 +30,8 @@ MAX_TABLES = 64
 def step(
     rows: Sequence[Row],
     rule: Gradient | Adam | None,
-    g: Number = 0.0,
-    g_before: Number = 0.0,
+    g: Scalar = 0.0,
+    g_before: Scalar = 0.0,
     power: float = 1.0,
 ) -> bool:
     r"""Step many tensors at once, if one launch can take them.
@@ -63,7 +63,7 @@ def step(
     return tables is not None and tables.step(w, grads, rule, g, g_before, power)
 
 
-def prepare(w: Column, v: Column, m: Column, s: Column) -> "Tables | None":
+def prepare(w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn) -> "Tables | None":
     """The tables of these tensors, from a cache, since they are a pure function of the addresses.
 
     Args:
@@ -117,7 +117,7 @@ def kernels() -> ModuleType | None:
     return triton_kernels
 
 
-def _numbers(rule: Gradient | Adam | None, g: Number, g_before: Number) -> tuple[Number, ...]:
+def _numbers(rule: Gradient | Adam | None, g: Scalar, g_before: Scalar) -> tuple[Scalar, ...]:
     """Rate, thresholds, rate with the first moment's bias corrected, the second's correction."""
     if not isinstance(rule, Adam):
         return rule.lr if rule else 0.0, g, g_before, 0.0, 1.0
@@ -129,7 +129,7 @@ def _numbers(rule: Gradient | Adam | None, g: Number, g_before: Number) -> tuple
     return rule.lr, g, g_before, rule.lr / (1 - first**rule.n), root
 
 
-def _on_device(numbers: Sequence[Number], device: torch.device) -> Tensor:
+def _on_device(numbers: Sequence[Scalar], device: torch.device) -> Tensor:
     return torch.stack(
         [
             x.reshape(()).double()
@@ -143,7 +143,9 @@ def _on_device(numbers: Sequence[Number], device: torch.device) -> Tensor:
 class Tables:
     """The addresses of one set of tensors, on their device. It does not keep the tensors alive."""
 
-    def __init__(self, w: Column, v: Column, m: Column, s: Column, module: Any) -> None:
+    def __init__(
+        self, w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn, module: Any
+    ) -> None:
         self._module = module
         self._weights = list(map(Tensor.data_ptr, w))
         self.device = w[0].device
@@ -176,18 +178,18 @@ class Tables:
         self._strides: list[tuple[int, ...]] = []
         self._captured: list[Tensor] = []
 
-    def are_of(self, w: Column) -> bool:
+    def are_of(self, w: TensorColumn) -> bool:
         """Whether weights still lie where they did."""
         return list(map(Tensor.data_ptr, w)) == self._weights
 
     @torch.no_grad()
     def step(
         self,
-        w: Column,
-        grads: Column,
+        w: TensorColumn,
+        grads: TensorColumn,
         rule: Gradient | Adam | None,
-        g: Number,
-        g_before: Number,
+        g: Scalar,
+        g_before: Scalar,
         power: float,
     ) -> bool:
         """Step as :func:`step` does.
@@ -233,7 +235,7 @@ class Tables:
         increment_version(w)
         return True
 
-    def _grads_at(self, grads: Column | None) -> Tensor | None:
+    def _grads_at(self, grads: TensorColumn | None) -> Tensor | None:
         """The table of the gradients' addresses; None if they cannot be stepped."""
         captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if captured:
@@ -266,7 +268,7 @@ _TABLES: OrderedDict[Any, Tables | None] = OrderedDict()
 _CAPTURED: dict[int, Tables] = {}  # graphs hold their addresses: never freed
 
 
-def _fit(w: Column, state: Sequence[Column]) -> bool:
+def _fit(w: TensorColumn, state: Sequence[TensorColumn]) -> bool:
     """Whether weights and state are dense arrays, those of a row in the same order."""
     dtype = torch.float64 if w[0].dtype == torch.float64 else torch.float32
     return (

@@ -19,9 +19,9 @@ from dirprune.models.resnet import resnet20
 from dirprune.models.vgg import vgg16, vgg16_bn
 from dirprune.models.wide_resnet import wrn28x10
 
-Builder = Callable[[int, int, tuple[int, int], float], nn.Module]
+BuildFunction = Callable[[int, int, tuple[int, int], float], nn.Module]
 
-OWN: dict[str, tuple[Builder, int]] = {
+OWN: dict[str, tuple[BuildFunction, int]] = {
     "mlp": (mlp, 1),
     "convnet": (convnet, 2),
     "resnet20": (resnet20, 1),

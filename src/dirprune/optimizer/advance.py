@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.batch import Batch, Group, state_dtype
+from dirprune.batch import Group, ParameterBatch, state_dtype
 from dirprune.kernels.rows import Row
 from dirprune.kernels.together import Together
 from dirprune.optimizer.options import power_of
@@ -27,7 +27,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 """Parameters with their gradients."""
 
 
-def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list[Batch]:
+def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list[ParameterBatch]:
     """Advance the counters and thresholds of a param group, which are Python numbers.
 
     Args:
@@ -44,7 +44,7 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
     if structured := plan is not None and plan.structure != "elements":
         power = 1.0  # the step leaves w = v, and the structure thresholds it
     grown: dict[tuple[int, float], tuple[int, float]] = {}
-    batches: dict[tuple[Any, ...], Batch] = {}
+    batches: dict[tuple[Any, ...], ParameterBatch] = {}
     for p, grad in pairs:
         own = state[p]
         before = own.get("n", 0), own.get("g", 0.0)
@@ -65,12 +65,14 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
         key = g, g_before, step, p.dtype, p.device, row.v is None
         batch = batches.get(key)
         if batch is None:
-            batch = batches[key] = Batch.empty(group, lr, g, g_before, step, power)
+            batch = batches[key] = ParameterBatch.empty(group, lr, g, g_before, step, power)
         batch.rows.append(row)
     return list(batches.values())
 
 
-def advance_on_device(state: State, group: Group, pairs: Pairs, factor: float) -> list[Batch]:
+def advance_on_device(
+    state: State, group: Group, pairs: Pairs, factor: float
+) -> list[ParameterBatch]:
     """Advance with all scalars on the device, so that a CUDA graph can repeat it.
 
     Parameters in lockstep share the tensors of their counters, so there are few of them.
@@ -87,7 +89,7 @@ def advance_on_device(state: State, group: Group, pairs: Pairs, factor: float) -
     plan, mu = group["plan"], group["mu"]
     places: dict[tuple[Any, ...], dict[str, Tensor]] = {}
     advanced: dict[int, tuple[Tensor, Tensor]] = {}
-    batches: dict[tuple[Any, ...], Batch] = {}
+    batches: dict[tuple[Any, ...], ParameterBatch] = {}
     for p, grad in pairs:
         own = state[p]
         if not isinstance(own.get("n"), Tensor):
@@ -111,12 +113,12 @@ def advance_on_device(state: State, group: Group, pairs: Pairs, factor: float) -
         key = id(n), id(g), p.dtype, row.v is None
         if key not in batches:
             before = g if plan else g_before
-            batches[key] = Batch(group, lr, g, before, step, power_of(group), [])
+            batches[key] = ParameterBatch(group, lr, g, before, step, power_of(group), [])
         batches[key].rows.append(row)
     return list(batches.values())
 
 
-def advance_together(group: Group, together: Together, rate: float) -> Batch:
+def advance_together(group: Group, together: Together, rate: float) -> ParameterBatch:
     """Advance parameters that share n, g and step: a short way past :func:`advance_group`.
 
     Args:
@@ -136,11 +138,11 @@ def advance_together(group: Group, together: Together, rate: float) -> Batch:
         step = states[0]["step"] + 1
         for own in states:
             own["step"] = step
-    batch = Batch.empty(group, float(group["lr"]), g, before, step, power_of(group))
+    batch = ParameterBatch.empty(group, float(group["lr"]), g, before, step, power_of(group))
     return batch._replace(together=together)
 
 
-def together_of(state: State, group: Group, batches: list[Batch]) -> Together | None:
+def together_of(state: State, group: Group, batches: list[ParameterBatch]) -> Together | None:
     """Prepare a group's next steps, if it has taken this one in one batch on a GPU.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import ParamsT
 
-from dirprune.batch import Batch, Group
+from dirprune.batch import Group, ParameterBatch
 from dirprune.changes import LastWeights
 from dirprune.kernels.together import Together
 from dirprune.optimizer.advance import (
@@ -177,7 +177,7 @@ class DualAveraging(ExactState):
     # The order of a step
 
     @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
-    def _advance(self, eager: bool) -> tuple[list[Batch], list[Planned]]:
+    def _advance(self, eager: bool) -> tuple[list[ParameterBatch], list[Planned]]:
         """Advance counters and thresholds and sort the parameters into batches.
 
         Args:
@@ -206,7 +206,9 @@ class DualAveraging(ExactState):
         known = {id(planned.plan) for planned in due}
         return batches, due + [planned for planned in structured if id(planned.plan) not in known]
 
-    def _advance_group(self, group: Group, pairs: Pairs, together: Together | None) -> list[Batch]:
+    def _advance_group(
+        self, group: Group, pairs: Pairs, together: Together | None
+    ) -> list[ParameterBatch]:
         if together:
             return [advance_together(group, together, self._effective_lr(group))]
         for p, _ in pairs:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dirprune.batch import Batch, Group
+from dirprune.batch import Group, ParameterBatch
 from dirprune.changes import LastWeights, adopt
 from dirprune.optimizer.advance import State, lr_on, row_of
 from dirprune.optimizer.options import power_of
@@ -84,12 +84,12 @@ class Planned:
         ]
 
     @_disable_dynamo
-    def _choose(self, last: LastWeights) -> list[Batch]:
+    def _choose(self, last: LastWeights) -> list[ParameterBatch]:
         members, state = self._members(), self._state
         for group, _, p in members:
             if p.grad is None:
                 g = float(state[p]["g"])
-                batch = Batch.empty(group, 0.0, g, g, 0, power_of(group))
+                batch = ParameterBatch.empty(group, 0.0, g, g, 0, power_of(group))
                 batch.rows.append(row_of(p, None, state[p]))
                 last.adopt_changed(batch)
                 if p.is_cuda:
@@ -101,15 +101,15 @@ class Planned:
                 own = state[p]
                 g = own["g"].copy_(level)
                 rows = [row_of(p, None, own)]
-                on_device.append(Batch(group, g, g, g, g, power_of(group), rows))
+                on_device.append(ParameterBatch(group, g, g, g, g, power_of(group), rows))
             return on_device
         levels = self.plan.choose(accumulators, [_name(*member) for member in members])
-        batches: dict[tuple[Any, ...], Batch] = {}
+        batches: dict[tuple[Any, ...], ParameterBatch] = {}
         for (group, _, p), g in zip(members, levels):
             state[p]["g"] = g
             key = id(group), g, p.dtype, p.device
             if key not in batches:
-                batches[key] = Batch.empty(group, 0.0, g, g, 0, power_of(group))
+                batches[key] = ParameterBatch.empty(group, 0.0, g, g, 0, power_of(group))
             batches[key].rows.append(row_of(p, None, state[p]))
         return list(batches.values())
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-Trial = tuple[float, float]
+CalibrationTrial = tuple[float, float]
 """A strength c > 0 and the sparsity in [0, 1] that it led to."""
 
 
@@ -14,7 +14,7 @@ def calibrate(
     *,
     tolerance: float = 0.01,
     most: int = 5,
-) -> list[Trial]:
+) -> list[CalibrationTrial]:
     """Try strengths until the sparsity is close enough, or no trial is left.
 
     Args:
@@ -32,7 +32,7 @@ def calibrate(
         >>> [round(sparsity, 2) for c, sparsity in trials]
         [0.5, 0.9]
     """
-    trials: list[Trial] = []
+    trials: list[CalibrationTrial] = []
     c = start
     while True:
         # Few digits, so that the value can be read, typed and part of a folder's name.
@@ -43,12 +43,12 @@ def calibrate(
         c = next_strength(trials, target)
 
 
-def closest(trials: Sequence[Trial], target: float) -> Trial:
+def closest(trials: Sequence[CalibrationTrial], target: float) -> CalibrationTrial:
     """Return the trial whose sparsity is nearest to the target."""
     return min(trials, key=lambda trial: abs(trial[1] - target))
 
 
-def next_strength(trials: Sequence[Trial], target: float) -> float:
+def next_strength(trials: Sequence[CalibrationTrial], target: float) -> float:
     r"""Choose the next strength to try.
 
     The logarithm of the odds of a zero, :math:`\log s / (1 - s)`, is taken to be linear in

@@ -15,7 +15,7 @@ from dirprune.study.calibrate import calibrate, closest
 from dirprune.study.comparison import Plan, claim_folder, method_config, rescaled, run_name
 from dirprune.study.isolated import run_isolated
 from dirprune.study.one_shot import has_batchnorm, prune_finished
-from dirprune.study.tables import Row, csv_text, markdown_text, rows
+from dirprune.study.tables import MethodRow, csv_text, markdown_text, rows
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay
@@ -43,7 +43,7 @@ def compare(
     methods: Sequence[str] = COMPARED,
     seeds: Sequence[int] = (1, 2, 3),
     lrs: Sequence[float] | None = None,
-) -> list[Row]:
+) -> list[MethodRow]:
     """Train every method for the same epochs from the same weights on the same batches.
 
     - The learning rate is chosen per method from one grid by the final accuracy on held-out
@@ -102,7 +102,7 @@ class _Comparison:
         self.finals: dict[str, list[TrainConfig]] = {}
         self.target = plan.config.mask_sparsity
 
-    def carry_out(self) -> list[Row]:
+    def carry_out(self) -> list[MethodRow]:
         """Run what is missing; gRDA comes before those that it sets the sparsity of."""
         plan = self.plan
         _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
@@ -254,7 +254,7 @@ class _Comparison:
         }
         write_json(self.out / "comparison.json", record)
 
-    def _write_table(self) -> list[Row]:
+    def _write_table(self) -> list[MethodRow]:
         self._write()
         runs = read_json(self.out / "comparison.json")["runs"]
         summaries: dict[str, list[Summary]] = {}

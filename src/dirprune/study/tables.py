@@ -22,7 +22,7 @@ _DIGITS = {"test_accuracy": 2, "sparsity": 2, "seconds_per_epoch": 2}
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's figures over its finished runs.
 
     Attributes:
@@ -40,7 +40,7 @@ class Row:
     std: Mapping[str, float | None]
 
 
-def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
+def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MethodRow]:
     """Average over the runs of every method.
 
     Args:
@@ -62,11 +62,11 @@ def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
         values = {name: [run[name] for run in counted] for name in FIGURES}
         mean = {name: statistics.fmean(v) if v else None for name, v in values.items()}
         std = {name: statistics.stdev(v) if len(v) > 1 else None for name, v in values.items()}
-        found.append(Row(method, len(counted), diverged, mean, std))
+        found.append(MethodRow(method, len(counted), diverged, mean, std))
     return found
 
 
-def csv_text(table: Sequence[Row]) -> str:
+def csv_text(table: Sequence[MethodRow]) -> str:
     """Write a table for machines: fractions, bytes and seconds, to the last digit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -78,7 +78,7 @@ def csv_text(table: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def markdown_text(table: Sequence[Row]) -> str:
+def markdown_text(table: Sequence[MethodRow]) -> str:
     """Write a table for people: mean ± standard deviation over the finished runs."""
     lines = [
         "| method | runs | " + " | ".join(FIGURES.values()) + " |",

@@ -24,7 +24,7 @@ from dirprune.landscape import (
 from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.policy import BatchNormStatistics
 from dirprune.survey.config import SurveyConfig
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
@@ -38,7 +38,7 @@ def survey_networks(
     networks: list[Network],
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
 ) -> None:
     """Describe each network, and evaluate it with its stored statistics and by the policy."""
 
@@ -66,7 +66,7 @@ def survey_curve(
     networks: list[Network],
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
 ) -> None:
     """Connect every network to the dense one by a line and by a fitted curve."""
     dense, others = networks[0], networks[1:]
@@ -114,7 +114,7 @@ def survey_plane(
     networks: list[Network],
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
 ) -> None:
     """Measure the plane through the dense network, the sparse one and the bend between them."""
     dense, sparse = networks[:2]
@@ -169,7 +169,9 @@ def survey_plane(
         )
 
 
-def survey_along(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
+def survey_along(
+    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
+) -> None:
     """Measure the plane through the dense network along two random directions."""
     layout, w = subject.layout, subject.dense.point.w
     u, v = (filter_normalised(layout, w, 2 * config.seed + k) for k in (1, 2))
@@ -195,7 +197,7 @@ def _path(
     subject: Subject,
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
     curve: Curve,
     title: str,
 ) -> PathFigures:

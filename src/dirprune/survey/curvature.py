@@ -20,7 +20,7 @@ from dirprune.landscape import (
 from dirprune.landscape.curvature.search import Eigenpairs, LanczosProgress
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.controls import controls
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.networks import Moment, Network, Subject
 from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
@@ -58,7 +58,7 @@ def survey_hessian(
     networks: list[Network],
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
 ) -> None:
     """Measure the spectrum at the dense network, and the other networks' shares in it."""
     dense, others = networks[0], networks[1:]
@@ -106,7 +106,7 @@ def hessian_at(subject: Subject, point: Point) -> Hessian:
 
 
 def sharp_directions(
-    subject: Subject, op: Hessian, config: SurveyConfig, record: Record, display: Display
+    subject: Subject, op: Hessian, config: SurveyConfig, record: Record, display: SurveyDisplay
 ) -> dict[str, Tensor]:
     """Return the top eigenpairs of the dense network's Hessian, from the cache if present.
 
@@ -135,7 +135,7 @@ def sharp_directions(
 
 
 def survey_training(
-    subject: Subject, config: SurveyConfig, record: Record, display: Display
+    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
 ) -> None:
     """Measure the projection ratios at the checkpoints that the dense and the sparse run share."""
     dense = {m.step: m for m in subject.moments(subject.dense)}
@@ -158,7 +158,7 @@ def _moment(
     others: dict[str, Moment],
     config: SurveyConfig,
     record: Record,
-    display: Display,
+    display: SurveyDisplay,
 ) -> dict[str, Any]:
     here = subject.point_of(dense)
     op = hessian_at(subject, here)
@@ -180,7 +180,9 @@ def _moment(
     }
 
 
-def _eigenpairs(op: Hessian, k: int, record: Record, display: Display, title: str) -> Eigenpairs:
+def _eigenpairs(
+    op: Hessian, k: int, record: Record, display: SurveyDisplay, title: str
+) -> Eigenpairs:
     progress = display.start(title)
 
     def report_progress(now: LanczosProgress) -> None:

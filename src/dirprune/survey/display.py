@@ -17,7 +17,7 @@ LINE_INTERVAL = 60.0
 """Seconds between two lines of progress where bars cannot be shown."""
 
 
-class Display:
+class SurveyDisplay:
     """Shows progress on rank 0, and stops the survey after SIGINT or SIGTERM.
 
     Args:
@@ -39,7 +39,7 @@ class Display:
             disable=not self._console.is_terminal,
         )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "SurveyDisplay":
         """Install the signal handlers and show bars."""
         self._stop.__enter__()
         self._bars.start()

@@ -13,7 +13,7 @@ from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.policy import BatchNormStatistics
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.curvature import hessian_at, sharp_directions
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.networks import Subject
 from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
@@ -25,7 +25,7 @@ SAMPLE = 4000
 
 
 def survey_directional(
-    subject: Subject, config: SurveyConfig, record: Record, display: Display
+    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
 ) -> None:
     """Prune the dense network directionally, with its sharp directions protected."""
     op = hessian_at(subject, subject.dense.point)

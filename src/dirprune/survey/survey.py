@@ -10,16 +10,11 @@ from dirprune._support.decode import build
 from dirprune._support.processes import broadcast_from_rank0, rank_and_world
 from dirprune.landscape.objectives.sweep import digest
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
-from dirprune.survey.connectivity import (
-    survey_along,
-    survey_curve,
-    survey_networks,
-    survey_plane,
-)
+from dirprune.survey.connectivity import survey_along, survey_curve, survey_networks, survey_plane
 from dirprune.survey.controls import controls
 from dirprune.survey.curvature import survey_hessian, survey_training
 from dirprune.survey.data import frozen_data
-from dirprune.survey.display import Display
+from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.estimate import Size, estimate, measure_units, within
 from dirprune.survey.networks import Subject, open_subject
 from dirprune.survey.process_group import process_group
@@ -28,7 +23,7 @@ from dirprune.survey.record import Record
 
 
 def survey(
-    paths: Sequence[Path], config: SurveyConfig, out: Path, display: Display | None = None
+    paths: Sequence[Path], config: SurveyConfig, out: Path, display: SurveyDisplay | None = None
 ) -> dict[str, Any]:
     """Measure the landscape around finished runs.
 
@@ -50,7 +45,7 @@ def survey(
             landscape, or another survey is writing it.
         FileNotFoundError: If a run or its data does not exist.
     """
-    with process_group(out) as folder, display or Display(out) as shown:
+    with process_group(out) as folder, display or SurveyDisplay(out) as shown:
         record = Record(folder)
         subject = open_subject(paths, config)
         record.begin(config, _identity(subject), str(subject.layout.device))
@@ -67,7 +62,7 @@ def survey(
     return record.figures
 
 
-def _run(subject: Subject, config: SurveyConfig, record: Record, display: Display) -> None:
+def _run(subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay) -> None:
     networks = subject.networks + controls(subject.dense, subject.sparse, config.seed)
     record.get_or_compute("dimension", call=lambda: subject.layout.size)
     sizes = {n: {"samples": d.samples, "batches": d.batches} for n, d in subject.data.items()}
@@ -91,7 +86,7 @@ def _run(subject: Subject, config: SurveyConfig, record: Record, display: Displa
 
 
 def _plan(
-    subject: Subject, config: SurveyConfig, record: Record, display: Display
+    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
 ) -> SurveyConfig:
     """Estimate the duration and fit the survey into its budget, unless that is done already."""
 

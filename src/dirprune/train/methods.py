@@ -17,7 +17,7 @@ from dirprune.quantile import magnitudes
 from dirprune.train.baselines.acdc import ACDC
 from dirprune.train.baselines.masked import (
     MaskedSGD,
-    Scores,
+    ScoreFunction,
     gradual_plan,
     one_shot_plan,
     random_scores,
@@ -133,7 +133,7 @@ def _masked(
     config: TrainConfig,
     model: nn.Module,
     plan: Callable[[int, float, int], dict[int, int]],
-    scores: Scores,
+    scores: ScoreFunction,
     total_steps: int,
     **momentum: Any,
 ) -> Optimizer:

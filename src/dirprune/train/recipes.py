@@ -11,7 +11,7 @@ ImageNetSchedule = Literal["fixed", "140", "30"]
 
 
 @dataclass(frozen=True)
-class Figures:
+class PublishedFigures:
     """What the paper reports of a run; accuracy and sparsity are shares in [0, 1]."""
 
     test_accuracy: float
@@ -19,58 +19,58 @@ class Figures:
 
 
 _VGG16_CIFAR10 = {
-    0.4: Figures(0.90866, 0.24446),
-    0.51: Figures(0.91018, 0.61412),
-    0.6: Figures(0.90856, 0.90476),
-    0.7: Figures(0.906433, 0.972167),
+    0.4: PublishedFigures(0.90866, 0.24446),
+    0.51: PublishedFigures(0.91018, 0.61412),
+    0.6: PublishedFigures(0.90856, 0.90476),
+    0.7: PublishedFigures(0.906433, 0.972167),
 }
 _WRN28X10_CIFAR10 = {
-    0.4: Figures(0.94245, 0.62188),
-    0.501: Figures(0.94459, 0.90175),
-    0.55: Figures(0.94433, 0.94744),
-    0.6: Figures(0.94497, 0.97075),
-    0.65: Figures(0.94531, 0.98288),
+    0.4: PublishedFigures(0.94245, 0.62188),
+    0.501: PublishedFigures(0.94459, 0.90175),
+    0.55: PublishedFigures(0.94433, 0.94744),
+    0.6: PublishedFigures(0.94497, 0.97075),
+    0.65: PublishedFigures(0.94531, 0.98288),
 }
 _WRN28X10_CIFAR100 = {
-    0.501: Figures(0.76916, 0.82692),
-    0.55: Figures(0.76996, 0.90204),
-    0.6: Figures(0.76999, 0.94205),
-    0.65: Figures(0.76853, 0.96304),
+    0.501: PublishedFigures(0.76916, 0.82692),
+    0.55: PublishedFigures(0.76996, 0.90204),
+    0.6: PublishedFigures(0.76999, 0.94205),
+    0.65: PublishedFigures(0.76853, 0.96304),
 }
-_RESNET50_IMAGENET: dict[ImageNetSchedule, dict[tuple[float, float], Figures]] = {
+_RESNET50_IMAGENET: dict[ImageNetSchedule, dict[tuple[float, float], PublishedFigures]] = {
     "fixed": {
-        (0.501, 0.005): Figures(0.7060, 0.8603),
-        (0.51, 0.005): Figures(0.7035, 0.8738),
-        (0.55, 0.005): Figures(0.6976, 0.9154),
+        (0.501, 0.005): PublishedFigures(0.7060, 0.8603),
+        (0.51, 0.005): PublishedFigures(0.7035, 0.8738),
+        (0.55, 0.005): PublishedFigures(0.6976, 0.9154),
     },
     "140": {
-        (0.4, 0.01): Figures(0.72746, 0.79693),
-        (0.501, 0.005): Figures(0.73126, 0.86089),
-        (0.51, 0.005): Figures(0.7314, 0.87277),
-        (0.55, 0.005): Figures(0.7324, 0.91589),
-        (0.6, 0.005): Figures(0.72158, 0.94983),
-        (0.65, 0.005): Figures(0.70042, 0.97103),
-        (0.7, 0.005): Figures(0.65512, 0.98173),
+        (0.4, 0.01): PublishedFigures(0.72746, 0.79693),
+        (0.501, 0.005): PublishedFigures(0.73126, 0.86089),
+        (0.51, 0.005): PublishedFigures(0.7314, 0.87277),
+        (0.55, 0.005): PublishedFigures(0.7324, 0.91589),
+        (0.6, 0.005): PublishedFigures(0.72158, 0.94983),
+        (0.65, 0.005): PublishedFigures(0.70042, 0.97103),
+        (0.7, 0.005): PublishedFigures(0.65512, 0.98173),
     },
     "30": {
-        (0.65, 0.005): Figures(0.66462, 0.97049),
-        (0.7, 0.005): Figures(0.62596, 0.98256),
-        (0.75, 0.005): Figures(0.56152, 0.98986),
-        (0.8, 0.005): Figures(0.43474, 0.99506),
-        (0.85, 0.005): Figures(0.2269, 0.99839),
-        (0.65, 0.004): Figures(0.68062, 0.96364),
-        (0.7, 0.004): Figures(0.65166, 0.97692),
-        (0.75, 0.004): Figures(0.60124, 0.98621),
-        (0.7, 0.003): Figures(0.6728, 0.96874),
-        (0.75, 0.003): Figures(0.6376, 0.98105),
-        (0.75, 0.002): Figures(0.67234, 0.97059),
+        (0.65, 0.005): PublishedFigures(0.66462, 0.97049),
+        (0.7, 0.005): PublishedFigures(0.62596, 0.98256),
+        (0.75, 0.005): PublishedFigures(0.56152, 0.98986),
+        (0.8, 0.005): PublishedFigures(0.43474, 0.99506),
+        (0.85, 0.005): PublishedFigures(0.2269, 0.99839),
+        (0.65, 0.004): PublishedFigures(0.68062, 0.96364),
+        (0.7, 0.004): PublishedFigures(0.65166, 0.97692),
+        (0.75, 0.004): PublishedFigures(0.60124, 0.98621),
+        (0.7, 0.003): PublishedFigures(0.6728, 0.96874),
+        (0.75, 0.003): PublishedFigures(0.6376, 0.98105),
+        (0.75, 0.002): PublishedFigures(0.67234, 0.97059),
     },
 }
 _SGD = {
-    ("vgg16", "cifar10"): Figures(0.90818, 0.0),
-    ("wrn28x10", "cifar10"): Figures(0.94173, 0.0),
-    ("wrn28x10", "cifar100"): Figures(0.76529, 0.0),
-    ("resnet50", "imagenet"): Figures(0.6871, 0.0),
+    ("vgg16", "cifar10"): PublishedFigures(0.90818, 0.0),
+    ("wrn28x10", "cifar10"): PublishedFigures(0.94173, 0.0),
+    ("wrn28x10", "cifar100"): PublishedFigures(0.76529, 0.0),
+    ("resnet50", "imagenet"): PublishedFigures(0.6871, 0.0),
 }
 # What makes a run the paper's; seed, device, precision and the like do not.
 _DECISIVE = (
@@ -246,7 +246,7 @@ def published(config: TrainConfig) -> dict[str, float] | None:
     return None
 
 
-def paper_rows() -> Iterator[tuple[TrainConfig, Figures]]:
+def paper_rows() -> Iterator[tuple[TrainConfig, PublishedFigures]]:
     """Yield every run of the paper that has published figures."""
     for mu, figures in _VGG16_CIFAR10.items():
         yield vgg16_cifar10(mu), figures

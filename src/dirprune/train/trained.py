@@ -9,13 +9,13 @@ from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.runs import RunFolder
 from dirprune.train.weights import load_weights, read_weights
 
-Network = tuple[nn.Module, tuple[int, int, int]]
+NetworkAndShape = tuple[nn.Module, tuple[int, int, int]]
 """A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
 
 
 def trained_network(
     run: Path, weights: Path | None = None, *, trust_model: bool = False
-) -> Network:
+) -> NetworkAndShape:
     """Build the network of a run that has finished, without its data.
 
     Args:
@@ -82,7 +82,7 @@ def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
     return config
 
 
-def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> Network:
+def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> NetworkAndShape:
     """Build a network by its name, for colour images, with the weights of a file.
 
     Args:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dirprune.deploy.file.packing import Layout, part_sizes
+from dirprune.deploy.file.packing import Packing, part_sizes
 from dirprune.deploy.file.values import Values
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.record import Shape
@@ -69,7 +69,7 @@ class Entry:
     dtype: str
     shape: Shape
     values: Values
-    layout: Layout
+    layout: Packing
     nonzeros: int
     source: int = 0
     """Number of the tensor whose elements it shares, with layout SHARED."""
@@ -92,7 +92,7 @@ class Entry:
     @property
     def streams(self) -> list[tuple[str, int]]:
         """The streams that hold its parts, in order, and its number of bytes in each."""
-        if self.layout is Layout.SHARED:
+        if self.layout is Packing.SHARED:
             return []
         sizes = part_sizes(self.layout, self.nonzeros, self.stored.itemsize, prod(self.shape))
         planes = [f"{self.stored.str[1:]} {k}" for k in range(self.stored.itemsize)]

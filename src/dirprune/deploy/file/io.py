@@ -13,7 +13,7 @@ from dirprune._support.wrappers import unwrap
 from dirprune.deploy.file import container
 from dirprune.deploy.file.container import DTYPES, Contents
 from dirprune.deploy.file.limits import readable
-from dirprune.deploy.file.read import Source, describe, read_contents, read_file
+from dirprune.deploy.file.read import FileOrBytes, describe, read_contents, read_file
 from dirprune.deploy.file.values import VALUES, Values
 from dirprune.deploy.file.write import write_contents
 from dirprune.deploy.graph.capture import capture
@@ -111,7 +111,7 @@ def save(
     return Saved(path, len(data), dense, graph is not None, change)
 
 
-def load(path: Source, *, max_bytes: int | None = None) -> GraphNet | dict[str, Tensor]:
+def load(path: FileOrBytes, *, max_bytes: int | None = None) -> GraphNet | dict[str, Tensor]:
     """Load what :func:`save` wrote; the file may come from anybody.
 
     Args:

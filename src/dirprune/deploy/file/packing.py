@@ -21,7 +21,7 @@ _BLOCK = 1 << 17  # bytes at most that a block of a zstandard frame (at least 4 
 Bytes = NDArray[np.uint8]
 
 
-class Layout(IntEnum):
+class Packing(IntEnum):
     """How the elements of an array are stored."""
 
     DENSE = 0
@@ -43,7 +43,7 @@ class Parts:
             the nonzero elements.
     """
 
-    layout: Layout
+    layout: Packing
     nonzeros: int
     parts: tuple[Bytes, ...]
 
@@ -72,13 +72,13 @@ def take_apart(array: NDArray[np.generic], floating: bool) -> Parts:
     nonzero: NDArray[np.bool_] = (first != 0) | np.any(planes[1:], axis=0)
     count = int(nonzero.sum())
     if count == size:
-        return Parts(Layout.DENSE, size, tuple(planes))
+        return Parts(Packing.DENSE, size, tuple(planes))
     if floating:
         planes[0, ~nonzero] = 0  # no negative zeros
     mask = np.packbits(nonzero, bitorder="little")
-    masked = Parts(Layout.MASKED, count, (mask, *planes[:, nonzero]))
+    masked = Parts(Packing.MASKED, count, (mask, *planes[:, nonzero]))
     # Many zeros are cheaper in one mask than in every plane. With few zeros both ways are tried.
-    dense = Parts(Layout.DENSE, size, tuple(planes))
+    dense = Parts(Packing.DENSE, size, tuple(planes))
     return masked if 2 * count < size else min(masked, dense, key=_quick_size)
 
 
@@ -100,20 +100,20 @@ def put_together(
         ValueError: If a mask contradicts the sizes.
     """
     kept = _elements(apart.parts[len(apart.parts) - dtype.itemsize :], dtype, floating)
-    if apart.layout is Layout.DENSE:
+    if apart.layout is Packing.DENSE:
         return kept
     nonzero = _bits(apart.parts[0], size)
     if int(nonzero.sum()) != apart.nonzeros:
         raise ValueError("a mask does not mark as many elements as it should")
     array = np.zeros(size, dtype)
     array[nonzero] = kept
-    if apart.layout is Layout.SIGNED:
+    if apart.layout is Packing.SIGNED:
         negative = _bits(apart.parts[1], size - apart.nonzeros).astype(_unsigned(dtype))
         array.view(_unsigned(dtype))[~nonzero] = negative << (8 * dtype.itemsize - 1)
     return array
 
 
-def part_sizes(layout: Layout, nonzeros: int, itemsize: int, size: int) -> tuple[int, ...]:
+def part_sizes(layout: Packing, nonzeros: int, itemsize: int, size: int) -> tuple[int, ...]:
     """Return the size of every part.
 
     Args:
@@ -125,11 +125,11 @@ def part_sizes(layout: Layout, nonzeros: int, itemsize: int, size: int) -> tuple
     Returns:
         Sizes in bytes.
     """
-    if layout is Layout.SHARED:
+    if layout is Packing.SHARED:
         return ()
-    if layout is Layout.DENSE:
+    if layout is Packing.DENSE:
         return (size,) * itemsize
-    masks = [size] if layout is Layout.MASKED else [size, size - nonzeros]
+    masks = [size] if layout is Packing.MASKED else [size, size - nonzeros]
     return (*(-(-bits // 8) for bits in masks), *(nonzeros,) * itemsize)
 
 

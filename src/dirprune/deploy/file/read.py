@@ -27,19 +27,19 @@ from dirprune.deploy.file.container import (
 )
 from dirprune.deploy.file.encode import Reader, decode
 from dirprune.deploy.file.limits import check_memory, memory_limit, readable
-from dirprune.deploy.file.packing import Layout, Parts, decompress, put_together
-from dirprune.deploy.file.values import VALUES, Reduced, restore
+from dirprune.deploy.file.packing import Packing, Parts, decompress, put_together
+from dirprune.deploy.file.values import VALUES, ReducedValues, restore
 from dirprune.deploy.graph.graph import check_names
 from dirprune.deploy.graph.operators.record import LARGEST, MOST
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+FileOrBytes: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a file, or a file opened for reading bytes."""
 
 _OBJECTS = 64
 """Bytes of Python objects, at most, for each byte of an index."""
 
 
-def file_bytes(source: Source, limit: int) -> bytes:
+def file_bytes(source: FileOrBytes, limit: int) -> bytes:
     """Read a whole file.
 
     Args:
@@ -71,14 +71,14 @@ def file_bytes(source: Source, limit: int) -> bytes:
     return data
 
 
-def describe(source: Source) -> str:
+def describe(source: FileOrBytes) -> str:
     """Name a source in a message."""
     if isinstance(source, (str, os.PathLike)):
         return str(source)
     return str(getattr(source, "name", "the file"))
 
 
-def read_file(source: Source, max_bytes: int | None = None) -> Contents:
+def read_file(source: FileOrBytes, max_bytes: int | None = None) -> Contents:
     """Read an untrusted file.
 
     Args:
@@ -132,7 +132,7 @@ def read_contents(data: bytes, max_bytes: int | None = None) -> Contents:
     payload.finish()
     arrays: list[NDArray[np.generic]] = []
     for entry in entries:
-        shared = entry.layout is Layout.SHARED
+        shared = entry.layout is Packing.SHARED
         arrays.append(arrays[entry.source] if shared else _array(entry, streams))
     tensors = {
         entry.name: Tensor(entry.dtype, array)
@@ -156,22 +156,22 @@ def _entry(reader: Reader, number: int) -> Entry:
     name, code = reader.text(), reader.take("B")
     shape, how, arranged = reader.dims("I"), reader.take("B"), reader.take("B")
     check_names([name])
-    if code >= len(NAMES) or how >= len(VALUES) or arranged >= len(Layout):
+    if code >= len(NAMES) or how >= len(VALUES) or arranged >= len(Packing):
         raise ValueError(f"tensor {name} has an unknown type or layout")
-    layout, size = Layout(arranged), prod(shape)
+    layout, size = Packing(arranged), prod(shape)
     source, nonzeros = 0, size
-    if layout is Layout.SHARED:
+    if layout is Packing.SHARED:
         source = reader.take("I")
         if source >= number:
             raise ValueError(f"tensor {name} shares the elements of a later one")
-    elif layout is not Layout.DENSE:
+    elif layout is not Packing.DENSE:
         nonzeros = reader.take("Q")
     entry = Entry(name, NAMES[code], shape, VALUES[how], layout, nonzeros, source)
     if entry.values != "float32" and (entry.dtype != "float32" or len(shape) < 2):
         raise ValueError(f"tensor {name} cannot have {entry.values} values")
     if size >= LARGEST or nonzeros > size:
         raise ValueError(f"tensor {name} with shape {shape} is too large, or marks too much")
-    if layout is Layout.SIGNED and not entry.floating:
+    if layout is Packing.SIGNED and not entry.floating:
         raise ValueError(f"tensor {name} cannot have signs of zeros")
     return entry
 
@@ -181,9 +181,9 @@ def _check(entries: list[Entry]) -> None:
         raise ValueError("two tensors have one name")
     for entry in entries:
         source = entries[entry.source]
-        if entry.layout is Layout.SHARED and (
+        if entry.layout is Packing.SHARED and (
             (source.dtype, source.shape) != (entry.dtype, entry.shape)
-            or source.layout is Layout.SHARED
+            or source.layout is Packing.SHARED
         ):
             raise ValueError(f"tensor {entry.name} cannot share the elements of {source.name}")
 
@@ -198,4 +198,4 @@ def _array(entry: Entry, streams: Mapping[str, Reader]) -> NDArray[np.generic]:
     flat = put_together(apart, entry.stored, prod(entry.shape), entry.floating)
     if entry.dtype == "bool" and flat.size and int(flat.view(np.uint8).max()) > 1:
         raise ValueError(f"tensor {entry.name} is bool and has other values than 0 and 1")
-    return restore(Reduced(entry.values, flat.reshape(entry.shape), scale))
+    return restore(ReducedValues(entry.values, flat.reshape(entry.shape), scale))

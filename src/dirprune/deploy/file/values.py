@@ -9,7 +9,7 @@ Values = Literal["float32", "float16", "int8"]
 VALUES: tuple[Values, ...] = get_args(Values)
 
 
-class Reduced(NamedTuple):
+class ReducedValues(NamedTuple):
     """An array as it is stored.
 
     Attributes:
@@ -23,7 +23,7 @@ class Reduced(NamedTuple):
     scale: NDArray[np.float32] | None = None
 
 
-def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
+def reduce(array: NDArray[np.generic], values: Values) -> ReducedValues:
     r"""Round weights to fewer bits.
 
     With 8 bits, :math:`q_{oi} = \operatorname{round}(w_{oi} / s_o)` where
@@ -42,25 +42,25 @@ def reduce(array: NDArray[np.generic], values: Values) -> Reduced:
         array([[127,   0, -64]], dtype=int8)
     """
     if values == "float32" or array.dtype != np.float32 or array.ndim < 2 or not array.size:
-        return Reduced("float32", array)
+        return ReducedValues("float32", array)
     weights = array.astype(np.float32, copy=False)
     if values == "float16":
         with np.errstate(over="ignore"):
             half = weights.astype(np.float16)
         if not np.isfinite(half).all():
-            return Reduced("float32", array)
+            return ReducedValues("float32", array)
         half[half == 0] = 0  # the sign of a zero would cost a bit
-        return Reduced("float16", half)
+        return ReducedValues("float16", half)
     if not np.abs(weights).max() < 1e38:  # so that 127 scales do not overflow; no NaN passes
-        return Reduced("float32", array)
+        return ReducedValues("float32", array)
     rows = weights.reshape(len(weights), -1)
     scale = np.abs(rows).max(axis=1) / np.float32(127)
     # A scale below the normal numbers is rounded so much that 127 of it may be too few.
     quotients = np.clip(np.rint(rows / np.where(scale, scale, 1)[:, None]), -127, 127)
-    return Reduced("int8", quotients.astype(np.int8).reshape(weights.shape), scale)
+    return ReducedValues("int8", quotients.astype(np.int8).reshape(weights.shape), scale)
 
 
-def restore(reduced: Reduced) -> NDArray[np.generic]:
+def restore(reduced: ReducedValues) -> NDArray[np.generic]:
     """Undo :func:`reduce`: return float32 values, or the array itself."""
     if reduced.values == "float32":
         return reduced.array

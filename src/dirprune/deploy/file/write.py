@@ -21,7 +21,7 @@ from dirprune.deploy.file.container import (
     largest_index,
 )
 from dirprune.deploy.file.encode import encode, text
-from dirprune.deploy.file.packing import Bytes, Layout, compress, take_apart
+from dirprune.deploy.file.packing import Bytes, Packing, compress, take_apart
 from dirprune.deploy.file.values import VALUES, Values, reduce
 from dirprune.deploy.graph.graph import check_names
 from dirprune.deploy.graph.operators.record import LARGEST, MOST
@@ -88,9 +88,9 @@ def _dismantled(
     if len(shape) > 8 or prod(shape) >= LARGEST or max(shape, default=0) >= 1 << 31:
         raise ValueError(f"tensor {name} with shape {shape} is too large for a file")
     if source is not None:
-        return Entry(name, tensor.dtype, shape, "float32", Layout.SHARED, 0, source), []
+        return Entry(name, tensor.dtype, shape, "float32", Packing.SHARED, 0, source), []
     small = reduce(_with_positive_zeros(tensor), values)
-    entry = Entry(name, tensor.dtype, shape, small.values, Layout.DENSE, prod(shape))
+    entry = Entry(name, tensor.dtype, shape, small.values, Packing.DENSE, prod(shape))
     apart = take_apart(small.array, entry.floating)
     entry = replace(entry, layout=apart.layout, nonzeros=apart.nonzeros)
     scale = (
@@ -114,6 +114,6 @@ def _line(entry: Entry) -> bytes:
     line = text(entry.name) + struct.pack("<B", CODES[entry.dtype])
     line += struct.pack(f"<B{len(entry.shape)}I", len(entry.shape), *entry.shape)
     line += struct.pack("<BB", VALUES.index(entry.values), entry.layout)
-    if entry.layout is Layout.SHARED:
+    if entry.layout is Packing.SHARED:
         return line + struct.pack("<I", entry.source)
-    return line if entry.layout is Layout.DENSE else line + struct.pack("<Q", entry.nonzeros)
+    return line if entry.layout is Packing.DENSE else line + struct.pack("<Q", entry.nonzeros)

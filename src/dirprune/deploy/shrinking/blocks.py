@@ -10,7 +10,7 @@ from dirprune.deploy.graph.example import ExampleInputs
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.operators.layouts import varying
-from dirprune.deploy.shrinking.liveness import ALWAYS, Follows, Numbers, Rules
+from dirprune.deploy.shrinking.liveness import ALWAYS, ChannelNumbers, Follows, Rules
 
 Block = list[tuple[str, int, int]]
 """Slices of parameters: the name in the state dict, the dimension, and the index along it."""
@@ -80,7 +80,7 @@ def _tied(rules: Rules) -> NDArray[np.int64]:
     return labels
 
 
-def _rows(graph: Graph, rules: Rules) -> list[tuple[str, int, Numbers]]:
+def _rows(graph: Graph, rules: Rules) -> list[tuple[str, int, ChannelNumbers]]:
     """Trained tensors whose slices make channels: name, dimension and the numbers along it."""
     found = []
     for number, node in enumerate(graph.nodes):

@@ -10,7 +10,6 @@ from dirprune.deploy.graph.graph import Node
 from dirprune.deploy.graph.operators.layouts import varies_only_along, vector
 from dirprune.deploy.graph.operators.record import Shape
 
-Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
 
@@ -28,10 +27,10 @@ class FilterInputs(NamedTuple):
 
     varying: Bools
     padded: Bools
-    gains: Array
-    constants: Array
+    gains: NDArray[Any]
+    constants: NDArray[Any]
 
-    def shift(self, inputs: Bools | None = None) -> Array:
+    def shift(self, inputs: Bools | None = None) -> NDArray[Any]:
         """Add up what constant inputs contribute to every filter, with shape (O,).
 
         Args:
@@ -46,7 +45,9 @@ class FilterInputs(NamedTuple):
         return np.asarray((self.gains * known).sum(axis=1))
 
 
-def filter_inputs(node: Node, shape: Shape, weight: Array, constants: Array) -> FilterInputs:
+def filter_inputs(
+    node: Node, shape: Shape, weight: NDArray[Any], constants: NDArray[Any]
+) -> FilterInputs:
     """Find what the filters of a node read.
 
     Args:

@@ -7,7 +7,7 @@ only keep each other alive go together.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.layouts import Layout
-from dirprune.deploy.shrinking.constants import is_constant
+from dirprune.deploy.shrinking.constants import Arrays, is_constant
 from dirprune.deploy.shrinking.filter_inputs import Bools
 
 Reason = Literal[
@@ -34,8 +34,7 @@ REASONS: Mapping[Reason, str] = {
 }
 """Why a channel stays, the strongest reason first."""
 
-Numbers = NDArray[np.int64]
-Arrays = Mapping[str, NDArray[Any]]
+ChannelNumbers = NDArray[np.int64]
 
 ALWAYS = 0
 """The number of everything that stays in any case."""
@@ -47,13 +46,13 @@ class Reads(NamedTuple):
     Targets have shape (I,), or (O, I) where every source has its own.
     """
 
-    sources: Numbers
-    targets: Numbers
+    sources: ChannelNumbers
+    targets: ChannelNumbers
     joins: Bools
     reason: Reason
     is_need: bool = True
 
-    def implied(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> ChannelNumbers:
         """Return what must stay."""
         stays = kept[self.sources]
         if self.targets.ndim == 2:
@@ -64,12 +63,12 @@ class Reads(NamedTuple):
 class Follows(NamedTuple):
     """Every target whose source stays, must stay."""
 
-    sources: Numbers
-    targets: Numbers
+    sources: ChannelNumbers
+    targets: ChannelNumbers
     reason: Reason
     is_need: bool = False
 
-    def implied(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> ChannelNumbers:
         """Return what must stay."""
         return self.targets[kept[self.sources]]
 
@@ -77,11 +76,11 @@ class Follows(NamedTuple):
 class Forms(NamedTuple):
     """What stays of a value must be whole rows and columns, or it would be no tensor."""
 
-    layout: Numbers
+    layout: ChannelNumbers
     reason: Reason = "shuffled"
     is_need: bool = False
 
-    def implied(self, kept: Bools) -> Numbers:
+    def implied(self, kept: Bools) -> ChannelNumbers:
         """Return what must stay."""
         stays = kept[self.layout]
         for axis, line in enumerate(lines(stays)):
@@ -109,8 +108,8 @@ class Liveness:
         reasons: Why each number stays, as an index in `REASONS`; -1 for what goes.
     """
 
-    layouts: list[Numbers]
-    tensors: list[dict[str, tuple[Numbers | None, ...]]]
+    layouts: list[ChannelNumbers]
+    tensors: list[dict[str, tuple[ChannelNumbers | None, ...]]]
     kept: Bools
     needed: Bools
     live: list[bool]
@@ -163,7 +162,7 @@ def _close(kept: Bools, rules: list[Rule]) -> None:
             kept[rule.implied(kept)] = True
 
 
-def _live(graph: Graph, layouts: list[Numbers], kept: Bools) -> list[bool]:
+def _live(graph: Graph, layouts: list[ChannelNumbers], kept: Bools) -> list[bool]:
     """Find the values that are computed from, without what a concatenation loses entirely."""
     live = [False] * len(layouts)
     live[graph.output] = True
@@ -174,7 +173,7 @@ def _live(graph: Graph, layouts: list[Numbers], kept: Bools) -> list[bool]:
     return live
 
 
-def _cheapest(layout: Numbers, constants: Layout) -> Numbers:
+def _cheapest(layout: ChannelNumbers, constants: Layout) -> ChannelNumbers:
     """Choose what a value keeps at least: a constant if there is one, since it needs no inputs."""
     alike = constants.shape == layout.shape
     first = int((~np.isnan(constants)).argmax()) if alike else 0
@@ -197,12 +196,12 @@ class Rules:
     constants: list[Layout]
     count: int = 1
     rules: list[Rule] = field(default_factory=list)
-    layouts: list[Numbers] = field(default_factory=list)
-    tensors: list[dict[str, tuple[Numbers | None, ...]]] = field(default_factory=list)
+    layouts: list[ChannelNumbers] = field(default_factory=list)
+    tensors: list[dict[str, tuple[ChannelNumbers | None, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.readers = self.graph.readers
-        self._uses: dict[str, tuple[Numbers | None, ...]] = {}
+        self._uses: dict[str, tuple[ChannelNumbers | None, ...]] = {}
         self.layouts.append(self.fixed(len(self.graph.shape) - 1))
         shapes = self.graph.shapes
         for node in self.graph.nodes:
@@ -223,11 +222,11 @@ class Rules:
         """Add a rule."""
         self.rules.append(rule)
 
-    def keep(self, numbers: Numbers, reason: Reason) -> None:
+    def keep(self, numbers: ChannelNumbers, reason: Reason) -> None:
         """Make something stay in any case."""
         self.rules.append(Follows(np.zeros_like(numbers), numbers, reason, is_need=True))
 
-    def use(self, node: Node, axes: dict[str, tuple[Numbers | None, ...]]) -> None:
+    def use(self, node: Node, axes: dict[str, tuple[ChannelNumbers | None, ...]]) -> None:
         """Note how the present node's tensors are cut; what is cut twice must be cut alike."""
         self.tensors[-1] = axes
         for role, mine in axes.items():
@@ -245,12 +244,12 @@ class Rules:
         """Whether a value is a constant of the graph."""
         return is_constant(self.graph, value)
 
-    def fresh(self, *shape: int) -> Numbers:
+    def fresh(self, *shape: int) -> ChannelNumbers:
         """Numbers that nothing has yet."""
         size = int(np.prod(shape))
         self.count += size
         return np.arange(self.count - size, self.count).reshape(shape)
 
-    def fixed(self, rank: int) -> Numbers:
+    def fixed(self, rank: int) -> ChannelNumbers:
         """The layout of what always stays."""
         return np.full((1,) * rank, ALWAYS)

@@ -1,6 +1,6 @@
 """Putting a graph together again after its nodes were changed, without what nothing needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
-
-Tensors = Mapping[str, NDArray[Any]]
+from dirprune.deploy.shrinking.constants import Arrays
 
 
 class Exact(NamedTuple):
@@ -21,10 +20,10 @@ class Exact(NamedTuple):
     """
 
     graph: Graph
-    tensors: Tensors
+    tensors: Arrays
 
 
-def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Tensors) -> Exact:
+def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact:
     """Make a graph of changed nodes.
 
     Args:

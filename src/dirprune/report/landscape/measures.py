@@ -2,7 +2,7 @@
 
 import math
 
-from dirprune.report.landscape.read import Along, Landscape, Network, Seen
+from dirprune.report.landscape.read import Along, Landscape, NetworkRecord, Seen
 from dirprune.report.landscape.spectra import above
 from dirprune.report.shared.numbers import Number
 
@@ -60,7 +60,7 @@ def energy_bounds(found: Landscape, name: str, t: float) -> tuple[float, float] 
     return None if nearest is None else places[nearest]
 
 
-def error_of(network: Network, data: str = "test") -> Number:
+def error_of(network: NetworkRecord, data: str = "test") -> Number:
     """Error as all networks are measured, with one policy for BatchNorm's statistics."""
     figures = network.measured or network.stored or {}
     return figures[data].error if data in figures else None

@@ -16,7 +16,7 @@ from dirprune.report.landscape.styles import (
     styles_of,
 )
 from dirprune.report.landscape.verdict import cards, verdict
-from dirprune.report.shared.page import Key, page, pairs, write_page
+from dirprune.report.shared.page import LegendKey, page, pairs, write_page
 from dirprune.report.shared.published import of_dimension, paper
 
 
@@ -72,7 +72,7 @@ def render(found: Landscape) -> str:
         verdict=verdict(found, styles),
         cards=cards(found),
         tables=[tables.answers(found, styles)] if found.networks else [],
-        keys=[Key.of(style) for style in every if style.key in drawn],
+        keys=[LegendKey.of(style) for style in every if style.key in drawn],
         folded=[table for table in more if table],
         details={
             "Options": pairs(found.config),

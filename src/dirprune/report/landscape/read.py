@@ -15,7 +15,7 @@ SECTIONS = ("hessian", "directional", "curve", "plane", "along", "training")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRecord:
     """Mean loss, and error in [0, 1], over one data set."""
 
     loss: Number = None
@@ -23,7 +23,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkRecord:
     """A point of weight space, given or made as a control."""
 
     name: str
@@ -35,8 +35,8 @@ class Network:
     zeros: Number = None
     norm: Number = None
     distance: Number = None
-    stored: Mapping[str, Measured] | None = None
-    measured: Mapping[str, Measured] | None = None
+    stored: Mapping[str, MeasuredRecord] | None = None
+    measured: Mapping[str, MeasuredRecord] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Moment:
+class MomentRecord:
     """A checkpoint: the largest eigenvalues at D then, and the ratios of all others minus D."""
 
     epoch: float
@@ -93,7 +93,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoresRecord:
     """Of all coordinates: the share with s <= 0, and quantiles."""
 
     negative: Number = None
@@ -111,7 +111,7 @@ class Sample:
 class Sharp:
     """Scores with all known sharp directions protected."""
 
-    scores: Scores | None = None
+    scores: ScoresRecord | None = None
     sample: Sample | None = None
     largest_sparsity: Number = None
 
@@ -127,9 +127,9 @@ class Pruned:
     overlap: Number = None
     clipped: Number = None
     off_flat: Number = None
-    train: Measured | None = None
-    test: Measured | None = None
-    refreshed: Mapping[str, Measured] | None = None
+    train: MeasuredRecord | None = None
+    test: MeasuredRecord | None = None
+    refreshed: Mapping[str, MeasuredRecord] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Largest:
 
 
 @dataclass(frozen=True)
-class Profile:
+class ProfileRecord:
     """Values along a path."""
 
     values: Numbers
@@ -172,8 +172,8 @@ class Along:
     t: Numbers
     length: Number
     distance: Number
-    loss: Mapping[str, Profile]
-    error: Mapping[str, Profile]
+    loss: Mapping[str, ProfileRecord]
+    error: Mapping[str, ProfileRecord]
     zeros: Numbers
     off_face: Numbers | None
 
@@ -195,7 +195,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Curve:
+class CurveRecord:
     """A way on the plane."""
 
     at: tuple[Numbers, ...]
@@ -220,11 +220,11 @@ class Plane:
     error: Mapping[str, Grid]
     third: str | None = None
     known: tuple[Numbers, ...] = ()
-    measured: tuple[Mapping[str, Measured], ...] = ()
+    measured: tuple[Mapping[str, MeasuredRecord], ...] = ()
     policy: str | None = None
     networks: Mapping[str, Numbers] = field(default_factory=dict)
-    curve: Curve | None = None
-    line: Curve | None = None
+    curve: CurveRecord | None = None
+    line: CurveRecord | None = None
     trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
     directional: Solutions | None = None
 
@@ -243,13 +243,13 @@ class Landscape:
     """All figures of one folder."""
 
     status: str
-    networks: tuple[Network, ...] = ()
+    networks: tuple[NetworkRecord, ...] = ()
     dimension: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, Number] = field(default_factory=dict)
     hessian: Spectrum | None = None
-    training: Mapping[str, Moment] = field(default_factory=dict)
+    training: Mapping[str, MomentRecord] = field(default_factory=dict)
     directional: Directional | None = None
     curve: Mapping[str, Ways] = field(default_factory=dict)
     plane: Plane | None = None
@@ -257,17 +257,17 @@ class Landscape:
     rest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def dense(self) -> Network:
+    def dense(self) -> NetworkRecord:
         """The reference, D."""
         return self.networks[0]
 
     @property
-    def sparse(self) -> Network:
+    def sparse(self) -> NetworkRecord:
         """The network that all controls are held against, G."""
         return self.networks[1]
 
     @property
-    def others(self) -> tuple[Network, ...]:
+    def others(self) -> tuple[NetworkRecord, ...]:
         """What G is compared with: other runs and the controls."""
         return self.networks[2:]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.landscape.paths import two_rows
-from dirprune.report.landscape.read import Density, Moment, Seen, Spectrum
+from dirprune.report.landscape.read import Density, MomentRecord, Seen, Spectrum
 from dirprune.report.landscape.styles import CHANCE, PAPER
 from dirprune.report.shared.drawing import (
     blank,
@@ -164,7 +164,10 @@ def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
 
 
 def over_training(
-    moments: Sequence[Moment], level: Number, styles: Mapping[str, Style], paper: Setting | None
+    moments: Sequence[MomentRecord],
+    level: Number,
+    styles: Mapping[str, Style],
+    paper: Setting | None,
 ) -> Figure:
     """The ratios at checkpoints, beside chance and the paper's where it had this network."""
     figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420)

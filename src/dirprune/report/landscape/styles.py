@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dirprune.report.landscape.read import Network
+from dirprune.report.landscape.read import NetworkRecord
 from dirprune.report.shared.styles import (
     AMBER,
     BLUE,
@@ -32,7 +32,7 @@ OBD = Style("obd", "OBD (Hessian's diagonal)", OLIVE, "longdash", "triangle-up")
 PAPER = Style("paper", "paper", BROWN, "dot", "circle-open")
 
 
-def styles_of(networks: Sequence[Network]) -> dict[str, Style]:
+def styles_of(networks: Sequence[NetworkRecord]) -> dict[str, Style]:
     """Return the style of every network."""
     found: dict[str, Style] = {}
     runs = 0

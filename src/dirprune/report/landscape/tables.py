@@ -11,12 +11,19 @@ from dirprune.report.landscape.measures import (
     sharp_share,
     times_chance,
 )
-from dirprune.report.landscape.read import Along, Landscape, Measured, Network, Profile, Pruned
+from dirprune.report.landscape.read import (
+    Along,
+    Landscape,
+    MeasuredRecord,
+    NetworkRecord,
+    ProfileRecord,
+    Pruned,
+)
 from dirprune.report.landscape.styles import PAPER, style_of_method
 from dirprune.report.shared.numbers import MISSING, Number, brief
 from dirprune.report.shared.published import Setting
 from dirprune.report.shared.styles import Style
-from dirprune.report.shared.tables import Column, Row, Table, tabulate
+from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
 
 Styles = Mapping[str, Style]
 
@@ -26,37 +33,37 @@ def answers(found: Landscape, styles: Styles) -> Table:
     t = energy_threshold(found)
     k = len(found.hessian.chance) if found.hessian and found.hessian.chance else 0
 
-    def path_barrier(kind: str, quantity: str, data: str) -> Column[Network]:
+    def path_barrier(kind: str, quantity: str, data: str) -> Column[NetworkRecord]:
         unit = f"{data} error, points" if quantity == "error" else f"{data} loss"
 
-        def cell(network: Network) -> str:
+        def cell(network: NetworkRecord) -> str:
             ways = found.curve.get(network.name)
             path = (ways.line if kind == "line" else ways.bezier) if ways else None
             return _barrier(path, quantity, data)
 
         return Column(f"{kind}: barrier of {unit}", cell)
 
-    def energy(network: Network) -> str:
+    def energy(network: NetworkRecord) -> str:
         bounds = energy_bounds(found, network.name, t) if t else None
         return f"{brief(100 * bounds[0])} to {brief(100 * bounds[1])}" if bounds else MISSING
 
-    def curvature(network: Network) -> str:
+    def curvature(network: NetworkRecord) -> str:
         seen = seen_by(found, network.name)
         return brief(seen.rayleigh) if seen else MISSING
 
     columns = [
-        Column[Network]("zeros, %", lambda n: _cell(n.zeros, 100)),
-        Column[Network]("distance to D", lambda n: brief(n.distance)),
-        Column[Network]("test error, %", lambda n: _cell(error_of(n), 100)),
+        Column[NetworkRecord]("zeros, %", lambda n: _cell(n.zeros, 100)),
+        Column[NetworkRecord]("distance to D", lambda n: brief(n.distance)),
+        Column[NetworkRecord]("test error, %", lambda n: _cell(error_of(n), 100)),
         path_barrier("line", "loss", "train"),
         path_barrier("curve", "loss", "train"),
         path_barrier("curve", "error", "test"),
-        Column[Network](
+        Column[NetworkRecord](
             f"in the {k} sharpest, share", lambda n: _known(sharp_share(found, n.name))
         ),
-        Column[Network]("times chance", lambda n: _known(times_chance(found, n.name))),
-        Column[Network]("mean curvature", curvature),
-        Column[Network](f"energy above {brief(t)}, %", energy),
+        Column[NetworkRecord]("times chance", lambda n: _known(times_chance(found, n.name))),
+        Column[NetworkRecord]("mean curvature", curvature),
+        Column[NetworkRecord](f"energy above {brief(t)}, %", energy),
     ]
     note = (
         "D is the dense reference. Barrier: how far the values on the way to D rise above a"
@@ -73,19 +80,19 @@ def answers(found: Landscape, styles: Styles) -> Table:
 def networks(found: Landscape, styles: Styles) -> Table:
     """Origin, loss and error of every network."""
     columns = [
-        Column[Network]("role", lambda n: {"dense": "D", "sparse": "G"}.get(n.role, n.role)),
-        Column[Network]("method", lambda n: n.method or MISSING),
-        Column[Network]("seed", lambda n: MISSING if n.seed is None else str(n.seed)),
-        Column[Network](
+        Column[NetworkRecord]("role", lambda n: {"dense": "D", "sparse": "G"}.get(n.role, n.role)),
+        Column[NetworkRecord]("method", lambda n: n.method or MISSING),
+        Column[NetworkRecord]("seed", lambda n: MISSING if n.seed is None else str(n.seed)),
+        Column[NetworkRecord](
             "batch seed", lambda n: MISSING if n.batch_seed is None else str(n.batch_seed)
         ),
-        Column[Network]("norm", lambda n: brief(n.norm)),
-        Column[Network]("train loss, stored", lambda n: _loss(n.stored, "train")),
-        Column[Network]("train loss, measured", lambda n: _loss(n.measured, "train")),
-        Column[Network]("test loss, stored", lambda n: _loss(n.stored, "test")),
-        Column[Network]("test loss, measured", lambda n: _loss(n.measured, "test")),
-        Column[Network]("test error, stored, %", lambda n: _error(n.stored)),
-        Column[Network]("test error, measured, %", lambda n: _error(n.measured)),
+        Column[NetworkRecord]("norm", lambda n: brief(n.norm)),
+        Column[NetworkRecord]("train loss, stored", lambda n: _loss(n.stored, "train")),
+        Column[NetworkRecord]("train loss, measured", lambda n: _loss(n.measured, "train")),
+        Column[NetworkRecord]("test loss, stored", lambda n: _loss(n.stored, "test")),
+        Column[NetworkRecord]("test loss, measured", lambda n: _loss(n.measured, "test")),
+        Column[NetworkRecord]("test error, stored, %", lambda n: _error(n.stored)),
+        Column[NetworkRecord]("test error, measured, %", lambda n: _error(n.measured)),
     ]
     note = (
         "Stored: with the BatchNorm statistics saved with the network. Measured: with those of the"
@@ -194,12 +201,14 @@ def _published_rows(setting: Setting | None) -> list[tuple[str, dict[str, str]]]
     ]
 
 
-def _published_path(row: tuple[str, dict[str, str]], titles: Sequence[str]) -> Row:
+def _published_path(row: tuple[str, dict[str, str]], titles: Sequence[str]) -> TableRow:
     label, cells = row
-    return Row(label, PAPER.colour, tuple(cells.get(title, MISSING) for title in titles))
+    return TableRow(label, PAPER.colour, tuple(cells.get(title, MISSING) for title in titles))
 
 
-def _labelled(found: Sequence[Network], styles: Styles) -> list[tuple[str, str, Network]]:
+def _labelled(
+    found: Sequence[NetworkRecord], styles: Styles
+) -> list[tuple[str, str, NetworkRecord]]:
     return [(styles[n.name].label, styles[n.name].colour, n) for n in found]
 
 
@@ -214,13 +223,13 @@ def _barrier(path: Along | None, quantity: str, data: str) -> str:
     return _cell(barrier(path, quantity, data), scale) if data in profiles else MISSING
 
 
-def _ends(profile: Profile | None, scale: float = 1) -> str:
+def _ends(profile: ProfileRecord | None, scale: float = 1) -> str:
     if profile is None:
         return MISSING
     return f"{_cell(profile.values[0], scale)} / {_cell(profile.values[-1], scale)}"
 
 
-def _largest(profile: Profile | None, scale: float = 1) -> str:
+def _largest(profile: ProfileRecord | None, scale: float = 1) -> str:
     if profile is None:
         return MISSING
     place = f" (t = {profile.largest.t:.2f})" if profile.largest.t is not None else ""
@@ -235,11 +244,11 @@ def _known(value: Number, scale: float = 1) -> str:
     return MISSING if value is None else brief(scale * value)
 
 
-def _loss(figures: Mapping[str, Measured] | None, data: str) -> str:
+def _loss(figures: Mapping[str, MeasuredRecord] | None, data: str) -> str:
     found = (figures or {}).get(data)
     return brief(found.loss) if found else MISSING
 
 
-def _error(figures: Mapping[str, Measured] | None) -> str:
+def _error(figures: Mapping[str, MeasuredRecord] | None) -> str:
     found = (figures or {}).get("test")
     return _known(found.error, 100) if found else MISSING

@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 from plotly.subplots import make_subplots
 
 from dirprune.report.runs.arms import Arm
-from dirprune.report.runs.read import Histogram, Summary
+from dirprune.report.runs.read import Histogram, RunSummary
 from dirprune.report.shared.drawing import blank, lay_out, of_style, on_hover, scatter
 from dirprune.report.shared.numbers import finite
 
@@ -78,7 +78,7 @@ def _staircase(arm: Arm, histogram: Histogram) -> dict[str, Any]:
     )
 
 
-def _without_zeros(summary: Summary, histogram: Histogram) -> tuple[Histogram, int]:
+def _without_zeros(summary: RunSummary, histogram: Histogram) -> tuple[Histogram, int]:
     """The histogram of the other weights alone, and how many are exactly zero."""
     zeros = summary.zeros or 0
     counts = list(histogram.counts)

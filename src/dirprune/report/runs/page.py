@@ -11,7 +11,7 @@ from dirprune.report.runs.arms import Arm, arms, task
 from dirprune.report.runs.panels import panels
 from dirprune.report.runs.read import Results, Run, read_results
 from dirprune.report.runs.results import cards, full_table, layer_table, summary_table, verdict
-from dirprune.report.shared.page import Key, Panel, page, pairs, write_page
+from dirprune.report.shared.page import LegendKey, Panel, page, pairs, write_page
 
 OUTLINES = {
     "circle-open": "M15 1a4 4 0 1 0 .01 0z",
@@ -75,7 +75,7 @@ def render(results: Results) -> str:
         verdict=[verdict(groups)],
         cards=cards(groups),
         tables=[summary_table(groups)],
-        keys=[*map(Key.of, groups), *_published_keys(shown)],
+        keys=[*map(LegendKey.of, groups), *_published_keys(shown)],
         folded=[full_table(groups), *filter(None, layers)],
         details=details,
     )
@@ -88,10 +88,10 @@ def _title(groups: Sequence[Arm]) -> str:
     return f"{what}: {tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}"
 
 
-def _published_keys(panels: Sequence[Panel]) -> list[Key]:
+def _published_keys(panels: Sequence[Panel]) -> list[LegendKey]:
     traces = [trace for panel in panels for trace in panel.figure.data]
     return [
-        Key(
+        LegendKey(
             group, Markup(trace.name).unescape(), trace.marker.color, OUTLINES[trace.marker.symbol]
         )
         for group, trace in {trace.legendgroup: trace for trace in traces}.items()

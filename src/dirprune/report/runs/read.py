@@ -96,7 +96,7 @@ class Deployed:
 
 
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """``summary.json``: the final figures of a run."""
 
     status: str
@@ -133,7 +133,7 @@ class Run:
     recipe: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     epochs: tuple[Epoch, ...]
-    summary: Summary | None
+    summary: RunSummary | None
 
     @property
     def status(self) -> str:
@@ -234,7 +234,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     rest = {key: value for key, value in record.items() if key not in ("config", "recipe")}
     recipe = record.get("recipe")
     path = folder / "summary.json"
-    summary = build(Summary, read_json(path), str(path)) if path.is_file() else None
+    summary = build(RunSummary, read_json(path), str(path)) if path.is_file() else None
     return Run(
         name=name if name is not None else folder.name,
         config=config,

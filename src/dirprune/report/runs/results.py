@@ -15,7 +15,7 @@ from dirprune.report.shared.numbers import (
     times,
 )
 from dirprune.report.shared.page import Card
-from dirprune.report.shared.tables import Column, Row, Table, tabulate
+from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
 
 
 def verdict(arms: Sequence[Arm]) -> str:
@@ -119,7 +119,7 @@ def layer_table(arm: Arm) -> Table | None:
     """Return the zeros of every tensor of an arm's first counted run."""
     summary = arm.counted[0].summary
     rows = tuple(
-        Row(
+        TableRow(
             layer.name,
             arm.colour,
             (

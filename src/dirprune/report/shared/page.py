@@ -54,7 +54,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """An entry of the page's one key to all figures, for the traces of a legend group.
 
     ``path`` is SVG's: a line in the style's dash pattern, or the outline of a published point.
@@ -67,7 +67,7 @@ class Key:
     dash: str = ""
 
     @classmethod
-    def of(cls, style: Style) -> "Key":
+    def of(cls, style: Style) -> "LegendKey":
         """Return the entry of a style, as a line."""
         return cls(style.key, style.label, style.colour, LINE, _dash_pattern(style.dash))
 

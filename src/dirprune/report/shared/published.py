@@ -11,7 +11,7 @@ from dirprune._support.decode import build
 
 
 @dataclass(frozen=True)
-class Point:
+class PublishedPoint:
     """A published result; accuracy and sparsity in [0, 1], ``std`` over its runs."""
 
     test_accuracy: float
@@ -28,7 +28,7 @@ class Series:
 
     method: str
     label: str
-    points: tuple[Point, ...]
+    points: tuple[PublishedPoint, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line; ``cells`` stand below the table's columns."""
 
     label: str
@@ -25,7 +25,7 @@ class Table:
     title: str
     heading: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     note: str = ""
 
 
@@ -39,12 +39,12 @@ class Column(Generic[T]):
 
 def tabulate(
     columns: Sequence[Column[T]], things: Sequence[tuple[str, str, T]]
-) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+) -> tuple[tuple[str, ...], tuple[TableRow, ...]]:
     """Make the titles and the rows of a table, without the columns that are empty."""
     cells = [[column.cell(thing) for _, _, thing in things] for column in columns]
     kept = [i for i, column in enumerate(cells) if any(cell != MISSING for cell in column)]
     rows = tuple(
-        Row(label, colour, tuple(cells[i][k] for i in kept))
+        TableRow(label, colour, tuple(cells[i][k] for i in kept))
         for k, (label, colour, _) in enumerate(things)
     )
     return tuple(columns[i].title for i in kept), rows

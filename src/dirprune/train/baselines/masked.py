@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dirprune.train.baselines.pruned import PrunedSGD
 
-Scores = Callable[[Sequence[Tensor]], list[Tensor]]
+ScoreFunction = Callable[[Sequence[Tensor]], list[Tensor]]
 """From the weights to scores of the same shapes, at least 0: the smallest are pruned first."""
 
 
@@ -47,7 +47,7 @@ class MaskedSGD(PrunedSGD):
         params: Iterable[Any],
         lr: float,
         plan: Mapping[int, int],
-        scores: Scores,
+        scores: ScoreFunction,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, max(plan.values(), default=0), **options)
@@ -79,7 +79,7 @@ class MaskedSGD(PrunedSGD):
         self.prune_smallest(scores, number)
 
 
-def random_scores(seed: int) -> Scores:
+def random_scores(seed: int) -> ScoreFunction:
     """Make scores that know nothing of the weights, the same at every call.
 
     Args:

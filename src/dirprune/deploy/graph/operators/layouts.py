@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Layout = NDArray[Any]
-Scalar = TypeVar("Scalar", bound=np.generic)
+ScalarType = TypeVar("ScalarType", bound=np.generic)
 Shape = tuple[int, ...]
 
 
-def compress(full: NDArray[Scalar]) -> NDArray[Scalar]:
+def compress(full: NDArray[ScalarType]) -> NDArray[ScalarType]:
     """Store a dimension once along which nothing changes; NaN counts as equal to NaN.
 
     Args:
@@ -60,7 +60,7 @@ def varies_along(layout: Layout, *axes: int) -> bool:
     return any(layout.shape[axis] > 1 for axis in axes)
 
 
-def vector(layout: NDArray[Scalar], axis: int, size: int) -> NDArray[Scalar]:
+def vector(layout: NDArray[ScalarType], axis: int, size: int) -> NDArray[ScalarType]:
     """Lay out one dimension in full; the others must be stored once.
 
     Args:
@@ -75,7 +75,7 @@ def vector(layout: NDArray[Scalar], axis: int, size: int) -> NDArray[Scalar]:
     return np.broadcast_to(flat, (size,))
 
 
-def joined(layouts: list[NDArray[Scalar]], sizes: list[int], axis: int) -> NDArray[Scalar]:
+def joined(layouts: list[NDArray[ScalarType]], sizes: list[int], axis: int) -> NDArray[ScalarType]:
     """Lay out a concatenation.
 
     Args:
@@ -94,7 +94,7 @@ def joined(layouts: list[NDArray[Scalar]], sizes: list[int], axis: int) -> NDArr
     return compress(np.concatenate(parts, axis))
 
 
-def reshaped(layout: NDArray[Scalar], old: Shape, new: Shape) -> NDArray[Scalar]:
+def reshaped(layout: NDArray[ScalarType], old: Shape, new: Shape) -> NDArray[ScalarType]:
     """Lay out the same elements in another shape.
 
     Args:
@@ -112,7 +112,7 @@ def reshaped(layout: NDArray[Scalar], old: Shape, new: Shape) -> NDArray[Scalar]
     return compress(np.broadcast_to(layout, old).reshape(new))
 
 
-def operand(constant: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
+def operand(constant: NDArray[ScalarType], rank: int) -> NDArray[ScalarType]:
     """Align a tensor as numpy broadcasts it against a value.
 
     Args:
@@ -122,7 +122,7 @@ def operand(constant: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
     Returns:
         With ``rank - 1`` dimensions.
     """
-    aligned: NDArray[Scalar] = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+    aligned: NDArray[ScalarType] = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
     return aligned.reshape(aligned.shape[1:])
 
 

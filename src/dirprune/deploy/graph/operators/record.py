@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.channels import Channels
+from dirprune.deploy.graph.operators.layouts import Shape as Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from dirprune.deploy.onnx_writer import Writer
 
 Attribute = int | float | tuple[int, ...]
-Shape = tuple[int, ...]
 TensorShapes = Mapping[str, Shape]
 Attributes = Mapping[str, Any]
 ShapeRule = Callable[[Sequence[Shape], TensorShapes, Attributes], Shape]
