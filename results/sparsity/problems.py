@@ -1,6 +1,7 @@
 """The learning problems of the comparison: data, model, loss, and what is reported."""
 
 import gzip
+import math
 import os
 import pydoc_data.topics
 from collections.abc import Callable, Iterator
@@ -100,6 +101,8 @@ class Problem:
     evaluate: Callable[[nn.Module, str], float]
     figure: str
     lower_is_better: bool
+    clip: float = math.inf
+    """The largest norm of a gradient."""
 
 
 @cache
@@ -113,7 +116,7 @@ def _text() -> tuple[dict[str, Tensor], int]:
     return parts, len(alphabet)
 
 
-def characters(steps: int) -> Problem:
+def characters(steps: int, clip: float = math.inf) -> Problem:
     """English text that ships with Python, 64 characters at a time, 16 windows a batch."""
 
     def batches(seed: int) -> Iterator[Batch]:
@@ -135,7 +138,8 @@ def characters(steps: int) -> Problem:
         ]
         return float(torch.stack(losses).sum() / len(y))
 
-    return Problem(steps, lambda: CharTransformer(_text()[1]), batches, evaluate, "loss", True)
+    build = lambda: CharTransformer(_text()[1])  # noqa: E731
+    return Problem(steps, build, batches, evaluate, "loss", True, clip)
 
 
 FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
@@ -190,6 +194,7 @@ def fashion(epochs: int, build: Callable[[], nn.Module]) -> Problem:
 
 PROBLEMS = {
     "characters": lambda: characters(1200),
+    "characters-clipped": lambda: characters(1200, clip=1.0),
     "characters-long": lambda: characters(4800),
     "fashion-cnn": lambda: fashion(4, small_cnn),
     "fashion-vit": lambda: fashion(3, PatchTransformer),

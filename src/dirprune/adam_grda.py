@@ -50,15 +50,17 @@ class AdamGRDA(DualAveraging):
 
     Note:
         No convergence proof covers this method. Its relatives: AdaBreg has the same accumulator
-        with a constant soft threshold; RAMDA averages gradients with increasing weights and has a
-        proof that the set of zeros settles; Feather thresholds with p = 3 a dense copy that is
-        updated straight through.
+        with a constant soft threshold, which later work adapts to a target sparsity; RAMDA
+        averages gradients with increasing weights and has a proof that the set of zeros settles;
+        Feather thresholds with p = 3 a dense copy that is updated straight through.
 
         Bytes of state for a float32 weight: 12 (v and both moments), 8 where dense.
 
     References:
         A Bregman Learning Framework for Sparse Neural Networks (Bungert et al., 2022),
         https://arxiv.org/abs/2105.04319;
+        Adaptive Regularization for Sparsity Control in Bregman-Based Optimizers (2026),
+        https://arxiv.org/abs/2605.07892;
         Regularized Adaptive Momentum Dual Averaging (Huang et al., 2024),
         https://arxiv.org/abs/2403.14398;
         Feather: An Elegant Solution to Effective DNN Sparsification (Glentis Georgoulakis et al.,
