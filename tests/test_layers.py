@@ -21,6 +21,7 @@ FLOORS = [
         "batch",
         "blocks",
         "changes",
+        "cubic_path",
         "kernels",
         "optimizer",
         "update",

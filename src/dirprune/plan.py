@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_four_levels
+from dirprune.cubic_path import cubic_sparsity
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import is_sharded
 from dirprune.tensor_thresholds import tensor_thresholds, tensor_thresholds_on_device
@@ -123,7 +124,7 @@ class SparsityPlan:
         if step >= self.end * self.steps:
             return self.sparsity
         done = max(0.0, (step / self.steps - self.begin) / (self.end - self.begin))
-        return self.sparsity * (1 - (1 - done) ** 3)
+        return cubic_sparsity(self.sparsity, done)
 
     def advance(self) -> bool:
         """Count one more step.
@@ -166,7 +167,7 @@ class SparsityPlan:
         step = torch.as_tensor(self.step)
         done = ((step / self.steps - self.begin) / (self.end - self.begin)).clamp(0, 1)
         total = sum(v.numel() for v in accumulators)
-        zeros = (self.sparsity * (1 - (1 - done) ** 3) * total).round().long()
+        zeros = (cubic_sparsity(self.sparsity, done) * total).round().long()
         g, levels = tensor_thresholds_on_device(accumulators, zeros, self.minimum)
         torch.as_tensor(self.threshold).copy_(g)
         return levels

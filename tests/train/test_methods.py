@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
+from dirprune.cubic_path import cubic_sparsity
 from dirprune.quantile import magnitudes, mark_smallest
-from dirprune.train.baselines.masked import (
-    MaskedSGD,
-    cubic_sparsity,
-    gradual_plan,
-    one_shot_plan,
-    random_scores,
-)
+from dirprune.train.baselines.masked import MaskedSGD, gradual_plan, one_shot_plan, random_scores
 from dirprune.train.baselines.prox_sgd import ProxSGD
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
@@ -184,14 +179,17 @@ def test_the_proximal_step_minimises() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "share"),
-    [(0, 0.0), (100, 0.0), (170, 0.657), (275, 0.7875), (450, 0.8 * 0.875), (800, 0.9)],
+    ("done", "share"),
+    [
+        (0.0, 0.0),
+        (0.1, 0.9 * (1 - 0.9**3)),
+        (0.25, 0.9 * 0.578125),
+        (0.5, 0.9 * 0.875),
+        (1.0, 0.9),
+    ],
 )
-def test_the_cubic_schedule(step: int, share: float) -> None:
-    """With t0 = 100, t1 = 800 and s = .9; values worked out by hand."""
-    by_hand = {170: 0.9 * (1 - 0.9**3), 275: 0.9 * (1 - 0.75**3), 450: 0.9 * (1 - 0.5**3)}
-    expected = by_hand.get(step, share)
-    assert cubic_sparsity(step, 100, 800, 0.9) == pytest.approx(expected, abs=1e-15)
+def test_the_cubic_schedule(done: float, share: float) -> None:
+    assert cubic_sparsity(0.9, done) == pytest.approx(share, abs=1e-15)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 30, 999, 5000])

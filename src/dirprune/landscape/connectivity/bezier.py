@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,54 +118,94 @@ def fit_bezier(
     curve = Curve(start.a, start.b, control.detach())  # shares the bends' memory
     optimizer = torch.optim.SGD([control], lr, momentum, 0.0, weight_decay, nesterov)
     options = (epochs, bends, lr, momentum, nesterov, weight_decay, seed, len(data))
-    work = {"key": digest(*ends.values(), json.dumps(options))}
-    step, losses, total, saved = 0, [0.0] * epochs, epochs * len(data), time.monotonic()
-    if save is not None and save.exists():
-        tensors, meta = resumed(save, work)
-        control.data.copy_(tensors.pop("bends"))
-        optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
-        step, losses = meta["step"], meta["losses"]
+    key = digest(*ends.values(), json.dumps(options))
+    fitting = _Fitting(copy, layout, loss, curve, control, optimizer, save, {"key": key})
+    fitting.run(data, epochs, lr, seed, progress)
+    return Fit(curve, fitting.losses)
 
-    def keep() -> None:
-        if save is not None:
-            packed, tensors = pack(optimizer.state_dict(), "optimizer")
-            state = work | {"step": step, "losses": losses, "optimizer": packed}
-            save_work(save, tensors | {"bends": control}, state)
 
-    whole = True
-    with torch.random.fork_rng(), closing(_batches(data, seed, step, total)) as batches:
+@dataclass
+class _Fitting:
+    """A fit under way, saved between steps.
+
+    Attributes:
+        control: The bends of the curve, which the optimizer moves.
+        work: Identifies the fit in the file.
+        step: Steps taken so far.
+        losses: Mean loss of every epoch so far.
+    """
+
+    model: nn.Module
+    layout: ParameterLayout
+    loss: Loss
+    curve: Curve
+    control: nn.Parameter
+    optimizer: torch.optim.Optimizer
+    save: Path | None
+    work: dict[str, Any]
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def run(
+        self, data: Any, epochs: int, lr: float, seed: int, progress: ReportProgress | None
+    ) -> None:
+        """Take all steps that are left."""
+        self.losses, total = [0.0] * epochs, epochs * len(data)
+        self._resume()
+        saved, whole = time.monotonic(), True
+        with torch.random.fork_rng(), closing(_batches(data, seed, self.step, total)) as batches:
+            try:
+                for batch in batches:
+                    whole = False
+                    share = (self.step // len(data) + 1) / epochs
+                    self.optimizer.param_groups[0]["lr"] = lr * _factor(share)
+                    self._descend(batch, seed, len(data))
+                    whole = True
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        self._keep()
+                        saved = time.monotonic()
+                    if progress is not None:
+                        progress(self.step, total)
+            finally:
+                if whole:
+                    self._keep()
+
+    def _descend(self, batch: tuple[Tensor, Tensor], seed: int, batches: int) -> None:
+        """Take one step at a random place of the curve."""
+        epoch = self.step // batches
+        t = float(np.random.default_rng((seed, self.step)).random())
+        _seed(seed, self.step, 1, self.layout.device.type)
+        inputs, targets = batch
+        batch = inputs.to(self.layout.device), targets.to(self.layout.device)
         try:
-            for inputs, targets in batches:
-                whole = False
-                epoch = step // len(data)
-                optimizer.param_groups[0]["lr"] = lr * _factor((epoch + 1) / epochs)
-                t = float(np.random.default_rng((seed, step)).random())
-                _seed(seed, step, 1, layout.device.type)
-                batch = inputs.to(layout.device), targets.to(layout.device)
-                try:
-                    value, control.grad = bend_gradient(copy, layout, loss, batch, curve, t)
-                except ValueError as error:
-                    if len(data) == 1 or "more than 1 value per channel" not in str(error):
-                        raise
-                    # BatchNorm cannot normalise a last batch of one sample: it is left out.
-                    value, control.grad = losses[epoch] * len(data) / (len(data) - 1), None
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"the loss on the curve is {value} in epoch {epoch + 1}: take a smaller lr"
-                    )
-                optimizer.step()
-                losses[epoch] += value / len(data)
-                step += 1
-                whole = True
-                if time.monotonic() - saved > SAVE_EVERY:
-                    keep()
-                    saved = time.monotonic()
-                if progress is not None:
-                    progress(step, total)
-        finally:
-            if whole:
-                keep()
-    return Fit(curve, losses)
+            value, self.control.grad = bend_gradient(
+                self.model, self.layout, self.loss, batch, self.curve, t
+            )
+        except ValueError as error:
+            if batches == 1 or "more than 1 value per channel" not in str(error):
+                raise
+            # BatchNorm cannot normalise a last batch of one sample: it is left out.
+            value, self.control.grad = self.losses[epoch] * batches / (batches - 1), None
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the loss on the curve is {value} in epoch {epoch + 1}: take a smaller lr"
+            )
+        self.optimizer.step()
+        self.losses[epoch] += value / batches
+        self.step += 1
+
+    def _resume(self) -> None:
+        if self.save is not None and self.save.exists():
+            tensors, meta = resumed(self.save, self.work)
+            self.control.data.copy_(tensors.pop("bends"))
+            self.optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
+            self.step, self.losses = meta["step"], meta["losses"]
+
+    def _keep(self) -> None:
+        if self.save is not None:
+            packed, tensors = pack(self.optimizer.state_dict(), "optimizer")
+            state = {"step": self.step, "losses": self.losses, "optimizer": packed}
+            save_work(self.save, tensors | {"bends": self.control}, self.work | state)
 
 
 def bend_gradient(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dirprune.cubic_path import cubic_sparsity
 from dirprune.train.baselines.pruned import PrunedSGD
 
 ScoreFunction = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -97,36 +98,8 @@ def random_scores(seed: int) -> ScoreFunction:
     return scores
 
 
-def cubic_sparsity(step: int, begin: int, end: int, final: float) -> float:
-    r"""Sparsity of gradual pruning at a step.
-
-    .. math:: s_t = s_f + (0 - s_f) \left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3
-
-    Args:
-        step: :math:`t`; before ``begin`` nothing is pruned, from ``end`` on all is.
-        begin: :math:`t_0`.
-        end: :math:`t_1`, at least ``begin``.
-        final: :math:`s_f`.
-
-    Returns:
-        The share of zeros, 0 to ``final``.
-
-    References:
-        To prune, or not to prune (Zhu & Gupta, 2017), equation 1,
-        https://arxiv.org/abs/1710.01878
-
-    Example:
-        >>> [cubic_sparsity(t, 100, 200, 0.5) for t in (100, 150, 200)]
-        [0.0, 0.4375, 0.5]
-    """
-    if step >= end:
-        return final
-    left = 1 - max(0, step - begin) / (end - begin)
-    return final * (1 - left**3)
-
-
 def gradual_plan(total_steps: int, final: float, weights: int) -> dict[int, int]:
-    """Plan gradual pruning between a tenth and four fifths of a run.
+    """Plan gradual pruning on the cubic path, between a tenth and four fifths of a run.
 
     The mask grows every 100 steps, the original's choice, or oftener where that would be fewer
     than 20 times.
@@ -146,8 +119,8 @@ def gradual_plan(total_steps: int, final: float, weights: int) -> dict[int, int]
     """
     begin, end = max(1, round(0.1 * total_steps)), max(1, round(0.8 * total_steps))
     every = max(1, min(100, (end - begin) // 20))
-    steps = [*range(begin, end, every), end]
-    return {t: round(weights * cubic_sparsity(t, begin, end, final)) for t in steps}
+    shares = {t: (t - begin) / (end - begin) for t in range(begin, end, every)} | {end: 1.0}
+    return {t: round(weights * cubic_sparsity(final, done)) for t, done in shares.items()}
 
 
 def one_shot_plan(total_steps: int, final: float, weights: int) -> dict[int, int]:
