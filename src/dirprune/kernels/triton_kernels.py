@@ -116,18 +116,12 @@ def thresholded(v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
 
 
 @triton.jit
-def gradient_step(
-    w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-    lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
-    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
-    STATE: tl.constexpr, WHOLE: tl.constexpr,
+def sgd_direction(
+    w, d, m_at, offsets, inside, decay, momentum,
+    MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DECAY: tl.constexpr, STATE: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """SGD in v (in w where there is none), then w = T_p(v, g); rounded as torch.optim.SGD."""
-    w = load(w_at, offsets, inside, WEIGHT, WHOLE)
-    d = load(grad_at, offsets, inside, GRAD, WHOLE).to(STATE)
-    if MAXIMIZE:
-        d = -d
+    """The direction of torch.optim.SGD, rounded as it rounds; the momentum is updated."""
     if DECAY:
         d = tl.fma(decay, w.to(STATE), d)
     if MOMENTUM:
@@ -138,28 +132,15 @@ def gradient_step(
             d = tl.fma(momentum, m, d)
         else:
             d = m
-    if SPARSE:
-        v = adopted(w, load(v_at, offsets, inside, STATE, WHOLE), g_before, POWER, WEIGHT)
-        v = tl.fma(-lr, d, v)
-        store(v_at, offsets, inside, v, STATE, WHOLE)
-        store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
-    else:
-        store(w_at, offsets, inside, tl.fma(-lr, d, w.to(STATE)), WEIGHT, WHOLE)
+    return d
 
 
 @triton.jit
-def adam_step(
-    w_at, v_at, m_at, s_at, grad_at, offsets, inside,
-    lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
-    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
+def adam_direction(
+    d, m_at, s_at, offsets, inside, momentum, second, fresh, eps, correction,
     STATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """AdamW in v (in w where there is none), then w = T_p(v, g); rounded as torch.optim.AdamW."""
-    w = load(w_at, offsets, inside, WEIGHT, WHOLE)
-    d = load(grad_at, offsets, inside, GRAD, WHOLE).to(STATE)
-    if MAXIMIZE:
-        d = -d
+    """The direction of torch.optim.AdamW, rounded as it rounds; the moments are updated."""
     m = load(m_at, offsets, inside, STATE, WHOLE)
     m = tl.where(momentum < 0.5, tl.fma(momentum, d - m, m), tl.fma(momentum - 1.0, d - m, d))
     store(m_at, offsets, inside, m, STATE, WHOLE)
@@ -170,31 +151,51 @@ def adam_step(
         ratio = tl.div_rn(m, tl.sqrt_rn(s) * correction + eps)
     else:
         ratio = m / (tl.sqrt(s) * correction + eps)
-    if SPARSE:
-        v = adopted(w, load(v_at, offsets, inside, STATE, WHOLE), g_before, POWER, WEIGHT)
-        if DECAY:
-            v = tl.fma(-lr * decay, w.to(STATE), v)
-        v = tl.fma(-size, ratio, v)
-        store(v_at, offsets, inside, v, STATE, WHOLE)
-        store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
-    else:
-        w = w.to(STATE)
-        if DECAY:
-            w = (w * kept).to(WEIGHT).to(STATE)
-        store(w_at, offsets, inside, tl.fma(-size, ratio, w), WEIGHT, WHOLE)
+    return ratio
 
 
 @triton.jit
-def threshold_step(
+def step_block(
     w_at, v_at, m_at, s_at, grad_at, offsets, inside,
     lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
-    POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr, GRAD: tl.constexpr,
-    STATE: tl.constexpr, WHOLE: tl.constexpr,
+    RULE: tl.constexpr, POWER: tl.constexpr, SPARSE: tl.constexpr, MOMENTUM: tl.constexpr,
+    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr,
+    GRAD: tl.constexpr, STATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """W = T_p(v, g), where v stays."""
-    v = load(v_at, offsets, inside, STATE, WHOLE)
-    store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+    """Descend in v (in w where there is none), then w = T_p(v, g); without a rule v stays."""
+    if RULE == "NoneType":
+        v = load(v_at, offsets, inside, STATE, WHOLE)
+        store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+    else:
+        w = load(w_at, offsets, inside, WEIGHT, WHOLE)
+        d = load(grad_at, offsets, inside, GRAD, WHOLE).to(STATE)
+        if MAXIMIZE:
+            d = -d
+        if RULE == "Adam":
+            rate = size
+            d = adam_direction(
+                d, m_at, s_at, offsets, inside, momentum, second, fresh, eps, correction,
+                STATE, WHOLE,
+            )  # fmt: skip
+        else:
+            rate = lr
+            d = sgd_direction(
+                w, d, m_at, offsets, inside, decay, momentum,
+                MOMENTUM, NESTEROV, DECAY, STATE, WHOLE,
+            )  # fmt: skip
+        DECOUPLED: tl.constexpr = DECAY and RULE == "Adam"
+        if SPARSE:
+            v = adopted(w, load(v_at, offsets, inside, STATE, WHOLE), g_before, POWER, WEIGHT)
+            if DECOUPLED:
+                v = tl.fma(-lr * decay, w.to(STATE), v)
+            v = tl.fma(-rate, d, v)
+            store(v_at, offsets, inside, v, STATE, WHOLE)
+            store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
+        else:
+            w = w.to(STATE)
+            if DECOUPLED:
+                w = (w * kept).to(WEIGHT).to(STATE)
+            store(w_at, offsets, inside, tl.fma(-rate, d, w), WEIGHT, WHOLE)
 
 
 @triton.jit
@@ -207,7 +208,7 @@ def step(
     GRAD: tl.constexpr, STATE: tl.constexpr, ON_DEVICE: tl.constexpr, OWN: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One step of all rows by a rule, ``gradient_step``, ``adam_step`` or ``threshold_step``.
+    """One step of all rows by the rule of a name: "Gradient", "Adam" or "NoneType".
 
     With ``OWN``, every row has thresholds of its own.
     """
@@ -238,17 +239,14 @@ def step(
     inside = offsets < numel
     aligned = ((w_at | v_at | m_at | s_at | grad_at) & 15) == 0
     if aligned & (start + BLOCK <= numel):
-        RULE(
+        step_block(
             w_at, v_at, m_at, s_at, grad_at, offsets, inside,
             lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
-            POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, True,
+            RULE, POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, True,
         )  # fmt: skip
     else:
-        RULE(
+        step_block(
             w_at, v_at, m_at, s_at, grad_at, offsets, inside,
             lr, g, g_before, decay, kept, momentum, second, fresh, eps, size, correction,
-            POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, False,
+            RULE, POWER, SPARSE, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, WEIGHT, GRAD, STATE, False,
         )  # fmt: skip
-
-
-RULES = {"Gradient": gradient_step, "Adam": adam_step, "NoneType": threshold_step}

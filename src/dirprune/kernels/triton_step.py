@@ -225,7 +225,7 @@ class Tables:
                 1 - options.betas[0] if adam else options.momentum,
                 options.betas[1] if adam else 0.0,
                 options.eps if adam else 0.0,
-                RULE=self._module.RULES[type(rule).__name__], POWER=float(power),
+                RULE=type(rule).__name__, POWER=float(power),
                 NESTEROV=not adam and options.nesterov, DECAY=options.weight_decay > 0,
                 MAXIMIZE=options.maximize,
                 GRAD=self._module.DTYPES[grads[0].dtype if rule else self.state],
