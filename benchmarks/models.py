@@ -1,140 +1,178 @@
-"""Every convolutional classifier of torchvision: captured, lowered, run, compared with torch.
+"""Networks of public libraries through file and engine, compared with torch.
 
-With fresh weights of which 90 % are zero, and BatchNorm statistics drawn at random. ``difference``
-is the largest one between outputs, over the largest output; ``bytes`` the size of the lossless
-file, ``zstd`` that of the same dense tensors after zstandard's level 19, which is slow and left
-out above 20 million weights.
+The weights are random and 90 % of them zero; BatchNorm statistics are drawn at random. A network
+is saved with a batch of 2 as the example and run on a batch of 3. ``difference`` is the largest
+one between the engine's output and that of the network in float32, over the largest output;
+``torch`` is the same between the network in float32 and in float64. A network passes if its
+difference is at most 1e-4, or at most torch's own. Each runs in a process of its own.
 
-A run that was stopped goes on where its file ends.
+A run that was stopped goes on where its tables end.
 
-    python benchmarks/models.py [--only resnet18 vgg11] [--csv results/models/FILE.csv]
+    python benchmarks/models.py [--suites timm transformers] [--only resnet18 vgg11]
 """
 
 import argparse
 import csv
+import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import zstandard
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision import models
+from torch.utils import _pytree as pytree
 
 from dirprune.deploy import Engine, save
 from dirprune.deploy.file.read import read_file
 from dirprune.deploy.graph.fold import fold
+from suites import SUITES, Inputs, build, names
 
-FAMILIES = (
-    "resnet", "wide_resnet", "resnext", "vgg", "mobilenet", "efficientnet", "densenet",
-    "squeezenet", "regnet", "googlenet", "inception", "mnasnet", "shufflenet", "convnext",
-)  # fmt: skip
 SPARSITY = 0.9
-MOST_FOR_ZSTD = 20_000_000
-
-
-def names() -> list[str]:
-    """Torchvision's names of the families, smallest first."""
-
-    def parameters(name: str) -> int:
-        weights = models.get_model_weights(name)  # type: ignore[attr-defined]
-        return next(iter(weights)).meta["num_params"]
-
-    every = models.list_models(module=models)  # type: ignore[attr-defined]
-    return sorted((name for name in every if name.startswith(FAMILIES)), key=parameters)
-
-
-def network(name: str) -> nn.Module:
-    """A sparse network whose BatchNorms all do something."""
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = models.get_model(name, weights=None, **options).eval()  # type: ignore[attr-defined]
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() > 1:
-                # Keep the variance, so that signals neither die nor explode.
-                kept = torch.rand_like(p) >= SPARSITY
-                p.copy_(torch.where(kept, p / (1 - SPARSITY) ** 0.5, 0.0))
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(std=0.1)
-    return model
+LARGEST_DIFFERENCE = 1e-4
+FOLDER = Path(__file__).parent.parent / "results" / "models"
+COLUMNS = ("model", "outcome", "difference", "torch", "parameters", "nodes", "lowered", "bytes",
+           "dense")  # fmt: skip
 
 
 @torch.no_grad()
-def measure(name: str, folder: Path) -> dict[str, Any]:
-    """One row of the table."""
+def make_sparse(model: nn.Module) -> None:
+    """Set most weights to zero, and have every BatchNorm do something."""
+    for p in model.parameters():
+        if not p.any():  # as some heads begin, which would hide what comes before
+            p.normal_(std=0.02)
+        if p.dim() > 1:
+            # Keep the variance, so that signals neither die nor explode.
+            kept = torch.rand_like(p) >= SPARSITY
+            p.copy_(torch.where(kept, p / (1 - SPARSITY) ** 0.5, 0.0))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine:
+            module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(std=0.1)
+
+
+def call(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """All tensors that a network returns, in order."""
+    if isinstance(inputs, dict):
+        return leaves(model(**inputs))
+    return leaves(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+
+
+def leaves(outputs: Any) -> list[Tensor]:
+    """Arrays and tensors of nested structures, as tensors."""
+    outputs = dict(outputs) if isinstance(outputs, dict) else outputs
+    return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(outputs) if leaf is not None]
+
+
+def difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest one of all outputs, each over its largest element."""
+    worst = 0.0
+    for wanted, own in zip(expected, found, strict=True):
+        wanted, own = wanted.double(), own.double()
+        if wanted.shape != own.shape:
+            return float("inf")
+        gap, scale = float((wanted - own).abs().max()), float(wanted.abs().max()) or 1.0
+        worst = max(worst, gap / scale) if gap == gap else float("inf")
+    return worst
+
+
+@torch.no_grad()
+def measure(suite: str, name: str) -> dict[str, Any]:
+    """One row of a table."""
     torch.manual_seed(0)
-    model = network(name)
-    side = 299 if name == "inception_v3" else 224
-    path = folder / "model.dpz"
-    saved = save(model, path, torch.randn(2, 3, side, side))
-    x = torch.randn(3, 3, side, side)
-    expected = model(x)
-    found = torch.from_numpy(Engine(path, threads=torch.get_num_threads())(x.numpy()))
-    graph = read_file(path).graph
-    lowered = fold(graph)
-    parameters = sum(p.numel() for p in model.parameters())
+    model, inputs = build(suite, name)
+    make_sparse(model.eval())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.dpz"
+        saved = save(model, path, inputs(2))
+        x = inputs(3)
+        engine = Engine(path, threads=torch.get_num_threads())
+        graph = read_file(path).graph
+    expected = call(model, x)
+    arrays = pytree.tree_map_only(Tensor, lambda leaf: leaf.numpy(), x)
+    if isinstance(arrays, dict):
+        found = leaves(engine(**arrays))
+    else:
+        found = leaves(engine(*arrays) if isinstance(arrays, tuple) else engine(arrays))
+    doubles = pytree.tree_map_only(
+        Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, x
+    )
+    gap, own = difference(expected, found), difference(call(model.double(), doubles), expected)
     return {
         "model": name,
-        "parameters": parameters,
+        "outcome": "ok" if gap <= max(LARGEST_DIFFERENCE, own) else "differs",
+        "difference": f"{gap:.1e}",
+        "torch": f"{own:.1e}",
+        "parameters": sum(p.numel() for p in model.parameters()),
         "nodes": len(graph.nodes),
-        "lowered": len(lowered.nodes),
-        "difference": f"{difference(expected, found):.1e}",
+        "lowered": len(fold(graph).nodes),
         "bytes": saved.bytes,
-        "zstd": zstd_bytes(graph.tensors.values()) if parameters <= MOST_FOR_ZSTD else "",
         "dense": saved.dense_bytes,
     }
 
 
-def zstd_bytes(tensors: Iterable[NDArray[Any]]) -> int:
-    """What zstandard alone makes of the dense tensors."""
-    dense = b"".join(tensor.tobytes() for tensor in tensors)
-    return len(zstandard.ZstdCompressor(level=19, threads=-1).compress(dense))
+def measured_apart(suite: str, name: str) -> dict[str, Any]:
+    """One row, made by a process of its own: what goes wrong there ends there."""
+    command = [sys.executable, __file__, "--suites", suite, "--one", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return row
+    return {"model": name, "outcome": f"ended with status {done.returncode}"}
 
 
-def difference(expected: Tensor, found: Tensor) -> float:
-    """The largest one, over the largest output."""
-    return float((expected - found).abs().max() / expected.abs().max())
+def one(suite: str, name: str) -> dict[str, Any]:
+    """One row, with the reason in the place of numbers where there are none."""
+    warnings.simplefilter("ignore")
+    try:
+        return measure(suite, name)
+    except Exception as error:  # whatever a network may raise
+        reason = " | ".join(line.strip() for line in str(error).splitlines())
+        return {"model": name, "outcome": f"{type(error).__name__}: {reason}"[:500]}
 
 
-def earlier(path: Path | None) -> list[dict[str, Any]]:
-    """The rows of a run that was stopped."""
-    if path is None or not path.exists():
-        return []
+def complete(suite: str, only: list[str] | None, path: Path) -> list[dict[str, Any]]:
+    """Append the rows that a table lacks; return all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(",".join(COLUMNS) + "\n")
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for name in only or names(suite):
+        if name in {row["model"] for row in rows}:
+            continue
+        rows.append(measured_apart(suite, name))
+        print(suite, *rows[-1].values(), file=sys.stderr, flush=True)
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(rows[-1])
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", nargs="+")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
+    parser.add_argument("--only", nargs="+", metavar="NAME")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = earlier(options.csv)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.only or names():
-            if name in {row["model"] for row in rows}:
-                continue
-            rows.append(measure(name, Path(folder)))
-            print(rows[-1], file=sys.stderr, flush=True)
-            if options.csv:
-                options.csv.parent.mkdir(parents=True, exist_ok=True)
-                with options.csv.open("w", newline="") as file:
-                    table = csv.DictWriter(file, rows[0], lineterminator="\n")
-                    table.writeheader()
-                    table.writerows(rows)
-    worst = max(rows, key=lambda row: float(row["difference"]))
-    if float(worst["difference"]) > 1e-4:
-        raise SystemExit(f"{worst['model']} differs by {worst['difference']}")
+    if options.one:
+        print(json.dumps(one(options.suites[0], options.one)))
+        return
+    failed = []
+    for suite in options.suites:
+        rows = complete(suite, options.only, options.folder / f"{suite.replace(' ', '_')}.csv")
+        passed = sum(row["outcome"] == "ok" for row in rows)
+        print(f"{suite}: {passed} of {len(rows)}", file=sys.stderr)
+        failed += [row["model"] for row in rows if row["outcome"] != "ok"]
+    if failed:
+        raise SystemExit(f"not within {LARGEST_DIFFERENCE}: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

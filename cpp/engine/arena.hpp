@@ -53,6 +53,7 @@ inline std::int64_t padded(std::int64_t size) { return (size + 15) / 16 * 16 + s
 
 struct Program::Arena {
     int batch = 1;
+    std::int64_t first = 0, total = 1;  // of the images in it: their place in the batch of the call
     Buffer values, transposed;
     std::vector<Buffer> scratch;  // by thread
 };

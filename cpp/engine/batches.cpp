@@ -158,12 +158,16 @@ void Program::run_block(BatchRun& run, std::int64_t first, std::int64_t images, 
     const std::size_t nodes = graph_.nodes.size(), from = first_batched_node(run, images, crew);
     if (from == nodes) return run_singles(run, first, images, crew);
     const auto wide = borrow(run.lanes);
+    wide->first = first;
+    wide->total = run.batch;
     if (from == 0) {
         load(run.x + first * size(0), images, *wide, crew);
     } else {
         std::mutex placing;  // two threads that write neighbouring floats are slower than one
         run.split(images, crew).each([&](std::int64_t image, int each) {
             const auto arena = borrow(1);
+            arena->first = first + image;
+            arena->total = run.batch;
             load(run.x + (first + image) * size(0), 1, *arena, each);
             run_nodes(0, from, *arena, run, each);
             const std::lock_guard lock(placing);
@@ -182,6 +186,8 @@ void Program::run_block(BatchRun& run, std::int64_t first, std::int64_t images, 
 void Program::run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int crew) {
     run.split(images, crew).each([&](std::int64_t image, int each) {
         const auto arena = borrow(1);
+        arena->first = first + image;
+        arena->total = run.batch;
         load(run.x + (first + image) * size(0), 1, *arena, each);
         run_nodes(0, graph_.nodes.size(), *arena, run, each);
         store(*arena, 1, run.out + (first + image) * size(graph_.output));

@@ -15,13 +15,13 @@ Shape without_batch(const Shape& shape) { return {shape.begin() + 1, shape.end()
 
 void Program::run_node(std::size_t number, Arena& arena, const Plans& plans, int threads) const {
     const Node& node = graph_.nodes[number];
-        if (const Layer* layer = layers_[number].get()) {
+    if (const Layer* layer = layers_[number].get()) {
         if (is_rows(*layer, arena.batch)) return run_rows(number, arena, threads);
         return run_plan(number, *plans.plans[number], arena, threads);
     }
     if (entry(node.op).run == nullptr) return;  // a constant, or the same floats as its input
     Call call{kernels_,    graph_, node, {}, result(number, arena), without_batch(node.shape),
-              arena.batch, threads};
+              arena.batch, threads, arena.first, arena.total};
     for (std::uint32_t value : node.inputs) {
         const Shape& shape = graph_.shape(value);
         const bool constant = shape.empty() || shape[0] != -1;

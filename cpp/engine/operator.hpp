@@ -26,8 +26,9 @@ struct Call {
     std::vector<Operand> inputs;
     float* out;
     Shape shape;  // of the result, without the batch
-    std::int64_t batch;
+    std::int64_t batch;  // images side by side
     int threads;
+    std::int64_t first, total;  // the first image's place in the batch of the call, and its size
 };
 
 enum class Kind : std::uint8_t { integer, flag, real, pair, four, integers };

@@ -39,6 +39,8 @@ std::shared_ptr<const Program::Plans> Program::make_plans(const Mode& mode, cons
     for (const auto& layer : layers_)
         if (layer) tuning.work += work(*layer);
     auto arena = borrow(mode.batch);
+    arena->first = 0;
+    arena->total = images;
     load(x, images, *arena, threads);
     for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
         if (layers_[i] && !is_rows(*layers_[i], mode.batch)) {

@@ -150,9 +150,20 @@ void dilate(const Call& c) {
     });
 }
 
+// One number for every image.
+Shape number_shape(const Graph&, const Node&) { return {-1}; }
+
+void batch_size(const Call& c) { std::fill_n(c.out, c.batch, static_cast<float>(c.total)); }
+
+void batch_index(const Call& c) {
+    for (std::int64_t i = 0; i < c.batch; ++i) c.out[i] = static_cast<float>(c.first + i);
+}
+
 }  // namespace
 
 void add_indexing(OperatorTable& table) {
+    at(table, Op::batch_size) = {.shape = number_shape, .run = batch_size};
+    at(table, Op::batch_index) = {.shape = number_shape, .run = batch_index};
     at(table, Op::expand) = {.attributes = {{Key::size, Kind::integers}},
                              .shape = expand_shape,
                              .run = expand,

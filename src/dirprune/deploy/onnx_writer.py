@@ -122,6 +122,8 @@ class Writer:
             if len(signature.outputs) > 1:
                 x = self.slice(result, 1, at, at + slot.size)
                 x = self.add("Reshape", [x, self.integers(slot.shape)])
+            if not any(size < 0 for size in slot.sizes):
+                x = self.slice(x, 0, 0, 1)
             if slot.place:
                 rest = range(slot.place + 1, len(slot.shape))
                 x = self.add("Transpose", [x], perm=[*range(1, slot.place + 1), 0, *rest])

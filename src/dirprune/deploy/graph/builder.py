@@ -11,7 +11,7 @@ Sizes of tensors are tuples in which ``-c`` stands for c times the batch.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators.record import Attribute, Shape
 from dirprune.deploy.graph.shapes import infer_shape
 from dirprune.deploy.graph.signature import Signature
-from dirprune.deploy.graph.values import Constant, Value, plain_dims, renumbered
+from dirprune.deploy.graph.values import Constant, Value, graph_dims, plain_dims, renumbered
+
+Held = TypeVar("Held", Value, Constant)
 
 
 @dataclass
@@ -36,12 +38,14 @@ class Builder:
         batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
             the count of batches.
         booleans: Numbers of the values that are truth values.
+        batch_indices: Numbers of the values that are the place of a sample in the batch.
     """
 
     shape: Shape
     path: str = ""
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     booleans: set[int] = field(default_factory=set)
+    batch_indices: set[int] = field(default_factory=set)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
@@ -58,7 +62,7 @@ class Builder:
         if isinstance(x, Constant):
             return tuple(x.tensor.shape)
         if not isinstance(x, Value):
-            raise ValueError("it computes with the size of the batch")
+            raise ValueError(f"it computes with {x}")
         shape = self.graph_shape(x)
         return tuple(prod(shape[g] for g in dims) for dims in x.dims)
 
@@ -122,10 +126,16 @@ class Builder:
 
     # ---- moving the batch and the rest
 
-    def reshape(self, x: Value, sizes: Shape) -> Value:
-        """Give a value other sizes, the elements in the same order."""
+    def reshape(self, x: Held, sizes: Shape) -> Held:
+        """Give a value or constant other sizes, the elements in the same order."""
+        if isinstance(x, Constant):
+            return self.derived(x, sizes)
         before = self.graph_shape(x)
         flat = [g for dims in x.dims for g in dims]
+        if 0 not in flat:
+            if prod(sizes) != prod(self.sizes(x)):
+                raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
+            return self._same_for_all(x, sizes)
         ahead = prod(before[g] for g in flat[: flat.index(0)])
         held = [i for i, size in enumerate(sizes) if size < 0]
         if len(held) != 1 or prod(sizes) != prod(self.sizes(x)):
@@ -146,7 +156,10 @@ class Builder:
             dims.append(tuple(numbers))
         if tuple(shape) == before:
             return Value(x.number, tuple(dims))
-        return self.add("reshape", [x], {"size": tuple(shape)}, dims=tuple(dims))
+        y = self.add("reshape", [x], {"size": tuple(shape)}, dims=tuple(dims))
+        if x.number in self.batch_indices:
+            self.batch_indices.add(y.number)
+        return y
 
     def permute(self, x: Value, order: Sequence[int]) -> Value:
         """Put the dimensions in another order."""
@@ -167,6 +180,7 @@ class Builder:
     def join(self, parts: Sequence[Value], dim: int, sizes: Shape) -> Value:
         """Join values along a dimension."""
         parts = [x for x in parts if not (isinstance(x, Constant) and not x.tensor.numel())]
+        parts = self._spread(parts, dim, sizes)
         if not all(isinstance(x, Value) and x.dims == parts[0].dims for x in parts):
             raise ValueError("it joins values whose batch is in different places")
         if len(parts) == 1:
@@ -176,7 +190,9 @@ class Builder:
     def reduce(self, op: str, x: Value, dims: Any, keepdim: bool, **attrs: Attribute) -> Value:
         """Write a reduction over dimensions that do not hold the batch."""
         if dims is None or dims == []:
-            raise ValueError("it reduces over the batch")
+            if x.holds_batch:
+                raise ValueError("it reduces over the batch")
+            dims = list(range(len(x.dims)))
         over = [dim % len(x.dims) for dim in ([dims] if isinstance(dims, int) else dims)]
         axes = tuple(self.axis(x, dim) for dim in over)
         left = [group for dim, group in enumerate(x.dims) if keepdim or dim not in over]
@@ -211,18 +227,34 @@ class Builder:
         """A number as a constant; anything else as it is."""
         return Constant(torch.tensor(float(x))) if isinstance(x, int | float) else x
 
+    def constant_value(self, x: Constant) -> Value:
+        """A constant as a value that is the same for every sample."""
+        sizes = tuple(x.tensor.shape)
+        dims = plain_dims(len(sizes) + 1)[1:]
+        return self.add("expand", [self.constant(x, sizes)], {"size": (-1, *sizes)}, dims=dims)
+
+    def batch_size(self) -> Value:
+        """The size of the batch as a number."""
+        return self.add("batch_size", [Value(0, ())])
+
+    def batch_index(self) -> Value:
+        """The place of every sample in the batch."""
+        index = self.add("batch_index", [Value(0, ())], dims=((0,),))
+        self.batch_indices.add(index.number)
+        return index
+
     def derived(self, constant: Constant, shape: Shape) -> Constant:
         """A constant in another shape, which is a tensor of its own."""
         return Constant(constant.tensor.reshape(shape))
 
-    def repeated(self, constant: Constant, counts: Sequence[int]) -> Constant:
-        """A constant repeated along its dimensions."""
-        return constant if set(counts) == {1} else Constant(constant.tensor.repeat(*counts))
-
     def expand(self, x: Any, sizes: Shape) -> Any:
         """Repeat a value or constant along dimensions of size 1, and along the batch."""
-        if isinstance(x, Value):
-            x = self.reshape(x, (1,) * (len(sizes) - len(x.dims)) + self.sizes(x))
+        own = (1,) * (len(sizes) - len(self.sizes(x))) + self.sizes(x)
+        held = next((i for i, size in enumerate(sizes) if size < 0), None)
+        if isinstance(x, Constant) and held is None:
+            return Constant(x.tensor.expand(sizes))
+        if held is None or (isinstance(x, Value) and x.holds_batch):
+            x = self.reshape(x, own)
             shape = self.graph_shape(x)
             new = list(shape)
             for group, size in zip(x.dims, sizes):
@@ -231,29 +263,25 @@ class Builder:
             if tuple(new) == shape:
                 return x
             return self.add("expand", [x], {"size": tuple(new)})
-        place = next((i for i, size in enumerate(sizes) if size < 0), None)
-        if place is None:
-            return Constant(x.tensor.expand(sizes))
-        own = (1,) * (len(sizes) - x.tensor.dim()) + tuple(x.tensor.shape)
-        if own[place] != 1:
-            raise ValueError(f"it makes the batch of a constant of size {own[place]}")
-        parts, dims, shape_out = [], [], [-1]
-        for i, (mine, size) in enumerate(zip(own, sizes)):
-            group = [0] if i == place else []
-            if i != place or size < -1:
-                group.append(len(shape_out))
-                shape_out.append(abs(size))
-                parts.append(mine)
-            dims.append(tuple(group))
-        number = self.constant(x, tuple(parts))
-        return self.add("expand", [number], {"size": tuple(shape_out)}, dims=tuple(dims))
+        dims = renumbered([(0,) * (i == held) + (1,) * (i != held or size < -1)
+                           for i, size in enumerate(sizes)])  # fmt: skip
+        parts = graph_dims(own, dims)
+        whole = (-1, *(abs(s) for i, s in enumerate(sizes) if i != held or s < -1))
+        read = (
+            self.constant(x, parts)
+            if isinstance(x, Constant)
+            else self.add("reshape", [x], {"size": (-1, *parts)}, dims=dims)
+        )
+        return self.add("expand", [read], {"size": whole}, dims=dims)
 
-    def filled(self, value: float, sizes: Shape) -> Any:
-        """A value that is the same number everywhere."""
-        return self.expand(Constant(torch.full((1,) * len(sizes), float(value))), sizes)
+    def filled(self, number: Any, sizes: Shape) -> Any:
+        """A value or constant that is the same number everywhere."""
+        return self.expand(self.operand(number), sizes)
 
-    def multiplied(self, x: Any, factor: float) -> Any:
+    def multiplied(self, x: Any, factor: Any) -> Any:
         """Multiply a value or constant by a number."""
+        if isinstance(factor, Value):
+            return self.combine("mul", [x, factor])
         if factor == 1:
             return x
         if isinstance(x, Constant):
@@ -274,10 +302,11 @@ class Builder:
             else x
             for x in operands
         ]
-        dims = next(x.dims for x in values if isinstance(x, Value))
-        if any(isinstance(x, Value) and x.dims != dims for x in values):
+        every = [x for x in values if isinstance(x, Value)]
+        dims = next((x.dims for x in every if x.holds_batch), every[0].dims)
+        if any(x.holds_batch and x.dims != dims for x in every):
             raise ValueError("it combines values whose batch is in different places")
-        read = [x if isinstance(x, Value) else self._aligned(x, dims) for x in values]
+        read = [self._aligned(x, dims) for x in values]
         return self.add(op, read, attrs, dims=dims)
 
     def cumulative_count(self, running_mean: Constant) -> dict[str, Constant]:
@@ -285,17 +314,39 @@ class Builder:
         count = self.batch_counts.get(running_mean.name or "")
         return {} if count is None else {"num_batches_tracked": count}
 
-    def _aligned(self, constant: Constant, dims: Sequence[tuple[int, ...]]) -> int:
-        """The number of a constant that broadcasts against values with such dimensions."""
-        shape = tuple(constant.tensor.shape)
-        own = (1,) * (len(dims) - len(shape)) + shape
-        place = next(i for i, group in enumerate(dims) if 0 in group)
-        if own[place] != 1:
-            raise ValueError(f"it combines the batch with a constant of size {own[place]}")
-        if place == 0 and len(dims[0]) == 1:
-            return self.constant(constant, shape)
-        moved = [(size,) if 0 not in g else (1,) * (len(g) - 1) for size, g in zip(own, dims)]
-        return self.constant(constant, tuple(size for part in moved for size in part))
+    def _aligned(self, x: Any, dims: Sequence[tuple[int, ...]]) -> Value | int:
+        """A value or the number of a constant that broadcasts against values with such dims."""
+        if isinstance(x, Value):
+            if x.dims == dims:
+                return x
+            size = (-1, *graph_dims(self.sizes(x), dims))
+            return (
+                Value(x.number, tuple(dims))
+                if size == self.graph_shape(x)
+                else self.add("reshape", [x], {"size": size}, dims=tuple(dims))
+            )
+        shape = tuple(x.tensor.shape)
+        own = graph_dims((1,) * (len(dims) - len(shape)) + shape, dims)
+        return self.constant(x, shape if dims and dims[0] == (0,) else own)
+
+    def _same_for_all(self, x: Value, sizes: Shape) -> Value:
+        """Another shape of a value that is the same for every sample."""
+        dims = plain_dims(len(sizes) + 1)[1:]
+        if (-1, *sizes) == self.graph_shape(x):
+            return Value(x.number, dims)
+        return self.add("reshape", [x], {"size": (-1, *sizes)}, dims=dims)
+
+    def _spread(self, parts: Sequence[Any], dim: int, sizes: Shape) -> list[Value]:
+        """Repeat constants, and what is the same for every sample, along the batch."""
+        if all(isinstance(x, Value) and x.holds_batch for x in parts):
+            return list(parts)
+        spread = []
+        for x in parts:
+            own = list(sizes)
+            own[dim] = self.sizes(x)[dim]
+            whole = isinstance(x, Value) and x.holds_batch
+            spread.append(x if whole else self.expand(x, tuple(own)))
+        return spread
 
     def constant(self, constant: Constant, shape: Shape) -> int:
         """The number of a constant's node; with another shape it is a tensor of its own."""

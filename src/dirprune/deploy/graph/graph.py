@@ -166,8 +166,9 @@ def _check_signature(signature: Signature, input_shape: Shape, output_shape: Sha
         raise ValueError("the signature has no tensors")
     for slot in (*signature.inputs, *signature.outputs):
         check_size(slot.shape[1:])
-        held = [size for size in slot.sizes if size < 0]
-        if len(held) != 1 or slot.shape[0] != -1 or -prod(slot.sizes) != slot.size:
+        held = sum(size < 0 for size in slot.sizes)
+        whole = slot.shape[0] == -1 and (-1) ** held * prod(slot.sizes) == slot.size
+        if not whole or held > 1 or (not held and slot in signature.inputs):
             raise ValueError(f"the signature's {slot.sizes} do not fit {slot.shape}")
         if not 0 <= slot.place < len(slot.shape):
             raise ValueError(f"the signature places the batch at {slot.place}")

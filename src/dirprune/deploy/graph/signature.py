@@ -26,7 +26,8 @@ class Slot:
     Attributes:
         shape: With the batch first, as it lies in the graph.
         kind: Of its elements; integers and booleans are stored as float32.
-        sizes: As the network has it: ``-c`` for c times the batch, which may be anywhere.
+        sizes: As the network has it: ``-c`` for c times the batch, which may be anywhere. An
+            output without is the same for every sample.
         place: How many of the graph's dimensions come before the batch.
     """
 
@@ -212,6 +213,12 @@ def split(signature: Signature, y: Any) -> list[Any]:
     leaves, at, batch = [], 0, y.shape[0]
     for slot in signature.outputs:
         part = y if len(signature.outputs) == 1 else y[:, at : at + slot.size]
+        if not any(size < 0 for size in slot.sizes):
+            if not batch:
+                raise ValueError("an output that has no batch needs at least one sample")
+            leaves.append(part[0].reshape(slot.sizes))
+            at += slot.size
+            continue
         part = part.reshape(batch, *slot.shape[1:])
         if slot.place:
             axes = [*range(1, slot.place + 1), 0, *range(slot.place + 1, len(slot.shape))]

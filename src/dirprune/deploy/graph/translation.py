@@ -1,8 +1,8 @@
 """From an exported program to a graph, node by node."""
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 from torch.fx import Node as FxNode
 from torch.fx import map_arg
 
+from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.builder import Builder
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
@@ -17,6 +18,9 @@ from dirprune.deploy.graph.operators.record import Shape
 from dirprune.deploy.graph.program import CAPTURED, aten_name
 from dirprune.deploy.graph.signature import Signature, Slot
 from dirprune.deploy.graph.values import Arguments, BatchSize, Constant, Value, plain_dims
+
+_COMPUTED = ("Tensor", "number")
+"""Types of arguments that are numbers to compute with; all others are sizes."""
 
 
 class _Blocked:
@@ -45,12 +49,15 @@ class Translation:
         Raises:
             ValueError: With all that is in the way.
         """
-        outputs: Sequence[Any] = ()
-        for node in self._program.graph.nodes:
-            if node.op == "call_function":
+        nodes = list(self._program.graph.nodes)
+        outputs: Any = nodes[-1].args[0]
+        needed = {nodes[-1]}
+        for node in reversed(nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        for node in nodes:
+            if node.op == "call_function" and node in needed:
                 self._values[node] = self._attempt(node)
-            elif node.op == "output":
-                outputs = node.args[0]
         if self._blockers:
             lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
             raise ValueError(
@@ -117,11 +124,9 @@ class Translation:
             return held[index]
         outputs = node.meta.get("val")
         results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-        if not isinstance(node.target, OpOverload):
-            return BatchSize()  # shapes follow from the example: nobody reads it there
         if not any(isinstance(t, Tensor) for t in results):
-            return BatchSize()
-        name = aten_name(node.target)
+            return _number(outputs)
+        name = aten_name(cast(OpOverload, node.target))
         arguments = self._bind(node)
         given = list(_flat(vars(arguments).values()))
         of_batch = name in CAPTURED and any(isinstance(v, BatchSize) for v in given)
@@ -159,14 +164,17 @@ class Translation:
         def value(argument: Any) -> Any:
             if isinstance(argument, (list, tuple)):
                 return [value(a) for a in argument]
-            if isinstance(argument, torch.SymInt):
-                return BatchSize()
             return self._values.get(argument) if isinstance(argument, FxNode) else argument
 
         schema: Any = node.target._schema  # type: ignore[union-attr]
         bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         bound |= {a.name: value(v) for a, v in zip(schema.arguments, node.args)}
         bound |= {key: value(v) for key, v in node.kwargs.items()}
+        for a in schema.arguments:
+            computed = isinstance(bound.get(a.name), BatchSize)
+            if computed and str(a.type).removeprefix("Optional[").rstrip("]") in _COMPUTED:
+                expression = bound[a.name].expression
+                bound[a.name] = write_number(self._builder, expression, self._symbols)
         return Arguments(**bound)
 
     def _sizes(self, tensor: Tensor) -> Shape:
@@ -185,16 +193,14 @@ class Translation:
         return tuple(sizes)
 
     def _output(self, x: Any) -> tuple[Value, Slot]:
-        value = self._values.get(x) if isinstance(x, FxNode) else None
-        if not isinstance(value, Value):
-            raise ValueError(
-                f"{type(self._example.model).__name__} cannot be captured: an output does not "
-                "depend on the input; return it apart from the network"
-            )
+        value = self._values[x] if isinstance(x, FxNode) else Constant(x)
+        if isinstance(value, Constant):
+            value = self._builder.constant_value(value)
         flat = [g for group in value.dims for g in group]
+        place = flat.index(0) if value.holds_batch else 0
         shape = self._builder.graph_shape(value)
         kind = kind_of(x.meta["val"])
-        return value, Slot(shape, kind, self._builder.sizes(value), flat.index(0))
+        return value, Slot(shape, kind, self._builder.sizes(value), place)
 
     def _finish(self, outputs: list[tuple[Value, Slot]]) -> Graph:
         b, example = self._builder, self._example
@@ -213,6 +219,11 @@ class Translation:
             example.result or {"value": None}, slots,
         )  # fmt: skip
         return b.finish(joined, signature)
+
+
+def _number(held: Any) -> Any:
+    """What stands for a number of the program; None for what returns nothing."""
+    return BatchSize(held.node.expr) if isinstance(held, torch.SymInt | torch.SymFloat) else held
 
 
 def _batch_counts(model: nn.Module) -> dict[str, Constant]:

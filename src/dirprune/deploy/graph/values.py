@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,15 +12,21 @@ Arguments = SimpleNamespace
 
 
 class Value(NamedTuple):
-    """What depends on the input.
+    """What depends on the input, or on the size of the batch alone.
 
     Attributes:
         number: Of the value in the graph.
         dims: For each dimension, the dimensions of the graph that it is made of; 0 is the batch.
+            A value without it is the same for every sample.
     """
 
     number: int
     dims: tuple[tuple[int, ...], ...]
+
+    @property
+    def holds_batch(self) -> bool:
+        """Whether a dimension is made of the batch."""
+        return any(0 in group for group in self.dims)
 
 
 @dataclass(eq=False)
@@ -32,11 +38,15 @@ class Constant:
     trained: bool = False
 
 
+@dataclass(frozen=True)
 class BatchSize:
-    """A number that follows from the size of the batch."""
+    """A number that follows from the size of the batch.
 
-    def __repr__(self) -> str:
-        return "the size of the batch"
+    Attributes:
+        expression: Of sympy.
+    """
+
+    expression: Any
 
 
 def plain_dims(rank: int) -> tuple[tuple[int, ...], ...]:
@@ -55,3 +65,27 @@ def renumbered(dims: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
             mine.append(number if g else 0)
         result.append(tuple(mine))
     return tuple(result)
+
+
+def graph_dims(sizes: Sequence[int], like: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The sizes of something without batch as dimensions of the graph, to broadcast with a value.
+
+    Args:
+        sizes: As many as the value has.
+        like: The dimensions of the value.
+
+    Returns:
+        Without the batch.
+
+    Raises:
+        ValueError: If it is not the same for every sample.
+    """
+    found: list[int] = []
+    for size, group in zip(sizes, like, strict=True):
+        if 0 not in group:
+            found.append(size)
+            continue
+        if size != 1:
+            raise ValueError(f"it combines the batch with a size of {size}")
+        found += (1,) * (len(group) - 1)
+    return tuple(found)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from dirprune.deploy.graph.operators.arithmetic import ARITHMETIC
 from dirprune.deploy.graph.operators.attention import ATTENTION
+from dirprune.deploy.graph.operators.batch import BATCH
 from dirprune.deploy.graph.operators.comparison import COMPARISON
 from dirprune.deploy.graph.operators.convolution import CONVOLUTIONS
 from dirprune.deploy.graph.operators.functions import FUNCTIONS
@@ -28,13 +29,13 @@ CODES = (
     "trunc", "log1p", "expm1", "mish", "selu", "logical_not", "softplus", "power", "clamp",
     "minimum", "maximum", "pow", "eq", "ne", "lt", "le", "gt", "ge", "where", "sum", "amax",
     "amin", "prod", "argmax", "argmin", "cumsum", "expand", "take", "embedding", "gather",
-    "matmul", "group_norm", "conv1d", "conv_transpose2d", "dilate",
+    "matmul", "group_norm", "conv1d", "conv_transpose2d", "dilate", "batch_size", "batch_index",
 )  # fmt: skip
 """The operators in the order of their codes in files: new ones go to the end."""
 
 _ALL = {**CONVOLUTIONS, **LINEAR, **POINTWISE, **ARITHMETIC, **NORMALISATION, **MOVES, **POOLING,
         **REDUCTIONS, **RESIZING, **FUNCTIONS, **COMPARISON, **INDEXING, **ATTENTION,
-        **TRANSPOSED}  # fmt: skip
+        **TRANSPOSED, **BATCH}  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {name: _ALL[name] for name in CODES}
 """Every operator's record by its name."""

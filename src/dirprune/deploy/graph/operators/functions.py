@@ -54,7 +54,7 @@ def _capture_softplus(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_pow(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if not isinstance(a.exponent, int | float):
-        return b.combine("pow", [a.self, a.exponent])
+        return b.combine("pow", [b.operand(a.self), a.exponent])
     if a.exponent == 2:
         return b.add("mul", [a.self, a.self])
     return b.add("power", [a.self], {"exponent": float(a.exponent)})
@@ -79,7 +79,10 @@ def _capture_clamp(low: str, high: str) -> Callable[..., Any]:
         if limits == (0, 6):
             return b.add("relu6", [a.self])
         if any(not isinstance(limit, int | float | None) for limit in limits):
-            raise ValueError(f"it clamps to {limits}: only numbers are known")
+            x = a.self
+            for op, limit in zip(("maximum", "minimum"), limits):
+                x = x if limit is None else b.combine(op, [x, b.operand(limit)])
+            return x  # type: ignore[no-any-return]
         named = zip(("low", "high"), limits)
         bounds = {key: float(limit) for key, limit in named if limit is not None}
         return b.add("clamp", [a.self], bounds)
@@ -102,7 +105,7 @@ def _same(b: "Builder", a: "Arguments", results: Any) -> Any:
 def _capture_convert(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Conversion: to integers rounds towards zero, to booleans compares with zero."""
     dtype = getattr(a, "dtype", None)
-    if dtype is None or dtype.is_floating_point:
+    if dtype is None or dtype.is_floating_point or a.self.number in b.batch_indices:
         return a.self  # type: ignore[no-any-return]
     if dtype == torch.bool:
         return b.add("logical_not", [b.add("logical_not", [a.self])])

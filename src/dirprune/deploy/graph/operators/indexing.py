@@ -51,18 +51,14 @@ def _capture_expand(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_repeat(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Repeat whole dimensions: insert one before each, expand it, merge the two."""
-    if not hasattr(a.self, "dims"):  # a constant, repeated for every sample
-        counts = [count if isinstance(count, int) else 1 for count in a.repeats]
-        repeated: Value = b.expand(b.repeated(a.self, counts), results[0])
-        return repeated
     sizes = b.sizes(a.self)
     own = (1,) * (len(a.repeats) - len(sizes)) + sizes
-    if any(not isinstance(count, int) for count in a.repeats):
-        raise ValueError("it repeats the batch")
-    split = [n for count, size in zip(a.repeats, own) for n in (1, size)]
-    wide = [n for count, size in zip(a.repeats, own) for n in (count, size)]
-    x = b.expand(b.reshape(a.self, tuple(split)), tuple(wide))
-    return b.reshape(x, results[0])
+    counts = [count if isinstance(count, int) else size // mine
+              for count, size, mine in zip(a.repeats, results[0], own)]  # fmt: skip
+    split = tuple(n for size in own for n in (1, size))
+    wide = tuple(n for count, size in zip(counts, own) for n in (count, size))
+    x = a.self if counts == [1] * len(counts) else b.expand(b.reshape(a.self, split), wide)
+    return b.reshape(x, results[0])  # type: ignore[no-any-return]
 
 
 def _write_expand(w: "Writer", n: "OnnxNode") -> None:
@@ -103,6 +99,8 @@ def _capture_index_select(b: "Builder", a: "Arguments", results: Any) -> "Value"
 def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """x[:, rows, columns] with constant places whose product is a grid, or of one dimension."""
     given = [(dim, index) for dim, index in enumerate(a.indices) if index is not None]
+    if any(_is_batch_index(b, a.self, dim, index) for dim, index in given):
+        return _index_of_each_sample(b, a.self, given, results[0])
     if any(not hasattr(index, "tensor") for _, index in given):
         raise ValueError("it selects places that depend on the input")
     tensors = [(dim, index.tensor) for dim, index in given]
@@ -123,7 +121,7 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     ):
         for dim, index in tensors:
             x = take_places(b, x, dim, index)
-        return b.reshape(x, results[0])
+        return b.reshape(x, results[0])  # type: ignore[no-any-return]
     # Places of a plane: one dimension of its elements, and one index into it.
     sizes = b.sizes(x)
     held = [sizes[dim] for dim in dims]
@@ -133,6 +131,39 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
         place = place * size + t.long() % size
     x = take_places(b, b.reshape(x, merged), dims[0], place)
     return b.reshape(x, results[0])
+
+
+def _is_batch_index(b: "Builder", x: Any, dim: int, index: Any) -> bool:
+    """Whether x[..., arange(batch), ...] takes every sample from where it is."""
+    held = getattr(x, "dims", ())
+    return bool(held) and held[dim] == (0,) and getattr(index, "number", -1) in b.batch_indices
+
+
+def _index_of_each_sample(
+    b: "Builder", x: "Value", given: "list[tuple[int, Any]]", sizes: Shape
+) -> "Value":
+    """x[arange(batch), places]: places of every sample, constant or from the input."""
+    rest = [(dim, index) for dim, index in given if not _is_batch_index(b, x, dim, index)]
+    if [dim for dim, _ in given] != [0, 1] or len(rest) != 1:
+        raise ValueError("it selects places of dimensions that are apart")
+    index = rest[0][1]
+    own = b.sizes(index)
+    if hasattr(index, "tensor"):
+        x = take_places(b, x, 1, index.tensor)
+        ahead = sizes[: len(sizes) - len(b.sizes(x)) + 2]
+        batch = next(i for i, size in enumerate(ahead) if size < 0)
+        if batch >= len(ahead) - len(own) and own[batch - len(ahead)] != 1:
+            raise ValueError("it selects other places of every sample")
+        order = [*range(1, batch + 1), 0, *range(batch + 1, len(sizes))]
+        first = (-1, *ahead[:batch], *sizes[batch + 1 :])
+        return b.permute(b.reshape(x, first), order)
+    if index.dims[0] != (0,):
+        raise ValueError("it selects places of samples that are not first")
+    after = b.sizes(x)[2:]
+    count = int(np.prod(own[1:]))
+    index = b.reshape(index, (-1, count, *(1 for _ in after)))
+    index = b.expand(index, (-1, count, *after))
+    return b.reshape(b.add("gather", [x, index], {"dim": b.axis(x, 1)}), sizes)
 
 
 def _capture_flip(b: "Builder", a: "Arguments", results: Any) -> "Value":
@@ -241,7 +272,7 @@ def _write_gather(w: "Writer", n: "OnnxNode") -> None:
 _FILLED = {
     "zeros": lambda b, a, results: b.filled(0.0, results[0]),
     "ones": lambda b, a, results: b.filled(1.0, results[0]),
-    "full": lambda b, a, results: b.filled(float(a.fill_value), results[0]),
+    "full": lambda b, a, results: b.filled(a.fill_value, results[0]),
 }
 
 INDEXING = {

@@ -184,7 +184,7 @@ class _Reshaped(Channels):
 
 
 def _capture_reshape(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    return b.reshape(a.x if hasattr(a, "x") else a.self, results[0])
+    return b.reshape(a.x if hasattr(a, "x") else a.self, results[0])  # type: ignore[no-any-return]
 
 
 def _permute_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
