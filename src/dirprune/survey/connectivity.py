@@ -23,8 +23,7 @@ from dirprune.landscape import (
 )
 from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.policy import BatchNormStatistics
-from dirprune.survey.config import SurveyConfig
-from dirprune.survey.display import SurveyDisplay
+from dirprune.survey.context import SurveyContext
 from dirprune.survey.networks import Network, Subject, describe
 from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
@@ -33,72 +32,60 @@ LAMBDAS = 41
 """Number of points on the line of directional pruning."""
 
 
-def survey_networks(
-    subject: Subject,
-    networks: list[Network],
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-) -> None:
+def survey_networks(survey: SurveyContext) -> None:
     """Describe each network, and evaluate it with its stored statistics and by the policy."""
 
     def measure() -> list[dict[str, Any]]:
-        progress = display.start("networks")
-        objectives = over_all(subject.model, subject.loss, subject.data)
+        progress = survey.display.start("networks")
+        objectives = over_all(survey.subject.model, survey.subject.loss, survey.subject.data)
         found = []
-        for done, network in enumerate(networks, 1):
+        for done, network in enumerate(survey.networks, 1):
             base: Objective = objectives["train"]
             stored = {n: f(network.point, network.name) for n, f in objectives.items()}
-            statistics = BatchNormStatistics(base, config.policy, [network.point])
+            statistics = BatchNormStatistics(base, survey.config.policy, [network.point])
             shift = statistics.shift(0)
             statistics.load(network.point.w, [1.0])
             measured = {n: f.measure() for n, f in objectives.items()}
             figures = {"stored": stored, "measured": measured, "shift": shift}
-            found.append(describe(network, networks[0]) | figures)
-            progress(done, len(networks))
+            found.append(describe(network, survey.networks[0]) | figures)
+            progress(done, len(survey.networks))
         return found
 
-    record.get_or_compute("networks", call=measure)
+    survey.record.get_or_compute("networks", call=measure)
 
 
-def survey_curve(
-    subject: Subject,
-    networks: list[Network],
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-) -> None:
+def survey_curve(survey: SurveyContext) -> None:
     """Connect every network to the dense one by a line and by a fitted curve."""
-    dense, others = networks[0], networks[1:]
-    measured = partial(_path, subject, config, record, display)
+    dense, others = survey.networks[0], survey.networks[1:]
+    measured = partial(_path, survey)
     for other in others:
         name = other.name
         line = straight_line(other.point, dense.point)
-        record.get_or_compute(
+        survey.record.get_or_compute(
             "curve", name, "line", call=partial(measured, line, f"line to {name}")
         )
 
         def fit(other: Network = other) -> dict[str, Any]:
             found = fit_bezier(
-                subject.layout.state(other.point),
-                subject.layout.state(dense.point),
-                subject.model,
-                subject.loss,
-                subject.training,
-                epochs=config.curve_epochs,
-                bends=config.bends,
-                lr=config.curve_lr,
-                momentum=config.curve_momentum,
-                seed=config.seed,
-                save=record.work / f"fit-{other.name}.safetensors",
-                progress=display.start(f"fitting the curve to {other.name}"),
+                survey.subject.layout.state(other.point),
+                survey.subject.layout.state(dense.point),
+                survey.subject.model,
+                survey.subject.loss,
+                survey.subject.training,
+                epochs=survey.config.curve_epochs,
+                bends=survey.config.bends,
+                lr=survey.config.curve_lr,
+                momentum=survey.config.curve_momentum,
+                seed=survey.config.seed,
+                save=survey.record.work / f"fit-{other.name}.safetensors",
+                progress=survey.display.start(f"fitting the curve to {other.name}"),
             )
-            write_tensors(_bends(record, other), {"bends": found.curve.bends})
-            return {"epochs": config.curve_epochs, "losses": found.losses}
+            write_tensors(_bends(survey.record, other), {"bends": found.curve.bends})
+            return {"epochs": survey.config.curve_epochs, "losses": found.losses}
 
-        record.get_or_compute("curve", name, "fit", call=fit)
-        curve = fitted(record, subject.layout, other, dense)
-        record.get_or_compute(
+        survey.record.get_or_compute("curve", name, "fit", call=fit)
+        curve = fitted(survey.record, survey.subject.layout, other, dense)
+        survey.record.get_or_compute(
             "curve", name, "bezier", call=partial(measured, curve, f"curve to {name}")
         )
 
@@ -109,107 +96,92 @@ def fitted(record: Record, layout: ParameterLayout, other: Network, dense: Netwo
     return Curve(other.point, dense.point, bends.to(layout.device, layout.dtype))
 
 
-def survey_plane(
-    subject: Subject,
-    networks: list[Network],
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-) -> None:
+def survey_plane(survey: SurveyContext) -> None:
     """Measure the plane through the dense network, the sparse one and the bend between them."""
-    dense, sparse = networks[:2]
-    third, corner = _third(subject, networks, record)
-    layout = subject.layout
+    dense, sparse = survey.networks[:2]
+    third, corner = _third(survey.subject, survey.networks, survey.record)
+    layout = survey.subject.layout
 
     def measure() -> dict[str, Any]:
         found = plane(
             layout.state(dense.point),
             layout.state(sparse.point),
             layout.state(corner),
-            subject.model,
-            subject.loss,
-            {name: subject.data[name] for name in ("train", "test")},
-            points=config.grid,
-            margin=config.margin,
-            policy=config.policy,
-            save=record.work / "plane.safetensors",
-            progress=display.start("plane"),
+            survey.subject.model,
+            survey.subject.loss,
+            {name: survey.subject.data[name] for name in ("train", "test")},
+            points=survey.config.grid,
+            margin=survey.config.margin,
+            policy=survey.config.policy,
+            save=survey.record.work / "plane.safetensors",
+            progress=survey.display.start("plane"),
         )
         return {"third": third, "figures": found}
 
-    record.get_or_compute("plane", "measured", call=measure)
+    survey.record.get_or_compute("plane", "measured", call=measure)
     frame = Frame.through(dense.point, sparse.point, corner)
-    on_it = {n.name: frame.project(n.point.w) for n in networks}
-    record.get_or_compute("plane", "networks", call=lambda: on_it)
+    on_it = {n.name: frame.project(n.point.w) for n in survey.networks}
+    survey.record.get_or_compute("plane", "networks", call=lambda: on_it)
     line = straight_line(sparse.point, dense.point)
     curves = {"line": line}
-    if record.has("curve", sparse.name, "fit"):
-        curves["curve"] = fitted(record, layout, sparse, dense)
+    if survey.record.has("curve", sparse.name, "fit"):
+        curves["curve"] = fitted(survey.record, layout, sparse, dense)
 
     def along(curve: Curve) -> dict[str, Any]:
-        ts = [k / (config.points - 1) for k in range(config.points)]
+        ts = [k / (survey.config.points - 1) for k in range(survey.config.points)]
         return {"t": ts, "at": [frame.project(curve.at(t)) for t in ts]}
 
     def trajectory(network: Network) -> dict[str, Any]:
-        moments = subject.moments(network)
+        moments = survey.subject.moments(network)
         return {
             "step": [m.step for m in moments],
             "epoch": [m.epoch for m in moments],
-            "at": [frame.project(subject.point_of(m).w) for m in moments],
+            "at": [frame.project(survey.subject.point_of(m).w) for m in moments],
         }
 
     for name, curve in curves.items():
-        record.get_or_compute("plane", name, call=partial(along, curve))
-    for network in subject.networks:
+        survey.record.get_or_compute("plane", name, call=partial(along, curve))
+    for network in survey.subject.networks:
         call = partial(trajectory, network)
-        record.get_or_compute("plane", "trajectories", network.name, call=call)
-    if record.has("hessian", "top"):
-        record.get_or_compute(
-            "plane", "directional", call=partial(_directional, record, dense, frame)
+        survey.record.get_or_compute("plane", "trajectories", network.name, call=call)
+    if survey.record.has("hessian", "top"):
+        survey.record.get_or_compute(
+            "plane", "directional", call=partial(_directional, survey.record, dense, frame)
         )
 
 
-def survey_along(
-    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
-) -> None:
+def survey_along(survey: SurveyContext) -> None:
     """Measure the plane through the dense network along two random directions."""
-    layout, w = subject.layout, subject.dense.point.w
-    u, v = (filter_normalised(layout, w, 2 * config.seed + k) for k in (1, 2))
+    layout, w = survey.subject.layout, survey.subject.dense.point.w
+    u, v = (filter_normalised(layout, w, 2 * survey.config.seed + k) for k in (1, 2))
 
     def measure() -> Any:
         return plane_along(
-            layout.state(subject.dense.point),
+            layout.state(survey.subject.dense.point),
             u,
             v,
-            subject.model,
-            subject.loss,
-            {name: subject.data[name] for name in ("train", "test")},
-            points=config.grid,
-            policy=config.policy,
-            save=record.work / "along.safetensors",
-            progress=display.start("two random directions"),
+            survey.subject.model,
+            survey.subject.loss,
+            {name: survey.subject.data[name] for name in ("train", "test")},
+            points=survey.config.grid,
+            policy=survey.config.policy,
+            save=survey.record.work / "along.safetensors",
+            progress=survey.display.start("two random directions"),
         )
 
-    record.get_or_compute("along", "measured", call=measure)
+    survey.record.get_or_compute("along", "measured", call=measure)
 
 
-def _path(
-    subject: Subject,
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-    curve: Curve,
-    title: str,
-) -> PathFigures:
+def _path(survey: SurveyContext, curve: Curve, title: str) -> PathFigures:
     return path(
         curve,
-        subject.model,
-        subject.loss,
-        subject.data,
-        points=config.points,
-        policy=config.policy,
-        save=record.work / f"{title.replace(' ', '-')}.safetensors",
-        progress=display.start(title),
+        survey.subject.model,
+        survey.subject.loss,
+        survey.subject.data,
+        points=survey.config.points,
+        policy=survey.config.policy,
+        save=survey.record.work / f"{title.replace(' ', '-')}.safetensors",
+        progress=survey.display.start(title),
     )
 
 

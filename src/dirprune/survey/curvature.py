@@ -18,11 +18,9 @@ from dirprune.landscape import (
     top_eigenpairs,
 )
 from dirprune.landscape.curvature.search import Eigenpairs, LanczosProgress
-from dirprune.survey.config import SurveyConfig
+from dirprune.survey.context import SurveyContext
 from dirprune.survey.controls import controls
-from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.networks import Moment, Network, Subject
-from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
 
 TOP_ELSEWHERE = 5
@@ -53,51 +51,54 @@ def projection_ratios(vectors: Tensor, direction: Tensor) -> Tensor:
     return parts.square().cumsum(0).sqrt().div_(d.norm())
 
 
-def survey_hessian(
-    subject: Subject,
-    networks: list[Network],
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-) -> None:
+def survey_hessian(survey: SurveyContext) -> None:
     """Measure the spectrum at the dense network, and the other networks' shares in it."""
-    dense, others = networks[0], networks[1:]
-    op = hessian_at(subject, dense.point)
-    pairs = sharp_directions(subject, op, config, record, display)
+    dense, others = survey.networks[0], survey.networks[1:]
+    op = hessian_at(survey.subject, dense.point)
+    pairs = sharp_directions(survey, op)
     vectors = pairs["vectors"]
     k, d = vectors.shape
 
     def density() -> dict[str, Any]:
-        progress = display.start("spectrum's density")
+        progress = survey.display.start("spectrum's density")
         found = spectral_density(
-            op, probes=config.probes, steps=config.steps, seed=config.seed, progress=progress
+            op,
+            probes=survey.config.probes,
+            steps=survey.config.steps,
+            seed=survey.config.seed,
+            progress=progress,
         )
         trace, spread = found.mean(lambda nodes: nodes)
         return {"trace": [d * trace, d * spread], **_drawn(found)}
 
-    record.get_or_compute("hessian", "density", call=density)
-    record.get_or_compute(
+    survey.record.get_or_compute("hessian", "density", call=density)
+    survey.record.get_or_compute(
         "hessian", "chance", call=lambda: [((i + 1) / d) ** 0.5 for i in range(k)]
     )
     top = float(pairs["values"][0])
 
     def difference(other: Network) -> dict[str, Any]:
-        way, progress = other.point.w - dense.point.w, display.start(f"density of {other.name}")
-        found = directional_density(op, way, config.steps, progress=progress)
+        way, progress = (
+            other.point.w - dense.point.w,
+            survey.display.start(f"density of {other.name}"),
+        )
+        found = directional_density(op, way, survey.config.steps, progress=progress)
         return {"ratios": projection_ratios(vectors, way)} | _bounds(found, top)
 
     def elsewhere(other: Network) -> Tensor:
-        there, title = hessian_at(subject, other.point), f"eigenvalues at {other.name}"
-        return _eigenpairs(there, min(TOP_ELSEWHERE, k), record, display, title).values
+        there, title = hessian_at(survey.subject, other.point), f"eigenvalues at {other.name}"
+        return _eigenpairs(survey, there, min(TOP_ELSEWHERE, k), title).values
 
     for other in others:
-        record.get_or_compute("hessian", "of", other.name, call=partial(difference, other))
-    for network in networks:
+        survey.record.get_or_compute("hessian", "of", other.name, call=partial(difference, other))
+    for network in survey.networks:
         ratios = partial(projection_ratios, vectors, network.point.w)
-        record.get_or_compute("hessian", "weights_ratios", network.name, call=ratios)
+        survey.record.get_or_compute("hessian", "weights_ratios", network.name, call=ratios)
     for other in others:
         if other.role != "control":
-            record.get_or_compute("hessian", "top_of", other.name, call=partial(elsewhere, other))
+            survey.record.get_or_compute(
+                "hessian", "top_of", other.name, call=partial(elsewhere, other)
+            )
 
 
 def hessian_at(subject: Subject, point: Point) -> Hessian:
@@ -105,22 +106,20 @@ def hessian_at(subject: Subject, point: Point) -> Hessian:
     return Hessian(subject.model_at(point), subject.loss, subject.data["train"])
 
 
-def sharp_directions(
-    subject: Subject, op: Hessian, config: SurveyConfig, record: Record, display: SurveyDisplay
-) -> dict[str, Tensor]:
+def sharp_directions(survey: SurveyContext, op: Hessian) -> dict[str, Tensor]:
     """Return the top eigenpairs of the dense network's Hessian, from the cache if present.
 
     Returns:
         ``values`` with shape (k,) and ``vectors`` with shape (k, d).
     """
-    file = record.out / "eigenvectors.safetensors"
+    file = survey.record.out / "eigenvectors.safetensors"
 
     def find() -> dict[str, Any]:
-        k = min(config.eigenvectors, op.dimension)
-        pairs = _eigenpairs(op, k, record, display, "sharp directions")
+        k = min(survey.config.eigenvectors, op.dimension)
+        pairs = _eigenpairs(survey, op, k, "sharp directions")
         write_tensors(file, {"values": pairs.values, "vectors": pairs.vectors})
         return {
-            "samples": subject.data["train"].samples,
+            "samples": survey.subject.data["train"].samples,
             "k": len(pairs.values),
             "values": pairs.values,
             "residuals": pairs.residuals,
@@ -129,15 +128,14 @@ def sharp_directions(
             "converged": pairs.converged,
         }
 
-    record.get_or_compute("hessian", "top", call=find)
+    survey.record.get_or_compute("hessian", "top", call=find)
     found = read_weights(file)
     return {"values": found["values"], "vectors": found["vectors"].to(op.device)}
 
 
-def survey_training(
-    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
-) -> None:
+def survey_training(survey: SurveyContext) -> None:
     """Measure the projection ratios at the checkpoints that the dense and the sparse run share."""
+    subject = survey.subject
     dense = {m.step: m for m in subject.moments(subject.dense)}
     others = {n.name: {m.step: m for m in subject.moments(n)} for n in subject.networks[1:]}
     steps = sorted(dense.keys() & others[subject.sparse.name].keys())
@@ -148,26 +146,19 @@ def survey_training(
         )
     for step in steps:
         here = {name: moments[step] for name, moments in others.items() if step in moments}
-        call = partial(_moment, subject, dense[step], here, config, record, display)
-        record.get_or_compute("training", str(step), call=call)
+        call = partial(_moment, survey, dense[step], here)
+        survey.record.get_or_compute("training", str(step), call=call)
 
 
-def _moment(
-    subject: Subject,
-    dense: Moment,
-    others: dict[str, Moment],
-    config: SurveyConfig,
-    record: Record,
-    display: SurveyDisplay,
-) -> dict[str, Any]:
-    here = subject.point_of(dense)
-    op = hessian_at(subject, here)
-    k = min(config.eigenvectors, op.dimension)
-    pairs = _eigenpairs(op, k, record, display, f"sharp directions after step {dense.step}")
-    at = {name: subject.point_of(moment) for name, moment in others.items()}
+def _moment(survey: SurveyContext, dense: Moment, others: dict[str, Moment]) -> dict[str, Any]:
+    here = survey.subject.point_of(dense)
+    op = hessian_at(survey.subject, here)
+    k = min(survey.config.eigenvectors, op.dimension)
+    pairs = _eigenpairs(survey, op, k, f"sharp directions after step {dense.step}")
+    at = {name: survey.subject.point_of(moment) for name, moment in others.items()}
     start = Network("dense", "dense", here)
-    goal = Network("sparse", "sparse", at[subject.sparse.name])
-    at |= {n.name: n.point for n in controls(start, goal, config.seed)}
+    goal = Network("sparse", "sparse", at[survey.subject.sparse.name])
+    at |= {n.name: n.point for n in controls(start, goal, survey.config.seed)}
     ways = {name: point.w - here.w for name, point in at.items()}
     return {
         "epoch": dense.epoch,
@@ -180,10 +171,8 @@ def _moment(
     }
 
 
-def _eigenpairs(
-    op: Hessian, k: int, record: Record, display: SurveyDisplay, title: str
-) -> Eigenpairs:
-    progress = display.start(title)
+def _eigenpairs(survey: SurveyContext, op: Hessian, k: int, title: str) -> Eigenpairs:
+    progress = survey.display.start(title)
 
     def report_progress(now: LanczosProgress) -> None:
         progress(now.converged, now.wanted)
@@ -191,7 +180,7 @@ def _eigenpairs(
     with warnings.catch_warnings():
         # The record holds residuals and noise, and whether all pairs have converged.
         warnings.simplefilter("ignore", UserWarning)
-        state = record.work / f"{title.replace(' ', '-')}.safetensors"
+        state = survey.record.work / f"{title.replace(' ', '-')}.safetensors"
         return top_eigenpairs(op, k, tol=TOLERANCE, state=state, progress=report_progress)
 
 

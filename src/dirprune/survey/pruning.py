@@ -11,11 +11,9 @@ from dirprune.directional import DirectionalPath, FlatProjector
 from dirprune.landscape import Objective, Point, PrunedWeights, gauss_newton_diagonal, prune_once
 from dirprune.landscape.connectivity.paths import over_all
 from dirprune.landscape.objectives.policy import BatchNormStatistics
-from dirprune.survey.config import SurveyConfig
+from dirprune.survey.context import SurveyContext
 from dirprune.survey.curvature import hessian_at, sharp_directions
-from dirprune.survey.display import SurveyDisplay
 from dirprune.survey.networks import Subject
-from dirprune.survey.record import Record
 from dirprune.train.weights import read_weights
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -24,35 +22,35 @@ SAMPLE = 4000
 """Number of coordinates whose score and magnitude are kept for the figure."""
 
 
-def survey_directional(
-    subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay
-) -> None:
+def survey_directional(survey: SurveyContext) -> None:
     """Prune the dense network directionally, with its sharp directions protected."""
-    op = hessian_at(subject, subject.dense.point)
-    sharp = sharp_directions(subject, op, config, record, display)
+    op = hessian_at(survey.subject, survey.subject.dense.point)
+    sharp = sharp_directions(survey, op)
     values, vectors = sharp["values"], sharp["vectors"]
-    w = subject.dense.point.w
-    record.get_or_compute(
+    w = survey.subject.dense.point.w
+    survey.record.get_or_compute(
         *("directional", "sharp"),
-        call=lambda: _scores(DirectionalPath(w, FlatProjector(vectors)), w, config.seed),
+        call=lambda: _scores(DirectionalPath(w, FlatProjector(vectors)), w, survey.config.seed),
     )
-    file = record.out / "diagonal.safetensors"
+    file = survey.record.out / "diagonal.safetensors"
 
     def diagonal() -> dict[str, Any]:
-        objective = Objective(subject.model, subject.loss, subject.data["train"])
-        objective.load(subject.dense.point)
-        progress = display.start("the Gauss-Newton matrix's diagonal")
-        found = gauss_newton_diagonal(objective, config.steps, config.seed, progress)
+        objective = Objective(
+            survey.subject.model, survey.subject.loss, survey.subject.data["train"]
+        )
+        objective.load(survey.subject.dense.point)
+        progress = survey.display.start("the Gauss-Newton matrix's diagonal")
+        found = gauss_newton_diagonal(objective, survey.config.steps, survey.config.seed, progress)
         write_tensors(file, {"diagonal": found.to(w)})
-        return {"probes": config.steps}
+        return {"probes": survey.config.steps}
 
-    record.get_or_compute("directional", "diagonal", call=diagonal)
+    survey.record.get_or_compute("directional", "diagonal", call=diagonal)
     cost = read_weights(file)["diagonal"].to(w)
-    measure = _Measure(subject)
+    measure = _Measure(survey.subject)
     ranks = sorted({1, max(1, len(vectors) // 3), len(vectors)})
 
     def rows(sparsity: float) -> list[dict[str, Any]]:
-        progress = display.start(f"one-shot pruning to {sparsity:.1%}")
+        progress = survey.display.start(f"one-shot pruning to {sparsity:.1%}")
         shots = prune_once(w, sparsity, values.to(w), vectors, cost, ranks)
         table = []
         for done, shot in enumerate(shots, 1):
@@ -60,10 +58,10 @@ def survey_directional(
             progress(done, len(shots))
         return table
 
-    own = subject.sparse.zeros
+    own = survey.subject.sparse.zeros
     sparsities = sorted({*SPARSITIES, *([own] if own > 0 else [])})
     for sparsity in sparsities:
-        record.get_or_compute(
+        survey.record.get_or_compute(
             "directional", "table", f"{sparsity:.4f}", call=partial(rows, sparsity)
         )
 

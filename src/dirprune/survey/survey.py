@@ -1,7 +1,7 @@
 """The survey: the loss landscape around finished runs, measured part by part into one folder."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from dirprune._support.processes import broadcast_from_rank0, rank_and_world
 from dirprune.landscape.objectives.sweep import digest
 from dirprune.survey.config import SurveyConfig, parse_duration, show_duration
 from dirprune.survey.connectivity import survey_along, survey_curve, survey_networks, survey_plane
+from dirprune.survey.context import SurveyContext
 from dirprune.survey.controls import controls
 from dirprune.survey.curvature import survey_hessian, survey_training
 from dirprune.survey.data import frozen_data
@@ -20,6 +21,15 @@ from dirprune.survey.networks import Subject, open_subject
 from dirprune.survey.process_group import process_group
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
+
+_MEASURES: dict[str, Callable[[SurveyContext], None]] = {
+    "hessian": survey_hessian,
+    "directional": survey_directional,
+    "curve": survey_curve,
+    "plane": survey_plane,
+    "along": survey_along,
+    "training": survey_training,
+}
 
 
 def survey(
@@ -54,7 +64,8 @@ def survey(
             return record.figures
         chosen = _plan(subject, config, record, shown)
         subject = replace(subject, data=frozen_data(subject.source, chosen, subject.memory_format))
-        _run(subject, chosen, record, shown)
+        networks = subject.networks + controls(subject.dense, subject.sparse, config.seed)
+        _run(SurveyContext(subject, networks, chosen, record, shown))
         shutil.rmtree(record.work, ignore_errors=True)
         record.finish()
         spent = sum(record.figures["seconds"].values())
@@ -62,27 +73,16 @@ def survey(
     return record.figures
 
 
-def _run(subject: Subject, config: SurveyConfig, record: Record, display: SurveyDisplay) -> None:
-    networks = subject.networks + controls(subject.dense, subject.sparse, config.seed)
+def _run(context: SurveyContext) -> None:
+    subject, record = context.subject, context.record
     record.get_or_compute("dimension", call=lambda: subject.layout.size)
     sizes = {n: {"samples": d.samples, "batches": d.batches} for n, d in subject.data.items()}
     record.get_or_compute("data", call=lambda: sizes)
-    survey_networks(subject, networks, config, record, display)
-    for part in config.parts:
-        if part == "hessian":
-            survey_hessian(subject, networks, config, record, display)
-        elif part == "directional":
-            survey_directional(subject, config, record, display)
-        elif part == "curve":
-            survey_curve(subject, networks, config, record, display)
-        elif part == "plane":
-            survey_plane(subject, networks, config, record, display)
-        elif part == "along":
-            survey_along(subject, config, record, display)
-        else:
-            survey_training(subject, config, record, display)
+    survey_networks(context)
+    for part in context.config.parts:
+        _MEASURES[part](context)
         spent = record.figures["seconds"].get(part, 0.0)
-        display.print(f"{part}: {show_duration(spent)}")
+        context.display.print(f"{part}: {show_duration(spent)}")
 
 
 def _plan(
