@@ -180,6 +180,30 @@ def test_other_precisions_become_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(net(x), model.float()(x), rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
+def test_autocast_blocks_become_float32(caplog: pytest.LogCaptureFixture) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                h = self.first(x).relu()
+            return self.last(h.float())
+
+    model, x = Mixed().eval(), torch.randn(5, 4)
+    model.first.weight[1], model.first.bias[1] = 0, 0
+    small = shrink(model, x[:1])
+    assert "what the network computes in bfloat16 is computed in float32" in caplog.text
+    assert {name: tuple(p.shape) for name, p in small.named_parameters()} == {
+        "first.weight": (5, 4), "first.bias": (5,), "last.weight": (3, 5), "last.bias": (3,),
+    }  # fmt: skip
+    exact = model.last(model.first(x).relu())
+    torch.testing.assert_close(small(x), exact)
+    assert (model(x) - exact).abs().max() > 1e-5  # bfloat16 rounds visibly
+
+
 def test_frozen_parameters_stay_frozen() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     model[0].requires_grad_(False)

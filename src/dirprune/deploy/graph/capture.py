@@ -1,9 +1,13 @@
 """From a module to a graph, by ``torch.export``."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dirprune._support.wrappers import unwrap
 from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating, without_observers
@@ -30,7 +34,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         model: Any module built of the operators of
             :data:`dirprune.deploy.graph.operators.OPERATORS` and of what torch decomposes into
             them. It may be wrapped by DataParallel, DistributedDataParallel, AveragedModel or
-            ``torch.compile``. It is left as it is. Parameters of other precisions become float32.
+            ``torch.compile``. It is left as it is. Other precisions become float32.
         example_inputs: A tensor, a tuple of positional arguments, or a dictionary of keyword
             arguments. Every tensor has the batch in dimension 0; values do not matter.
 
@@ -49,18 +53,40 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     model = unwrap(model)
     example = Example(model, example_inputs)
-    _say_what_is_converted(model)
+    precisions = Precisions()
     with evaluating(model), torch.no_grad():
-        with without_observers(model, lambda: _run(example)) as expected:
+        with without_observers(model, lambda: _run(example, precisions)) as expected:
+            _say_what_is_converted(precisions.seen)
             program = exported_program(example)
         graph = Translation(program, example).graph()
-        _check(graph, example, expected)
+        _check(graph, example, expected, precisions.seen)
     return graph
 
 
-def _run(example: Example) -> list[Tensor]:
+class Precisions(TorchDispatchMode):
+    """Notes in which precisions a network computes: its parameters', or those of autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator and note the precisions of what it returns."""
+        result = func(*args, **kwargs or {})
+        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.seen |= {x.dtype for x in tensors if x.is_floating_point()}
+        return result
+
+
+def _run(example: Example, precisions: Precisions) -> list[Tensor]:
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), precisions:
             outputs = example.call(example.leaves)
     except Exception as error:  # whatever the user's forward may raise
         name = type(example.model).__name__
@@ -73,7 +99,9 @@ def _run(example: Example) -> list[Tensor]:
     return outputs
 
 
-def _check(graph: Graph, example: Example, expected: list[Tensor]) -> None:
+def _check(
+    graph: Graph, example: Example, expected: list[Tensor], precisions: set[torch.dtype]
+) -> None:
     """Refuse a graph that computes something else than the network does."""
     leaves = [leaf.cpu().float() for leaf in example.leaves]
     x = leaves[0] if graph.signature is None else pack(graph.signature, leaves, torch.cat)
@@ -86,8 +114,7 @@ def _check(graph: Graph, example: Example, expected: list[Tensor]) -> None:
         finite = wanted.isfinite()
         largest = float(wanted[finite].abs().max()) if finite.any() else 0.0
         gap = float((wanted - own)[finite].abs().max()) if finite.any() else 0.0
-        dtypes = {p.dtype for p in example.model.parameters()}
-        tolerance = max([_TOLERANCES.get(dtype, 1e-3) for dtype in dtypes], default=1e-3)
+        tolerance = max([_TOLERANCES.get(dtype, 1e-3) for dtype in precisions], default=1e-3)
         if not gap <= tolerance * largest + 1e-6:
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
 
@@ -95,8 +122,7 @@ def _check(graph: Graph, example: Example, expected: list[Tensor]) -> None:
 _BUG = "this is a bug of dirprune, please report it with the model"
 
 
-def _say_what_is_converted(model: nn.Module) -> None:
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-    if dtypes:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        _log.warning("parameters of %s are converted to float32", names)
+def _say_what_is_converted(precisions: set[torch.dtype]) -> None:
+    if others := precisions - {torch.float32}:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        _log.warning("what the network computes in %s is computed in float32", names)

@@ -154,6 +154,10 @@ class Translation:
 
         arguments = map_arg((node.args, node.kwargs), value)
         result = target(*arguments[0], **arguments[1])
+        if aten_name(target) in ("_to_copy", "to") and result.is_floating_point():
+            source = self._values[node.all_input_nodes[0]]
+            if source.tensor.is_floating_point():  # autocast: a graph computes in float32
+                return source
         if isinstance(result, (tuple, list)):
             return [Constant(t) for t in result]
         return Constant(result)
