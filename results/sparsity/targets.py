@@ -24,7 +24,7 @@ NETWORKS: dict[str, dict[str, float]] = {
     "vgg16_bn": {"width": 0.125}, "wrn28x10": {"width": 0.1}, "resnet18": {}, "mobilenet_v2": {},
     "shufflenet_v2_x0_5": {}, "regnet_y_400mf": {},
 }  # fmt: skip
-METHODS = {"grda": {"lr": 0.02}, "adam_grda": {"lr": 3e-3}}
+METHODS = {"grda": {"lr": 0.01, "warmup_epochs": 0.5}, "adam_grda": {"lr": 1e-3}}
 TARGETS = (0.8, 0.95)
 SEEDS = (1, 2, 3)
 IMAGES = 400
