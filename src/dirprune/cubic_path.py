@@ -1,4 +1,4 @@
-"""The cubic path of a sparsity that grows during a run."""
+"""The cubic path of a sparsity that grows during training."""
 
 from typing import TypeVar
 
@@ -8,16 +8,16 @@ Share = TypeVar("Share", float, Tensor)
 
 
 def cubic_sparsity(sparsity: float, done: Share) -> Share:
-    r"""The sparsity on the way to a final one, which rises fast at first.
+    r"""Return the sparsity after a share of the path; it grows fastest at the beginning.
 
     .. math:: s\,\bigl(1 - (1 - t)^3\bigr)
 
     Args:
-        sparsity: The final one, :math:`s`.
-        done: Share :math:`t` of the way, 0 to 1.
+        sparsity: Final sparsity :math:`s`.
+        done: Share :math:`t` of the path, from 0 to 1.
 
     Returns:
-        The share of zeros, 0 to ``sparsity``.
+        The share of zeros, from 0 to ``sparsity``.
 
     References:
         To prune, or not to prune (Zhu & Gupta, 2017), equation 1,

@@ -103,7 +103,7 @@ def test_bench_prints_and_saves(
     ("words", "told"),
     [
         (["export", "nowhere", "--out", "m.dpz"], "--checkpoint"),
-        (["export", ".", "--out", "m.dpz"], "no finished run"),
+        (["export", ".", "--out", "m.dpz"], "not a finished run"),
         (["export", "resnet18", "--out", "m.dpz", "--checkpoint", "gone"], "gone"),
         (["export", "resnet18", "--out", "m.dpz", "--values", "int4"], "int8"),
         (["bench", "gone.dpz"], "gone.dpz"),

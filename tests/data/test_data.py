@@ -272,13 +272,13 @@ def no_train(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (no_training_images, FileNotFoundError, "no images in .*train: needed is a folder of"),
+        (no_training_images, FileNotFoundError, "no images in .*train .*: create one folder of"),
         (cut_off, ValueError, r"broken image .*dog.3\.png \(.*\): replace or delete it"),
         (no_image, ValueError, r"broken image .*emu.1\.png"),
-        (unknown_class, ValueError, r"classes that train/ has not \(fox\)"),
-        (one_class, ValueError, "has one class, emu: needed are at least 2"),
+        (unknown_class, ValueError, r"classes that train/ lacks \(fox\)"),
+        (one_class, ValueError, "has one class, emu, but training needs at least 2"),
         (no_parts, FileNotFoundError, "has neither test/ nor val/"),
-        (no_train, FileNotFoundError, "has no train/: needed are train/CLASS/ and val/CLASS/"),
+        (no_train, FileNotFoundError, "has no train/: create train/CLASS/ and val/CLASS/"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -296,13 +296,13 @@ def test_bad_image_folder(
     [
         ("digit", ValueError, "unknown data 'digit': did you mean digits"),
         ("digits:x", ValueError, "unknown data 'digits:x'"),
-        ("zzz", ValueError, "unknown data 'zzz': there are digits, fashion-mnist"),
-        ("imagefolder", ValueError, "needs a folder: write imagefolder:FOLDER"),
-        ("imagefolder:{}/none", FileNotFoundError, "no folder .*none: give one that holds"),
+        ("zzz", ValueError, "unknown data 'zzz': use one of digits, fashion-mnist"),
+        ("imagefolder", ValueError, "needs a folder: use imagefolder:FOLDER"),
+        ("imagefolder:{}/none", FileNotFoundError, "no folder .*none: give a folder with"),
         (
             "imagenet:{}/none",
             FileNotFoundError,
-            "imagenet:FOLDER holds .* image-net.org has",
+            "imagenet:FOLDER needs .* from image-net.org",
         ),
         ("imagefolder:{}/file", NotADirectoryError, "file is a file: give a folder"),
         ("imagefolder:{}", FileNotFoundError, "has neither test/ nor val/"),
@@ -325,13 +325,13 @@ def test_damaged_fashion_mnist(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:1000], b"", b"\x1f\x8b garbage", gzip.compress(b"no IDX at all")):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"train-images.* is not a whole IDX file"):
+        with pytest.raises(ValueError, match=r"train-images.* is not a complete IDX file"):
             load(f"fashion-mnist:{tmp_path}")
 
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     write_fashion(tmp_path, largest=10)
-    with pytest.raises(ValueError, match=r"up to 10: needed is one label in 0\.\.9 per image"):
+    with pytest.raises(ValueError, match=r"up to 10, but every image needs one label in 0\.\.9"):
         load(f"fashion-mnist:{tmp_path}")
     write_fashion(tmp_path)
     write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(19), packed=False)
@@ -345,5 +345,5 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_a_validation_share_that_leaves_a_class_out(tmp_path: Path) -> None:
     image_folder(tmp_path, per_class=2)
-    with pytest.raises(ValueError, match=r"validation=0\.1 of 6 training images cannot leave"):
+    with pytest.raises(ValueError, match=r"validation=0\.1 of 6 training images cannot keep"):
         load(f"imagefolder:{tmp_path}", validation=0.1)

@@ -145,8 +145,8 @@ number = 3
     model = build("my_networks:net", num_classes=4, channels=1, size=(8, 8))
     assert count(model) == 64 * 4 + 4
     for name, error, message in [
-        ("my_networks:wrong", ValueError, r"one score per class; got \(1, 5\)"),
-        ("my_networks:nothing", TypeError, "must return an nn.Module, got NoneType"),
+        ("my_networks:wrong", ValueError, r"maps one image to \(1, 5\): make it return one score"),
+        ("my_networks:nothing", TypeError, "returned a NoneType: make it return an nn.Module"),
         ("my_networks:missing", ImportError, "cannot import model 'my_networks:missing'"),
         ("no_such_module:net", ImportError, "No module named 'no_such_module'"),
         ("no_python:net", ImportError, r"SyntaxError: .*no_python.py, line 2"),
@@ -190,13 +190,13 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "channels", "side", "width", "message"),
     [
         ("resnet5", 3, 32, 1.0, "unknown model 'resnet5': did you mean resnet50 or"),
-        ("qqqq", 3, 32, 1.0, "unknown model 'qqqq': there are mlp, convnet, resnet20"),
-        ("resnet18", 1, 32, 1.0, "resnet18 takes colour images, these have 1 channel"),
-        ("resnet18", 3, 32, 0.5, "width scales mlp, .* only, got width=0.5 for 'resnet18'"),
-        ("alexnet", 3, 8, 1.0, r"alexnet cannot take images with shape \(3, 8, 8\)"),
-        ("vit_b_16", 3, 32, 1.0, "vit_b_16 cannot take images.*: Wrong image height"),
-        ("vgg16_bn", 1, 8, 1.0, "at least 32x32 pixels, these have 8x8: take convnet"),
-        ("convnet", 1, 1, 1.0, "at least 2x2 pixels, these have 1x1: take mlp"),
+        ("qqqq", 3, 32, 1.0, "unknown model 'qqqq': use one of mlp, convnet, resnet20"),
+        ("resnet18", 1, 32, 1.0, "resnet18 needs images with 3 channels, these have 1"),
+        ("resnet18", 3, 32, 0.5, "width=0.5 is not supported for 'resnet18'.* one of mlp"),
+        ("alexnet", 3, 8, 1.0, r"alexnet failed on images with shape \(3, 8, 8\)"),
+        ("vit_b_16", 3, 32, 1.0, "vit_b_16 failed on images.*: Wrong image height"),
+        ("vgg16_bn", 1, 8, 1.0, "at least 32x32 pixels, these have 8x8: use convnet"),
+        ("convnet", 1, 1, 1.0, "at least 2x2 pixels, these have 1x1: use mlp"),
     ],
 )
 def test_bad_input(name: str, channels: int, side: int, width: float, message: str) -> None:

@@ -36,7 +36,7 @@ from dirprune.train.display import Displays
 from dirprune.train.errors import Diverged, Interrupted
 from dirprune.train.loop import train
 from dirprune.train.methods import METHODS, build_optimizer
-from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES, TOLD
+from dirprune.train.names import CALIBRATED, COMPARED, MASKED, REFERENCES, TARGETED
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
 from dirprune.train.session import peak_memory_mib
@@ -95,7 +95,7 @@ def test_stopped_and_repeated_it_ends_where_it_would_have(
 
     before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=stop_during_second_run, daemon=True).start()
-    with pytest.raises(Interrupted, match="give the same command again") as caught:
+    with pytest.raises(Interrupted, match="run the same command again") as caught:
         compare_in("stopped")
     assert str(tmp_path / "stopped") in str(caught.value)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -350,7 +350,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
     refused("epochs was 1, now 2", replace(config, epochs=2), out, (1,))
     refused("holds a run", config, out / "sgd" / "lr0.1-seed1", (1,))
     (out / "comparison.json").unlink()
-    refused("runs of no comparison", config, out, (1,))
+    refused("runs that do not belong to a comparison", config, out, (1,))
     assert snapshot(out) == before
     (tmp_path / "file").touch()
     refused("is a file", config, tmp_path / "file", (1,))
@@ -361,7 +361,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
     [
         ({"methods": ("sgd", "adam")}, "unknown method 'adam'"),
         ({"methods": ()}, "methods must be one or more"),
-        ({"seeds": (1, 1)}, "none of them twice"),
+        ({"seeds": (1, 1)}, "one or more different values"),
         ({"seeds": (-1,)}, "seed must be"),
         ({"lrs": (0.1, -1.0)}, "lr must be"),
         ({"methods": ("grda", "magnitude")}, "add sgd or sgd_momentum"),
@@ -370,8 +370,8 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
             "add grda",
         ),
         ({"config": replace(SHORT, momentum=0.0)}, "needs momentum above 0"),
-        ({"config": replace(SHORT, c=0.0)}, "needs c above 0"),
-        ({"config": replace(SHORT, batch_seed=3)}, "every seed decides its own batches"),
+        ({"config": replace(SHORT, c=0.0)}, "give a c above 0"),
+        ({"config": replace(SHORT, batch_seed=3)}, "follow from each run's seed"),
     ],
 )
 def test_a_plan_that_cannot_be_followed(changes: dict[str, Any], message: str) -> None:
@@ -416,7 +416,7 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_config_holds_nothing_that_its_method_would_ignore() -> None:
     shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
-        told = 0.6 if method in TOLD else None
+        told = 0.6 if method in TARGETED else None
         config = method_config(shared, method, 0.1, seed=1, sparsity=told)
         target = 0.6 if method == "adam_grda" else 0.8 if "grda" in method else None
         assert config.target_sparsity == target
@@ -473,7 +473,7 @@ def test_magnitude_asks_for_what_may_be_pruned() -> None:
     prune_magnitude(layer, 0.9, "weights")
     assert int((layer.weight == 0).sum()) == 90
     assert torch.equal(layer.bias, before)
-    with pytest.raises(ValueError, match="asks for 95 zeros, but only 90"):
+    with pytest.raises(ValueError, match="needs 95 zeros, but only 90"):
         prune_magnitude(layer, 0.95, "weights")
 
 

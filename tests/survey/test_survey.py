@@ -200,7 +200,7 @@ def test_broken_off_and_continued(
     words = ["landscape", *runs, "--out", str(tmp_path / "out"), *COARSE, "--what", ALL]
     stops = 0
     while (status := cli.main(words)) == 130:
-        assert "give the same command again" in capsys.readouterr().err
+        assert "run the same command again" in capsys.readouterr().err
         stops += 1
     assert status == 0
     assert stops >= 5
@@ -240,7 +240,7 @@ def test_two_processes_measure_what_one_does(runs: list[str], tmp_path: Path) ->
         for process in processes:
             process.kill()
     assert [p.returncode for p in processes] == [0, 0], err_0 + err_1
-    assert "give the same command again" in err_0
+    assert "run the same command again" in err_0
     for once in ("status 130", "estimating", "curve: ", "plane: ", "measured in", "report: "):
         assert out_0.count(once) == 1, once
     assert (out_1, err_1) == ("status 130\n", "")  # silent but for the script
@@ -331,7 +331,7 @@ def test_narrow_shortcuts_stay_out_of_channels_last(
 MISTAKES = [
     (["A"], "at least two runs, the dense one first, got 1"),
     (["A", "NOWHERE"], "no run or checkpoint NOWHERE"),
-    (["A", "."], "holds no run"),
+    (["A", "."], "is not a run"),
     (["A", "B"], "give --trust-model"),
     (["A", "A"], "are the same point"),
     (["A", "B", "--what", "curve,hessain"], "unknown part 'hessain'"),

@@ -120,5 +120,5 @@ def test_erdos_renyi_kernel_is_exact_and_favours_small_layers(
 
 def test_too_many_zeros_are_refused() -> None:
     for make in (RigL, ACDC):
-        with pytest.raises(ValueError, match="sparsity asks for 50 zeros, but only 42"):
+        with pytest.raises(ValueError, match="sparsity needs 50 zeros, but only 42"):
             make([parameter()], RATE, 50, STEPS)

@@ -160,7 +160,7 @@ def test_weights_to_start_from(tmp_path: Path) -> None:
     write_tensors(tmp_path / "wrong" / "x", weights(tmp_path / "a") | {"extra": torch.ones(1)})
     (tmp_path / "none" / "x").write_text("no weights")
     for folder, told in (
-        ("wrong", "x: of another model, 1 tensors differ, first extra"),
+        ("wrong", "x belongs to another model: 1 tensors differ, the first is extra"),
         ("none", "x is not a safetensors file"),
         ("missing", "missing/x"),
         ("folder", "folder/x is a folder"),
@@ -245,8 +245,8 @@ def test_a_larger_network_gets_more_threads() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "device 'cuda' is not there"),
-        ({"device": "tpu"}, "device 'tpu' is not there: take auto or cpu"),
+        ({"device": "cuda"}, "device 'cuda' is not available"),
+        ({"device": "tpu"}, "device 'tpu' is not available: use auto or cpu"),
         ({"device": "cpu", "precision": "float16"}, "float16 needs a GPU"),
         ({"method": "adam"}, "unknown method 'adam'"),
         ({"model": "vgg1"}, "unknown model"),

@@ -292,7 +292,7 @@ def test_frozen_parameters_are_left_alone() -> None:
 
 def test_too_much_to_prune_is_refused() -> None:
     config = config_of("gmp", prune="weights", sparsity=0.9)
-    with pytest.raises(ValueError, match=r"asks for 50 zeros, but only 36 weights") as caught:
+    with pytest.raises(ValueError, match=r"needs 50 zeros, but only 36 weights") as caught:
         build_optimizer(config, network(), STEPS)
     assert "\n" not in str(caught.value)
 
@@ -366,8 +366,8 @@ def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str
         ("rda", {"momentum": 0.9}, "rda has no momentum, got 0.9: leave it at 0"),
         ("gmp", {"nesterov": True}, "nesterov needs momentum, and gmp has none"),
         ("sgd_momentum", {}, "sgd_momentum needs momentum above 0"),
-        ("grda", {"sparsity": 0.8}, "grda would ignore it: leave it out; use target_sparsity"),
-        ("sgd", {"sparsity": 0.8}, "sgd would ignore it: leave it out$"),
+        ("grda", {"sparsity": 0.8}, "grda would ignore it: remove it; use target_sparsity"),
+        ("sgd", {"sparsity": 0.8}, "sgd would ignore it: remove it$"),
     ],
 )
 def test_options_that_a_method_would_ignore_are_refused(

@@ -91,7 +91,7 @@ def test_every_recipe_builds(name: str) -> None:
 
 
 def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(ValueError, match="there are vgg16_cifar10, "):
+    with pytest.raises(ValueError, match="use one of vgg16_cifar10, "):
         get_recipe("vgg")
 
 

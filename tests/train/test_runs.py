@@ -128,7 +128,7 @@ def test_files_of_something_else_are_never_replaced(
     tmp_path: Path, name: str, text: str, overwrite: bool
 ) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=f"{name}, which is of no run"):
+    with pytest.raises(ValueError, match=f"{name} that dirprune did not write"):
         RunFolder(tmp_path).check_free(overwrite=overwrite)
 
 
@@ -162,7 +162,7 @@ def test_resuming_needs_the_same_config(folder: RunFolder, tmp_path: Path) -> No
     assert "lr_steps was [0.25, 0.5], now [0.5]" in message
     assert "model was 'convnet', now 'mlp'" in message
     assert "seed" not in message
-    with pytest.raises(FileNotFoundError, match="no run"):
+    with pytest.raises(FileNotFoundError, match="is not a run"):
         RunFolder(tmp_path / "elsewhere").check_resumable(CONFIG)
 
 
@@ -195,14 +195,14 @@ def test_metrics_survive_a_line_that_was_cut_off(folder: RunFolder) -> None:
 def test_damaged_metrics_are_refused_and_left_alone(folder: RunFolder, line: str) -> None:
     text = f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n'
     folder.metrics.write_text(text)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line 2: restore it"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged at line 2: restore it"):
         folder.truncate_metrics(3)
     assert folder.metrics.read_text() == text
 
 
 def test_metrics_that_lack_an_epoch_are_refused(folder: RunFolder) -> None:
     folder.append_metrics({"epoch": 1})
-    with pytest.raises(ValueError, match="holds 1 of the 2 epochs behind the checkpoint"):
+    with pytest.raises(ValueError, match="has 1 of the 2 epochs before the checkpoint"):
         folder.truncate_metrics(2)
 
 
@@ -338,7 +338,7 @@ def test_the_next_command_restores_and_says_so(
 def test_a_run_of_a_newer_format_is_refused(folder: RunFolder) -> None:
     record = read_json(folder.config)
     write_json(folder.config, record | {"version": 99})
-    with pytest.raises(ValueError, match="format version 99, this dirprune reads 1: install"):
+    with pytest.raises(ValueError, match="format version 99, but this dirprune reads 1: install"):
         folder.read_config()
     write_json(folder.config, {k: v for k, v in record.items() if k not in ("format", "version")})
     assert folder.read_config()["config"] == record["config"]

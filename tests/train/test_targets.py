@@ -83,8 +83,8 @@ def test_a_target_out_of_reach_is_refused_with_what_is_possible() -> None:
     ("options", "told"),
     [
         ({"method": "sgd", "target_sparsity": 0.5}, "target_sparsity is for grda"),
-        ({"method": "gmp", "target_sparsity": 0.5}, "leave it out; use sparsity"),
-        ({"method": "grda", "sparsity": 0.5}, "leave it out; use target_sparsity"),
+        ({"method": "gmp", "target_sparsity": 0.5}, "remove it; use sparsity"),
+        ({"method": "grda", "sparsity": 0.5}, "remove it; use target_sparsity"),
         ({"method": "rda", "power": 2.0}, "power is for grda"),
         ({"method": "adam_grda", "momentum": 0.9}, "adam_grda has no momentum"),
         ({"method": "rigl", "nesterov": True}, "nesterov needs momentum"),

@@ -58,7 +58,7 @@ def test_a_foreign_run_executes_no_code(
 def test_with_consent_the_model_is_built(run: Path) -> None:
     with pytest.raises(ValueError, match="trust_model=True"):
         trained_network(run)
-    with pytest.raises(ValueError, match="of another model"):  # the weights are an mlp's
+    with pytest.raises(ValueError, match="belongs to another model"):  # the weights are an mlp's
         trained_network(run, trust_model=True)
     assert Path("executed").exists()
 

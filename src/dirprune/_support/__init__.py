@@ -1,1 +1,1 @@
-"""What every floor shares: files, checkpoints, processes, the C++ extension."""
+"""Shared helpers: files, checkpoints, processes and the C++ extension."""

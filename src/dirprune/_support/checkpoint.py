@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, that says when it is not what was written."""
+"""Checkpoints: one safetensors file each, with a hash that detects changes."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ _KEY, _FORMAT, _VERSION = "dirprune", "dirprune-checkpoint", 1
 
 
 class DamagedCheckpoint(ValueError):
-    """The file is not what was written."""
+    """The file is damaged or is not a checkpoint."""
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint as a whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        path: The file; its folder is made if need be.
+        path: The file; its folder is created if necessary.
         tensors: Any shapes and dtypes.
-        meta: Anything that JSON can hold; floats come back exactly.
+        meta: Any JSON value; floats are restored exactly.
 
     Raises:
         OSError: If the disk is full or not writable; the message names the file.
@@ -44,7 +44,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         "sha256": _digest(tensors, text),
         "meta": text,
     }
-    # A single key: safetensors writes several in no certain order.
+    # A single key, because safetensors writes several keys in an undefined order.
     write_tensors(path, tensors, {_KEY: json.dumps(header)})
 
 
@@ -58,9 +58,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The tensors, on the CPU, and the metadata.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        DamagedCheckpoint: If the file is cut off, was changed, or is of something else.
-        ValueError: If another version of the format wrote it.
+        FileNotFoundError: If the file does not exist.
+        DamagedCheckpoint: If the file is truncated, was changed, or is not a checkpoint.
+        ValueError: If it has another version of the format.
     """
     advice = "delete it to resume without it"
     try:
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise DamagedCheckpoint(
-            f"{path} is cut off or no checkpoint ({error}): {advice}"
+            f"{path} is truncated or not a checkpoint ({error}): {advice}"
         ) from error
     try:
         header = json.loads(metadata.get(_KEY, "null"))
@@ -77,12 +77,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise DamagedCheckpoint(
-            f"{path} is a safetensors file but no checkpoint of dirprune: {advice}"
+            f"{path} is a safetensors file but not a checkpoint of dirprune: {advice}"
         )
     if header.get("version") != _VERSION:
         raise ValueError(
-            f"{path} has checkpoint version {header.get('version')}, this dirprune reads "
-            f"{_VERSION}: resume with the dirprune that wrote it"
+            f"{path} has checkpoint version {header.get('version')}, but this dirprune reads "
+            f"{_VERSION}: resume with the version of dirprune that wrote it"
         )
     if header.get("sha256") != _digest(tensors, str(header.get("meta"))):
         raise DamagedCheckpoint(f"{path} was changed after it was written: {advice}")
@@ -91,15 +91,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def pack(value: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
-    """Split a nest of dicts, lists and tuples, such as a state_dict, into JSON and tensors.
+    """Split nested dicts, lists and tuples, such as a state_dict, into JSON and tensors.
 
     Args:
         value: Its leaves are tensors, numbers, strings, booleans and None; its keys are integers
             and strings.
-        name: Begins the name of every tensor.
+        name: Prefix of the names of the tensors.
 
     Returns:
-        What JSON can hold, and the tensors that it refers to by name.
+        A JSON value, and the tensors that it refers to by name.
 
     Raises:
         TypeError: If a leaf is something else.
@@ -120,7 +120,10 @@ def pack(value: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
         parts = [pack(item, f"{name}.{i}") for i, item in enumerate(value)]
         packed = {"list" if isinstance(value, list) else "tuple": [p for p, _ in parts]}
     else:
-        raise TypeError(f"a checkpoint cannot hold {name}, a {type(value).__name__}")
+        raise TypeError(
+            f"a checkpoint cannot hold {name}, a {type(value).__name__}: use tensors, numbers, "
+            "strings, booleans and None"
+        )
     return packed, {key: tensor for _, tensors in parts for key, tensor in tensors.items()}
 
 
@@ -132,7 +135,7 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
         tensors: At least its tensors.
 
     Returns:
-        An equal nest, in which only tensors that were one and the same are so no longer.
+        The equal nested value. Tensors that were the same object are separate objects.
 
     Example:
         >>> unpack(*pack({"betas": (0.9, 0.99), 3: [None]}, "optimizer"))
@@ -160,7 +163,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the oldest first; none if the folder is not there."""
+    """Return the checkpoints in a folder, the oldest first; none if the folder does not exist."""
     return sorted(folder.glob("step-*.safetensors"), key=lambda path: (len(path.name), path.name))
 
 
@@ -168,13 +171,13 @@ def remove_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> 
     """Delete all but the latest checkpoints and the best one.
 
     Args:
-        folder: Holds the checkpoints.
-        keep: How many of the latest stay, at least 1.
-        best: The step of one that stays whatever its age.
+        folder: Folder of the checkpoints.
+        keep: Number of latest checkpoints to keep, at least 1.
+        best: Step of a checkpoint that is always kept.
     """
-    spared = None if best is None else checkpoint_path(folder, best)
+    kept = None if best is None else checkpoint_path(folder, best)
     for path in list_checkpoints(folder)[:-keep]:
-        if path != spared:
+        if path != kept:
             path.unlink(missing_ok=True)
 
 

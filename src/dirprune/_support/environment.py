@@ -1,4 +1,4 @@
-"""What figures depend on besides a configuration: versions, commit and hardware."""
+"""Versions, commit and hardware, for the records of measurements."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Describe the program and the machine that produce figures.
+    """Describe the program and the machine of a measurement.
 
     Args:
         device: Type of the device that computes, such as ``"cpu"`` or ``"cuda"``.

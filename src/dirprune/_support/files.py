@@ -1,4 +1,4 @@
-"""Writing files so that none is ever half there, and saying in one line why it failed."""
+"""Writing files atomically, with errors that name the file."""
 
 import errno
 import json
@@ -16,30 +16,30 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-_NOT_FOR_WANT_OF_ROOM = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_UNRELATED_TO_SPACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the file or folder.
+    """Replace the message of a failed write by one that names the file or folder.
 
     Args:
-        path: What is being written.
+        path: The file or folder that is being written.
 
     Raises:
-        OSError: Of the same kind as the failure.
+        OSError: Of the same type as the original error.
     """
     try:
         yield
     except OSError as error:
-        room = "" if error.errno in _NOT_FOR_WANT_OF_ROOM else "make room or "
+        room = "" if error.errno in _UNRELATED_TO_SPACE else "make room or "
         advice = f"{room}choose another folder"
         raise type(error)(f"cannot write {path} ({error.strerror or error}): {advice}") from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Write a file as a whole or not at all.
+    """Write a file atomically.
 
     Args:
         path: The file to write; its folder is created if necessary. A symbolic link is replaced,
@@ -66,14 +66,14 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _private_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that nobody else can write to, locked while its writer lives.
+    """Make a folder that nobody else can write to, locked while the writing process lives.
 
-    A folder rather than a file: some writers make temporary files of their own beside theirs.
+    It is a folder because some writers create temporary files beside the given path.
     """
     while True:
         folder = Path(mkdtemp(prefix=f".{path.name[:200]}.", suffix=".part", dir=path.parent))
         descriptor = _lock(folder)
-        if folder.is_dir():  # or another writer has found it before it was locked
+        if folder.is_dir():  # otherwise another writer has removed it before it was locked
             break
         _close(descriptor)
     try:
@@ -87,8 +87,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove temporary files whose writers were killed.
 
     Args:
-        folder: Where they are.
-        name: Of the file that they were to become; by default any.
+        folder: Folder to clean.
+        name: Name of the final file; by default any.
     """
     with os.scandir(folder) as entries:
         found = [e for e in entries if e.name.startswith(".") and e.name.endswith(".part")]
@@ -100,7 +100,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         if descriptor is not None:  # its writer is dead
             if entry.is_dir():
                 shutil.rmtree(entry.path, ignore_errors=True)
-            else:  # version 0.1 had files
+            else:  # version 0.1 wrote temporary files instead of folders
                 Path(entry.path).unlink(missing_ok=True)
             _close(descriptor)
 
@@ -109,7 +109,7 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}|[0-9]+\.[0-9]+)\.part",
 
 
 def _lock(path: Path, *, wait: bool = True) -> int | None:
-    """Lock a file or folder; None where that is not possible."""
+    """Lock a file or folder; return None if that is not possible."""
     if fcntl is None:
         return None
     try:
@@ -130,7 +130,7 @@ def _close(descriptor: int | None) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file as a whole or not at all."""
+    """Write a JSON file atomically."""
     with writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -139,7 +139,7 @@ def parse_json(text: str) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: If the text is not JSON, or is nested more deeply than Python can follow.
+        ValueError: If the text is not JSON, or is nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -156,11 +156,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
+        raise ValueError(
+            f"{path} is not UTF-8 text, so it is damaged or not of dirprune: restore it"
+        ) from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): the file is damaged") from None
+        raise ValueError(f"{path} is not JSON ({error}), so it is damaged: restore it") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object: it is not of dirprune")
+        raise ValueError(f"{path} is not a JSON object, so dirprune did not write it: restore it")
     return value
 
 

@@ -11,7 +11,7 @@ def hash_tensor(hashed: Any, tensor: Tensor) -> None:
 
     Args:
         hashed: A hash of :mod:`hashlib`.
-        tensor: Of any device and memory format.
+        tensor: On any device and in any memory format.
     """
     hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Packages whose names load their own module on first use (PEP 562)."""
+"""Lazy packages: a public name imports its module on first use (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ def lazy(
     """Make a package's ``__getattr__`` and ``__dir__``.
 
     Args:
-        package: Its name.
-        home: The module of every public name.
-        names: Its ``__all__``.
+        package: Name of the package.
+        home: Maps every public name to its module.
+        names: The package's ``__all__``.
     """
 
     def load(name: str) -> object:

@@ -21,10 +21,10 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
-"""File in a locked folder: who holds the lock. It outlives its holder only after a kill -9."""
+"""File in a locked folder that describes the holder. It remains only after a kill -9."""
 
-PATIENCE = 1.0
-"""Seconds to wait for a lock: a killed process with much memory takes a moment to end."""
+TIMEOUT = 1.0
+"""Seconds to wait for a lock: a killed process with much memory needs a moment to end."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: set[int] = set()
@@ -39,15 +39,15 @@ class FolderInUse(ValueError):
 def locked(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder.
 
-    The operating system owns the lock (``flock``), so it ends with the process however that
-    ends. A lock file that a killed process leaves behind locks nothing. On file systems without
+    The operating system releases the lock (``flock``) when the process ends for any reason. The
+    file that a killed process leaves behind does not lock the folder. On file systems without
     locks, a warning is logged and the folder is not protected.
 
     Temporary files of killed writers are removed once the lock is held.
 
     Args:
-        folder: It is created if it does not exist. A folder that was created here and is still
-            empty at the end is removed again.
+        folder: It is created if it does not exist, and then removed again if it is still empty at
+            the end.
 
     Raises:
         FolderInUse: If another process, or another thread of this one, holds the lock.
@@ -86,11 +86,11 @@ def _acquire(folder: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(path, flags, 0o666)
-        except FileNotFoundError:  # the holder before has just removed the folder
+        except FileNotFoundError:  # the previous holder has just removed the folder
             continue
         try:
             _lock(descriptor, folder)
-            # The holder before may have removed the file between open and lock.
+            # The previous holder may have removed the file between open and lock.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, json.dumps(_holder()).encode())
@@ -104,7 +104,7 @@ def _acquire(folder: Path) -> int:
 def _lock(descriptor: int, folder: Path) -> None:
     if fcntl is None:
         return _log.warning("%s is not locked: this platform has no flock", folder)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +118,7 @@ def _lock(descriptor: int, folder: Path) -> None:
             if error.errno not in _NO_LOCKS:
                 raise
             return _log.warning(
-                "%s is not locked (%s): start one process only", folder, error.strerror
+                "%s is not locked (%s): start only one process", folder, error.strerror
             )
         time.sleep(0.05)
 
@@ -141,7 +141,7 @@ def _describe(descriptor: int) -> str:
 
 
 def _close_inherited() -> None:
-    """In a forked child: let go, so that the lock ends with the process that took it."""
+    """Close the locks in a forked child, so that they end with the process that took them."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,11 +1,11 @@
-"""How much memory a device has left."""
+"""The available memory of a device."""
 
 import psutil
 import torch
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that a device can still give, what torch has cached included."""
+    """Return the available bytes of a device, including memory cached by torch."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

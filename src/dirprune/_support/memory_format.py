@@ -1,4 +1,4 @@
-"""How images lie in memory, which decides how fast convolutions are."""
+"""The memory format of convolutions and images."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ from torch import nn
 def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
     """Choose the memory format of a model's convolutions and images.
 
-    Channels last is faster on CPU and CUDA. Networks with a strided 1x1 convolution of few
-    channels do without on a CPU: there torch 2.14 writes past its memory in the backward pass
+    Channels last is faster on CPU and CUDA. On a CPU it is not used for networks with a strided
+    1x1 convolution of few channels: there torch 2.14 writes out of bounds in the backward pass
     (seen with 3 and 4 input channels, not with 8).
 
     Args:
         model: The network.
-        device: Where it runs.
+        device: Device of the network.
 
     Returns:
         ``torch.channels_last`` or ``torch.contiguous_format``.

@@ -1,4 +1,4 @@
-"""The tensors that the layers of a model compute with."""
+"""The tensors that the layers of a model use, after masks and parametrizations."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _Source = tuple[list[nn.Parameter], Callable[[], Tensor]]
 
 
 def effective_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
-    """Yield name, value and layer of each trainable tensor once, as the layer computes with it."""
+    """Yield name, effective value and layer of each trainable tensor once."""
     seen: set[tuple[object, ...]] = set()
     inside = {
         id(part)
@@ -43,7 +43,7 @@ def effective_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module
 
 
 def _tensors_of(module: nn.Module) -> dict[str, _Source]:
-    """The tensors that a module itself computes with: name -> parameters behind it and value."""
+    """The tensors that a module itself uses: name -> underlying parameters, and value."""
     found: dict[str, _Source] = {}
     for name, chain in _parametrizations(module).items():
         found[name] = (list(chain.parameters()), partial(_parametrized, chain))
@@ -75,7 +75,7 @@ def _replace(
     endings: tuple[str, ...],
     compute: Callable[..., Tensor],
 ) -> None:
-    """Put the tensor that a hook computes from parameters in their place."""
+    """Replace parameters by the tensor that a hook computes from them."""
     behind = [parameter for end in endings for parameter in found.pop(name + end)[0]]
     value = compute(holder)
     setattr(holder, name, value)
@@ -83,7 +83,7 @@ def _replace(
 
 
 def _parametrized(chain: ParametrizationList) -> Tensor:
-    """Compute a parametrized tensor on a copy, for reading it may change buffers."""
+    """Compute a parametrized tensor on a copy, because computing it may change buffers."""
     devices = {parameter.device for parameter in chain.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
         value: Tensor = copy.deepcopy(chain).eval()()
@@ -91,7 +91,7 @@ def _parametrized(chain: ParametrizationList) -> Tensor:
 
 
 def _memory(parameter: Tensor) -> tuple[object, ...]:
-    """What parameters have in common that share all of their memory."""
+    """A key that is equal for parameters that share all of their memory."""
     is_plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided
     if is_plain and parameter.data_ptr():
         return parameter.device, parameter.data_ptr(), parameter.numel()

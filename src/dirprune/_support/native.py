@@ -1,6 +1,6 @@
-"""The seam to the optional C++ extension; where it is not built, PyTorch does everything.
+"""Access to the optional C++ extension. Without it, PyTorch does everything except the engine.
 
-It loads no torch, so that the engine can use it where there is none.
+This module does not import torch, so that the engine works without torch.
 """
 
 from collections.abc import Sequence
@@ -39,12 +39,13 @@ class FusedStep(Protocol):
         """Update ``w``, ``v`` and ``m`` (empty without momentum) in place.
 
         All are addresses of float32 arrays of the given lengths, in the same order. T is the soft
-        threshold, or that of power 2 with ``root``. Without ``d``, v stays.
+        threshold or, with ``root``, the threshold function of power 2. Without ``d``, v does not
+        change.
         """
 
 
-class Search(Protocol):
-    """Compare weights with the thresholds of v, long arrays on a sample."""
+class ChangeSearch(Protocol):
+    """Compare weights with the thresholded accumulators; long arrays on a sample."""
 
     def __call__(
         self,
@@ -62,11 +63,11 @@ class Search(Protocol):
 
 @cache
 def extension() -> ModuleType | None:
-    """Return the C++ extension, or None where it was not built."""
+    """Return the C++ extension, or None if it was not built."""
     try:
         return import_module(EXTENSION)
     except ModuleNotFoundError as error:
-        if error.name != EXTENSION:  # a broken build must be seen
+        if error.name != EXTENSION:  # a broken build must not be hidden
             raise
         return None
 
@@ -88,12 +89,12 @@ def required_extension() -> ModuleType:
 
 
 def grda_step() -> FusedStep | None:
-    """Return the extension's fused step, or None where the extension was not built."""
+    """Return the extension's fused step, or None if the extension was not built."""
     native = extension()
     return None if native is None else cast(FusedStep, native.grda_step)
 
 
-def grda_changed() -> Search | None:
-    """Return the extension's search for changed weights, or None where it was not built."""
+def grda_changed() -> ChangeSearch | None:
+    """Return the extension's search for changed weights, or None if it was not built."""
     native = extension()
-    return None if native is None else cast(Search, native.grda_changed)
+    return None if native is None else cast(ChangeSearch, native.grda_changed)

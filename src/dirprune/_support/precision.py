@@ -1,4 +1,4 @@
-"""Arithmetic in the full precision of float32, whatever the global flags allow."""
+"""Arithmetic in the full precision of float32, independent of the global flags."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ import torch
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Compute without TF32, without bfloat16 inside of float32 and without autocast.
+    """Disable TF32, bfloat16 inside float32 operations, and autocast.
 
-    TF32 keeps 10 of float32's 23 bits of mantissa. That is enough to train, but a product with a
-    Hessian is then several percent off, and a comparison of two programs says nothing. The context
-    restores all flags when it ends, and serves as a decorator too.
+    TF32 keeps 10 of the 23 mantissa bits of float32. That is enough for training, but Hessian
+    products are then several percent off, and two programs cannot be compared. The context
+    restores all flags when it ends. It also works as a decorator.
 
     Example:
         >>> torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -37,7 +37,7 @@ def true_float32() -> Iterator[None]:
             yield
     finally:
         for setting, precision in zip(settings, before):
-            # "none" inherits from the backend's setting: written only where that differs.
+            # "none" inherits the backend's setting, so write the flag only if that differs.
             setting.fp32_precision = "none"
             if setting.fp32_precision != precision:
                 setting.fp32_precision = precision

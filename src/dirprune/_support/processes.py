@@ -33,10 +33,10 @@ def broadcast_from_rank0(value: T) -> T:
 
 
 def call_on_rank0(function: Callable[[], T]) -> T:
-    """Call a function on rank 0 only, and return its value on every rank.
+    """Call a function only on rank 0, and return its value on every rank.
 
     Raises:
-        Exception: On every rank, what the function raised.
+        Exception: The exception of the function, on every rank.
     """
     value: T | None = None
     error: Exception | None = None

@@ -1,4 +1,4 @@
-"""Writing tensors so that no file is ever half there."""
+"""Writing safetensors files atomically."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from dirprune._support.files import writing
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """Name a file in UTF-8, as safetensors needs it to read a file.
+    """Give a file a UTF-8 path, which safetensors needs for reading.
 
     Args:
-        path: Its name may be any bytes, as file names are on Linux.
+        path: Its name may be any bytes, as is possible on Linux.
 
     Yields:
-        The path, or that of the open file where the path is not UTF-8.
+        The path, or a path of the open file if the name is not UTF-8.
     """
     try:
         name = os.fspath(path).encode().decode()
@@ -34,26 +34,26 @@ def utf8_path(path: Path) -> Iterator[str]:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file as a whole or not at all.
+    """Write a safetensors file atomically.
 
     Args:
         path: The file.
-        tensors: Any shapes, devices and memory formats; those that share memory are written
-            once each.
-        metadata: Goes into the file's header.
+        tensors: Any shapes, devices and memory formats. Tensors that share memory are each
+            written.
+        metadata: Strings for the file's header.
     """
     with writing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
             save_file(_separate(tensors), temporary, metadata)
-        except SafetensorError as error:  # among them a full disk
+        except SafetensorError as error:  # for example a full disk
             raise OSError(str(error)) from error
-        temporary.chmod(mode)  # safetensors would leave it readable by its owner only
+        temporary.chmod(mode)  # safetensors makes it readable only by its owner
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values as safetensors wants them: contiguous, on the CPU, sharing no memory."""
+    """Copy tensors as safetensors needs them: contiguous, on the CPU, without shared memory."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():

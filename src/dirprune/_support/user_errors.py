@@ -1,4 +1,4 @@
-"""Which exceptions tell a user what to change, and which are bugs of dirprune."""
+"""Distinguishing user errors from bugs of dirprune."""
 
 import dis
 
@@ -6,15 +6,15 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Return whether an exception tells the user of the library what to change.
+    """Return whether an exception is a user error.
 
     dirprune checks its inputs and raises ValueError, TypeError or ImportError with a message for
-    the user. The same types also come from bugs: from a failed unpacking, a call of torch, or a
-    library below. So the exception must come from a ``raise`` statement of dirprune. An OSError
-    is always about the user's files.
+    the user. Bugs raise the same types, for example in a failed unpacking or a call of torch. So
+    the exception must come from a ``raise`` statement of dirprune. An OSError is always treated
+    as a user error, because it is about the user's files.
 
     Args:
-        error: As it was caught, with its traceback.
+        error: The caught exception, with its traceback.
 
     Example:
         >>> from dirprune import SparsityPlan

@@ -1,9 +1,9 @@
-"""Modules around the user's module, which add a prefix to the names of its tensors."""
+"""Wrapper modules around the user's module, which add a prefix to the names of its tensors."""
 
 from torch import nn
 
 _ATTRIBUTES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-# Their ``module`` is all that they compute with. By name: the libraries need not be installed.
+# Wrappers that hold the model as ``module``; by name, because the libraries may be missing.
 _HOLDERS = {
     "torch": {"DataParallel", "DistributedDataParallel", "AveragedModel"},
     "deepspeed": {"DeepSpeedEngine"},
@@ -12,7 +12,7 @@ _HOLDERS = {
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model that wrappers on the outside hold, or the model itself.
+    """Remove all outer wrappers from a model.
 
     Wrappers are ``torch.compile``, DataParallel, DistributedDataParallel, AveragedModel, FSDP,
     activation checkpointing, DeepSpeed's engine and timm's ModelEma.

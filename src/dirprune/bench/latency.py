@@ -41,13 +41,13 @@ class RuntimeLatency:
 
     Attributes:
         runtime: ``dirprune`` or a peer.
-        precision: Of its arithmetic.
+        precision: Precision of its arithmetic.
         batch: Batch size.
         threads: Number of threads.
         quartiles: Lower quartile, median and upper quartile of a call, in ms.
         speedup: Its time over dirprune's in the same round, median over the rounds; None if
             dirprune was not measured.
-        difference: Of its outputs from torch's, relative to the largest output.
+        difference: Largest difference of its outputs from torch's, relative to the largest output.
     """
 
     runtime: str
@@ -126,8 +126,8 @@ def benchmark(
 
     All runtimes compute the same network in the same process, and their timed calls are
     interleaved. Before each timed call a runtime makes untimed calls for a tenth of a second, so
-    that caches and spinning threads of the others do not count. Outputs are compared before
-    anything is timed.
+    that caches and spinning threads of the other runtimes do not matter. Outputs are compared
+    before anything is timed.
 
     Args:
         model: A file of :func:`dirprune.deploy.save`, or a module.
@@ -202,7 +202,7 @@ def graph_of(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Gr
     if not isinstance(model, nn.Module):
         loaded = load(model)
         if not isinstance(loaded, GraphNet):
-            raise ValueError(f"{model} holds weights only: save it with example_inputs")
+            raise ValueError(f"{model} contains only weights: save it with example_inputs")
         return loaded.graph
     if isinstance(model, GraphNet):
         return model.graph

@@ -17,8 +17,8 @@ def write_int8(onnx: Path, out: Path, shape: Shape) -> None:
     """Quantize an ONNX file statically with ONNX Runtime's tool.
 
     Weights get a scale for each output channel. Activations get a scale from their range on
-    standard normal inputs, the inputs of the benchmark: the file serves to measure speed only.
-    Pairs of QuantizeLinear and DequantizeLinear mark what a runtime may compute in 8 bits.
+    standard normal inputs, the inputs of the benchmark, so the file is only useful for timing.
+    Pairs of QuantizeLinear and DequantizeLinear mark the parts that run in 8 bits.
 
     Args:
         onnx: File that :func:`.onnx.write_onnx` wrote.

@@ -27,7 +27,7 @@ class Peer(NamedTuple):
 
     Attributes:
         name: Name of the runtime.
-        precision: Of its arithmetic, such as ``f32`` or ``bf16``.
+        precision: Precision of its arithmetic, such as ``f32`` or ``bf16``.
         call: Computes the network.
     """
 

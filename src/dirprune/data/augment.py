@@ -1,4 +1,4 @@
-"""Random crop and flip of a whole batch at once, on uint8 tensors with shape (B, C, H, W)."""
+"""Random crop and flip of a whole batch, on uint8 tensors with shape (B, C, H, W)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut one window out of every image, each at its own place.
+    """Cut one window out of every image, each at its own position.
 
     Args:
         images: Shape (B, C, H, W).
@@ -71,7 +71,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 @dataclass(frozen=True)
 class CropFlip:
-    """The usual augmentation of small images: pad, crop back to size, mirror every other one.
+    """The usual augmentation of small images: pad, crop to the original size, flip half of them.
 
     Attributes:
         padding: Pixels added on each side before the crop.

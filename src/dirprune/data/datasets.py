@@ -22,7 +22,7 @@ def digits() -> tuple[Examples, Examples]:
     """Read scikit-learn's 1,797 handwritten digits, 8x8 pixels, embedded in its package.
 
     Returns:
-        Training and test examples: a stratified 80/20 split that no seed changes.
+        Training and test examples: a fixed stratified 80/20 split.
     """
     data = load_digits()
     images = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -37,20 +37,21 @@ def fashion_mnist(folder: str = "") -> tuple[Examples, Examples]:
     """Read Fashion-MNIST's original IDX files, 70,000 grey images of 28x28 pixels.
 
     Args:
-        folder: Where the four files are, plain or gzipped; by default where Debian's package or
-            torchvision's download puts them.
+        folder: Folder of the four files, plain or gzipped; by default the folder of Debian's
+            package or of torchvision's download.
 
     Returns:
         Training and test examples.
 
     Raises:
-        FileNotFoundError: If a file is not there; the message says how to get the data.
-        ValueError: If a file is damaged, or labels do not fit.
+        FileNotFoundError: If a file is missing; the message says how to get the data.
+        ValueError: If a file is damaged, or images and labels do not match.
     """
     given = Path(folder).expanduser() if folder else None
     places = [given] if given else [DEBIAN_FASHION_MNIST, CACHE / "FashionMNIST" / "raw"]
     for place in places:
-        files = [_either(place / name) for part in ("train", "t10k") for name in _names(part)]
+        names = [name for part in ("train", "t10k") for name in _idx_names(part)]
+        files = [_plain_or_gzipped(place / name) for name in names]
         if all(files):
             train_x, train_y, test_x, test_y = (_read_idx(file) for file in files if file)
             return _labelled(train_x, train_y, place), _labelled(test_x, test_y, place)
@@ -65,13 +66,13 @@ def cifar(name: str, folder: str = "") -> tuple[Examples, Examples]:
 
     Args:
         name: cifar10 or cifar100.
-        folder: Where the unpacked archive is, ~/.cache/dirprune by default.
+        folder: Folder with the unpacked archive, ~/.cache/dirprune by default.
 
     Returns:
         Training and test examples.
 
     Raises:
-        FileNotFoundError: If the data is not there; the message says how to get it.
+        FileNotFoundError: If the data is missing; the message says how to get it.
     """
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     root = Path(folder).expanduser() if folder else CACHE
@@ -84,11 +85,11 @@ def cifar(name: str, folder: str = "") -> tuple[Examples, Examples]:
     return _from_torchvision(train), _from_torchvision(test)
 
 
-def _names(part: str) -> tuple[str, str]:
+def _idx_names(part: str) -> tuple[str, str]:
     return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
 
 
-def _either(path: Path) -> Path | None:
+def _plain_or_gzipped(path: Path) -> Path | None:
     candidates = (path, path.with_name(path.name + ".gz"))
     return next((p for p in candidates if p.is_file()), None)
 
@@ -100,20 +101,23 @@ def _read_idx(path: Path) -> Tensor:
         ndim = data[3]
         shape = np.frombuffer(data, ">u4", count=ndim, offset=4)
         if data[:3] != b"\0\0\x08":
-            raise ValueError("it does not start like one of bytes")
+            raise ValueError("the header is not that of unsigned bytes")
         return torch.from_numpy(
             np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
         )
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole IDX file ({error}): download it again") from error
+        raise ValueError(
+            f"{path} is not a complete IDX file ({error}): download it again"
+        ) from error
 
 
 def _labelled(images: Tensor, labels: Tensor, folder: Path) -> Examples:
     largest = max(labels.flatten().tolist(), default=0)
     if images.ndim != 3 or not len(images) or labels.shape != images.shape[:1] or largest > 9:
         raise ValueError(
-            f"{folder} holds images with shape {tuple(images.shape)} and labels with shape "
-            f"{tuple(labels.shape)} up to {largest}: needed is one label in 0..9 per image"
+            f"{folder} has images with shape {tuple(images.shape)} and labels with shape "
+            f"{tuple(labels.shape)} up to {largest}, but every image needs one label in 0..9: "
+            "download the files again"
         )
     return images[:, None], labels.long()
 

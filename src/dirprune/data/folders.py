@@ -1,4 +1,4 @@
-"""Images of your own: folders of classes, decoded into memory when they are small."""
+"""Images in one folder per class, decoded into memory when they are small."""
 
 import os
 from collections.abc import Sequence
@@ -15,71 +15,75 @@ from dirprune.data.images import read_image
 MEMORY_SIDE = 64
 """Largest height and width, in pixels, of images that are kept in memory."""
 MEMORY_BYTES = 2 * 2**30
-"""Most bytes that the images of a data set may take in memory."""
+"""Largest size in memory of all images of a data set."""
 
 Files = tuple[tuple[str, ...], Tensor]
-"""Path of every image and its label, int64 with shape (N,)."""
+"""Paths of the images, and their labels, int64 with shape (N,)."""
 
 
 def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Files]]:
     """List the images of ``folder/PART/CLASS/*`` for every part.
 
     Args:
-        folder: Where the parts are.
-        parts: Their names, the training data first: it decides the classes.
+        folder: Folder that contains the parts.
+        parts: Their names. The first one is the training data, which defines the classes.
 
     Returns:
         Names of the classes in the order of their labels, and the files of every part.
 
     Raises:
-        FileNotFoundError: If the folder, a part or its images are not there.
+        FileNotFoundError: If the folder, a part or its images are missing.
         NotADirectoryError: If the folder is a file.
-        ValueError: If there is one class only, or a part has a class that training has not.
+        ValueError: If there is only one class, or a part has a class that training lacks.
     """
-    root = _existing(folder)
+    root = _existing_folder(folder)
     for part in parts:
         if not (root / part).is_dir():
             needed = " and ".join(f"{name}/CLASS/" for name in parts)
             raise FileNotFoundError(
-                f"{root} has no {part}/: needed are {needed} with the images of every class"
+                f"{root} has no {part}/: create {needed} with the images of every class"
             )
     found = [_list(root / part) for part in parts]
     classes = list(found[0].classes)
     if len(classes) < 2:
-        raise ValueError(f"{root / parts[0]} has one class, {classes[0]}: needed are at least 2")
+        raise ValueError(
+            f"{root / parts[0]} has one class, {classes[0]}, but training needs at least 2: add "
+            "another folder"
+        )
     for part, listed in zip(parts, found, strict=True):
         if unknown := sorted(set(listed.classes) - set(classes)):
             raise ValueError(
-                f"{root / part} has classes that {parts[0]}/ has not ({', '.join(unknown[:3])}): "
-                f"the folders of {parts[0]}/ are the labels that the model knows"
+                f"{root / part} has classes that {parts[0]}/ lacks ({', '.join(unknown[:3])}), "
+                f"and the folders of {parts[0]}/ define the labels: add these folders there, or "
+                f"remove them from {part}/"
             )
     return classes, [_files(listed, classes) for listed in found]
 
 
 def evaluation_parts(folder: str) -> list[str]:
-    """Say which of test/ and val/ are in a folder, the one to test on first.
+    """List which of test/ and val/ a folder has; the first one is used for testing.
 
     Args:
-        folder: Where the parts are.
+        folder: Folder that contains the parts.
 
     Returns:
         ``["test", "val"]``, ``["test"]`` or ``["val"]``.
 
     Raises:
-        FileNotFoundError: If there is neither.
+        FileNotFoundError: If it has neither.
         NotADirectoryError: If the folder is a file.
     """
-    root = _existing(folder)
+    root = _existing_folder(folder)
     if not (parts := [part for part in ("test", "val") if (root / part).is_dir()]):
         raise FileNotFoundError(
-            f"{root} has neither test/ nor val/: needed are train/ and one of them, "
-            f"each with a folder of images per class"
+            f"{root} has neither test/ nor val/: create train/ and one of these, "
+            f"each with one folder of images per class"
         )
     return parts
 
 
 def decode_small(parts: Sequence[Files]) -> list[Tensor] | None:
-    """Decode images that are all of one small size.
+    """Decode all images if they have the same small size.
 
     Args:
         parts: Files of every part of the data.
@@ -104,8 +108,8 @@ def decode_small(parts: Sequence[Files]) -> list[Tensor] | None:
 
 
 def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
-    # One after the other: for images this small, threads lose more to the interpreter's lock
-    # than they gain.
+    # In one thread: for images this small, more threads lose more to the interpreter's lock than
+    # they gain.
     images = np.empty((len(paths), height, width, 3), np.uint8)
     for i, path in enumerate(paths):
         image = read_image(path)
@@ -115,11 +119,11 @@ def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _existing(folder: str) -> Path:
+def _existing_folder(folder: str) -> Path:
     root = Path(folder).expanduser()
     if not root.exists():
         raise FileNotFoundError(
-            f"no folder {root}: give one that holds train/ and test/ or val/, each with a folder "
+            f"no folder {root}: give a folder with train/ and test/ or val/, each with one folder "
             "of images per class"
         )
     if not root.is_dir():
@@ -128,14 +132,14 @@ def _existing(folder: str) -> Path:
 
 
 class _VisibleFolder(ImageFolder):
-    """Folders of classes without what systems and editors hide in them."""
+    """Folders of classes, without hidden files and folders of systems and editors."""
 
     def __init__(self, root: Path) -> None:
         self._base = root
         super().__init__(root, is_valid_file=self._is_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """List the classes, one a visible folder."""
+        """List the classes, one per visible folder."""
         names = sorted(e.name for e in os.scandir(directory) if e.is_dir())
         names = [name for name in names if not _is_hidden(name)]
         if not names:
@@ -148,7 +152,7 @@ class _VisibleFolder(ImageFolder):
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a folder or file is not meant to be seen, such as .ipynb_checkpoints."""
+    """Return whether a folder or file is hidden, such as .ipynb_checkpoints."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
@@ -157,7 +161,7 @@ def _list(folder: Path) -> ImageFolder:
         return _VisibleFolder(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"no images in {folder}: needed is a folder of images per class ({error})"
+            f"no images in {folder} ({error}): create one folder of images per class"
         ) from error
 
 

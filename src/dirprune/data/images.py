@@ -1,4 +1,4 @@
-"""Image files as a person sees them: 8-bit RGB, upright, on white."""
+"""Image files as a viewer shows them: 8-bit RGB, upright, on white."""
 
 import contextlib
 
@@ -12,9 +12,9 @@ def read_image(path: str) -> Image.Image:
     """Decode a file to the RGB image that a viewer shows.
 
     - 16-bit grey values are scaled to 8 bits.
-    - Transparent pixels are drawn on white, so that colours hidden below them do not count.
+    - Transparent pixels are drawn on white, which hides their colours.
     - The rotation in the EXIF data is applied.
-    - Of an animation, the first frame is taken.
+    - An animation is represented by its first frame.
 
     Args:
         path: Any format that Pillow reads.
@@ -27,7 +27,7 @@ def read_image(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if image.info.get("default_image"):  # of an APNG, for viewers without animations
+            if image.info.get("default_image"):  # an APNG's image for viewers without animations
                 image.seek(1)
             image.load()
             return _on_white(_upright(_eight_bits(image)))

@@ -1,4 +1,4 @@
-"""Data by name: training, validation and test images, with what a model must know of them."""
+"""Data sets by name: training, validation and test images, their classes and shapes."""
 
 import difflib
 from dataclasses import dataclass, replace
@@ -27,19 +27,19 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in parts, and what a model must know of them.
+    """Training, validation and test images, and the properties that a model needs.
 
     Attributes:
-        name: As given.
+        name: The name that was given.
         num_classes: Labels are 0 to num_classes - 1.
         channels: 1 for grey images, 3 for colour.
-        size: Height and width of what the model sees.
-        mean: What was subtracted from every channel, for images in [0, 1].
-        std: What every channel was divided by after that.
-        train: For training.
-        validation: For choosing (an epoch, a value of c), or None.
-        test: For reporting.
-        augment: Whether training batches are to be augmented.
+        size: Height and width of the model's inputs.
+        mean: Mean of every channel that is subtracted, for images in [0, 1].
+        std: Standard deviation of every channel that is divided by.
+        train: Training images.
+        validation: Images for choosing an epoch or a value of c, or None.
+        test: Images for reporting.
+        augment: Whether training batches are augmented.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Dataset:
 
     @property
     def task(self) -> dict[str, Any]:
-        """What a model has to fit and to expect, so that it can be built without the data."""
+        """The properties that are needed to build a model without the data."""
         names = ("num_classes", "channels", "size", "mean", "std")
         return {name: getattr(self, name) for name in names}
 
@@ -70,25 +70,25 @@ def load(
 ) -> Dataset:
     """Read a data set by its name.
 
-    - ``digits``: scikit-learn's, 8x8, a fixed stratified 80/20 split, no augmentation.
+    - ``digits``: scikit-learn's digits, 8x8, a fixed stratified 80/20 split, no augmentation.
     - ``fashion-mnist[:FOLDER]``: crops of the image padded by 2 black pixels, and flips.
     - ``cifar10[:FOLDER]``, ``cifar100[:FOLDER]``: crops padded by 4 black pixels, and flips.
-    - ``imagefolder:FOLDER``: RGB images in train/CLASS/ and test/CLASS/ or val/CLASS/. With both
-      of these, test/ is tested on, and val/ is the validation data unless ``validation`` asks for
-      a share of the training data. Images of one size up to 64x64 are kept in memory,
-      with crops padded by 4 mirrored pixels and flips from 28x28 on; others are streamed at
-      224x224 with RandomResizedCrop and flips.
+    - ``imagefolder:FOLDER``: RGB images in train/CLASS/ and test/CLASS/ or val/CLASS/. If both
+      exist, test/ is the test data, and val/ is the validation data unless ``validation``
+      requests a share of the training data. Images of one size up to 64x64 are kept in memory;
+      from 28x28 on they have crops padded by 4 mirrored pixels, and flips. Other images are
+      streamed at 224x224 with RandomResizedCrop and flips.
     - ``imagenet:FOLDER``: train/CLASS/ and val/CLASS/, streamed, tested on val/.
 
-    Images are normalised by mean and standard deviation of the training images. Those of CIFAR
-    are the constants in the paper's code for WRN28x10, on CIFAR-100 too (its VGG16 has
-    ImageNet's instead); streamed images have ImageNet's.
+    Images are normalised by mean and standard deviation of the training images. CIFAR-10 and
+    CIFAR-100 use the constants in the paper's code for WRN28x10 (its code for VGG16 uses
+    ImageNet's); streamed images use ImageNet's.
 
     Args:
-        name: As above.
+        name: A name from the list above.
         validation: Share of the training images to hold out for validation, in [0, 1).
         seed: Decides which images are held out.
-        augment: Whether training batches are augmented, where the data set has augmentation.
+        augment: Whether training batches are augmented, if the data set has an augmentation.
         workers: Processes that decode streamed images; 0 decodes in this process. By default one
             for each CPU that this process may use, at most 8.
 
@@ -96,9 +96,9 @@ def load(
         The data set.
 
     Raises:
-        ValueError: If the name is unknown or the data unfit; the message says in what.
-        FileNotFoundError: If the data is not there; the message says how to get it.
-        NotADirectoryError: If a file was given for a folder.
+        ValueError: If the name is unknown, or the data cannot be used; the message says why.
+        FileNotFoundError: If the data is missing; the message says how to get it.
+        NotADirectoryError: If a file was given instead of a folder.
 
     Example:
         >>> data = load("digits", validation=0.1)
@@ -109,10 +109,10 @@ def load(
     if kind not in NAMES or (kind == "digits" and colon):
         close = difflib.get_close_matches(kind, NAMES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"unknown data {name!r}: {hint}there are {', '.join(NAMES)}")
+        raise ValueError(f"unknown data {name!r}: {hint}use one of {', '.join(NAMES)}")
     if kind in ("imagefolder", "imagenet"):
         if not folder:
-            raise ValueError(f"data {name!r} needs a folder: write {kind}:FOLDER")
+            raise ValueError(f"data {name!r} needs a folder: use {kind}:FOLDER")
         data = _folders(kind, folder, workers)
     else:
         data = _standard(kind, folder)
@@ -122,13 +122,13 @@ def load(
 
 
 def channel_statistics(images: Tensor) -> Statistics:
-    """Mean and standard deviation of every channel of images in [0, 1].
+    """Compute mean and standard deviation of every channel of images in [0, 1].
 
     Args:
         images: uint8 with shape (N, C, H, W).
 
     Returns:
-        Both, one number per channel; 1 for the deviation of a channel that is constant.
+        Both, one number per channel. The deviation of a constant channel is 1.
 
     Example:
         >>> channel_statistics(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
@@ -157,9 +157,9 @@ def _standard(kind: str, folder: str) -> Dataset:
 def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
     if kind == "imagenet" and not Path(folder).expanduser().exists():
         raise FileNotFoundError(
-            f"no folder {folder}: imagenet:FOLDER holds train/CLASS/ and val/CLASS/; "
-            "image-net.org has the archives (ILSVRC2012), and torchvision.datasets.ImageNet "
-            "unpacks them"
+            f"no folder {folder}: imagenet:FOLDER needs train/CLASS/ and val/CLASS/; download "
+            "the archives from image-net.org (ILSVRC2012) and unpack them with "
+            "torchvision.datasets.ImageNet"
         )
     names = ["val"] if kind == "imagenet" else evaluation_parts(folder)
     classes, files = class_folders(folder, ["train", *names])
@@ -210,8 +210,8 @@ def _hold_out(data: Dataset, share: float, seed: int) -> Dataset:
         )
     except ValueError as error:
         raise ValueError(
-            f"validation={share} of {len(data.train)} training images cannot leave each of "
-            f"{data.num_classes} classes on both sides: give another share or more images"
+            f"validation={share} of {len(data.train)} training images cannot keep each of "
+            f"{data.num_classes} classes in both parts: give another share or more images"
         ) from error
     train, validation = torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(validation))
     return replace(data, train=data.train.take(train), validation=data.train.take(validation))

@@ -1,4 +1,4 @@
-"""The names of the data sets. Importing this loads nothing else."""
+"""The names of the data sets. Importing this module imports nothing else."""
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder", "imagenet")
-"""What :func:`dirprune.data.load` takes; a folder may follow a colon."""
+"""The names that :func:`dirprune.data.load` takes; some take ``:FOLDER`` behind the name."""

@@ -1,4 +1,4 @@
-"""Where batches come from: each is a pure function of the seed, the epoch and its number."""
+"""Sources of batches. Each batch is a pure function of the seed, the epoch and its number."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from dirprune.data.augment import CropFlip, normalise
 
-_ORDER, _AUGMENTATION = 0, 1  # what a random number is for, so that no stream is used twice
+_ORDER, _AUGMENTATION = 0, 1  # purposes of random numbers, so that no stream is used twice
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one batch holds.
+    """The images of one batch.
 
     Attributes:
         indices: Images of the whole batch, over all processes, int64 with shape (B,).
-        mine: The part of them that this process gets.
-        rng: Source of the whole batch's augmentation, or None to leave the images as they are.
+        mine: The slice of them for this process.
+        rng: Random numbers for the whole batch's augmentation, or None without augmentation.
     """
 
     indices: Tensor
@@ -30,7 +30,7 @@ class Request:
 
 
 class Source(ABC):
-    """Labelled images that can be read in any order, from any batch on, by several processes.
+    """Labelled images that several processes can read in any order, from any batch on.
 
     Attributes:
         labels: int64 with shape (N,).
@@ -58,19 +58,19 @@ class Source(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of one epoch: the same for every call with the same arguments.
+        """Yield the batches of one epoch. Equal arguments give equal batches.
 
         Args:
             batch_size: Images per batch, over all processes together.
-            seed: Decides order and augmentation; needed for these two only.
+            seed: Decides order and augmentation; needed only for these two.
             epoch: Every epoch has its own order and augmentation.
-            start: First batch to yield; those before it cost nothing.
-            shuffle: Draw a new order of the images; otherwise they come as stored.
-            augment: Change the images at random, where the source has an augmentation.
-            drop_last: Leave out a last batch that is not full.
+            start: First batch to yield. Earlier batches are not read.
+            shuffle: Draw a new order of the images instead of the stored order.
+            augment: Augment the images, if the source has an augmentation.
+            drop_last: Skip the last batch if it is not full.
             rank: Number of this process, in [0, world).
-            world: Number of processes. Each gets a contiguous slice of every batch, and the
-                slices in the order of the ranks are the batch that one process would get.
+            world: Number of processes. Each gets a contiguous slice of every batch; the slices
+                in the order of the ranks form the batch of a single process.
 
         Yields:
             Normalised float32 images with shape (B, C, H, W) and int64 labels with shape (B,).
@@ -79,7 +79,7 @@ class Source(ABC):
             ValueError: If order or augmentation are to be drawn without a seed.
         """
         if seed is None and (shuffle or augment):
-            raise ValueError("shuffled or augmented batches need a seed, got None")
+            raise ValueError("shuffled or augmented batches need a seed, got None: give seed")
         order = np.arange(len(self))
         if shuffle:
             order = _rng(_ORDER, seed or 0, epoch).permutation(len(self))
@@ -101,7 +101,7 @@ class Source(ABC):
 
     @abstractmethod
     def take(self, indices: Tensor) -> "Source":
-        """Return a source of these images only."""
+        """Return a source of only these images."""
 
 
 def num_batches(num_images: int, batch_size: int, *, drop_last: bool = False) -> int:
@@ -110,10 +110,10 @@ def num_batches(num_images: int, batch_size: int, *, drop_last: bool = False) ->
     Args:
         num_images: Images in an epoch.
         batch_size: Images per batch.
-        drop_last: Whether a last batch that is not full is left out.
+        drop_last: Whether to skip the last batch if it is not full.
 
     Returns:
-        Their number, which may be 0.
+        The number of batches, which may be 0.
 
     Example:
         >>> num_batches(5, 2), num_batches(5, 2, drop_last=True)
@@ -124,14 +124,14 @@ def num_batches(num_images: int, batch_size: int, *, drop_last: bool = False) ->
 
 @dataclass(frozen=True)
 class MemorySource(Source):
-    """Small data: all images in memory as bytes, augmented and normalised a batch at a time.
+    """Small data sets: all images in memory as bytes, augmented and normalised batch by batch.
 
     Attributes:
         images: uint8 with shape (N, C, H, W).
         labels: int64 with shape (N,).
         mean: Of every channel, for images in [0, 1].
         std: Of every channel, for images in [0, 1].
-        augmentation: What ``augment`` does, or None for nothing.
+        augmentation: The augmentation, or None.
 
     Example:
         >>> images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
@@ -151,13 +151,13 @@ class MemorySource(Source):
         for request in requests:
             images = self.images[request.indices]
             if self.augmentation is not None and request.rng is not None:
-                # Before the cut, so that no image's augmentation depends on the number of
-                # processes.
+                # Augment the whole batch, so that the augmentation of an image does not depend
+                # on the number of processes.
                 images = self.augmentation(images, request.rng)
             yield images[request.mine], self.labels[request.indices[request.mine]]
 
     def take(self, indices: Tensor) -> "MemorySource":
-        """Return a source of these images only."""
+        """Return a source of only these images."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 

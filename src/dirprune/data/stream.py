@@ -1,4 +1,4 @@
-"""Large data: image files decoded by worker processes while the model trains."""
+"""Large data sets: image files decoded by worker processes while the model trains."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,18 +20,18 @@ Key = tuple[int, int | None]
 
 @dataclass(frozen=True)
 class StreamSource(Source):
-    """Images in files, cut to one size the way the field does it for ImageNet.
+    """Images in files, cropped to one size as is usual for ImageNet.
 
-    Augmented images are a random part of the photo, resized, and mirrored every other time;
-    others are the centre, after resizing the shorter side to 256/224 of ``size``.
+    An augmented image is a random part of the photo, resized, and flipped with probability 1/2.
+    Other images are the centre, after resizing the shorter side to 256/224 of ``size``.
 
     Attributes:
-        paths: File of every image.
+        paths: Path of every image.
         labels: int64 with shape (N,).
         mean: Of every channel, for images in [0, 1].
         std: Of every channel, for images in [0, 1].
-        size: Height and width of what the model sees.
-        workers: Decoding processes; 0 decodes in this one.
+        size: Height and width of the model's inputs.
+        workers: Decoding processes; 0 decodes in this process.
     """
 
     paths: tuple[str, ...]
@@ -52,7 +52,7 @@ class StreamSource(Source):
             sampler=map(_keys, requests),
             batch_size=None,  # the sampler's items are whole batches
             num_workers=self.workers,
-            generator=torch.Generator(),  # or it would draw from the stream that dropout uses
+            generator=torch.Generator(),  # the default one is also used by dropout
         )
         for batch in loader:
             if isinstance(batch, ValueError):
@@ -61,14 +61,14 @@ class StreamSource(Source):
             yield images, labels
 
     def take(self, indices: Tensor) -> "StreamSource":
-        """Return a source of these images only."""
+        """Return a source of only these images."""
         paths = tuple(self.paths[i] for i in indices.tolist())
         return replace(self, paths=paths, labels=self.labels[indices])
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Maps a list of images, each its number and the seed of its augmentation, to a batch."""
+    """Maps a list of (image number, augmentation seed or None) to a batch."""
 
     paths: tuple[str, ...]
     labels: Tensor
@@ -80,18 +80,21 @@ class _Decoder:
             try:
                 image = read_image(self.paths[index])
             except ValueError as error:
-                return error  # raised in a worker, it would reach the user as a page of traceback
-            cut = _centre(image, self.size) if seed is None else _part(image, self.size, seed)
-            out.copy_(torch.from_numpy(np.array(cut)).permute(2, 0, 1))
+                return error  # raising it in a worker would print a long traceback
+            if seed is None:
+                cropped = _centre_crop(image, self.size)
+            else:
+                cropped = _random_crop(image, self.size, seed)
+            out.copy_(torch.from_numpy(np.array(cropped)).permute(2, 0, 1))
         return images, self.labels[[index for index, _ in keys]]
 
 
-# torchvision's functions below take Pillow's images, though their types say tensors.
-def _centre(image: Any, size: int) -> Any:
+# torchvision's functions below accept Pillow images, although they are annotated with tensors.
+def _centre_crop(image: Any, size: int) -> Any:
     return F.center_crop(F.resize(image, [round(size * 256 / 224)]), [size, size])
 
 
-def _part(image: Any, size: int, seed: int) -> Any:
+def _random_crop(image: Any, size: int, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         part = RandomResizedCrop(size)(image)
@@ -102,6 +105,6 @@ def _keys(request: Request) -> list[Key]:
     indices = request.indices.tolist()
     seeds: list[int | None] = [None] * len(indices)
     if request.rng is not None:
-        # One seed per image: a process then decodes its own slice only, as one process would.
+        # One seed per image, so that the result does not depend on the number of processes.
         seeds = request.rng.integers(2**63, size=len(indices)).tolist()
     return list(zip(indices, seeds, strict=True))[request.mine]

@@ -1,4 +1,4 @@
-"""A network from its name, checked on one image before anything is trained."""
+"""Build a network by its name, and check it on one image."""
 
 import difflib
 import importlib
@@ -43,25 +43,25 @@ def build(
     size: tuple[int, int] = (32, 32),
     width: float = 1.0,
 ) -> nn.Module:
-    """Build a network with fresh weights, drawn from torch's random numbers.
+    """Build a network with random initial weights from torch's default generator.
 
     Args:
         name: mlp, convnet, resnet20, vgg16, vgg16_bn or wrn28x10; a torchvision classifier such
             as resnet50 (vgg16 and vgg16_bn are dirprune's; torchvision's are
             ``torchvision.models:vgg16`` and so on); ``timm:NAME``; or ``module.path:callable``
-            of your own, importable from the working directory and called as
-            ``callable(num_classes=num_classes)``. The last kind runs code: see
+            for your own model, importable from the working directory and called as
+            ``callable(num_classes=num_classes)``. The last form runs code: see
             :func:`names_code`.
         num_classes: Number of outputs.
         channels: Channels of the images.
         size: Height and width of the images.
-        width: Factor on every hidden width, of dirprune's own networks only.
+        width: Factor on every hidden width; only for dirprune's own networks.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        ValueError: If there is no such network, or it does not fit the images or the classes.
+        ValueError: If the name is unknown, or the network does not fit the images or classes.
         TypeError: If your callable does not return an nn.Module.
         ImportError: If timm or your module cannot be imported.
 
@@ -76,11 +76,14 @@ def build(
             other = "mlp" if name == "convnet" else "convnet"
             raise ValueError(
                 f"{name} needs images of at least {smallest}x{smallest} pixels, "
-                f"these have {size[0]}x{size[1]}: take {other} or larger images"
+                f"these have {size[0]}x{size[1]}: use {other} or larger images"
             )
         return builder(num_classes, channels, size, width)
     if width != 1.0:
-        raise ValueError(f"width scales {', '.join(OWN)} only, got width={width} for {name!r}")
+        raise ValueError(
+            f"width={width} is not supported for {name!r}: leave width at 1, or use one of "
+            f"{', '.join(OWN)}"
+        )
     if name.startswith("timm:"):
         model = _from_timm(name.removeprefix("timm:"), num_classes, channels)
     elif name.startswith(_TORCHVISION):
@@ -94,9 +97,9 @@ def build(
 
 
 def names_code(name: str) -> bool:
-    """Return whether building a model by this name runs code that is not installed as a library.
+    """Return whether building a model by this name runs code outside of installed libraries.
 
-    Such a name from somebody else's file must not be built without consent.
+    If such a name comes from somebody else's file, the user has to consent before it is built.
 
     Example:
         >>> [names_code(name) for name in ("resnet20", "timm:vit_tiny_patch16_224", "mine:net")]
@@ -113,14 +116,14 @@ def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
         close = difflib.get_close_matches(name, [*OWN, *available], 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(
-            f"unknown model {name!r}: {hint}there are {', '.join(OWN)}, torchvision's classifiers "
-            f"such as resnet50, timm:NAME, and module.path:callable of your own"
+            f"unknown model {name!r}: {hint}use one of {', '.join(OWN)}, a torchvision classifier "
+            f"such as resnet50, timm:NAME, or module.path:callable"
         )
     if channels != 3:
         raise ValueError(
-            f"{name} takes colour images, these have {channels} channel: take convnet"
+            f"{name} needs images with 3 channels, these have {channels}: use convnet"
         )
-    # In training these two would return a tuple with the outputs of auxiliary heads.
+    # By default these two return a tuple with the outputs of auxiliary heads in training mode.
     plain = {"aux_logits": False, "init_weights": True}
     options = plain if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(  # type: ignore[attr-defined]
@@ -137,22 +140,24 @@ def _from_timm(name: str, num_classes: int, channels: int) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=channels)
     except RuntimeError as error:
-        raise ValueError(f"unknown model timm:{name}: timm.list_models() lists them") from error
+        raise ValueError(
+            f"unknown model timm:{name}: use a name from timm.list_models()"
+        ) from error
     return model
 
 
 def _from_user(name: str, num_classes: int) -> nn.Module:
     path, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a console script does not look there
+        sys.path.append(os.getcwd())  # console scripts do not add the working directory
     try:
         function: Any = getattr(importlib.import_module(path), attribute)
     except Exception as error:
         raise ImportError(f"cannot import model {name!r}: {format_error(error)}") from error
     if not callable(function):
         raise TypeError(
-            f"{name} is a {type(function).__name__}: give module.path:callable, something that "
-            "returns an nn.Module when called with num_classes"
+            f"{name} is a {type(function).__name__}: give module.path:callable, whose callable "
+            "takes num_classes and returns an nn.Module"
         )
     try:
         model = function(num_classes=num_classes)
@@ -161,12 +166,12 @@ def _from_user(name: str, num_classes: int) -> nn.Module:
             f"{name}(num_classes={num_classes}) failed with {format_error(error)}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
+        raise TypeError(f"{name} returned a {type(model).__name__}: make it return an nn.Module")
     return model
 
 
 def format_error(error: Exception) -> str:
-    """Describe an error in foreign code, with the line that raised it."""
+    """Describe an error in a user's or a library's code, with the line that raised it."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     reason = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {reason} ({Path(at.filename).name}, line {at.lineno})"
@@ -176,17 +181,19 @@ def format_error(error: Exception) -> str:
 def _check_outputs(
     model: nn.Module, name: str, num_classes: int, shape: tuple[int, int, int, int]
 ) -> None:
-    """Run one blank image through the network, in evaluation mode to leave it as it is."""
+    """Check the outputs for a blank image, in evaluation mode so that no statistics change."""
     model.eval()
     try:
         outputs = model(torch.zeros(shape))
     except Exception as error:
         raise ValueError(
-            f"{name} cannot take images with shape {shape[1:]}: {format_error(error)}"
+            f"{name} failed on images with shape {shape[1:]} ({format_error(error)}): choose "
+            "another model or other images"
         ) from error
     model.train()
     found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if found != (1, num_classes):
         raise ValueError(
-            f"{name} must map images to shape (1, {num_classes}), one score per class; got {found}"
+            f"{name} maps one image to {found}: make it return one score per class, with shape "
+            f"(1, {num_classes})"
         )

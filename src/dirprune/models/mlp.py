@@ -9,13 +9,13 @@ def mlp(num_classes: int, channels: int, size: tuple[int, int], width: float) ->
     """Build a perceptron with one hidden layer of 512 units, as in the authors' MNIST example.
 
     Args:
-        num_classes: Outputs.
-        channels: Of the images.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
         size: Height and width of the images.
         width: Factor on the hidden layer.
 
     Returns:
-        The network, with PyTorch's own initialisation.
+        The network, with PyTorch's default initialisation.
     """
     hidden = scaled(512, width)
     return nn.Sequential(

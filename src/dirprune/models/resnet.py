@@ -14,13 +14,13 @@ from dirprune.models.width import scaled
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm, added to the input.
 
-    Where the shape changes, the input goes through a 1x1 convolution with BatchNorm (option B
-    of the paper), so that every channel of the sum comes from a layer that can be pruned.
+    Where the shape changes, the shortcut is a 1x1 convolution with BatchNorm (option B of the
+    paper), so that every channel of the sum comes from a layer that can be pruned.
 
     Args:
         before: Channels of the input.
         after: Channels of the output.
-        stride: Of the first convolution and the shortcut.
+        stride: Stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -45,13 +45,13 @@ def resnet20(num_classes: int, channels: int, size: tuple[int, int], width: floa
     """Build CIFAR's ResNet-20: three stages of three blocks, 272,474 parameters at 10 classes.
 
     Args:
-        num_classes: Outputs.
-        channels: Of the images.
-        size: Height and width of the images, any.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
+        size: Height and width of the images; any size works.
         width: Factor on the channels 16, 32 and 64.
 
     Returns:
-        The network; convolutions have He's normal initialisation over their outputs.
+        The network; convolutions have He's normal initialisation with fan-out.
     """
     before = scaled(16, width)
     layers: list[nn.Module] = [

@@ -1,4 +1,4 @@
-"""VGG16 for small images: the paper's, without BatchNorm, and the usual one with it.
+"""VGG16 for small images: the paper's version without BatchNorm, and the usual one with it.
 
 References:
     Very Deep Convolutional Networks for Large-Scale Image Recognition (Simonyan and Zisserman,
@@ -18,8 +18,8 @@ def vgg16(num_classes: int, channels: int, size: tuple[int, int], width: float) 
     """Build the paper's VGG16: no BatchNorm, two dropouts, 15,245,130 parameters at 10 classes.
 
     Args:
-        num_classes: Outputs.
-        channels: Of the images.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
         size: Height and width of the images, each at least 32.
         width: Factor on all channels and hidden units.
 
@@ -41,14 +41,14 @@ def vgg16(num_classes: int, channels: int, size: tuple[int, int], width: float) 
 
 
 def vgg16_bn(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
-    """Build VGG16 with BatchNorm after every convolution and one linear layer on top.
+    """Build VGG16 with BatchNorm after every convolution and one linear layer at the end.
 
-    The form that is usual on CIFAR: BatchNorm takes the place of the dropouts and of the hidden
-    layers, and 14,728,266 parameters are left at 10 classes.
+    This form is usual on CIFAR: BatchNorm replaces the dropouts and the hidden linear layers. The
+    network has 14,728,266 parameters at 10 classes.
 
     Args:
-        num_classes: Outputs.
-        channels: Of the images.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
         size: Height and width of the images, each at least 32.
         width: Factor on all channels.
 
@@ -65,10 +65,10 @@ def _features(channels: int, width: float, *, batchnorm: bool) -> list[nn.Module
         for hidden in (scaled(n, width) for n in stage):
             convolution = nn.Conv2d(channels, hidden, 3, padding=1)
             nn.init.normal_(convolution.weight, std=math.sqrt(2 / (9 * hidden)))
-            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # there is one
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # it is not None
             normalisation = [nn.BatchNorm2d(hidden)] if batchnorm else []
             layers += [convolution, *normalisation, nn.ReLU()]
             channels = hidden
         layers.append(nn.MaxPool2d(2))
-    # 32x32 pixels are one by now; the mean makes larger images fit without more parameters.
+    # Images of 32x32 pixels have one pixel here; larger ones are averaged.
     return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -14,13 +14,13 @@ from dirprune.models.width import scaled
 class WideBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions, added to the raw input.
 
-    All convolutions have biases, the stride is in the second, and where the shape changes the
-    input goes through a 1x1 convolution: as in the code that the paper used.
+    As in the code that the paper used, all convolutions have biases, the second one has the
+    stride, and where the shape changes the shortcut is a 1x1 convolution.
 
     Args:
         before: Channels of the input.
         after: Channels of the output.
-        stride: Of the second convolution and the shortcut.
+        stride: Stride of the second convolution and of the shortcut.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -44,13 +44,13 @@ def wrn28x10(num_classes: int, channels: int, size: tuple[int, int], width: floa
     """Build the paper's WRN28x10: 36,489,290 parameters at 10 classes, 36,546,980 at 100.
 
     Args:
-        num_classes: Outputs.
-        channels: Of the images.
-        size: Height and width of the images, any.
+        num_classes: Number of outputs.
+        channels: Channels of the images.
+        size: Height and width of the images; any size works.
         width: Factor on the channels 16, 160, 320 and 640.
 
     Returns:
-        The network, with PyTorch's own initialisation, as in the paper's code.
+        The network, with PyTorch's default initialisation, as in the paper's code.
     """
     before = scaled(16, width)
     layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, padding=1)]
@@ -61,7 +61,7 @@ def wrn28x10(num_classes: int, channels: int, size: tuple[int, int], width: floa
             before = after
     return nn.Sequential(
         *layers,
-        nn.BatchNorm2d(before, momentum=0.9),  # the last one only, in the paper's code
+        nn.BatchNorm2d(before, momentum=0.9),  # only the last one, as in the paper's code
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),

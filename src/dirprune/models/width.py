@@ -1,4 +1,4 @@
-"""The factor on hidden widths that all networks here share."""
+"""The width factor of dirprune's own networks."""
 
 
 def scaled(hidden: int, width: float) -> int:

@@ -1,10 +1,10 @@
-"""Finding the strength of a penalty at which a method ends at a wanted sparsity."""
+"""Search for the penalty strength with which a method reaches a target sparsity."""
 
 import math
 from collections.abc import Callable, Sequence
 
 CalibrationTrial = tuple[float, float]
-"""A strength c > 0 and the sparsity in [0, 1] that it led to."""
+"""A strength c > 0 and the resulting sparsity in [0, 1]."""
 
 
 def calibrate(
@@ -15,17 +15,17 @@ def calibrate(
     tolerance: float = 0.01,
     most: int = 5,
 ) -> list[CalibrationTrial]:
-    """Try strengths until the sparsity is close enough, or no trial is left.
+    """Try strengths until the sparsity is close enough or the trials are used up.
 
     Args:
-        sparsity_at: Trains with a strength; sparsity should grow with it.
+        sparsity_at: Trains with a strength and returns the sparsity, which should grow with it.
         start: First strength, above 0.
-        target: Wanted sparsity, in (0, 1).
-        tolerance: How far from it is still close.
-        most: How many trials there may be, at least 1.
+        target: Target sparsity, in (0, 1).
+        tolerance: Largest accepted distance from the target.
+        most: Maximum number of trials, at least 1.
 
     Returns:
-        All trials in the order of time.
+        All trials, in the order in which they were run.
 
     Example:
         >>> trials = calibrate(lambda c: c**2 / (1 + c**2), start=1.0, target=0.9)
@@ -35,7 +35,7 @@ def calibrate(
     trials: list[CalibrationTrial] = []
     c = start
     while True:
-        # Few digits, so that the value can be read, typed and part of a folder's name.
+        # Few digits, because the value is part of a folder's name.
         c = float(f"{c:.4g}")
         trials.append((c, sparsity_at(c)))
         if abs(trials[-1][1] - target) <= tolerance or len(trials) == most:
@@ -51,15 +51,16 @@ def closest(trials: Sequence[CalibrationTrial], target: float) -> CalibrationTri
 def next_strength(trials: Sequence[CalibrationTrial], target: float) -> float:
     r"""Choose the next strength to try.
 
-    The logarithm of the odds of a zero, :math:`\log s / (1 - s)`, is taken to be linear in
-    :math:`\log c`: between the nearest trials on either side of the target if there are both,
-    through the last two or with slope 2 otherwise. A step inside an interval stays 10 % away from
-    its ends; one outside is between 1.2-fold and 5-fold: where weights are normalised, a strength
-    a few times too large ends near 100 % zeros, which tells little of the way there.
+    The log odds of a zero, :math:`\log s / (1 - s)`, are modelled as linear in :math:`\log c`:
+    between the nearest trials on both sides of the target if they exist, otherwise through the
+    last two trials or with slope 2. An interpolated step stays 10 % away from the ends of the
+    interval. An extrapolated step changes the strength by a factor between 1.2 and 5: in networks
+    with normalisation, a strength that is a few times too large gives nearly 100 % zeros, which
+    is a poor point for the next step.
 
     Args:
         trials: At least one.
-        target: Wanted sparsity, in (0, 1).
+        target: Target sparsity, in (0, 1).
 
     Returns:
         A strength that has not been tried.

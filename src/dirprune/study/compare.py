@@ -1,4 +1,4 @@
-"""Comparing methods: equal epochs, weights, batches and choices, at gRDA's sparsity."""
+"""Comparing methods at gRDA's sparsity, with equal epochs, initial weights and batches."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay
 from dirprune.train.errors import Diverged
 from dirprune.train.loop import train
-from dirprune.train.names import CALIBRATED, COMPARED, DENSE, REFERENCES, TOLD
+from dirprune.train.names import CALIBRATED, COMPARED, DENSE, REFERENCES, TARGETED
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.summary import Summary
@@ -29,11 +29,11 @@ from dirprune.train.summary import Summary
 _log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
-"""How far from gRDA's sparsity, as a share of all parameters, a calibrated method may end."""
+"""Largest accepted distance of a calibrated method from gRDA's sparsity."""
 MOST_TRIALS = 5
-"""Runs that one calibration may take."""
+"""Maximum number of runs of one calibration."""
 HELD_OUT = 0.1
-"""Share of the training data on which the rate is chosen, where the config holds out none."""
+"""Share of the training data for choosing the rate, if the config holds out none."""
 
 
 def compare(
@@ -46,41 +46,41 @@ def compare(
 ) -> list[MethodRow]:
     """Train every method for the same epochs from the same weights on the same batches.
 
-    - The learning rate is chosen per method from one grid by the final accuracy on held-out
-      training data, with the first seed; a grid of one rate is not searched. Test data choose
-      nothing.
+    - Each method's learning rate is chosen from the same grid by the final accuracy on held-out
+      training data, with the first seed; a grid of one rate is not searched. Test data is not
+      used for any choice.
     - ``config.c`` belongs to ``config.lr``; see :func:`dirprune.study.comparison.method_config`.
-    - All that can be set is set to the mean sparsity of gRDA's runs: ``prox_sgd`` and ``rda`` by
-      calibrating their c with the first seed, on whole runs, ``gmp``, ``magnitude`` and
-      ``random`` by what they are told. Without gRDA it is ``config.mask_sparsity``.
-    - ``magnitude`` prunes the finished runs of ``sgd`` and ``sgd_momentum``, with BatchNorm
-      refreshed and without.
+    - All sparse methods get the mean sparsity of gRDA's runs, or ``config.mask_sparsity`` without
+      gRDA. For ``prox_sgd`` and ``rda``, c is calibrated with the first seed, on complete runs;
+      ``gmp``, ``magnitude`` and ``random`` take the sparsity as an option.
+    - ``magnitude`` prunes the finished runs of ``sgd`` and ``sgd_momentum``, with and without
+      refreshed BatchNorm.
 
-    Every run has a process of its own, so its peak memory is its own. What has finished is kept:
-    the same call again goes on where it was stopped, to the same bits.
+    Every run is a separate process, so that its peak memory can be measured. Finished runs are
+    kept: the same call continues an interrupted comparison, bit-identically.
 
     Args:
-        config: What all runs share; ``momentum`` and ``weight_decay`` are for the methods named
-            after momentum.
+        config: Settings of all runs; ``momentum`` and ``weight_decay`` apply only to the methods
+            named after momentum.
         out: Folder of the comparison: runs, comparison.json, comparison.csv and comparison.md.
-        methods: Names in `COMPARED`.
-        seeds: One run each.
-        lrs: The grid; by default ``config.lr`` alone.
+        methods: Names in `COMPARABLE`.
+        seeds: One run per method and seed.
+        lrs: The grid; by default only ``config.lr``.
 
     Returns:
         The table.
 
     Raises:
-        ValueError: If the folder holds something else, the plan cannot be followed, or torchrun
+        ValueError: If the folder holds something else, the plan is not possible, or torchrun
             started this process.
-        OSError: If the folder cannot be written, or data are not there.
+        OSError: If the folder cannot be written, or the data is missing.
         Diverged: If all of gRDA's runs diverge.
-        Interrupted: If SIGINT or SIGTERM came.
+        Interrupted: If SIGINT or SIGTERM was received.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "compare gives every run a process of its own: start it without torchrun, and train "
-            "single runs with it"
+            "compare was started by torchrun, but it starts one process per run itself: start it "
+            "without torchrun; train accepts torchrun"
         )
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
     folder = Path(out)
@@ -88,11 +88,11 @@ def compare(
         raise NotADirectoryError(f"{folder} is a file: give a folder for the comparison")
     with locked(folder):
         claim_folder(folder, plan)
-        return _Comparison(plan, folder).carry_out()
+        return _Comparison(plan, folder).run()
 
 
 class _Comparison:
-    """A comparison on its way: what has been found so far, and how to find the rest."""
+    """A comparison in progress: the results so far, and the methods that complete them."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
@@ -102,19 +102,19 @@ class _Comparison:
         self.finals: dict[str, list[TrainConfig]] = {}
         self.target = plan.config.mask_sparsity
 
-    def carry_out(self) -> list[MethodRow]:
-        """Run what is missing; gRDA comes before those that it sets the sparsity of."""
+    def run(self) -> list[MethodRow]:
+        """Run everything that is missing; gRDA first, because it sets the sparsity of others."""
         plan = self.plan
         _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
-        told = (*CALIBRATED, *TOLD, "magnitude")
-        for method in (m for m in plan.methods if m not in told):
+        follows_reference = (*CALIBRATED, *TARGETED, "magnitude")
+        for method in (m for m in plan.methods if m not in follows_reference):
             self._run_seeds(self._config(method, self._choose_rate(method)))
         if plan.reference:
             self.target = self._attained(plan.reference)
-        _log.info(f"sparsity of the others: {self.target:.2%} of all trainable parameters")
+        _log.info(f"sparsity of the other methods: {self.target:.2%} of all trainable parameters")
         for method in (m for m in plan.methods if m in CALIBRATED):
             self._run_calibrated(method)
-        for method in (m for m in plan.methods if m in TOLD):
+        for method in (m for m in plan.methods if m in TARGETED):
             self._run_seeds(self._config(method, self._choose_rate(method)))
         if "magnitude" in plan.methods:
             for method in (m for m in plan.methods if m in DENSE):
@@ -122,13 +122,13 @@ class _Comparison:
         return self._write_table()
 
     def _config(self, method: str, lr: float, c: float | None = None) -> TrainConfig:
-        """Of the first seed."""
-        sparsity = self.target if method in TOLD else None
+        """The config of the first seed."""
+        sparsity = self.target if method in TARGETED else None
         seed = self.plan.seeds[0]
         return method_config(self.plan.config, method, lr, seed=seed, c=c, sparsity=sparsity)
 
     def _choose_rate(self, method: str, c: Callable[[float], float] | None = None) -> float:
-        """The rate of the highest accuracy on held-out data after the last epoch."""
+        """The rate with the highest accuracy on held-out data after the last epoch."""
         lrs = self.plan.lrs
         accuracies: dict[float, float | None] = dict.fromkeys(lrs)
         for lr in lrs if len(lrs) > 1 else ():
@@ -137,11 +137,11 @@ class _Comparison:
             if self._run(config)["status"] == "finished":
                 accuracies[lr] = self._folder(config).read_metrics()[-1]["validation_accuracy"]
         self.grid[method] = {f"{lr:g}": accuracy for lr, accuracy in accuracies.items()}
-        # Of equals, the smallest; it is also what is left if all diverge.
+        # The smallest of equally good rates, also if all runs diverge.
         return max(lrs, key=lambda lr: (accuracies[lr] or 0.0, -lr))
 
     def _run_seeds(self, config: TrainConfig) -> list[Summary]:
-        """The runs that count."""
+        """Run all seeds of a method; these runs are in the table."""
         self.chosen[config.method] = {"lr": config.lr, "c": config.c}
         if config.method not in (*REFERENCES, *CALIBRATED):
             del self.chosen[config.method]["c"]
@@ -156,16 +156,19 @@ class _Comparison:
         sparsities = [self._summary(config)["sparsity"] for config in self._finished(method)]
         if not sparsities:
             raise Diverged(
-                f"every run of {method} diverged, so there is no sparsity to bring the others to: "
+                f"every run of {method} diverged, so there is no sparsity for the other methods: "
                 "compare again in another folder with a smaller lr, c or mu"
             )
         mean = round(statistics.fmean(sparsities), 4)
         if not 0 < mean < 1:
-            raise ValueError(f"{method} ended with {mean:.2%} zeros: take another c to compare at")
+            raise ValueError(
+                f"{method} ended with {mean:.2%} zeros, but a comparison needs a share between 0 "
+                "and 100 %: give another c"
+            )
         return mean
 
     def _run_calibrated(self, method: str) -> None:
-        """Calibrate, choose the rate, and calibrate again if it is another one."""
+        """Calibrate, choose the rate, and calibrate again if the rate has changed."""
         plan = self.plan
         first = min(plan.lrs, key=lambda lr: abs(math.log(lr / plan.config.lr)))
         at_first = self._calibrate(method, first, self._start(method, first))
@@ -183,9 +186,9 @@ class _Comparison:
             )
 
     def _start(self, method: str, lr: float) -> float:
-        """A first guess: shrink by as much over the whole run as gRDA does, or by twice as much.
+        """A first guess: the same total shrinkage over the run as gRDA, or twice as much.
 
-        Proximal SGD forgets what it has taken from a weight that is zero, and needs the more.
+        Proximal SGD needs twice as much, because it has no accumulator for weights at zero.
         """
         plan = self.plan
         if not plan.reference:
@@ -225,7 +228,7 @@ class _Comparison:
         return self._do(config, train_or_resume)
 
     def _do(self, config: TrainConfig, call: Callable[..., object], *before: Any) -> Summary:
-        """The summary of a run that has finished or diverged, which is now if not earlier."""
+        """Run a config unless it has already finished or diverged, and return its summary."""
         folder = self._folder(config)
         if not _is_over(folder):
             _log.info(f"-- {folder.path.relative_to(self.out)}")
@@ -269,7 +272,7 @@ class _Comparison:
 
 
 def train_or_resume(out: Path, config: TrainConfig) -> None:
-    """Train in a folder, from where it was left if it was begun before."""
+    """Train in a folder; resume if it holds a run."""
     train(config, out, resume=RunFolder(out).config.exists(), display=ConsoleDisplay())
 
 

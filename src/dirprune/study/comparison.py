@@ -1,4 +1,4 @@
-"""What a comparison consists of: the config of every run, and the files about all of them."""
+"""The plan of a comparison, the config of every run, and the check of its folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from typing import Any
 from dirprune._support.files import read_json, write_json
 from dirprune.threshold import effective_lr
 from dirprune.train.config import TrainConfig
-from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES, TOLD
+from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES, TARGETED
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The methods, seeds and learning rates of a comparison.
 
     Attributes:
-        config: What all runs share; its method and seed are not read.
+        config: Settings of all runs; its method and seed are not used.
         methods: Names in `COMPARABLE`.
-        seeds: Each decides initial weights, batches and augmentation of one run per method.
+        seeds: Seeds of initial weights, batches and augmentation; one run per method and seed.
         lrs: The grid of learning rates, the same for every method.
 
     Raises:
-        ValueError: If there is nothing to compare, a name is unknown or given twice, or a method
-            lacks what it needs.
+        ValueError: If a list is empty or has duplicates, a name is unknown, or a method lacks an
+            option that it needs.
     """
 
     config: TrainConfig
@@ -37,13 +37,16 @@ class Plan:
         for name in ("methods", "seeds", "lrs"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be one or more, none of them twice, got {values}")
+                raise ValueError(f"{name} must be one or more different values, got {values}")
         if unknown := [m for m in self.methods if m not in COMPARABLE]:
-            raise ValueError(f"unknown method {unknown[0]!r}: there are {', '.join(COMPARABLE)}")
+            raise ValueError(f"unknown method {unknown[0]!r}: use one of {', '.join(COMPARABLE)}")
         if "magnitude" in self.methods and not set(DENSE) & set(self.methods):
             raise ValueError("magnitude prunes finished dense runs: add sgd or sgd_momentum")
         if self.config.batch_seed is not None:
-            raise ValueError("in a comparison every seed decides its own batches: no batch_seed")
+            raise ValueError(
+                f"batch_seed is {self.config.batch_seed}, but in a comparison the batches follow "
+                "from each run's seed: remove batch_seed"
+            )
         heavy = [m for m in self.methods if m.endswith("_momentum")]
         if heavy and not self.config.momentum:
             raise ValueError(
@@ -52,23 +55,25 @@ class Plan:
             )
         if self.config.target_sparsity and not self.reference:
             raise ValueError(
-                "target_sparsity is for gRDA, to which the others are brought: add grda or "
-                "grda_momentum"
+                "target_sparsity sets gRDA's sparsity, which the other methods then get: add grda "
+                "or grda_momentum"
             )
         needing_c = [m for m in self.methods if m in (*REFERENCES, *CALIBRATED)]
         if needing_c and not self.config.c:
-            raise ValueError(f"{needing_c[0]} needs c above 0, got 0: it would be SGD")
+            raise ValueError(
+                f"{needing_c[0]} with c = 0 is SGD: give a c above 0, or leave the method out"
+            )
         for seed in self.seeds:
             for lr in self.lrs:
                 replace(self.config, seed=seed, lr=lr)
 
     @property
     def reference(self) -> str | None:
-        """The method whose sparsity the others are brought to, if any."""
+        """The method whose sparsity the other methods get, if any."""
         return next((m for m in REFERENCES if m in self.methods), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a folder remembers of it."""
+        """Return the plan as it is written to the folder."""
         config = asdict(self.config)
         del config["method"], config["seed"]
         record = {
@@ -92,26 +97,26 @@ def method_config(
 ) -> TrainConfig:
     r"""Make the config of one run.
 
-    Momentum, weight decay and Nesterov's form go to the methods that are named after momentum,
-    the others have none of them; a target is for gRDA, to which the others are brought. gRDA's
-    threshold shall not depend on the grid: at the effective rate
+    Momentum, weight decay and Nesterov momentum apply only to the methods named after momentum.
+    ``target_sparsity`` applies to gRDA; the other methods get gRDA's sparsity. gRDA's threshold
+    does not depend on the learning rate of the grid: at the effective rate
     :math:`\gamma' = \gamma / (1 - \beta)` its scale is
 
     .. math:: c' = c\,(\gamma_0 / \gamma')^{\mu + 1/2}
 
-    where ``config.c`` belongs to :math:`\gamma_0` = ``config.lr``, so that every gRDA run of a
-    comparison, with momentum or without, follows one and the same path of g.
+    where ``config.c`` belongs to :math:`\gamma_0` = ``config.lr``. So all gRDA runs of a
+    comparison, with or without momentum, have the same threshold path g.
 
     Args:
-        config: What all runs share.
+        config: Settings of all runs.
         method: The method.
-        lr: From the grid.
-        seed: Of the run.
-        c: Of a calibrated method; those without a threshold have 0.
-        sparsity: Of a method that is told how sparse to become.
+        lr: The learning rate, from the grid.
+        seed: Seed of the run.
+        c: For a calibrated method: its c. Methods without a threshold have 0.
+        sparsity: For a method in `TARGETED`: its final sparsity.
 
     Returns:
-        A config whose every field is what the run does.
+        The complete config of the run.
 
     Example:
         >>> method_config(TrainConfig(lr=0.1, c=0.01, mu=0.5), "grda", 0.05, seed=1).c
@@ -137,19 +142,20 @@ def method_config(
 
 
 def rescaled(c: float, power: float, lr: float, new_lr: float) -> float:
-    """Return the strength that shrinks weights as much at another rate, to 4 digits.
+    """Return the strength that gives the same shrinkage at another rate, to 4 digits.
 
     Args:
-        c: Strength that belongs to ``lr``.
-        power: Shrinkage grows with this power of the rate: mu + 1/2 for gRDA, 1 for the prox.
-        lr: The rate that it belongs to.
-        new_lr: The rate that it is wanted for.
+        c: Strength at the rate ``lr``.
+        power: Power of the rate that the shrinkage is proportional to: mu + 1/2 for gRDA, 1 for
+            the prox.
+        lr: The rate of ``c``.
+        new_lr: The rate of the result.
     """
     return c if new_lr == lr else float(f"{c * (lr / new_lr) ** power:.4g}")
 
 
 def run_name(config: TrainConfig, plan: Plan) -> str:
-    """Name the folder of a run by what distinguishes it in its comparison.
+    """Name the folder of a run by the settings that differ within its comparison.
 
     Example:
         >>> plan = Plan(TrainConfig(), ("sgd", "gmp"), (1, 2), (0.1,))
@@ -159,27 +165,27 @@ def run_name(config: TrainConfig, plan: Plan) -> str:
     method = config.method
     parts = [f"lr{config.lr:g}"]
     parts += [f"c{config.c:g}"] if method in CALIBRATED else []
-    told = method in TOLD or method.startswith("magnitude")
-    parts += [f"sparsity{config.target_sparsity or config.mask_sparsity:g}"] if told else []
+    has_target = method in TARGETED or method.startswith("magnitude")
+    parts += [f"sparsity{config.target_sparsity or config.mask_sparsity:g}"] if has_target else []
     parts += [f"validation{config.validation:g}"] * (config.validation != plan.config.validation)
     return f"{method}/{'-'.join(parts)}-seed{config.seed}"
 
 
 def finished_runs(out: Path) -> list[str]:
-    """Return the runs of a comparison's table that have finished, as folders below its own."""
+    """Return the finished runs of a comparison's table, relative to the comparison's folder."""
     runs: list[str] = read_json(out / "comparison.json")["runs"]
     return [r for r in runs if read_json(out / r / "summary.json")["status"] == "finished"]
 
 
 def claim_folder(out: Path, plan: Plan) -> None:
-    """Make sure that a folder holds this comparison, a part of it, or nothing.
+    """Check that a folder holds this comparison, a part of it, or nothing.
 
-    Methods and seeds may be added to a comparison later, after its first seed. What has run is
-    kept; methods that were brought to a sparsity are run anew if it is no longer gRDA's mean.
+    Methods and seeds can be added to a comparison later, except before its first seed. Finished
+    runs are kept; methods that depend on gRDA's sparsity run again if its mean changes.
 
     Args:
-        out: The folder; its comparison.json is written if there is none yet.
-        plan: What is to be compared.
+        out: The folder; its comparison.json is written if it does not exist.
+        plan: The plan of the comparison.
 
     Raises:
         ValueError: If the folder holds a run or another comparison.
@@ -198,16 +204,18 @@ def claim_folder(out: Path, plan: Plan) -> None:
         if runs or not isinstance(saved, dict):
             differing = _differing(saved, plan.as_json()) if isinstance(saved, dict) else ""
             raise ValueError(
-                f"{out} holds another comparison{differing}: give what it was started with, or "
-                "another folder"
+                f"{out} holds another comparison{differing}: give the options that it was started "
+                "with, or another folder"
             )
     elif runs:
-        raise ValueError(f"{out} holds runs of no comparison: choose another folder")
+        raise ValueError(
+            f"{out} holds runs that do not belong to a comparison: choose another folder"
+        )
     write_json(path, {"plan": plan.as_json(), "runs": []})
 
 
 def _is_part(saved: Any, now: Mapping[str, Any]) -> bool:
-    """Whether a plan lacks nothing but methods and seeds of another."""
+    """Whether a saved plan is a part of another: they differ only in added methods and seeds."""
     grows = ("methods", "seeds")
     return (
         isinstance(saved, dict)

@@ -1,4 +1,4 @@
-"""A call in a process of its own: its peak memory is its own, and it ends with its caller."""
+"""A function call in a separate process, with its own peak memory, that ends with its caller."""
 
 import multiprocessing
 import os
@@ -23,28 +23,28 @@ class ProcessDied(ChildProcessError, RuntimeError):
 
 
 def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
-    """Call a function in a fresh process and wait for it.
+    """Call a function in a new process and wait for it.
 
-    A run that diverges is no failure here: its folder says so. SIGINT and SIGTERM are passed on
-    as SIGTERM: the run then finishes its step and saves. If this process is killed, the other one
-    ends too.
+    A run that diverges does not raise; its folder records it. SIGINT and SIGTERM are forwarded as
+    SIGTERM, so that the run finishes its step and saves. If this process is killed, the new
+    process ends too.
 
     Args:
-        call: A module's function; its result is not passed back.
+        call: A function of a module; its result is discarded.
         args: Its arguments.
-        out: Named if the call is stopped.
+        out: The folder that a message names if the call is stopped.
 
     Raises:
-        Stopped: If a signal came.
-        ValueError: As the call raised it, like every other error that a user can fix.
-        ProcessDied: If the process ended in another way.
+        Stopped: If a signal was received.
+        ValueError: If the call raised it; other user errors are passed on as well.
+        ProcessDied: If the process ended without a result.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     lifeline, held_end = context.Pipe(duplex=False)  # held_end closes when this process ends
     process = context.Process(target=_serve, args=(sender, lifeline, call, args))
     with StopSignals() as stop, held_end:
-        with _held_back():
+        with _signals_blocked():
             process.start()
         sender.close()
         lifeline.close()
@@ -56,7 +56,7 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
                     stopping = True
                 process.join(0.1)
         finally:
-            if process.is_alive():  # a second signal is not waited for
+            if process.is_alive():  # after a second signal
                 process.kill()
     if stop.received:
         raise Stopped(out)
@@ -65,14 +65,14 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
     except EOFError:
         raise ProcessDied(
             f"a process of {out} ended with exit status {process.exitcode}, perhaps because "
-            "memory ran out: give the same command again to continue"
+            "memory ran out: run the same command again to continue"
         ) from None
     if problem is not None:
         raise problem
 
 
 def _context() -> Any:
-    """Processes that come from a clean one in which the imports are done, where there is such."""
+    """A context that forks from a clean process with the imports done, if the platform can."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -81,16 +81,16 @@ def _context() -> Any:
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """Let signals wait while a process starts.
+def _signals_blocked() -> Iterator[None]:
+    """Block signals while a process starts.
 
-    Ctrl-C reaches the clean process as well, which would die of it in the midst of its imports;
-    so it and its children start with signals held back.
+    Ctrl-C is also sent to the fork server, which would die during its imports. So the fork server
+    and its children start with signals blocked.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # nor is there a clean process
+    if not hasattr(signal, "pthread_sigmask"):  # then there is no fork server either
         yield
         return
-    resource_tracker.ensure_running()  # which would let them through when it starts
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
@@ -102,7 +102,7 @@ def _serve(
     sender: Connection, lifeline: Connection, call: Callable[..., object], args: tuple[Any, ...]
 ) -> None:
     threading.Thread(target=_end_with_caller, args=(lifeline,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it too, and sends SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller receives it and sends SIGTERM
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     problem: BaseException | None = None
@@ -112,14 +112,14 @@ def _serve(
         pass
     except Exception as error:
         if not (isinstance(error, OutOfMemory) or is_user_error(error)):
-            raise  # a bug: the traceback is printed here
+            raise  # a bug: print its traceback
         problem = error
     sender.send(problem)
 
 
 def _end_with_caller(lifeline: Connection) -> None:
-    """Wait until the caller's end of the pipe is closed, however the caller ended."""
+    """Wait until the caller's end of the pipe is closed, then end this process."""
     try:
         lifeline.recv_bytes()
     except (EOFError, OSError):
-        os.kill(os.getpid(), signal.SIGKILL)  # SIGTERM would let the run save first
+        os.kill(os.getpid(), signal.SIGKILL)  # after SIGTERM the run would first save

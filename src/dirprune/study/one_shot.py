@@ -1,4 +1,4 @@
-"""Magnitude pruning of a network that has been trained, without any training after it."""
+"""Magnitude pruning of a trained network, without training afterwards."""
 
 import statistics
 from dataclasses import replace
@@ -23,21 +23,21 @@ from dirprune.train.weights import load_weights, read_weights
 
 
 def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: TrainConfig) -> None:
-    """Prune the smallest weights of a finished run and evaluate what is left, as a run folder.
+    """Prune the smallest weights of a finished run, evaluate, and write a run folder.
 
-    Training loss and accuracy are left out; seconds and peak memory are the dense run's, which
-    is what it takes to get here.
+    The folder has no training loss and accuracy; its seconds and peak memory are those of the
+    dense run.
 
     Args:
         dense: Folder of the finished run.
         dense_config: Its config.
-        out: Folder of the pruned network; what was left half done there is replaced.
-        config: What the folder shall say. Its ``sparsity`` is the share of zeros among all
-            trainable parameters, its ``prune`` says which may become zero, and its
-            ``refresh_batchnorm`` whether BatchNorm statistics are re-estimated.
+        out: Folder of the pruned network; an incomplete earlier attempt is replaced.
+        config: Config of the pruned network. Its ``sparsity`` is the share of zeros among all
+            trainable parameters, ``prune`` selects the parameters that can become zero, and
+            ``refresh_batchnorm`` re-estimates BatchNorm statistics.
 
     Raises:
-        ValueError: If so many weights may not be pruned.
+        ValueError: If there are too few prunable weights.
     """
     trained = RunFolder(dense)
     session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
@@ -65,7 +65,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
         weights=folder.weights,
     )
     write_json(folder.summary, figures | {"epochs": config.epochs})
-    discard_replaced(folder.path)  # an attempt that was cut short, if there was one
+    discard_replaced(folder.path)  # an incomplete earlier attempt, if there was one
 
 
 @torch.no_grad()
@@ -77,10 +77,10 @@ def prune_magnitude(
     Args:
         model: Changed in place.
         sparsity: Share of zeros among all trainable parameters afterwards, in [0, 1).
-        prune: Which may become zero: all parameters, or weights only.
+        prune: Which parameters can become zero: all, or only weights.
 
     Raises:
-        ValueError: If so many may not.
+        ValueError: If there are too few of them.
 
     Example:
         >>> layer = nn.Linear(9, 10)
@@ -94,14 +94,14 @@ def prune_magnitude(
     prunable = sum(p.numel() for p in weights)
     if number > prunable:
         raise ValueError(
-            f"sparsity {sparsity} asks for {number} zeros, but only {prunable} weights may be "
-            "pruned: give a smaller sparsity, or prune all"
+            f"sparsity {sparsity} needs {number} zeros, but only {prunable} weights can be "
+            "pruned: give a smaller sparsity, or prune all parameters (--prune all)"
         )
     for p, pruned in zip(weights, mark_smallest(magnitudes(weights), number), strict=True):
         p.masked_fill_(pruned.to(p.device), 0.0)
 
 
 def has_batchnorm(weights: Path) -> bool:
-    """Whether a file of weights has running statistics to refresh."""
+    """Return whether a file of weights has running statistics of BatchNorm."""
     with utf8_path(weights) as path, safe_open(path, framework="pt") as file:
         return any(name.endswith("running_mean") for name in file.keys())  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per method, with mean and standard deviation over seeds."""
+"""The table of a comparison: one row per method, with mean and standard deviation over seeds."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ FIGURES = {
     "peak_memory_mib": "peak memory, MiB",
     "weights_zstd_bytes": "weights after zstd, kB",
 }
-"""Names in summary.json, and the heads of their columns."""
+"""Names in summary.json, and the headings of their columns."""
 
 _SCALES = {"test_accuracy": 100.0, "sparsity": 100.0, "weights_zstd_bytes": 1e-3}
 _DIGITS = {"test_accuracy": 2, "sparsity": 2, "seconds_per_epoch": 2}
@@ -26,11 +26,11 @@ class MethodRow:
     """A method's figures over its finished runs.
 
     Attributes:
-        method: Its name.
-        finished: Number of runs that count.
-        diverged: Number of runs that do not, because they diverged.
-        mean: Of every figure of `FIGURES`, or None without a finished run.
-        std: Sample standard deviation (n - 1), or None below two runs.
+        method: Name of the method.
+        finished: Number of finished runs.
+        diverged: Number of diverged runs, which are not averaged.
+        mean: Mean of every figure of `FIGURES`, or None without a finished run.
+        std: Sample standard deviation (n - 1), or None with fewer than two runs.
     """
 
     method: str
@@ -44,10 +44,10 @@ def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MethodRow
     """Average over the runs of every method.
 
     Args:
-        summaries: Method to what summary.json of each of its runs holds.
+        summaries: Maps each method to the contents of its runs' summary.json.
 
     Returns:
-        A row per method, in the same order.
+        One row per method, in the same order.
 
     Example:
         >>> run = dict.fromkeys(FIGURES, 1.0) | {"status": "finished"}
@@ -67,7 +67,7 @@ def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MethodRow
 
 
 def csv_text(table: Sequence[MethodRow]) -> str:
-    """Write a table for machines: fractions, bytes and seconds, to the last digit."""
+    """Format a table as CSV: fractions, bytes and seconds, with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{figure}_{kind}" for figure in FIGURES for kind in ("mean", "std")]
@@ -79,7 +79,7 @@ def csv_text(table: Sequence[MethodRow]) -> str:
 
 
 def markdown_text(table: Sequence[MethodRow]) -> str:
-    """Write a table for people: mean ± standard deviation over the finished runs."""
+    """Format a table as Markdown: mean ± standard deviation over the finished runs."""
     lines = [
         "| method | runs | " + " | ".join(FIGURES.values()) + " |",
         "|---|---|" + "---:|" * len(FIGURES),

@@ -1,4 +1,4 @@
-"""The authors' own rule for c: the largest that keeps accuracy over the first few epochs."""
+"""The authors' rule for c: the largest c that keeps the accuracy of the first few epochs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,18 +15,18 @@ from dirprune.train.runs import RunFolder
 from dirprune.train.summary import Summary
 
 HELD_OUT = 0.1
-"""Share of the training data to choose on, where the config holds out none."""
+"""Share of the training data for choosing, if the config holds out none."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The first epochs of a run.
+    """The result of a short run.
 
     Attributes:
         mu: Growth exponent.
         c: Scale of the threshold; 0 is SGD.
-        validation_accuracy: After the last of them; 0 if training diverged.
-        sparsity: Zeros of all trainable parameters after the last of them.
+        validation_accuracy: Accuracy after the last epoch; 0 if training diverged.
+        sparsity: Share of zeros among all trainable parameters after the last epoch.
     """
 
     mu: float
@@ -37,13 +37,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What tuning tried and chose.
+    """The trials of a tuning and the choice.
 
     Attributes:
         reference: The trial with c = 0.
-        trials: All others, in the order in which they were run.
-        chosen: One of them.
-        config: The config to train with.
+        trials: All other trials, in the order in which they were run.
+        chosen: The chosen trial.
+        config: The config for training, with the chosen c and mu.
     """
 
     reference: Trial
@@ -62,27 +62,28 @@ def tune(
     tolerance: float = 0.01,
     display: Display | None = None,
 ) -> TuneResult:
-    """For every mu find the largest c that keeps accuracy early on; take the sparsest.
+    """Choose c and mu: for every mu the largest c that keeps accuracy, and the sparsest of these.
 
-    All is judged on held-out training data; test data choose nothing. For each mu, c goes down
-    the grid until one is good enough. Trials that are in ``out`` already are not repeated.
+    Accuracy is measured on held-out training data; test data is not used. For each mu, c is
+    decreased along the grid until it keeps the accuracy. Trials that are already in ``out`` are
+    not repeated.
 
     Args:
-        config: Of the run that is to follow; its c and mu are what is sought. The trials take its
-            learning rate as constant, as the paper's schedules are in their first epochs.
-        out: Folder of the trials, a run folder each, and of tune.json.
-        mus: To be tried, each in (0, 1]; by default the paper's advice.
-        cs: To be tried, each above 0.
-        epochs: Of every trial, at least 1; the paper advises 1 to 5.
-        tolerance: How far below that of c = 0 the validation accuracy may be, a share.
+        config: Config of the final run, whose c and mu are to be chosen. The trials use its
+            learning rate as a constant, like the paper's schedules in their first epochs.
+        out: Folder of tune.json and of the trials, one run folder each.
+        mus: Values of mu to try, each in (0, 1]; by default those that the paper recommends.
+        cs: Values of c to try, each above 0.
+        epochs: Epochs of every trial, at least 1; the paper recommends 1 to 5.
+        tolerance: Largest accepted loss of validation accuracy compared with c = 0, as a share.
         display: Where the trials' progress is shown; by default in the log.
 
     Returns:
-        The table of trials and the chosen config.
+        The trials and the chosen config.
 
     Raises:
-        ValueError: If a grid is empty or out of its range, or no c is good enough.
-        OSError: If data are missing or ``out`` cannot be written.
+        ValueError: If a grid is empty or out of its range, or no c keeps the accuracy.
+        OSError: If the data is missing or ``out`` cannot be written.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), the advice in the
@@ -101,7 +102,7 @@ def tune(
         )
     base = _trial_config(config, epochs)
     for mu, c in product(mus, cs):
-        replace(base, mu=mu, c=c)  # out of range: refused before anything is trained
+        replace(base, mu=mu, c=c)  # checks the ranges before anything is trained
     with locked(out):
         result = _search(base, config, out, mus, cs, tolerance, display)
         write_json(out / "tune.json", asdict(result) | {"tolerance": tolerance})
@@ -131,18 +132,18 @@ def _search(
 
 
 def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial:
-    """Take the largest good c of every mu and, of these, the sparsest.
+    """Choose the largest c that keeps accuracy for every mu, and the sparsest of these.
 
     Args:
-        trials: Of any c and mu.
-        reference: With c = 0.
-        tolerance: How far below the reference's a good validation accuracy may be.
+        trials: Trials of any c and mu.
+        reference: The trial with c = 0.
+        tolerance: Largest accepted loss of validation accuracy.
 
     Returns:
-        One of the trials; of equally sparse ones that of highest accuracy.
+        The chosen trial; among equally sparse trials, the most accurate one.
 
     Raises:
-        ValueError: If none is good.
+        ValueError: If no trial keeps the accuracy.
 
     Example:
         >>> table = [Trial(0.51, 0.01, 0.8, 0.5), Trial(0.51, 0.005, 0.9, 0.3)]
@@ -164,7 +165,7 @@ def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial
 
 
 def keeps_accuracy(trial: Trial, reference: Trial, tolerance: float) -> bool:
-    """Whether a trial is at most ``tolerance`` less accurate on validation data."""
+    """Return whether a trial loses at most ``tolerance`` of validation accuracy."""
     return trial.validation_accuracy >= reference.validation_accuracy - tolerance
 
 
@@ -180,7 +181,7 @@ def _trial_config(config: TrainConfig, epochs: int) -> TrainConfig:
 
 
 def _run(config: TrainConfig, out: Path, display: Display | None) -> Trial:
-    """Train, go on with, or only read a trial."""
+    """Train, resume or only read a trial."""
     folder = RunFolder(out)
     started = folder.config.exists()
     summary: Summary = (folder.read_summary() if started else None) or {}

@@ -1,1 +1,1 @@
-"""Experiments: configuration, data, models, methods, the loop, run folders and recipes."""
+"""One training run: configuration, recipes, methods, the training loop and the run folder."""

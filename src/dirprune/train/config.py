@@ -1,4 +1,4 @@
-"""What a training run is: one frozen dataclass, from which the command line makes its options."""
+"""The configuration of a training run. The command line generates its options from it."""
 
 import math
 from collections.abc import Mapping
@@ -18,64 +18,64 @@ Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the weights of a run, with the meaning and range of each value.
+    """All settings that determine the weights of a run, with their meanings and ranges.
 
     Attributes:
         data: digits, fashion-mnist[:FOLDER], cifar10[:FOLDER], cifar100[:FOLDER],
-            imagefolder:FOLDER or imagenet:FOLDER; the FOLDER that may be left out is
+            imagefolder:FOLDER or imagenet:FOLDER; an optional FOLDER defaults to
             ~/.cache/dirprune.
         model: mlp, convnet, resnet20, vgg16, vgg16_bn, wrn28x10, a torchvision classifier such as
-            resnet50, timm:NAME, or module.path:callable of your own.
+            resnet50, timm:NAME, or module.path:callable for your own model.
         width: Factor on every hidden width of dirprune's own models.
-        start_from: A safetensors file of weights to start from instead of fresh ones, such as a
-            run's model.safetensors.
+        start_from: A safetensors file of initial weights, such as a run's model.safetensors; by
+            default the initial weights are random.
         method: sgd, sgd_momentum, adamw, grda, grda_momentum, adam_grda, prox_sgd, rda, gmp,
-            gmp_momentum, hard, rigl, acdc, magnitude_finetune or random;
-            dirprune.train.methods.METHODS explains them.
+            gmp_momentum, hard, rigl, acdc, magnitude_finetune or random; see
+            dirprune.train.methods.METHODS.
         epochs: Passes over the training data.
         batch_size: Images per optimizer step, over all processes together.
         lr: Initial learning rate, the paper's gamma. adamw and adam_grda need a much smaller one
             than the default: about 1e-3 and 3e-3.
-        c: Scale of gRDA's and rda's threshold, prox_sgd's l1 weight; larger is sparser; 0 is SGD.
-        mu: Growth exponent of gRDA's threshold, in (0, 1]; larger is sparser.
-        momentum: Heavy-ball momentum in [0, 1), for the methods named after it, hard, rigl and
-            acdc.
-        nesterov: Nesterov's form of momentum.
+        c: Scale of the threshold of gRDA and rda, l1 weight of prox_sgd; a larger value gives more
+            zeros; 0 gives SGD.
+        mu: Growth exponent of gRDA's threshold, in (0, 1]; a larger value gives more zeros.
+        momentum: Heavy-ball momentum in [0, 1), for grda_momentum, sgd_momentum, gmp_momentum,
+            hard, rigl and acdc.
+        nesterov: Whether to use Nesterov momentum.
         weight_decay: Coefficient of the l2 penalty.
-        prune: all parameters as in the paper, or weights only (no biases, no normalisation).
-        sparsity: Zeros over all trainable parameters, in [0, 1), that the methods gmp,
-            gmp_momentum, hard, rigl, acdc, magnitude_finetune and random end with; 0.9 if not
+        prune: all parameters as in the paper, or only weights (no biases, no normalisation).
+        sparsity: Final share of zeros among all trainable parameters, in [0, 1), for the methods
+            gmp, gmp_momentum, hard, rigl, acdc, magnitude_finetune and random; 0.9 if not
             given. For gRDA see target_sparsity.
-        target_sparsity: Zeros over all trainable parameters, in (0, 1), that grda, grda_momentum
-            and adam_grda end with: the threshold then follows a plan, and c and mu are not used.
+        target_sparsity: Final share of zeros among all trainable parameters, in (0, 1), for grda,
+            grda_momentum and adam_grda: the threshold follows a plan, and c and mu are not used.
         power: Exponent of the threshold function, at least 1: 1 is the soft threshold of the
-            paper, inf the hard one. By default 1, and 2 with a target_sparsity.
+            paper, inf the hard threshold. By default 1, or 2 with a target_sparsity.
         plan_begin: Share of the steps after which the plan's first zeros appear, in [0, 1).
         plan_end: Share of the steps after which target_sparsity is reached, in (plan_begin, 1].
-        schedule: constant; piecewise, the paper's (constant to half, linear to 1 % at 90 %);
-            steps, a tenth at each of lr_steps; cosine to zero.
-        lr_steps: Where the schedule steps divides the rate by ten, as shares of all epochs.
-        warmup_epochs: Epochs of linear warm-up before the schedule's own rate.
-        seed: Decides fresh weights, batches, augmentation and dropout.
-        batch_seed: Decides the last three if given: another one is a second run from the same
-            start, a control for whatever two runs are compared by.
-        validation: Share of the training data held out for choosing; 0 trains on all of it.
-        augment: Augment as is usual for the data set (digits: not at all); --no-augment leaves it
-            out.
-        precision: Arithmetic of the forward pass; the half precisions are automatic mixed
+        schedule: constant; piecewise, the paper's (constant up to half of the epochs, then linear
+            to 1 % at 90 %); steps, divided by ten at each of lr_steps; cosine to zero.
+        lr_steps: Positions of the drops of the schedule steps, as shares of all epochs.
+        warmup_epochs: Epochs of linear warm-up of the learning rate.
+        seed: Seed of initial weights, batches, augmentation and dropout.
+        batch_seed: Seed of batches, augmentation and dropout; by default seed. A different value
+            gives a second run from the same initial weights, as a control in comparisons.
+        validation: Share of the training data held out for validation; 0 trains on all data.
+        augment: Use the usual augmentation of the data set (digits has none).
+        precision: Arithmetic of the forward pass; the half precisions use automatic mixed
             precision.
         device: auto, cpu, cuda or mps.
-        channels_last: Memory format of convolutions; by default channels last on CPU and CUDA,
-            but for a few narrow networks with which torch would crash on a CPU.
+        channels_last: Memory format of convolutions. By default channels last on CPU and CUDA,
+            except for a few narrow networks that would crash torch on a CPU.
         compile: Compile the model with torch.compile.
-        accumulation: Micro-batches into which a batch is split, to save memory.
+        accumulation: Number of micro-batches into which a batch is split, to save memory.
         refresh_batchnorm: Re-estimate BatchNorm statistics before the final evaluation; off in the
             paper.
-        keep_checkpoints: How many of the latest checkpoints stay on disk, at least 1.
-        threads: CPU threads of the training process. By default a small network gets two, since
-            more threads would wait for each other; larger ones get all CPUs that are allowed.
+        keep_checkpoints: Number of latest checkpoints that stay on disk, at least 1.
+        threads: CPU threads of the training process. By default a small network gets two, because
+            more threads would mostly wait; larger networks get all CPUs of this process.
         workers: Processes that decode streamed images; 0 decodes in the training process. By
-            default one for each CPU that is allowed, at most 8.
+            default one for each CPU of this process, at most 8.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field and the range.
@@ -125,7 +125,7 @@ class TrainConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        """Check every range once, so that nothing later has to."""
+        """Check the range of every field."""
         _in_range("width", self.width, 0 < self.width <= 100, "above 0, at most 100")
         _in_range("epochs", self.epochs, 1 <= self.epochs <= MOST_EPOCHS, f"in [1, {MOST_EPOCHS}]")
         _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
@@ -173,12 +173,12 @@ class TrainConfig:
 
 
 def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:
-    """Make a config from the fields in a file, of this or of an earlier version.
+    """Make a config from the fields in a file of this or of an earlier version.
 
-    Fields that are missing have their defaults; fields that are unknown are ignored.
+    Missing fields get their defaults; unknown fields are ignored.
 
     Args:
-        saved: The fields as JSON gives them back.
+        saved: The fields, read from JSON.
         origin: The file, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run shows: a line per epoch, and below it, in a terminal, how far it is."""
+"""The output of a run: a line per epoch and, in a terminal, progress bars below."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from dirprune._support.files import naming_errors
 from dirprune.train.config import TrainConfig
 
-# Seconds after which a line is printed within an epoch, where there are no bars.
+# Seconds between lines within an epoch, if there are no bars.
 PRINT_EVERY = 60.0
 
 
@@ -25,74 +25,73 @@ _log = logging.getLogger(__name__)
 
 
 class Display(Protocol):
-    """What the training loop reports to."""
+    """Receives the progress of the training loop."""
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Begin, or resume after ``step`` steps, with ``total`` trainable parameters."""
+        """The run starts, or resumes after ``step`` steps, with ``total`` trainable parameters."""
 
     def step(self, step: int) -> None:
         """The run has taken ``step`` optimizer steps."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """An epoch is over; ``record`` is its line of metrics.jsonl."""
+        """An epoch has ended; ``record`` is its line of metrics.jsonl."""
 
     def stop(self) -> None:
-        """The run is over, however it ended."""
+        """The run has ended, successfully or not."""
 
 
 class Displays:
     """Several displays as one; without any, it shows nothing.
 
     Args:
-        displays: Receive every call, in this order.
+        displays: The displays; each receives every call, in this order.
     """
 
     def __init__(self, *displays: Display) -> None:
         self._displays = displays
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Begin in all."""
+        """Start all displays."""
         for display in self._displays:
             display.start(config, total, steps_per_epoch, step)
 
     def step(self, step: int) -> None:
-        """Pass the call on."""
+        """Forward the call to all displays."""
         for display in self._displays:
             display.step(step)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Pass the call on."""
+        """Forward the call to all displays."""
         for display in self._displays:
             display.epoch(record)
 
     def stop(self) -> None:
-        """Stop all."""
+        """Stop all displays."""
         for display in self._displays:
             display.stop()
 
 
 class TensorBoard:
-    """The epochs' figures as TensorBoard's scalars.
+    """Writes the figures of each epoch as TensorBoard scalars.
 
-    Written at once and here: torch's SummaryWriter leaves that to a thread, which fills the
-    screen with its traceback when the disk is full.
+    It does not use torch's SummaryWriter, whose thread prints a traceback when the disk is full.
 
     Args:
-        folder: Where its files go.
+        folder: Folder of the event files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Begin a file that takes the place of earlier ones from ``step`` on."""
+        """Begin a file that replaces earlier ones from ``step`` on."""
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._path = self._folder / name
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int) -> None:
-        """Steps are not shown."""
+        """Do nothing: steps are not written."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write every number of the epoch."""
@@ -104,7 +103,7 @@ class TensorBoard:
         self._write(step=record["step"], summary=Summary(value=values))
 
     def stop(self) -> None:
-        """Everything is written already."""
+        """Do nothing: every record is already written."""
 
     def _write(self, **fields: Any) -> None:
         with naming_errors(self._path), self._path.open("ab") as file:
@@ -116,28 +115,28 @@ class LogDisplay:
     """A log record per epoch, at level INFO."""
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Log what is trained."""
+        """Log model, data and method."""
         self._epochs = config.epochs
         _log.info("%s on %s, %s, from step %d", config.model, config.data, config.method, step)
 
     def step(self, step: int) -> None:
-        """Steps are not logged."""
+        """Do nothing: steps are not logged."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Log the epoch's figures."""
         _log.info(epoch_line(record, self._epochs))
 
     def stop(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class ConsoleDisplay:
-    """A line per epoch; in a terminal bars with the time that is left, elsewhere a line a minute.
+    """A line per epoch; in a terminal bars with the remaining time, elsewhere a line per minute.
 
-    Nothing is wider than 60 columns.
+    No line is wider than 60 columns.
 
     Args:
-        console: Where to; by default the standard output.
+        console: Where to print; by default the standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -153,7 +152,7 @@ class ConsoleDisplay:
         )
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
-        """Print what is being trained and the heads of the columns."""
+        """Print model, data, method and the headings of the columns."""
         self._epochs, self._steps = config.epochs, steps_per_epoch
         self._print(f"{config.model} on {config.data}, {config.method}, seed {config.seed}")
         self._print(f"zeros: share of all {total:,} trainable parameters")
@@ -169,7 +168,7 @@ class ConsoleDisplay:
         self._bars.start()
 
     def step(self, step: int) -> None:
-        """Move the bars, or say once a minute where it is."""
+        """Move the bars, or print the position once per minute."""
         epoch, done = divmod(step, self._steps)
         late = time.monotonic() - self._printed >= PRINT_EVERY
         if late and done and not self.console.is_terminal:
@@ -190,16 +189,16 @@ class ConsoleDisplay:
         self._bars.stop()
 
     def _print(self, line: str) -> None:
-        # A path may hold what rich would take for markup or the name of a picture.
+        # Paths may contain text that rich would interpret as markup or an emoji.
         self.console.print(line, markup=False, emoji=False, highlight=False)
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """Put an epoch's figures into less than 60 columns.
+    """Format the figures of an epoch in less than 60 columns.
 
     Args:
         record: A line of metrics.jsonl.
-        epochs: Of the whole run.
+        epochs: Number of epochs of the run.
 
     Returns:
         Epoch, training loss, accuracies on training, test and (if any) validation data, share of

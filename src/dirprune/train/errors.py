@@ -1,10 +1,10 @@
-"""How a run can end early."""
+"""Exceptions that end a run early."""
 
 from pathlib import Path
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite, or so much is zero that the output does not depend on the input."""
+    """The loss is not finite, or the output no longer depends on the input because of zeros."""
 
 
 class OutOfMemory(MemoryError):
@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, out: Path, step: int) -> None:
         super().__init__(
-            f"interrupted after step {step}, saved in {out}: give the same command with --resume "
+            f"interrupted after step {step}, saved in {out}: run the same command with --resume "
             "(resume=True) to continue"
         )
         self.out = out
@@ -35,6 +35,6 @@ class Stopped(Interrupted):
 
     def __init__(self, out: Path) -> None:
         KeyboardInterrupt.__init__(
-            self, f"interrupted, saved in {out}: give the same command again to continue"
+            self, f"interrupted, saved in {out}: run the same command again to continue"
         )
         self.out = out

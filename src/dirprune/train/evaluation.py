@@ -1,4 +1,4 @@
-"""The figures of an epoch: training as it went, evaluation as the network now stands."""
+"""The figures of an epoch: means over its training steps, and an evaluation at its end."""
 
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ from dirprune.train.session import Progress, Session
 from dirprune.train.summary import largest_threshold
 
 
-class Figures(NamedTuple):
-    """What an evaluation tells.
+class Evaluation(NamedTuple):
+    """The result of an evaluation.
 
     Attributes:
         loss: Mean cross-entropy.
-        accuracy: Share of right answers.
-        varies: Whether the scores depend on the image at all.
+        accuracy: Share of correct answers.
+        varies: Whether the scores depend on the image.
     """
 
     loss: float
@@ -28,17 +28,17 @@ class Figures(NamedTuple):
 
 
 def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
-    """Evaluate, and return the figures of the epoch that has just been trained.
+    """Evaluate, and return the figures of the epoch that has just ended.
 
     Args:
         session: The run.
         progress: With the totals of the epoch.
 
     Returns:
-        A line of metrics.jsonl, the same in every process. ``varies`` is false if every test
-        image gets the very same scores, because a whole layer is zero.
+        A line of metrics.jsonl, the same in every process. ``varies`` is false if all test
+        images get the same scores, because a whole layer is zero.
     """
-    loss, right, images = session.over_processes(progress.totals).tolist()
+    loss, right, images = session.sum_over_processes(progress.totals).tolist()
     test = _evaluate(session, session.data.test)
     held_out = session.data.validation
     validation = None if held_out is None else _evaluate(session, held_out)
@@ -65,12 +65,12 @@ def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _evaluate(session: Session, source: Source) -> Figures:
-    """Evaluate in evaluation mode, exactly over all processes."""
+def _evaluate(session: Session, source: Source) -> Evaluation:
+    """Evaluate in evaluation mode, with sums over all processes."""
     session.net.eval()
     totals = session.zero_totals()
     varying, first = torch.zeros_like(totals[0]), None
-    # No gradients are kept, so this fits wherever training does.
+    # Without gradients, this batch size needs no more memory than training.
     batch_size = max(100, session.config.batch_size // session.config.accumulation)
     for batch in source.batches(batch_size, rank=session.rank, world=session.world):
         images, labels = session.place(*batch)
@@ -80,22 +80,22 @@ def _evaluate(session: Session, source: Source) -> Figures:
             totals += count_answers(scores, loss, labels, totals)
             first = scores[0] if first is None else first
             varying += (scores != first).any()
-    loss_sum, right, count = session.over_processes(totals).tolist()
-    varies = bool(session.over_processes(varying)) or count < 2
-    return Figures(loss_sum / count, right / count, varies)
+    loss_sum, right, count = session.sum_over_processes(totals).tolist()
+    varies = bool(session.sum_over_processes(varying)) or count < 2
+    return Evaluation(loss_sum / count, right / count, varies)
 
 
 def count_answers(scores: Tensor, loss: Tensor, labels: Tensor, like: Tensor) -> Tensor:
-    """Count without waiting for the device.
+    """Count correct answers without synchronising with the device.
 
     Args:
-        scores: With shape (B, classes).
-        loss: Summed over the batch.
-        labels: With shape (B,).
-        like: Has the dtype that is wanted.
+        scores: Shape (B, classes).
+        loss: Sum over the batch.
+        labels: Shape (B,).
+        like: A tensor with the dtype of the result.
 
     Returns:
-        Summed loss, right answers and images, with shape (3,).
+        Summed loss, number of correct answers and number of images, with shape (3,).
     """
     right = (scores.argmax(dim=1) == labels).sum()
     count = torch.full_like(right, len(labels))
@@ -103,20 +103,20 @@ def count_answers(scores: Tensor, loss: Tensor, labels: Tensor, like: Tensor) ->
 
 
 def share_buffers(session: Session) -> None:
-    """Give every process the running statistics of the first one, which are those it saves."""
+    """Broadcast the running statistics of the first process, which saves them."""
     if session.world > 1:
         for buffer in session.net.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
 def refresh_statistics(session: Session) -> None:
-    """Re-estimate BatchNorm's running statistics on the training images, un-augmented."""
+    """Re-estimate BatchNorm's running statistics on the training images, without augmentation."""
     config, train = session.config, session.data.train
     batches = train.batches(
         config.batch_size,
         seed=config.seed,
         epoch=config.epochs,
         shuffle=True,  # images may be stored class by class
-        drop_last=len(train) >= config.batch_size,  # every batch counts the same
+        drop_last=len(train) >= config.batch_size,  # all batches have the same weight
     )
     refresh_batchnorm(session.net, (session.place(*batch)[0] for batch in batches))

@@ -1,4 +1,4 @@
-"""The one training loop: every method, precision, device and number of processes."""
+"""The training loop, for every method, precision, device and number of processes."""
 
 import logging
 import math
@@ -52,7 +52,7 @@ from dirprune.train.summary import (
     unfinished_summary,
 )
 
-# Steps between two looks at the loss and at what other processes want: each makes a GPU wait.
+# Steps between checks of the loss and of stop requests; each check synchronises with the GPU.
 CHECK_EVERY = 10
 
 _log = logging.getLogger(__name__)
@@ -67,33 +67,33 @@ def train(
     display: Display | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Train a network and leave everything worth knowing about it in a folder.
+    """Train a network and write config, metrics, weights and summary to a folder.
 
-    Weights, batches, augmentation and dropout are functions of ``config`` alone: whichever method
-    is trained sees the same, and a resumed run is bit-identical to an uninterrupted one. The
+    Initial weights, batches, augmentation and dropout are functions of ``config`` alone: they are
+    the same for every method, and a resumed run is bit-identical to an uninterrupted one. The
     folder is locked while it is written.
 
     Args:
-        config: Decides the weights.
+        config: Settings of the run.
         out: The run's folder.
-        resume: Continue the run in ``out``, or start one if there is none. A run that has finished
-            returns its summary.
-        overwrite: Replace the run in ``out`` as soon as the new one has saved something. If it
-            ends before that, in whatever way, the earlier run is kept.
+        resume: Continue the run in ``out``, or start one if there is none. If the run has
+            finished, its summary is returned.
+        overwrite: Replace the run in ``out`` once the new run has saved something. If the new run
+            ends before that, the earlier run is kept.
         display: Where progress is shown; by default in the log, at level INFO.
-        recipe: Name and published figures of the paper's row that this is, for the report.
+        recipe: Name and published figures of the paper's experiment, for the report.
 
     Returns:
-        What summary.json holds, in every process.
+        The content of summary.json, in every process.
 
     Raises:
-        ValueError: If the folder holds another run, the config cannot be followed, or a
-            checkpoint is damaged or of another run.
+        ValueError: If the folder holds another run, the config is not possible on this machine
+            or with this data, or a checkpoint is damaged or belongs to another run.
         FolderInUse: If another process is writing the run.
-        OSError: If the folder cannot be written, or the data are missing.
+        OSError: If the folder cannot be written, or the data is missing.
         OutOfMemory: If the device or the host has too little memory.
-        Diverged: If the loss is not finite, or the network or a whole layer gone to zero.
-        Interrupted: If SIGINT or SIGTERM came.
+        Diverged: If the loss is not finite, or the network or a whole layer is zero.
+        Interrupted: If SIGINT or SIGTERM was received.
 
     Example:
         >>> import tempfile
@@ -103,23 +103,23 @@ def train(
         ('finished', True)
     """
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+        raise ValueError("--resume and --overwrite cannot be combined: give one of them")
     accelerator = open_accelerator(config)
     folder = RunFolder(Path(out))
     with ExitStack() as stack:
         call_on_rank0(lambda: stack.enter_context(locked_run(folder.path)))
-        begun = call_on_rank0(lambda: _check_folder(folder, config, resume, overwrite))
-        summary = folder.read_summary() if begun else None
+        resuming = call_on_rank0(lambda: _check_folder(folder, config, resume, overwrite))
+        summary = folder.read_summary() if resuming else None
         if summary and summary["status"] == "finished":
             return summary
         session = open_session(config, accelerator)
         stack.enter_context(limited_threads(session))
         with naming_out_of_memory(config):
-            return _start(session, folder, begun, recipe, display)
+            return _start(session, folder, resuming, recipe, display)
 
 
 def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrite: bool) -> bool:
-    """Refuse a folder that does not fit, or return whether its run is to be resumed."""
+    """Check the folder, and return whether its run is to be resumed."""
     if resume and folder.config.exists():
         folder.check_resumable(config)
         return True
@@ -130,15 +130,15 @@ def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrit
 def _start(
     session: Session,
     folder: RunFolder,
-    begun: bool,
+    resuming: bool,
     recipe: Mapping[str, Any] | None,
     display: Display | None,
 ) -> Summary:
-    """Start or resume a run, and undo the start if nothing comes of it."""
-    progress = _resume(session, folder) if begun else Progress(session.zero_totals())
-    session.accelerator.wait_for_everyone()  # all have read before one writes
+    """Start or resume a run, and undo the start if it fails before anything is saved."""
+    progress = _resume(session, folder) if resuming else Progress(session.zero_totals())
+    session.accelerator.wait_for_everyone()  # all processes read before the main process writes
     main = session.accelerator.is_main_process
-    if main and begun:
+    if main and resuming:
         folder.truncate_metrics(progress.step // session.steps_per_epoch)
         folder.summary.unlink(missing_ok=True)
     elif main:
@@ -147,7 +147,7 @@ def _start(
     try:
         summary = _train_all(session, progress, folder, shown)
     except BaseException:
-        if main and not begun:
+        if main and not resuming:
             abandon(folder.path)
         raise
     return broadcast_from_rank0(summary)
@@ -156,7 +156,7 @@ def _start(
 def _train_all(
     session: Session, progress: Progress, folder: RunFolder, display: Display
 ) -> Summary:
-    """Train to the end, from wherever the run was left; only one process has a summary."""
+    """Train from the current step to the end; only the main process gets a summary."""
     total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
     try:
         display.start(session.config, total, session.steps_per_epoch, progress.step)
@@ -175,7 +175,7 @@ def _train_all(
 def _train_epoch(
     session: Session, progress: Progress, folder: RunFolder, display: Display, stop: StopSignals
 ) -> None:
-    """Train to the end of the epoch, from wherever it was left."""
+    """Train from the current step to the end of the epoch."""
     config, data = session.config, session.data
     epoch, start = divmod(progress.step, session.steps_per_epoch)
     began = time.perf_counter() - progress.seconds
@@ -203,23 +203,24 @@ def _train_epoch(
 
 
 def _train_step(session: Session, progress: Progress, images: Tensor, labels: Tensor) -> None:
-    """Take one optimizer step, in as many pieces as the config asks for."""
+    """Take one optimizer step, with ``config.accumulation`` micro-batches."""
     config, accelerator, step = session.config, session.accelerator, progress.step
     session.seed_step(step)
     for group in session.optimizer.param_groups:
         group["lr"] = session.lrs[step]
     done = step % session.steps_per_epoch * config.batch_size
     batch_size = min(config.batch_size, len(session.data.train) - done)
-    # Gradients are averaged over processes, whose slices may differ by an image: with sums of
-    # losses over the slices, this makes the average that of the whole batch.
+    # Gradients are averaged over processes, whose slices may differ by one image. Summing the
+    # losses and scaling gives the mean over the whole batch.
     scale = session.world / batch_size
-    pieces = min(config.accumulation, len(labels))
+    micro_batches = min(config.accumulation, len(labels))
     session.optimizer.zero_grad()
     for i, (x, y) in enumerate(
-        zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True), start=1
+        zip(images.tensor_split(micro_batches), labels.tensor_split(micro_batches), strict=True),
+        start=1,
     ):
         with (
-            nullcontext() if i == pieces else accelerator.no_sync(session.model),
+            nullcontext() if i == micro_batches else accelerator.no_sync(session.model),
             running_statistics_for_single_values(session.net, len(y)),
         ):
             scores = session.model(x)
@@ -234,7 +235,7 @@ def _train_step(session: Session, progress: Progress, images: Tensor, labels: Te
 
 
 def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display: Display) -> None:
-    """Evaluate, note the figures and save."""
+    """Evaluate, record the figures and save."""
     share_buffers(session)
     if progress.step == len(session.lrs) and session.config.refresh_batchnorm:
         refresh_statistics(session)
@@ -255,12 +256,12 @@ def _end_epoch(session: Session, progress: Progress, folder: RunFolder, display:
 
 
 def _check_step(session: Session, progress: Progress, folder: RunFolder, stop: bool) -> bool:
-    """Raise in every process if training cannot continue, else return whether any has to stop.
+    """Raise in every process if the run has diverged; return whether any process has to stop.
 
-    The device is waited for once.
+    It synchronises with the device once.
     """
     flag = torch.full_like(progress.totals[:1], float(stop))
-    sums = session.over_processes(torch.cat([progress.totals, flag]))
+    sums = session.sum_over_processes(torch.cat([progress.totals, flag]))
     trained = [p.detach() for p in session.net.parameters() if p.requires_grad and p.numel()]
     largest = torch.stack([n.to(sums) for n in torch._foreach_norm(trained, math.inf)])
     loss, _, _, stopped, *sizes = torch.cat([sums, largest]).tolist()
@@ -282,20 +283,20 @@ def _diverge(session: Session, progress: Progress, folder: RunFolder, reason: st
     elif session.accelerator.is_main_process:
         _write_unfinished("diverged", progress, folder)
     planned = session.config.target_sparsity is not None
-    knobs = "lr or target_sparsity," if planned else "lr, c, mu or sparsity,"
+    options = "lr or target_sparsity," if planned else "lr, c, mu or sparsity,"
     raise Diverged(
-        f"diverged at step {progress.step}: {reason}; start again with a smaller {knobs} "
+        f"diverged at step {progress.step}: {reason}; start again with a smaller {options} "
         f"or with warmup_epochs ({kept})"
     )
 
 
 def _any_rank(session: Session, flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    return bool(session.over_processes(torch.tensor(float(flag), device=session.device)) > 0)
+    return bool(session.sum_over_processes(torch.tensor(float(flag), device=session.device)) > 0)
 
 
 def _interrupt(session: Session, progress: Progress, folder: RunFolder) -> None:
-    progress.totals = session.over_processes(progress.totals)
+    progress.totals = session.sum_over_processes(progress.totals)
     if session.accelerator.is_main_process:
         _save(session, progress, folder)
         _write_unfinished("interrupted", progress, folder)
@@ -318,13 +319,13 @@ def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
 
 
 def _resume(session: Session, folder: RunFolder) -> Progress:
-    """Restore the latest whole checkpoint, or leave the session at its start if there is none."""
+    """Restore the latest undamaged checkpoint; without any checkpoint, start at step 0."""
     damaged: list[DamagedCheckpoint] = []
     for path in reversed(list_checkpoints(folder.checkpoints)):
         try:
             checkpoint = load_checkpoint(path)
         except DamagedCheckpoint as error:  # noqa: PERF203
-            _log.warning("%s: resuming from the checkpoint before it", error)
+            _log.warning("%s: resuming from the previous checkpoint", error)
             damaged.append(error)
         else:
             return restore(session, *checkpoint, str(path))

@@ -1,4 +1,4 @@
-"""Training methods by name: each is an optimizer, so that the loop knows none of them."""
+"""Training methods by name. Each is an optimizer, so the training loop does not depend on them."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from dirprune.train.names import MASKED
 PLANNED = ("grda", "grda_momentum", "adam_grda")
 """Methods that take a target_sparsity."""
 MINIMUM = 2
-"""Nonzero weights that every tensor keeps under a plan."""
+"""Minimum number of nonzero weights per tensor under a plan."""
 
 Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
 
@@ -151,17 +151,17 @@ def _masked(
 def _prunable_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
     groups = param_groups(model, config.prune)
     for group in groups:
-        group["prunable"] = group.pop("c", None) is None  # c=0 marks what gRDA would leave dense
+        group["prunable"] = group.pop("c", None) is None  # c=0 marks groups that stay dense
     return groups
 
 
 def trainable(model: nn.Module) -> int:
-    """Count the trainable parameters, of which every sparsity here is a share."""
+    """Count the trainable parameters, the denominator of every sparsity here."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> SparsityPlan | None:
-    r"""Plan the pruned parameters' sparsity so that that of all parameters is the target.
+    r"""Plan the sparsity of the prunable parameters that gives the target over all parameters.
 
     .. math:: s_{plan} = s \\, N_{trainable} / N_{pruned}
 
@@ -174,7 +174,7 @@ def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> Spar
         The plan, or None without a target.
 
     Raises:
-        ValueError: If so many zeros do not fit into the parameters that may be pruned.
+        ValueError: If the target needs more zeros than there are prunable parameters.
     """
     if config.target_sparsity is None:
         return None
@@ -220,24 +220,24 @@ METHODS: dict[str, Method] = {
     "magnitude_finetune": _magnitude_finetune,
     "random": _random,
 }
-"""How to make each method's optimizer, given the config, the model and the run's steps.
+"""Functions that make each method's optimizer from the config, the model and the run's steps.
 
 - ``sgd``, ``sgd_momentum``, ``adamw``: dense.
 - ``grda``, ``grda_momentum``, ``adam_grda``: with ``c`` and ``mu``, or with ``target_sparsity``.
 - ``prox_sgd``: the l1 penalty's proximal operator after every step; ``c`` is its weight lambda.
-- ``rda``: l1-RDA (Xiao, 2010), which is gRDA with mu = 1: at a constant rate the threshold is
-  c lr^1.5 n.
+- ``rda``: l1-RDA (Xiao, 2010), which is gRDA with mu = 1: at a constant learning rate the
+  threshold is c lr^1.5 n.
 - ``gmp``, ``gmp_momentum``: gradual magnitude pruning (Zhu & Gupta, 2017) to ``sparsity``.
 - ``hard``: gRDA with a plan to ``sparsity`` and the hard threshold, known as dynamic pruning with
   feedback (Lin et al., 2020).
 - ``rigl``: a sparse network from the start whose connections change (Evci et al., 2020).
 - ``acdc``: alternating compressed and dense phases (Peste et al., 2021).
-- ``magnitude_finetune``: the smallest weights are pruned at four fifths of the run, the others
-  fine-tuned.
-- ``random``: the schedule of ``gmp``, but the seed alone decides which weights are pruned.
+- ``magnitude_finetune``: the smallest weights are pruned at four fifths of the run, then the
+  others are fine-tuned.
+- ``random``: the schedule of ``gmp``, but the pruned weights are chosen at random.
 
-Magnitudes and random scores are compared over all layers together. The parameters that may become
-zero are those that ``prune`` names, for every method; ``sparsity`` is a share of all trainable
+Magnitudes and random scores are compared over all layers together. For every method, only the
+parameters selected by ``prune`` can become zero; ``sparsity`` is a share of all trainable
 parameters.
 """
 
@@ -247,17 +247,17 @@ def build_optimizer(config: TrainConfig, model: nn.Module, total_steps: int) -> 
 
     Args:
         config: The options of the method.
-        model: Its parameters are optimised.
+        model: The model to optimise.
         total_steps: Optimizer steps of the whole run.
 
     Returns:
-        An optimizer whose ``state_dict`` holds all that the method remembers.
+        An optimizer whose ``state_dict`` holds the complete state of the method.
 
     Raises:
-        ValueError: If there is no such method, or it would ignore an option that is set.
+        ValueError: If the method is unknown, or it would ignore an option that is set.
     """
     if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}: there are {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {config.method!r}: use one of {', '.join(METHODS)}")
     check_options_apply(config)
     return METHODS[config.method](config, model, total_steps)
 
@@ -266,7 +266,7 @@ def check_options_apply(config: TrainConfig) -> None:
     """Refuse options that the method would ignore.
 
     Raises:
-        ValueError: If there is one; the message says what to do.
+        ValueError: If there is such an option; the message says what to do.
     """
     method = config.method
     named, optional = method.endswith("_momentum"), method in ("hard", "rigl", "acdc")
@@ -277,17 +277,16 @@ def check_options_apply(config: TrainConfig) -> None:
         hint = f"use method {other}, or " if other in METHODS else ""
         raise ValueError(f"{method} has no momentum, got {config.momentum}: {hint}leave it at 0")
     if config.nesterov and not config.momentum:
-        raise ValueError(f"nesterov needs momentum, and {method} has none: leave it out")
+        raise ValueError(f"nesterov needs momentum, and {method} has none: remove nesterov")
     if config.sparsity is not None and method not in MASKED:
         hint = "; use target_sparsity" if method in PLANNED else ""
         raise ValueError(
-            f"sparsity is for {', '.join(MASKED)}, and {method} would ignore it: leave it out"
-            f"{hint}"
+            f"sparsity is for {', '.join(MASKED)}, and {method} would ignore it: remove it{hint}"
         )
     for name in ("target_sparsity", "power"):
         if getattr(config, name) is not None and method not in PLANNED:
             hint = "; use sparsity" if method in MASKED and name == "target_sparsity" else ""
             raise ValueError(
-                f"{name} is for {', '.join(PLANNED)}, and {method} would ignore it: leave it out"
+                f"{name} is for {', '.join(PLANNED)}, and {method} would ignore it: remove it"
                 f"{hint}"
             )

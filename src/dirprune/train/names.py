@@ -1,21 +1,21 @@
-"""The methods that can be compared, by what a comparison does with them."""
+"""The methods that can be compared, grouped by how a comparison treats them."""
 
 REFERENCES = ("grda", "grda_momentum")
-"""The first of these that is compared sets the sparsity of the others."""
+"""In a comparison, the first of these sets the sparsity of the other methods."""
 CALIBRATED = ("prox_sgd", "rda")
-"""Methods whose ``c`` is searched for until they are as sparse."""
+"""Methods whose ``c`` is searched until they reach that sparsity."""
 MASKED = ("gmp", "gmp_momentum", "hard", "rigl", "acdc", "magnitude_finetune", "random")
-"""Methods whose ``sparsity`` option names the sparsity to end with."""
-TOLD = (*MASKED, "adam_grda")
-"""Methods that a comparison gives the sparsity to end with; ``adam_grda`` as its target."""
+"""Methods whose option ``sparsity`` sets the final sparsity."""
+TARGETED = (*MASKED, "adam_grda")
+"""Methods that take that sparsity as an option: ``sparsity``, or adam_grda's target."""
 DENSE = ("sgd", "sgd_momentum")
 """Methods whose finished networks ``magnitude`` prunes."""
 TRAINED = (*DENSE, *REFERENCES, *CALIBRATED, *MASKED, "adamw", "adam_grda")
-"""Everything that ``train`` takes as its method."""
+"""All methods of ``train``."""
 COMPARED = (
     *(*DENSE, *REFERENCES, *CALIBRATED),
     *("gmp", "gmp_momentum", "magnitude", "magnitude_finetune", "random"),
 )
-"""What a comparison trains by default."""
+"""The methods of a comparison by default."""
 COMPARABLE = (*TRAINED, "magnitude")
-"""Everything that can be compared."""
+"""All methods that can be compared."""

@@ -1,4 +1,4 @@
-"""The paper's experiments as configs, with its figures, and twins of them for a laptop."""
+"""The paper's experiments as configs with its figures, and small versions for a laptop."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -72,8 +72,8 @@ _SGD = {
     ("wrn28x10", "cifar100"): PublishedFigures(0.76529, 0.0),
     ("resnet50", "imagenet"): PublishedFigures(0.6871, 0.0),
 }
-# What makes a run the paper's; seed, device, precision and the like do not.
-_DECISIVE = (
+# Fields that must agree for a run to be the paper's; seed, device and precision may differ.
+_COMPARED_FIELDS = (
     *("model", "width", "epochs", "batch_size", "lr", "momentum", "weight_decay", "prune"),
     *("schedule", "lr_steps", "warmup_epochs", "validation", "augment", "refresh_batchnorm"),
     *("target_sparsity", "power"),
@@ -83,12 +83,12 @@ _DECISIVE = (
 def vgg16_cifar10(mu: float = 0.6) -> TrainConfig:
     """VGG16 on CIFAR-10, 600 epochs.
 
-    Published (final test accuracy, mean of ten runs, of nine at mu = .7: the tenth diverged):
+    Published (final test accuracy, mean of ten runs; nine at mu = .7, where the tenth diverged):
     SGD 90.82 %; mu = .4 90.87 % at 24.4 % zeros, .51 91.02 % at 61.4 %, .6 90.86 % at 90.5 %,
     .7 90.64 % at 97.2 %.
 
     Args:
-        mu: In (0, 1]; published are .4, .51, .6 and .7.
+        mu: In (0, 1]; the paper uses .4, .51, .6 and .7.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -104,12 +104,12 @@ def vgg16_cifar10(mu: float = 0.6) -> TrainConfig:
 def wrn28x10_cifar10(mu: float = 0.55) -> TrainConfig:
     """WRN28x10 on CIFAR-10, 200 epochs.
 
-    Published (final test accuracy, mean of ten runs, of four at mu = .4): SGD 94.17 %;
+    Published (final test accuracy, mean of ten runs; four at mu = .4): SGD 94.17 %;
     mu = .4 94.25 % at 62.2 % zeros, .501 94.46 % at 90.2 %, .55 94.43 % at 94.7 %,
     .6 94.50 % at 97.1 %, .65 94.53 % at 98.3 %.
 
     Args:
-        mu: In (0, 1]; published are .4, .501, .55, .6 and .65.
+        mu: In (0, 1]; the paper uses .4, .501, .55, .6 and .65.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -125,7 +125,7 @@ def wrn28x10_cifar100(mu: float = 0.55) -> TrainConfig:
     zeros, .55 77.00 % at 90.2 %, .6 77.00 % at 94.2 %, .65 76.85 % at 96.3 %.
 
     Args:
-        mu: In (0, 1]; published are .501, .55, .6 and .65.
+        mu: In (0, 1]; the paper uses .501, .55, .6 and .65.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -150,12 +150,12 @@ def resnet50_imagenet(
     22.69 % at 99.8 %.
 
     Args:
-        schedule: ``fixed``, .1 for 146 epochs; ``140``, .1 for 140 epochs and .01 for 10 more;
-            ``30``, a tenth after every 30 of 95 epochs. The paper's runs were stopped by hand at
-            about these epochs.
+        schedule: ``fixed``: learning rate .1 for 146 epochs. ``140``: .1 for 140 epochs and .01
+            for 10 more. ``30``: divided by ten after every 30 of 95 epochs. The paper's runs were
+            stopped by hand at about these epochs.
         mu: In (0, 1].
         c: At least 0.
-        folder: Holds train/ and val/.
+        folder: Folder with train/ and val/.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -209,29 +209,29 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
         "digits": digits,
     }
 )
-"""Every recipe by name; those of the paper take mu and more, with defaults."""
+"""All recipes by name; those of the paper have parameters such as mu, with defaults."""
 
 
 def get_recipe(name: str) -> TrainConfig:
     """Return a recipe's config by its name.
 
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: If the name is unknown.
 
     Example:
         >>> get_recipe("vgg16_cifar10").epochs
         600
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 
 def published(config: TrainConfig) -> dict[str, float] | None:
-    """Return what the paper reports for a config, to be given to the report with the run.
+    """Return the paper's figures for a config.
 
     Args:
-        config: Any; seed, device, precision and the folder of the data do not matter.
+        config: Any config; seed, device, precision and the folder of the data do not matter.
 
     Returns:
         ``test_accuracy`` and ``sparsity``, or None if the paper has no such run.
@@ -276,7 +276,7 @@ def _cifar(model: str, data: str, *, epochs: int, c: float, mu: float) -> TrainC
 
 
 def _is_row(config: TrainConfig, row: TrainConfig) -> bool:
-    names = _DECISIVE if config.method == "sgd" else (*_DECISIVE, "c", "mu")
+    names = _COMPARED_FIELDS if config.method == "sgd" else (*_COMPARED_FIELDS, "c", "mu")
     return (config.method, _kind(config)) == (row.method, _kind(row)) and all(
         getattr(config, name) == getattr(row, name) for name in names
     )

@@ -1,8 +1,7 @@
-"""An earlier run that a new one replaces: set aside at first, deleted once the new run has saved.
+"""Replacing an earlier run: its files are set aside, and deleted once the new run has saved.
 
-The two config.json show in which state a kill has left the folder: the old run's config is the
-last file to move, in both directions; the new run's is the first to be written and the last to be
-removed.
+After a kill, the two config.json files show the state of the folder: the old run's config is the
+last file to move, in both directions; the new run's config is written first and removed last.
 """
 
 import logging
@@ -15,13 +14,13 @@ from dirprune._support.files import naming_errors, remove_leftovers
 from dirprune._support.lock import locked
 
 ASIDE, DISCARDED = ".replaced", ".discarded"
-"""Folders inside a run's folder: of the run that is being replaced, and of one to be deleted."""
+"""Folders inside a run's folder: the run that is being replaced, and a run to be deleted."""
 
 _log = logging.getLogger(__name__)
 
 
 def set_aside(run: Path) -> None:
-    """Move a run's files out of the way, and nothing else.
+    """Move only the files of a run into :data:`ASIDE`.
 
     Args:
         run: Folder of a run.
@@ -35,10 +34,10 @@ def set_aside(run: Path) -> None:
 
 
 def restore_replaced(run: Path) -> bool:
-    """Undo :func:`set_aside`, unless the new run has saved something by now.
+    """Undo :func:`set_aside`, unless the new run has saved something.
 
     Args:
-        run: Folder of the new run, in any state that a kill may leave it in.
+        run: Folder of the new run, in any state after a kill.
 
     Returns:
         Whether there was a run to restore.
@@ -59,7 +58,7 @@ def restore_replaced(run: Path) -> bool:
 
 
 def abandon(run: Path) -> None:
-    """Undo the start of a run: restore the one that it replaces, if it has saved nothing yet.
+    """Undo the start of a run that has saved nothing yet, and restore the run that it replaces.
 
     Args:
         run: Folder of the new run.
@@ -71,7 +70,7 @@ def abandon(run: Path) -> None:
 
 
 def is_replacing(run: Path) -> bool:
-    """Return whether an earlier run would come back if the new one failed now."""
+    """Return whether an earlier run is set aside and would be restored if the new one failed."""
     return (run / ASIDE).is_dir()
 
 
@@ -92,7 +91,7 @@ def discard_replaced(run: Path) -> None:
 
 @contextmanager
 def locked_run(run: Path) -> Iterator[None]:
-    """Lock a run's folder, and put right what a killed command has left in it.
+    """Lock a run's folder, and clean up after a killed command.
 
     Args:
         run: The folder.
@@ -115,7 +114,7 @@ def locked_run(run: Path) -> Iterator[None]:
 
 
 def clear(run: Path) -> None:
-    """Delete a run's files, and nothing else.
+    """Delete only the files of a run.
 
     Args:
         run: Its folder.
@@ -139,7 +138,7 @@ def run_files(run: Path) -> list[Path]:
 
 
 def _has_replaced(run: Path) -> bool:
-    """Return whether a run set aside is to be deleted: the new one had saved before the kill."""
+    """Return whether the new run had saved before a kill, so that the old one is deleted."""
     new, old = (run / "config.json").exists(), (run / ASIDE / "config.json").exists()
     return new and old and _saved(run)
 

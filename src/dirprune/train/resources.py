@@ -1,4 +1,4 @@
-"""The threads and the memory of a run."""
+"""Threads and memory of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +13,19 @@ from dirprune.train.errors import OutOfMemory
 from dirprune.train.session import Session
 
 FLOPS_PER_THREAD = 1e8
-"""Operations of a batch's forward pass that keep a thread busy: a few milliseconds of work."""
+"""Operations of a batch's forward pass per thread: a few milliseconds of work."""
 
 
 @contextmanager
 def limited_threads(session: Session) -> Iterator[None]:
-    """Give torch as many threads as the run can use.
+    """Limit torch to as many threads as the run can use.
 
-    Threads that wait for each other after every small operation slow down whatever else runs on
-    the machine, and are slowed down by it.
+    With too many threads, a small network spends its time waiting for them after every operation,
+    and slows down other programs.
 
     Args:
-        session: Its ``config.threads`` decides; by default the size of its network does.
+        session: Its ``config.threads`` sets the number; by default it follows from the size of
+            the network.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(session.config.threads or _useful_threads(session, before))
@@ -56,10 +57,10 @@ def forward_flops(session: Session) -> float:
 
 @contextmanager
 def naming_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Say in one line that memory is short, and which options need less.
+    """Replace out-of-memory errors by one that names the options which save memory.
 
     Raises:
-        OutOfMemory: In place of the errors that torch and Python raise.
+        OutOfMemory: Instead of the errors of torch and Python.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and what may be done with them."""
+"""The folder of a run: reading and writing its files, and the checks before that."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from dirprune.train.config import TECHNICAL, TrainConfig
 from dirprune.train.replaced import restore_replaced, set_aside
 
 FORMAT, VERSION = "dirprune-run", 1
-"""Written into config.json; the version changes when older programs could not read a run."""
+"""Written to config.json; the version changes when older programs cannot read a run."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds one run.
+    """The folder of one run.
 
     Attributes:
-        path: The folder; it need not exist yet.
+        path: The folder; it may not exist yet.
 
     Example:
         >>> RunFolder(Path("runs/first")).metrics.as_posix()
@@ -32,7 +32,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """What it takes to repeat the run, and on what it ran."""
+        """Everything needed to repeat the run, with versions and hardware."""
         return self.path / "config.json"
 
     @property
@@ -52,23 +52,23 @@ class RunFolder:
 
     @property
     def exported(self) -> Path:
-        """The network as one compact file, where it was exported."""
+        """The network as one compact file, if it was exported."""
         return self.path / "model.dpz"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what resuming needs."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def check_free(self, *, overwrite: bool = False) -> None:
-        """Refuse a folder in which a new run would destroy something.
+        """Refuse a folder if a new run would destroy files in it.
 
         Args:
-            overwrite: Whether another run's files may go.
+            overwrite: Whether another run may be replaced.
 
         Raises:
-            ValueError: If the folder holds another run, or files that a run would replace and
-                that are of no run.
+            ValueError: If the folder holds another run, or other files with the names of a
+                run's files.
             NotADirectoryError: If the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -77,8 +77,7 @@ class RunFolder:
         taken = [path.name for path in own if path.exists()]
         if taken and not self.holds_run():
             raise ValueError(
-                f"{self.path} holds {taken[0]}, which is of no run of dirprune: "
-                "choose another folder"
+                f"{self.path} has a {taken[0]} that dirprune did not write: choose another folder"
             )
         if taken and not overwrite:
             raise ValueError(
@@ -87,10 +86,10 @@ class RunFolder:
             )
 
     def check_resumable(self, config: TrainConfig) -> None:
-        """Refuse to resume another run, or one that has diverged.
+        """Refuse to resume a run with another config, or a run that has diverged.
 
         Args:
-            config: What the run is to be resumed with.
+            config: The config for resuming.
 
         Raises:
             FileNotFoundError: If there is no run.
@@ -99,7 +98,7 @@ class RunFolder:
         check_same_config(self.read_config()["config"], config, str(self.path))
         if (self.read_summary() or {}).get("status") == "diverged":
             raise ValueError(
-                f"{self.path} diverged and would do so again: start again with --overwrite "
+                f"{self.path} diverged, and would diverge again: start again with --overwrite "
                 "(overwrite=True) and a smaller lr, c or mu"
             )
 
@@ -113,10 +112,10 @@ class RunFolder:
         """Start a run: set an earlier one aside and write the config.
 
         Args:
-            config: Of the new run.
-            recipe: Its name and published figures, if it is one of the paper's.
-            device: What the run computes on.
-            task: What the network has to fit, as :attr:`dirprune.data.Dataset.task` gives it.
+            config: Config of the new run.
+            recipe: Name and published figures, if it is one of the paper's experiments.
+            device: Type of the device.
+            task: Number of classes and shape of the images, :attr:`dirprune.data.Dataset.task`.
         """
         with naming_errors(self.path):
             if self.holds_run():
@@ -143,33 +142,36 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If there is no run.
-            ValueError: If the file is damaged, of something else, or of a newer version.
+            ValueError: If the file is damaged, not a run's, or of a newer version.
         """
         if not self.config.is_file():
             raise FileNotFoundError(
-                f"{self.path} holds no run (no config.json): give the folder of a run"
+                f"{self.path} is not a run (it has no config.json): give the folder of a run"
             )
         record = read_json(self.config)
         if not _is_run(record):
-            raise ValueError(f"{self.config} is damaged or of no run of dirprune: restore it")
+            raise ValueError(
+                f"{self.config} is damaged or was not written by dirprune: restore it, or give "
+                "the folder of a run"
+            )
         version = record.get("version", 1)  # version 0.1 of dirprune wrote none
         if version != VERSION:
             wrote = record["versions"].get("dirprune")
             raise ValueError(
-                f"{self.config} has format version {version}, this dirprune reads {VERSION}: "
-                f"install the dirprune that wrote it ({wrote}) or a newer one"
+                f"{self.config} has format version {version}, but this dirprune reads {VERSION}: "
+                f"install the version of dirprune that wrote it ({wrote}) or a newer one"
             )
         return record
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Return the final figures, or None while there are none."""
+        """Return the final figures, or None if there are none yet."""
         return read_json(self.summary) if self.summary.exists() else None
 
     def read_metrics(self, until: int | None = None) -> list[dict[str, Any]]:
-        """Return the figures of every epoch, without a last line that was cut off.
+        """Return the figures of every epoch, without an incomplete last line.
 
         Args:
-            until: The last epoch wanted; by default all.
+            until: The last epoch to return; by default all.
 
         Raises:
             ValueError: If another line is damaged.
@@ -186,21 +188,21 @@ class RunFolder:
                     records.append(record)
             elif line.endswith("\n"):
                 raise ValueError(
-                    f"{self.metrics} is damaged in line {number}: restore it, or start again with "
+                    f"{self.metrics} is damaged at line {number}: restore it, or start again with "
                     "--overwrite (overwrite=True)"
                 )
         return records
 
     def truncate_metrics(self, until: int) -> None:
-        """Forget the epochs after ``until``, which a resumed run is about to repeat.
+        """Remove the epochs after ``until``, which a resumed run repeats.
 
         Raises:
-            ValueError: If the figures of an epoch before it are not there.
+            ValueError: If the figures of an earlier epoch are missing.
         """
         records = self.read_metrics(until)
         if len(records) < until:
             raise ValueError(
-                f"{self.metrics} holds {len(records)} of the {until} epochs behind the "
+                f"{self.metrics} has {len(records)} of the {until} epochs before the "
                 "checkpoint: restore it, or start again with --overwrite (overwrite=True)"
             )
         lines = [json.dumps(record) + "\n" for record in records]
@@ -208,7 +210,7 @@ class RunFolder:
             temporary.write_text("".join(lines))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add the figures of one epoch, on disk when this returns."""
+        """Append the figures of one epoch, and wait until they are on disk."""
         with naming_errors(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
@@ -218,7 +220,8 @@ class RunFolder:
         """Refuse to write into a run's folder that has been moved or deleted.
 
         Raises:
-            FileNotFoundError: If the folder is gone; it is not created again with half a run.
+            FileNotFoundError: If the folder is gone. It is not created again, because the new
+                folder would hold only a part of the run.
         """
         if not self.config.exists():
             raise FileNotFoundError(
@@ -227,7 +230,7 @@ class RunFolder:
             )
 
     def holds_run(self) -> bool:
-        """Return whether there is a config.json of this program, of whatever version."""
+        """Return whether there is a config.json of dirprune, of any version."""
         try:
             record = read_json(self.config)
         except (OSError, ValueError):
@@ -241,18 +244,18 @@ def _is_run(record: Mapping[str, Any]) -> bool:
 
 
 def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str) -> None:
-    """Refuse to resume with other values than a run was started with.
+    """Refuse to resume a run with different values.
 
-    Fields that decide no weights (:data:`.config.TECHNICAL`) may differ, and a field that the
-    version which started the run did not have must have its default value now.
+    Fields that do not affect the weights (:data:`.config.TECHNICAL`) may differ. A field that did
+    not exist when the run was started must have its default value.
 
     Args:
-        saved: The fields as JSON gives them back.
-        config: The values given now.
-        origin: Where ``saved`` comes from, for the message.
+        saved: The fields of the run, read from JSON.
+        config: The current values.
+        origin: The file of ``saved``, for the message.
 
     Raises:
-        ValueError: If a field differs; the message names all that do.
+        ValueError: If a field differs; the message names all of them.
     """
     defaults = asdict(TrainConfig())
     before, now = (json.loads(json.dumps(defaults | v)) for v in (dict(saved), asdict(config)))
@@ -265,6 +268,6 @@ def check_same_config(saved: Mapping[str, Any], config: TrainConfig, origin: str
     ]
     if differing:
         raise ValueError(
-            f"{origin} is of a run with another config ({'; '.join(differing)}): give the values "
-            "it was started with, or another folder"
+            f"{origin} belongs to a run with another config ({'; '.join(differing)}): give the "
+            "values that it was started with, or another folder"
         )

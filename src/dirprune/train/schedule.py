@@ -1,4 +1,4 @@
-"""Learning rates as a plain list: what the optimizer is given at every step of a run."""
+"""The learning rate of every step of a run, as a list."""
 
 import math
 
@@ -6,7 +6,7 @@ from dirprune.train.config import TrainConfig
 
 
 def learning_rates(config: TrainConfig, steps_per_epoch: int) -> list[float]:
-    r"""Learning rate of every step of the run.
+    r"""Compute the learning rate of every step of the run.
 
     With :math:`\alpha = e / E` for epoch :math:`e = 1 \dots E`, and step
     :math:`t = 0 \dots T - 1`, the initial rate is multiplied by
@@ -17,23 +17,23 @@ def learning_rates(config: TrainConfig, steps_per_epoch: int) -> list[float]:
         \text{steps:} \quad & 10^{-\#\{s \in \text{lr\_steps} : \alpha > s\}} \\
         \text{cosine:} \quad & (1 + \cos(\pi t / T)) / 2
 
-    and in the first :math:`W` = ``warmup_epochs`` steps_per_epoch steps by
-    :math:`(t + 1) / W` as well. All but the cosine and the warm-up change between epochs only.
+    and in the first :math:`W` = ``warmup_epochs * steps_per_epoch`` steps also by
+    :math:`(t + 1) / W`. All except the cosine and the warm-up change only between epochs.
 
     Args:
         config: Its ``schedule``, ``lr``, ``lr_steps``, ``epochs`` and ``warmup_epochs`` are read.
         steps_per_epoch: Optimizer steps per epoch, at least 1.
 
     Returns:
-        ``config.epochs * steps_per_epoch`` rates.
+        ``config.epochs * steps_per_epoch`` learning rates.
 
     Raises:
         ValueError: If an epoch has no steps.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
-        https://arxiv.org/abs/2006.09358: the piecewise rule as in its training code on CIFAR;
-        its ResNet-50 has a constant rate or steps.
+        https://arxiv.org/abs/2006.09358: the piecewise schedule is that of its code for CIFAR;
+        its ResNet-50 uses a constant rate or steps.
 
     Example:
         >>> learning_rates(TrainConfig(lr=1.0, epochs=4, schedule="steps", lr_steps=(0.5,)), 1)

@@ -1,4 +1,4 @@
-"""What a run works with: model, optimizer, data and device; and its state as a checkpoint."""
+"""Model, optimizer, data and device of a run, and its state as a checkpoint."""
 
 import math
 import os
@@ -31,17 +31,17 @@ _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16
 
 @dataclass(frozen=True)
 class Session:
-    """Everything a run works with, made from its config.
+    """The objects of a run, made from its config.
 
     Attributes:
-        config: Of the run.
-        data: What it trains and is evaluated on.
+        config: Config of the run.
+        data: Training, validation and test images.
         accelerator: Device, precision and processes.
-        net: The bare model: what is saved, counted and evaluated.
-        model: The same for training, with gradients averaged over all processes.
-        optimizer: The method.
+        net: The model itself, for saving, counting and evaluating.
+        model: The model for training; it averages gradients over all processes.
+        optimizer: The optimizer of the method.
         lrs: Learning rate of every step.
-        memory_format: Of images and convolutions.
+        memory_format: Memory format of images and convolutions.
     """
 
     config: TrainConfig
@@ -55,7 +55,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Device of this process."""
         device: torch.device = self.accelerator.device
         return device
 
@@ -75,26 +75,26 @@ class Session:
         return len(self.lrs) // self.config.epochs
 
     def place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring a batch to the device, in the model's precision and memory format."""
+        """Move a batch to the device, in the model's precision and memory format."""
         dtype = torch.float64 if self.config.precision == "float64" else torch.float32
         images = images.to(self.device, dtype, non_blocking=True, memory_format=self.memory_format)
         return images, labels.to(self.device, non_blocking=True)
 
     def zero_totals(self) -> Tensor:
-        """Return summed loss, right answers and images, all 0."""
+        """Return zeros for summed loss, number of correct answers and number of images."""
         precise = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.zeros(3, dtype=precise, device=self.device)
 
     def seed_step(self, step: int) -> None:
-        """Make dropout a function of seed, step and process, with no state to be saved."""
+        """Seed dropout from seed, step and process, so that there is no state to save."""
         stream = np.random.SeedSequence((self.config.seed_of_batches, step, self.rank))
         seed = int(stream.generate_state(1)[0])
-        # torch.manual_seed would queue a call for every device there might be one day.
+        # torch.manual_seed would also queue a call for devices that are not initialised.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
 
-    def over_processes(self, value: Tensor) -> Tensor:
+    def sum_over_processes(self, value: Tensor) -> Tensor:
         """Sum a tensor over all processes."""
         total: Tensor = self.accelerator.reduce(value, reduction="sum")
         return total
@@ -102,14 +102,15 @@ class Session:
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        totals: Summed loss, right answers and images of the epoch so far, of this process.
+        totals: Summed loss, number of correct answers and of images of the epoch so far, in this
+            process.
         step: Optimizer steps taken.
         seconds: Training time of the epoch so far.
         best: Epoch, step and validation accuracy of the best epoch so far.
-        peak_memory_mib: So far, over all starts of the run.
+        peak_memory_mib: Peak memory so far, including earlier starts of the run.
     """
 
     totals: Tensor
@@ -120,33 +121,33 @@ class Progress:
 
 
 def open_accelerator(config: TrainConfig) -> Any:
-    """Find the device and join the other processes.
+    """Choose the device and connect to the other processes.
 
     Args:
-        config: Of the run.
+        config: Config of the run.
 
     Raises:
         ValueError: If this machine lacks the device or the precision.
     """
     device = _device_type(config)
-    # A second run in one process may have another device or precision, which accelerate refuses.
+    # Without this, accelerate refuses a second run with another device in the same process.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
 
 
 def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
-    """Make everything a run works with.
+    """Load the data and build the model and the optimizer of a run.
 
     Args:
-        config: Of the run.
-        accelerator: Of :func:`open_accelerator`; by default a new one.
+        config: Config of the run.
+        accelerator: From :func:`open_accelerator`; by default a new one.
 
     Returns:
         The session, before its first step.
 
     Raises:
-        ValueError: If the config cannot be followed on this machine or with this data.
-        OSError: If the data or the weights to start from cannot be read.
+        ValueError: If the config is not possible on this machine or with this data.
+        OSError: If the data or the initial weights cannot be read.
     """
     accelerator = accelerator or open_accelerator(config)
     data = load(
@@ -181,7 +182,7 @@ def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
 def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the metadata of a checkpoint.
 
-    There is no state of random numbers in it: every step seeds its own.
+    It has no state of random number generators, because every step seeds them.
     """
     optimizer, tensors = pack(session.optimizer.state_dict(), "optimizer")
     tensors |= {f"model.{name}": tensor for name, tensor in session.net.state_dict().items()}
@@ -201,25 +202,25 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
 def restore(
     session: Session, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], origin: str
 ) -> Progress:
-    """Bring a session into the state of a checkpoint.
+    """Restore a session from a checkpoint.
 
     Args:
-        session: Fresh, of the same config.
-        tensors: Of :func:`snapshot`.
-        meta: Of :func:`snapshot`.
-        origin: Where they come from, for messages.
+        session: A new session of the same config.
+        tensors: From :func:`snapshot`.
+        meta: From :func:`snapshot`.
+        origin: The file, for messages.
 
     Returns:
-        How far the run was.
+        The progress of the run.
 
     Raises:
-        ValueError: If the checkpoint is of another model or config.
+        ValueError: If the checkpoint belongs to another model or config.
     """
     check_same_config(meta["config"], session.config, origin)
     if meta.get("scales"):
         raise ValueError(
-            f"{origin} is of a run whose target dirprune 0.1 approached by changing c: resume it "
-            "with dirprune 0.1, or start again with --overwrite (overwrite=True)"
+            f"{origin} belongs to a run of dirprune 0.1 that changes c to reach its target: "
+            "resume it with dirprune 0.1, or start again with --overwrite (overwrite=True)"
         )
     prefix = "model."
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -228,12 +229,13 @@ def restore(
     for p, state in session.optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == p.shape:
-                # Files know no memory format; the optimizer is quick if all of its tensors agree.
+                # Files do not store the memory format, and the optimizer is faster if all of its
+                # tensors have the same one.
                 state[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
     if meta["scaler"] is not None:
         session.accelerator.scaler.load_state_dict(meta["scaler"])
     totals = session.zero_totals()
-    if session.accelerator.is_main_process:  # they are those of all processes
+    if session.accelerator.is_main_process:  # the saved totals are sums over all processes
         totals += torch.tensor(meta["totals"], dtype=totals.dtype, device=totals.device)
     return Progress(
         totals,
@@ -245,7 +247,7 @@ def restore(
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory of this process so far: allocated on the GPU, or resident on the CPU."""
+    """Return the peak memory of this process: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -264,12 +266,12 @@ def _device_type(config: TrainConfig) -> str:
     device = here[-1] if config.device == "auto" else config.device
     if device not in here:
         raise ValueError(
-            f"device {config.device!r} is not there: take auto or {' or '.join(here)}"
+            f"device {config.device!r} is not available: use auto or {' or '.join(here)}"
         )
     if config.precision == "float16" and device == "cpu":
-        raise ValueError("precision float16 needs a GPU: take float32 or bfloat16 on the CPU")
+        raise ValueError("precision float16 needs a GPU: use float32 or bfloat16 on the CPU")
     if config.precision == "float64" and device == "mps":
-        raise ValueError("precision float64 does not exist on mps: take float32, or device cpu")
+        raise ValueError("precision float64 is not available on mps: use float32, or device cpu")
     return device
 
 
@@ -285,6 +287,6 @@ def _check_slices(num_images: int, batch_size: int, world: int) -> None:
     smallest = num_images % batch_size or batch_size
     if smallest < world:
         raise ValueError(
-            f"a batch of {smallest} images cannot be shared by {world} processes: change "
+            f"a batch of {smallest} images cannot be split over {world} processes: change "
             f"batch_size ({num_images} training images in batches of {batch_size})"
         )

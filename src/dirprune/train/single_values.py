@@ -1,4 +1,4 @@
-"""BatchNorm on a batch that gives it one value per channel, of which there is no variance."""
+"""BatchNorm for batches with a single value per channel, which have no variance."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def running_statistics_for_single_values(net: nn.Module, batch_size: int) -> Iterator[None]:
-    """Let BatchNorm layers in training mode take a single value per channel.
+    """Let BatchNorm layers in training mode accept a single value per channel.
 
-    The last batch of an epoch may be one image, and so may a part of a batch. Where such an image
-    is also a single pixel, as at the end of a network, PyTorch refuses it. Here the layer
-    normalises by its running statistics, and leaves them as they are.
+    The last batch of an epoch may have one image, and so may a micro-batch. If the layer's input
+    then has a single pixel, as at the end of a network, PyTorch raises an error. Inside this
+    context the layer normalises with its running statistics and does not update them.
 
     Args:
         net: In training mode.
-        batch_size: Images of the batch; other sizes than 1 need nothing.
+        batch_size: Images of the batch; the context has an effect only for 1.
     """
     handles: list[Any] = []
     if batch_size == 1:

@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing what it has done."""
+"""Stopping a run by a signal without losing its progress."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Remembers SIGINT and SIGTERM while it is entered; a second one acts as it did before.
+    """Context that records SIGINT and SIGTERM; a second signal has its previous effect.
 
-    Signals reach the main thread only, so elsewhere this does nothing.
+    Python delivers signals to the main thread only, so in other threads this does nothing.
 
     Attributes:
-        received: Whether there was one.
+        received: Whether a signal was received.
 
     Example:
         >>> with StopSignals() as stop:
@@ -28,17 +28,17 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        """Start to listen."""
+        """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # a background job: whoever started it wants it to continue
+                    continue  # a background job, started with the signal ignored
                 # None means a handler that was not set from Python.
                 self._before[number] = signal.signal(number, self._receive) or signal.SIG_DFL
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

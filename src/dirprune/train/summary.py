@@ -1,4 +1,4 @@
-"""The figures that a run leaves behind, from its model, optimizer and epochs."""
+"""The summary of a run, from its model, optimizer and epochs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dirprune.sparsity import SparsityReport, sparsity_report
 from dirprune.threshold import effective_lr, threshold_path
 
 Summary = dict[str, Any]
-"""What summary.json holds."""
+"""The content of summary.json."""
 
 _EPOCH_FIGURES = (
     *("train_loss", "train_accuracy", "test_loss", "test_accuracy"),
@@ -28,7 +28,7 @@ _EPOCH_FIGURES = (
 def unfinished_summary(
     status: str, epochs: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None
 ) -> Summary:
-    """Figures of a run that stopped early: those of its last whole epoch.
+    """Summarise a run that stopped early, by its last complete epoch.
 
     Args:
         status: interrupted or diverged.
@@ -36,7 +36,7 @@ def unfinished_summary(
         best: The epoch of highest validation accuracy so far, or None.
 
     Returns:
-        Every key of summary.json; None where only a finished run has a figure.
+        Every key of summary.json; figures that only a finished run has are None.
     """
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
     later = ("zeros", "total", "peak_memory_mib", "weights_bytes", "weights_zstd_bytes")
@@ -60,20 +60,20 @@ def finished_summary(
     peak_memory_mib: float,
     weights: Path,
 ) -> Summary:
-    """Figures of a run that has finished.
+    """Summarise a run that has finished.
 
     Args:
-        model: As it came out.
-        optimizer: With the state it ended in.
+        model: The trained model.
+        optimizer: With its final state.
         lrs: Learning rate of every step.
         epochs: The lines of metrics.jsonl.
         best: The epoch of highest validation accuracy, or None.
-        peak_memory_mib: Of the run.
+        peak_memory_mib: Peak memory of the run.
         weights: The file of the final weights.
 
     Returns:
-        Every key of summary.json. ``weights_zstd_bytes`` is the size at zstandard's level 9, which
-        is within a tenth of that at level 19 and ten times quicker to find.
+        Every key of summary.json. ``weights_zstd_bytes`` uses zstandard's level 9, which is ten
+        times faster than level 19 and within a tenth of its size.
     """
     report = sparsity_report(model)
     payload = weights.read_bytes()
@@ -94,11 +94,11 @@ def finished_summary(
 
 @torch.no_grad()
 def histogram(tensors: Sequence[Tensor], bins: int = 61) -> dict[str, list[float]] | None:
-    """Count the values of many tensors in bins that lie symmetrically around 0.
+    """Compute a histogram over many tensors, with bins that are symmetric around 0.
 
     Args:
         tensors: Finite values of any shapes.
-        bins: How many; an odd number, so that zeros have the middle of a bin.
+        bins: Number of bins; it is odd, so that zero is the middle of a bin.
 
     Returns:
         ``edges`` (bins + 1) and ``counts`` (bins), or None without tensors.
@@ -119,7 +119,7 @@ def histogram(tensors: Sequence[Tensor], bins: int = 61) -> dict[str, list[float
 
 
 def largest_threshold(optimizer: Optimizer) -> float | None:
-    """Return the largest threshold so far, or None for an optimizer without thresholds."""
+    """Return the largest current threshold, or None for an optimizer without thresholds."""
     return max(optimizer.thresholds()) if isinstance(optimizer, (GRDA, AdamGRDA)) else None
 
 
@@ -132,7 +132,7 @@ def _threshold_path(
     lrs: Sequence[float],
     points: int = 200,
 ) -> dict[str, list[float]] | None:
-    """Return the threshold at up to ``points`` steps; None unless it follows the paper's law."""
+    """Return the threshold at up to ``points`` steps, or None if it does not follow the paper."""
     laws = [group for group in optimizer.param_groups if group.get("plan") is None]
     if not isinstance(optimizer, (GRDA, AdamGRDA)) or len(laws) < len(optimizer.param_groups):
         return None

@@ -1,4 +1,4 @@
-"""Networks with the weights that they ended with: of a run, or by name with a file of weights."""
+"""Trained networks: of a run, or by name with a file of weights."""
 
 from pathlib import Path
 
@@ -10,40 +10,40 @@ from dirprune.train.runs import RunFolder
 from dirprune.train.weights import load_weights, read_weights
 
 NetworkAndShape = tuple[nn.Module, tuple[int, int, int]]
-"""A network in evaluation mode, and the shape of one of its inputs: channels, height, width."""
+"""A network in evaluation mode, and the shape of one input: channels, height, width."""
 
 
 def trained_network(
     run: Path, weights: Path | None = None, *, trust_model: bool = False
 ) -> NetworkAndShape:
-    """Build the network of a run that has finished, without its data.
+    """Build the network of a finished run, without its data.
 
     Args:
-        run: The folder.
-        weights: A safetensors file of other weights for the run's network, such as one of its
+        run: The run's folder.
+        weights: A safetensors file of weights for the run's network, such as one of its
             checkpoints; by default the final weights.
         trust_model: Whether a model that the run names as ``module.path:callable`` may be
             imported, which runs its code.
 
     Returns:
-        The network with these weights. It takes normalised images, as in training.
+        The network with these weights. Its inputs are normalised images, as in training.
 
     Raises:
         FileNotFoundError: If there is no such run, or it has no final weights.
-        ValueError: If the files are of something else.
+        ValueError: If the files are damaged or belong to something else.
     """
     folder = RunFolder(run)
     weights = weights or folder.weights
     if not folder.config.is_file() or (weights == folder.weights and not weights.is_file()):
         raise FileNotFoundError(
-            f"{run} holds no finished run: needed are config.json and model.safetensors"
+            f"{run} is not a finished run: give a folder with config.json and model.safetensors"
         )
     config = read_trained_config(run, trust_model=trust_model)
     task = folder.read_config().get("task")
     if not isinstance(task, dict) or not {"channels", "size", "num_classes"} <= task.keys():
         raise ValueError(
-            f"{folder.config} does not say what the network has to fit: the file is damaged, or "
-            "of another version of dirprune"
+            f"{folder.config} lacks the number of classes or the shape of the images, so it is "
+            "damaged or of another version of dirprune: restore it, or repeat the run"
         )
     shape = (task["channels"], *task["size"])
     net = build(
@@ -62,10 +62,10 @@ def trained_network(
 
 
 def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
-    """Read the config of a run, which may come from somebody else.
+    """Read the config of a run, and check its model if it is not trusted.
 
     Args:
-        run: The folder.
+        run: The run's folder.
         trust_model: As for :func:`trained_network`.
 
     Raises:
@@ -83,7 +83,7 @@ def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
 
 
 def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> NetworkAndShape:
-    """Build a network by its name, for colour images, with the weights of a file.
+    """Build a network by its name, for colour images, with weights from a file.
 
     Args:
         name: As for :func:`dirprune.models.build`.
@@ -95,7 +95,7 @@ def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> N
         The network with these weights.
 
     Raises:
-        ValueError: If there is no such network, or the weights do not fit.
+        ValueError: If the name is unknown, or the weights do not fit.
         OSError: If the file cannot be read.
     """
     net = build(name, num_classes=num_classes, channels=3, size=(size, size))

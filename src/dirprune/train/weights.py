@@ -1,4 +1,4 @@
-"""Weights from files: read and loaded, or refused in one line."""
+"""Reading weights from files and loading them into a network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a safetensors file.
         OSError: If it cannot be read, or is a folder.
     """
     if path.is_dir():
@@ -29,12 +29,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights and buffers, or say in one line why they do not fit.
+    """Load weights and buffers, and name the first tensor that does not fit.
 
     Args:
         net: Any module.
         tensors: By the names of its state_dict.
-        origin: Where they come from, for the message.
+        origin: The file, for the message.
 
     Raises:
         ValueError: If a name or a shape differs.
@@ -45,7 +45,8 @@ def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> 
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{origin}: of another model, {len(differing)} tensors differ, first {name} (here "
-            f"{own.get(name, 'missing')}, there {given.get(name, 'missing')}): give the same model"
+            f"{origin} belongs to another model: {len(differing)} tensors differ, the first is "
+            f"{name} (in the model {own.get(name, 'missing')}, in the file "
+            f"{given.get(name, 'missing')}); give the model of the file"
         )
     net.load_state_dict(dict(tensors))

@@ -1,1 +1,1 @@
-"""Optimizers that a comparison sets beside gRDA."""
+"""Optimizers that gRDA is compared with."""

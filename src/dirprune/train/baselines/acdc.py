@@ -9,21 +9,21 @@ from dirprune.quantile import magnitudes
 from dirprune.train.baselines.pruned import PrunedSGD
 
 COMPRESSED = (*((k / 100, (k + 5) / 100) for k in range(10, 75, 10)), (0.85, 1.0))
-"""Compressed phases as shares of the run: the paper's 100 epochs on ImageNet, with a dense warm-up
-of 10, phases of 5, a last dense phase of 10 and a last compressed one of 15."""
+"""Compressed phases as shares of the run. The paper's 100 epochs on ImageNet have a dense warm-up
+of 10, phases of 5, a last dense phase of 10 and a last compressed phase of 15."""
 
 
 class ACDC(PrunedSGD):
-    """SGD that trains all weights in dense phases and the largest ones in compressed phases.
+    """SGD that trains all weights in dense phases and only the largest in compressed phases.
 
     When a compressed phase begins, the smallest magnitudes over all prunable weights become zero
     and stay zero until it ends. When a dense phase begins, all weights are trained again, and the
     momentum starts at zero.
 
     Args:
-        params: Parameters, or param groups; in those with ``prunable=False`` nothing is pruned.
+        params: Parameters, or param groups; groups with ``prunable=False`` are not pruned.
         lr: Learning rate.
-        zeros: Zeros in a compressed phase.
+        zeros: Number of zeros in a compressed phase.
         total_steps: Optimizer steps of the whole run.
         options: ``momentum``, ``nesterov`` and ``weight_decay`` as in ``torch.optim.SGD``.
 
@@ -52,7 +52,7 @@ class ACDC(PrunedSGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Begin a phase if its time has come, and take one step.
+        """Begin a phase if it is due, and take one step.
 
         Args:
             closure: Evaluates the model again and returns the loss.
@@ -74,7 +74,7 @@ class ACDC(PrunedSGD):
 
     def _is_compressed(self, step: int) -> bool:
         within = any(a * self._total <= step < b * self._total for a, b in COMPRESSED)
-        return step >= 0 and (within or step >= self._total - 1)  # however short the run
+        return step >= 0 and (within or step >= self._total - 1)  # also in very short runs
 
     def _decompress(self) -> None:
         for state in self.state.values():

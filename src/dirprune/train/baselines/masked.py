@@ -1,4 +1,4 @@
-"""Pruning by masks: SGD whose weights are set to zero in the course of the run and stay there."""
+"""Pruning by masks: SGD that sets weights to zero during the run and keeps them at zero."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,26 +11,27 @@ from dirprune.cubic_path import cubic_sparsity
 from dirprune.train.baselines.pruned import PrunedSGD
 
 ScoreFunction = Callable[[Sequence[Tensor]], list[Tensor]]
-"""From the weights to scores of the same shapes, at least 0: the smallest are pruned first."""
+"""Maps weights to nonnegative scores of the same shapes; the smallest are pruned first."""
 
 
 class MaskedSGD(PrunedSGD):
-    r"""SGD that prunes at chosen steps; what is pruned is zero from then on.
+    r"""SGD that prunes at chosen steps; pruned weights stay zero.
 
-    After step t of the plan, the smallest scores are pruned until their number is that of the
-    plan. Pruned weights and their momenta are set to zero after every step:
+    At every step of the plan, the weights with the smallest scores are pruned, so that their
+    number is that of the plan. Pruned weights and their momenta are set to zero after every step:
 
     .. math:: w_t = m_t \odot (w_{t-1} - \gamma_t d_t), \qquad m_t \le m_{t-1}
 
     Args:
-        params: Parameters, or param groups; in those with ``prunable=False`` nothing is pruned.
+        params: Parameters, or param groups; groups with ``prunable=False`` are not pruned.
         lr: Learning rate.
-        plan: Step, counted from 1, to the number of pruned weights after it; it never shrinks.
-        scores: Says what goes first, over all groups together.
+        plan: Maps a step, counted from 1, to the number of pruned weights after it; the number
+            never decreases.
+        scores: Scores of the weights; they are compared over all groups together.
         options: ``momentum``, ``nesterov`` and ``weight_decay`` as in ``torch.optim.SGD``.
 
     Raises:
-        ValueError: If the plan asks for more weights than may be pruned.
+        ValueError: If the plan prunes more weights than there are prunable weights.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0, -1.0, 2.0]))
@@ -56,7 +57,7 @@ class MaskedSGD(PrunedSGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step, prune if its time has come, and put pruned weights back to zero.
+        """Take one step, prune if the plan says so, and set pruned weights to zero.
 
         Args:
             closure: Evaluates the model again and returns the loss.
@@ -76,15 +77,15 @@ class MaskedSGD(PrunedSGD):
         scores = self._scores(weights)
         for p, score in zip(weights, scores, strict=True):
             if "pruned" in self.state[p]:
-                score.masked_fill_(self.state[p]["pruned"], -1.0)  # none comes back
+                score.masked_fill_(self.state[p]["pruned"], -1.0)  # pruned weights stay pruned
         self.prune_smallest(scores, number)
 
 
 def random_scores(seed: int) -> ScoreFunction:
-    """Make scores that know nothing of the weights, the same at every call.
+    """Make random scores that do not depend on the weights, the same at every call.
 
     Args:
-        seed: Of the run; their random numbers are not those of the initial weights.
+        seed: Seed of the run; the scores use another random stream than the initial weights.
 
     Returns:
         A function for :class:`MaskedSGD`.
@@ -101,16 +102,16 @@ def random_scores(seed: int) -> ScoreFunction:
 def gradual_plan(total_steps: int, final: float, weights: int) -> dict[int, int]:
     """Plan gradual pruning on the cubic path, between a tenth and four fifths of a run.
 
-    The mask grows every 100 steps, the original's choice, or oftener where that would be fewer
-    than 20 times.
+    The mask grows every 100 steps, as in the original, or more often in short runs, so that it
+    grows at least 20 times.
 
     Args:
-        total_steps: Of the run, at least 1.
+        total_steps: Steps of the run, at least 1.
         final: Share of zeros at the end.
-        weights: Of which that is the share.
+        weights: Number of weights, the denominator of the share.
 
     Returns:
-        Step, counted from 1, to number of zeros; exact at the last one.
+        Maps a step, counted from 1, to the number of zeros; the last number is exact.
 
     Example:
         >>> plan = gradual_plan(1000, final=0.9, weights=100)
@@ -124,15 +125,15 @@ def gradual_plan(total_steps: int, final: float, weights: int) -> dict[int, int]
 
 
 def one_shot_plan(total_steps: int, final: float, weights: int) -> dict[int, int]:
-    """Plan to prune once, at four fifths of a run; the rest is fine-tuning.
+    """Plan to prune once, at four fifths of a run; the remaining steps are fine-tuning.
 
     Args:
-        total_steps: Of the run, at least 1.
-        final: Share of zeros from then on.
-        weights: Of which that is the share.
+        total_steps: Steps of the run, at least 1.
+        final: Share of zeros after pruning.
+        weights: Number of weights, the denominator of the share.
 
     Returns:
-        Step, counted from 1, to number of zeros.
+        Maps the step, counted from 1, to the number of zeros.
 
     Example:
         >>> one_shot_plan(1000, final=0.9, weights=50)

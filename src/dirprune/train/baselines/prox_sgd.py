@@ -1,4 +1,4 @@
-"""Proximal SGD: every step of SGD is followed by the l1 penalty's proximal operator."""
+"""Proximal SGD: a step of SGD, then the proximal operator of the l1 penalty."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,15 +10,15 @@ from dirprune.prox import soft_threshold
 
 
 class ProxSGD(SGD):
-    r"""SGD on a loss with an l1 penalty, which is dealt with by its proximal operator.
+    r"""SGD on a loss with an l1 penalty, which is handled by its proximal operator.
 
     .. math:: w_n = S_{\gamma_n \lambda}(w_{n-1} - \gamma_n \nabla f(w_{n-1}))
 
-    Unlike gRDA it has no memory: a weight that is zero starts again at every step, and only a
-    gradient above :math:`\lambda` brings it back.
+    Unlike gRDA it has no accumulator: a weight at zero becomes nonzero only if its gradient in a
+    single step exceeds :math:`\lambda`.
 
     Args:
-        params: Parameters, or param groups; each may have a ``c`` of its own, such as 0.
+        params: Parameters, or param groups; a group may have its own ``c``, such as 0.
         lr: Learning rate :math:`\gamma`.
         c: Weight :math:`\lambda` of the penalty, at least 0.
         weight_decay: Coefficient of an l2 penalty.

@@ -1,4 +1,4 @@
-"""RigL: train a sparse network from the start, and move its connections."""
+"""RigL: sparse training from the start, with connections that move."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,27 +11,26 @@ from dirprune.train.baselines.pruned import PrunedSGD
 
 
 class RigL(PrunedSGD):
-    r"""SGD on a fixed number of weights per layer, whose places change every so many steps.
+    r"""SGD on a fixed number of active weights per layer, whose positions change regularly.
 
-    At a change, every layer drops the share
+    At a change, every layer deactivates the share
 
     .. math:: \frac{\alpha}{2} \bigl(1 + \cos(\pi t / T_{end})\bigr)
 
-    of its weights, the smallest magnitudes, and grows as many where the gradient's magnitude is
-    largest among the places that were not active before the drop or were dropped in it. Grown
-    weights start at 0. As in the paper, a change replaces the step of the optimizer. All other
-    steps are those of SGD on the active weights.
+    of its active weights, those of smallest magnitude. Then it activates as many of the inactive
+    weights, those with the largest gradient; they start at 0. As in the paper, a change replaces
+    the step of the optimizer. All other steps are SGD on the active weights.
 
     Args:
         params: Parameters, or param groups; groups with ``prunable=False`` and vectors are dense.
         lr: Learning rate.
         zeros: Inactive weights, distributed over the layers by :func:`erdos_renyi_kernel`.
-        total_steps: Optimizer steps T of the whole run; the places are fixed after
+        total_steps: Optimizer steps T of the whole run; the positions are fixed after
             ``end`` T steps.
         alpha: Share :math:`\alpha` of a layer's weights that the first change moves.
-        every: Steps between changes, fewer in short runs so that there are at least 20.
-        end: Share of the steps after which places no longer change.
-        seed: Decides the first places.
+        every: Steps between changes; fewer in short runs, so that there are at least 20 changes.
+        end: Share of the steps after which positions no longer change.
+        seed: Seed of the first positions.
         options: ``momentum``, ``nesterov`` and ``weight_decay`` as in ``torch.optim.SGD``.
 
     Raises:
@@ -64,23 +63,23 @@ class RigL(PrunedSGD):
         super().__init__(params, lr, zeros, **options)
         self._alpha, self._last = alpha, round(end * total_steps)
         self._every = max(1, min(every, self._last // 20))
-        self._choose_places(zeros, seed)
+        self._choose_positions(zeros, seed)
 
     @torch.no_grad()
-    def _choose_places(self, zeros: int, seed: int) -> None:
+    def _choose_positions(self, zeros: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         prunable = self.prunable()
         numbers = erdos_renyi_kernel([tuple(p.shape) for p in prunable], zeros)
         for p, active in zip(prunable, numbers, strict=True):
-            places = torch.randperm(p.numel(), generator=generator)[:active].to(p.device)
+            positions = torch.randperm(p.numel(), generator=generator)[:active].to(p.device)
             pruned = torch.ones(p.numel(), dtype=torch.bool, device=p.device)
-            pruned[places] = False
+            pruned[positions] = False
             self.set_pruned(p, pruned.view(p.shape))
         self.apply_masks()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step, or change the places.
+        """Take one step, or change the positions.
 
         Args:
             closure: Evaluates the model again and returns the loss.
@@ -123,20 +122,20 @@ class RigL(PrunedSGD):
 
 
 def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], zeros: int) -> list[int]:
-    r"""Distribute active weights over layers: small layers stay denser.
+    r"""Distribute active weights over layers; small layers get a higher density.
 
-    A layer's density is :math:`\epsilon \sum_i n_i / \prod_i n_i` over its dimensions, at most 1,
-    with one :math:`\epsilon` for all layers that gives the wanted number of zeros.
+    A layer's density is :math:`\epsilon \sum_i n_i / \prod_i n_i` over its dimensions, at most 1.
+    One :math:`\epsilon` for all layers gives the requested number of zeros.
 
     Args:
-        shapes: Of every layer's weight.
-        zeros: Inactive weights over all layers.
+        shapes: Shapes of the layers' weights.
+        zeros: Number of inactive weights over all layers.
 
     Returns:
-        Active weights of every layer; all together exactly what ``zeros`` leaves.
+        Number of active weights of every layer; their sum is exactly all weights minus ``zeros``.
 
     Raises:
-        ValueError: If there are not so many weights.
+        ValueError: If there are fewer weights than ``zeros``.
 
     References:
         Rigging the Lottery: Making All Tickets Winners (Evci et al., 2020), section 3,
@@ -150,7 +149,7 @@ def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], zeros: int) -> list[in
     left = sum(sizes) - zeros
     if left < 0:
         raise ValueError(
-            f"sparsity asks for {zeros} zeros, but only {sum(sizes)} weights may be pruned: give "
+            f"sparsity needs {zeros} zeros, but only {sum(sizes)} weights can be pruned: give "
             "a smaller sparsity"
         )
     dense: set[int] = set()
