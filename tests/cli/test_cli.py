@@ -115,7 +115,7 @@ def test_an_interrupt_while_parsing_is_told_in_one_line(
     monkeypatch.setattr("dirprune.cli.program.parse", parse)
     assert cli.main(["train"]) == 130
     complaint = capsys.readouterr().err
-    assert complaint == "dirprune: interrupted; what was saved is kept\n"
+    assert complaint == "dirprune: interrupted; saved files are kept\n"
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -1,4 +1,4 @@
-"""The command line: the only place that combines siblings."""
+"""The command line. Only this package combines all other packages."""
 
 from dirprune.cli.interrupts import noting_interrupts
 

@@ -1,4 +1,4 @@
-"""Misspelt names, found before torch is imported."""
+"""Check of the names on the command line, without importing torch."""
 
 import difflib
 import re
@@ -16,7 +16,7 @@ def check_config(config: TrainConfig) -> None:
     """Refuse unknown names of data, model and method.
 
     Raises:
-        ValueError: If a name is unknown; the message has the nearest ones.
+        ValueError: If a name is unknown; the message suggests similar names.
     """
     check_name("data", config.data.partition(":")[0], NAMES)
     if ":" not in config.model:
@@ -37,18 +37,18 @@ def check_name(
     """Refuse an unknown name.
 
     Args:
-        kind: What it names, for the message.
-        name: As it was given.
-        known: All names there are.
-        shown: Those that the message lists; by default all.
+        kind: Kind of the name, for the message.
+        name: The given name.
+        known: All known names.
+        shown: The names that the message lists; by default all.
     """
     if name not in known:
         hint = did_you_mean(name, known)
-        raise ValueError(f"unknown {kind} {name!r}: {hint}there are {', '.join(shown or known)}")
+        raise ValueError(f"unknown {kind} {name!r}: {hint}use one of {', '.join(shown or known)}")
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return a question that names the nearest names, or nothing.
+    """Return a question that suggests similar names, or an empty string.
 
     Example:
         >>> did_you_mean("gRDA", ["sgd", "grda"])
@@ -60,7 +60,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def _torchvision_names() -> list[str]:
-    """The classifiers of torchvision, read from its source: importing it takes seconds."""
+    """The classifiers of torchvision, read from its source, because importing it takes seconds."""
     spec = find_spec("torchvision")
     folders = spec.submodule_search_locations if spec else None
     registered = re.compile(r"@register_model\(.*\)\n(?:@.*\n)*def (\w+)")

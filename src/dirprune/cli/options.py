@@ -28,15 +28,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "output": ("keep_checkpoints",),
 }  # fmt: skip
-"""The fields of every group, in the order of the help; any other field joins the last group."""
+"""The fields of every group, in the order of the help; other fields join the last group."""
 
 
 @dataclass(frozen=True)
 class ConfigOptions:
-    """The groups of a command's options, and how to make a config of them.
+    """The groups of a command's options.
 
     Attributes:
-        start: The config that gives every default.
+        start: The config with the defaults.
         groups: A dataclass per group, by the group's name.
     """
 
@@ -44,7 +44,7 @@ class ConfigOptions:
     groups: dict[str, type]
 
     def config(self, given: dict[str, Any]) -> TrainConfig:
-        """Make the config; what no group has is as in ``start``.
+        """Make the config from the options; fields without an option are those of ``start``.
 
         Args:
             given: An instance of every group, by the group's name.
@@ -62,8 +62,8 @@ def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigO
     """Divide the fields of a config into groups of options.
 
     Args:
-        start: Gives the defaults.
-        without: Fields that are no options of this command.
+        start: The config with the defaults.
+        without: Fields that are not options of this command.
     """
     hints = get_type_hints(TrainConfig)
     help_texts = {

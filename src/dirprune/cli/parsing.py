@@ -1,4 +1,4 @@
-"""From a command line to a call that has all its arguments; errors in one line."""
+"""Parsing a command line to a function call, with errors in one line."""
 
 import inspect
 from collections.abc import Callable
@@ -28,31 +28,31 @@ def parse(arguments: list[str]) -> Callable[[], None]:
     """Parse a command line.
 
     Returns:
-        A call that has all its arguments.
+        A function without parameters that runs the command.
 
     Raises:
-        UsageError: If a word or a value is not understood.
+        UsageError: If an option or a value is invalid.
         ValueError: If a value is out of its range.
         SystemExit: If help was printed.
     """
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         hint = names.did_you_mean(arguments[0], COMMANDS)
         raise UsageError(
-            f"unknown command {arguments[0]!r}: {hint}there are {', '.join(COMMANDS)}"
+            f"unknown command {arguments[0]!r}: {hint}use one of {', '.join(COMMANDS)}"
         )
     command = arguments[0] if arguments else ""
     if command == "compare":
         for option, instead in (("--method", "--methods"), ("--seed", "--seeds")):
             if any(word.partition("=")[0] == option for word in arguments):
-                raise UsageError(f"compare has no {option}: give {instead}, one or several")
+                raise UsageError(f"compare has no {option}: use {instead} with one or more values")
     arguments, start = _take_recipe(arguments)
     with _parse_errors(arguments):
         parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-            {name: _later(name, function, start) for name, function in COMMANDS.items()},
+            {name: _deferred(name, function, start) for name, function in COMMANDS.items()},
             prog="dirprune",
             description="Train sparse with gRDA. For all commands: --debug shows the traceback "
             "of an error, --version prints the version. For train, compare and tune: --recipe "
-            f"NAME makes a recipe's values the defaults ({', '.join(RECIPES)}).",
+            f"NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}).",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _take_recipe(arguments: list[str]) -> tuple[list[str], TrainConfig]:
-    """Take --recipe NAME out of the command line; the recipe's values replace the defaults."""
+    """Remove --recipe NAME from the command line, and return the recipe's config as defaults."""
     start, left = DEMO, list(arguments)
     for at, word in enumerate(arguments):
         option, equals, name = word.partition("=")
@@ -72,15 +72,15 @@ def _take_recipe(arguments: list[str]) -> tuple[list[str], TrainConfig]:
             start, left[at : at + 1 + (not equals)] = get_recipe(name), []
             break
     if arguments[:1] == ["compare"] and not start.momentum:
-        # the usual values of the paper's extensions, for the methods that use momentum
+        # the usual values for the methods with momentum
         start = replace(start, momentum=0.9, weight_decay=start.weight_decay or 5e-4)
     return left, start
 
 
-def _later(
+def _deferred(
     name: str, command: Callable[..., None], start: TrainConfig
 ) -> Callable[..., Callable[[], None]]:
-    """Make a function that takes the same arguments and returns the call instead of making it.
+    """Make a function that takes the same arguments and returns the call without running it.
 
     The parameter ``config`` is replaced by a parameter for each group of options.
     """
@@ -113,7 +113,7 @@ def _later(
 
 
 def _parse_errors(arguments: list[str]) -> Any:
-    """Raise UsageError where tyro would print an error of several lines and exit."""
+    """Raise UsageError instead of tyro's error of several lines and its exit."""
     try:
         from tyro import _errors
     except ImportError:  # an older or newer tyro prints its own message
@@ -128,10 +128,10 @@ def _parse_errors(arguments: list[str]) -> Any:
 
 
 def _explanation(event: Any, command: str) -> str:
-    """What is wrong with the command line, from one of tyro's events."""
+    """Describe one of tyro's parse errors."""
     match type(event).__name__:
         case "MissingSubcommand":
-            return f"a command is missing: there are {', '.join(COMMANDS)}"
+            return f"a command is missing: use one of {', '.join(COMMANDS)}"
         case "MissingArgs":
             if event.unrecognized_tokens:
                 return _unrecognized(event.unrecognized_tokens, command)
@@ -148,7 +148,7 @@ def _explanation(event: Any, command: str) -> str:
         case "InstantiationFailure":
             text = str(event.message)
             return f"{_option(event.argument)}: {text}" if event.argument else text
-    return "the command line is not understood"
+    return "the command line cannot be parsed"
 
 
 def _option(argument: Any) -> str:

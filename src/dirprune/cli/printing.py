@@ -1,4 +1,4 @@
-"""What commands print: tables of runs, of trials and of exported networks."""
+"""Tables that the commands print: runs, trials and exported networks."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ def is_first() -> bool:
 def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
     """Print a line for each finished run.
 
-    Seconds per epoch are shown of a single run only: those of runs one after the other differ by
-    what else the machine does.
+    Seconds per epoch are shown only for a single run: times of consecutive runs depend on the
+    other load of the machine.
     """
     table = Table(caption="sparsity: share of zeros; size: weights after zstd")
     table.add_column("")
@@ -59,7 +59,7 @@ def print_exports(found: dict[str, dict[str, Any]]) -> None:
     for name, export in found.items():
         sizes = (f"{export[key] / 1e3:,.1f} kB" for key in ("file_bytes", "dense_bytes"))
         times = (export["latency_ms"].get(key) for key in ("torch", "dirprune"))
-        told = ("-" if ms is None else f"{ms:.3f} ms" for ms in times)
-        table.add_row(name, *sizes, *told)
+        latencies = ("-" if ms is None else f"{ms:.3f} ms" for ms in times)
+        table.add_row(name, *sizes, *latencies)
     if table.row_count:
         Console().print(table)

@@ -1,4 +1,4 @@
-"""Parse, call, and turn errors into one line and an exit status."""
+"""Parse the command line, run the command, and report errors in one line with an exit status."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def run(arguments: list[str] | None, interrupted: Callable[[], bool]) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
-    for stream in (sys.stdout, sys.stderr):  # a path need not be valid text
+    for stream in (sys.stdout, sys.stderr):  # paths may not be valid text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -40,7 +40,7 @@ def run(arguments: list[str] | None, interrupted: Callable[[], bool]) -> int:
 
 
 def _guarded(command: Callable[[], None], interrupted: Callable[[], bool], *, debug: bool) -> int:
-    """Call; return the exit status, and print what went wrong."""
+    """Run a command, print its error if any, and return the exit status."""
     try:
         command()
         sys.stdout.flush()
@@ -56,14 +56,14 @@ def _guarded(command: Callable[[], None], interrupted: Callable[[], bool], *, de
 
 def _report(error: BaseException, debug: bool) -> int:
     """Print an error; return its exit status."""
-    if isinstance(error, SystemExit):  # --help ends so
+    if isinstance(error, SystemExit):  # after --help
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, Diverged):
         message, status = str(error), 1
-    elif isinstance(error, Interrupted):  # in all processes at once
+    elif isinstance(error, Interrupted):  # raised in all processes, printed by the first
         message, status = str(error) if is_first() else "", 130
     elif isinstance(error, KeyboardInterrupt):
-        message, status = "interrupted; what was saved is kept", 130
+        message, status = "interrupted; saved files are kept", 130
     elif isinstance(error, OutOfMemory):
         message, status = str(error), 2
     elif _is_out_of_memory(error):
@@ -85,7 +85,7 @@ def _report(error: BaseException, debug: bool) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch on the CPU, or torch on a GPU found no memory."""
+    """Whether Python, torch on the CPU, or torch on a GPU ran out of memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -98,7 +98,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Messages(logging.Handler):
-    """Prints what the library logs: notes on standard output, warnings on standard error."""
+    """Prints log records: information on standard output, warnings on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = " ".join(record.getMessage().split())

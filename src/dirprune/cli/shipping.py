@@ -1,4 +1,4 @@
-"""Finished runs as they would be shipped: size and latency beside their accuracy."""
+"""Export of finished runs, with file size and latency for their summaries."""
 
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ ROUNDS = 50
 def ship(run: Path) -> dict[str, Any]:
     """Export the network of a finished run into its folder, and time it on one thread.
 
-    The network is shrunk first, which changes no output. What was found joins ``summary.json``
-    under ``deploy``, where the report looks for it; a run that was shipped before stays as it is.
+    The network is shrunk first, which does not change its outputs. The figures are written to
+    ``summary.json`` under ``deploy``, for the report. A run that is already exported is not
+    exported again.
 
     Args:
         run: Folder of a finished run.
 
     Returns:
         ``file_bytes`` of model.dpz, ``dense_bytes`` of the dense weights, and ``latency_ms`` for
-        one image: of ``torch``, which runs the same shrunk network, and of ``dirprune``, our
-        engine; empty where the C++ extension is not installed.
+        one image of the shrunk network in ``torch`` and in ``dirprune``'s engine; empty if the
+        C++ extension is not installed.
 
     Raises:
         FileNotFoundError: If the run has not finished.

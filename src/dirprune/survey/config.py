@@ -16,14 +16,15 @@ class SurveyConfig:
     """What is measured around finished runs, and how finely.
 
     Attributes:
-        what: Parts, with commas: hessian (sharp directions, spectrum, where the differences lie),
+        what: Parts, separated by commas: hessian (sharp directions, spectrum, energy of the
+            differences in it),
             directional (one-shot pruning by Definition 1.1), curve, plane, along (two random
             directions), training (projection ratios at every saved checkpoint).
-        samples: Training images to measure on, un-augmented; 0 takes all.
+        samples: Training images to measure on, without augmentation; 0 takes all.
         test_samples: Test images to measure on; 0 takes all.
-        points: Along lines and curves.
+        points: Points on lines and curves.
         grid: Points of planes in each direction.
-        margin: Of the plane, beyond its networks.
+        margin: Margin of the plane around its networks, as a share of their extent.
         curve_epochs: Passes over the training data to fit a curve.
         bends: Number of control points of a curve between its ends.
         curve_lr: Learning rate for curves.
@@ -33,8 +34,8 @@ class SurveyConfig:
         probes: Random directions for the density of the spectrum.
         policy: BatchNorm's statistics between networks: refresh, interpolate or eval.
         seed: Seed of the choice of images, the random directions and the order of batches.
-        budget: Time to spend, such as 90s, 10m or 2h; the numbers above are then upper limits.
-        model: For plain checkpoints: a model of dirprune, or module.path:callable of your own.
+        budget: Time budget, such as 90s, 10m or 2h; the numbers above are then upper limits.
+        model: For plain checkpoints: a model of dirprune, or module.path:callable for your own.
         width: For plain checkpoints: factor on hidden widths of dirprune's own models.
         data: For plain checkpoints: name of the data, as for train.
         batch_size: For plain checkpoints: images per batch when a curve is fitted.

@@ -190,7 +190,7 @@ def _bends(record: Record, network: Network) -> Any:
 
 
 def _third(subject: Subject, networks: list[Network], record: Record) -> tuple[str, Point]:
-    """Return name and place of the third point that spans the plane."""
+    """Return name and position of the third point that spans the plane."""
     dense, sparse, *others = networks
     if record.has("curve", sparse.name, "fit"):
         bends = fitted(record, subject.layout, sparse, dense).bends

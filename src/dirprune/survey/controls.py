@@ -1,4 +1,4 @@
-"""Control networks, against which a claim about sparse training is compared."""
+"""Control networks for comparisons with sparse training."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
     """Make the controls of a sparse network from the dense one.
 
     Args:
-        dense: The network that is changed.
-        sparse: The network whose number of zeros and distance the controls have.
+        dense: The network from which the controls are made.
+        sparse: The network that sets the number of zeros and the distance of the controls.
         seed: Seed of the random direction.
 
     Returns:
         ``magnitude`` and ``soft_threshold`` with as many zeros as the sparse network, if it has
-        any, and ``random`` as far away as it is; all with the dense network's buffers.
+        any, and ``random`` at its distance from the dense network; all with the dense network's
+        buffers.
     """
     w, rest = dense.point
     made = {"random": w + random_direction(w, float((sparse.point.w - w).norm()), seed)}

@@ -28,9 +28,9 @@ class Units(NamedTuple):
     """Durations in seconds.
 
     Attributes:
-        evaluation: Of evaluating a point on all data, with the policy's statistics.
-        product: Of a product with the Hessian.
-        step: Of a step of fitting a curve.
+        evaluation: Evaluation of a point on all data, with the policy's statistics.
+        product: One Hessian product.
+        step: One step of fitting a curve.
     """
 
     evaluation: float
@@ -131,7 +131,7 @@ def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]
 def within(
     config: SurveyConfig, seconds: float, cost: Callable[[SurveyConfig], float]
 ) -> SurveyConfig:
-    """Make a survey as fine as a time budget allows.
+    """Reduce the numbers of a survey until it fits a time budget.
 
     Args:
         config: Its numbers are upper limits.
@@ -142,7 +142,7 @@ def within(
         The config with smaller numbers.
 
     Raises:
-        ValueError: If even the coarsest takes longer.
+        ValueError: If even the smallest survey takes longer.
     """
     share = 1.0
     while True:

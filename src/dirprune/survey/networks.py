@@ -185,7 +185,7 @@ def _shared(
         options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
         return TrainConfig(model=config.model, width=config.width, data=config.data, **options)
     if config.model is not None:
-        raise ValueError("--model is for plain checkpoints; runs name their model: leave it out")
+        raise ValueError("--model is for plain checkpoints; runs name their model: remove it")
     (first, main), *others = runs
     for path, other in others:
         for name in ("model", "width", "data", "validation"):

@@ -1,4 +1,4 @@
-"""One survey in one process or several: who reads and writes where, and one start at a time."""
+"""A survey in one process or several, and the lock of its folder."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from dirprune._support.processes import call_on_rank0, rank_and_world
 
 @contextmanager
 def process_group(out: Path) -> Iterator[Path]:
-    """Join the processes that torchrun started, if it did, and lock the survey's folder.
+    """Connect the processes of torchrun, if there are several, and lock the survey's folder.
 
     Every process executes the whole survey; products and points are divided among them. All read
     the results of an earlier start. Only rank 0 writes to the folder; every other rank works in a
     copy, which is deleted at the end.
 
     Args:
-        out: The survey's folder; all processes must see it.
+        out: The survey's folder; all processes need access to it.
 
     Yields:
         The folder in which this process reads and writes.
@@ -46,7 +46,7 @@ def process_group(out: Path) -> Iterator[Path]:
         call_on_rank0(lambda: stack.enter_context(locked(out)))
         mine = stack.enter_context(folder)
         if rank_and_world()[1] > 1:
-            dist.barrier()  # all have read before one writes
+            dist.barrier()  # all ranks read before rank 0 writes
         yield mine
 
 

@@ -1,4 +1,4 @@
-"""One-shot directional pruning of the dense network, beside cheaper methods."""
+"""One-shot directional pruning of the dense network, compared with cheaper methods."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from dirprune.train.weights import read_weights
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 """Sparsities at which every method prunes, besides that of the sparse network."""
 SAMPLE = 4000
-"""Number of coordinates whose score and magnitude are kept for the figure."""
+"""Number of coordinates whose score and magnitude are stored for the figure."""
 
 
 def survey_directional(survey: SurveyContext) -> None:

@@ -69,7 +69,7 @@ class Record:
                 raise ValueError(f"{self.path} was not written by dirprune: choose another folder")
             if self.figures.get("version") != VERSION:
                 raise ValueError(
-                    f"{self.path} has version {self.figures.get('version')}, this dirprune "
+                    f"{self.path} has version {self.figures.get('version')}, but this dirprune "
                     f"writes {VERSION}: choose another folder"
                 )
 
@@ -119,7 +119,7 @@ class Record:
             if before.get(name) != requested.get(name) and name != "trust_model"
         ]
         if self.figures.get("subject") != subject:
-            differing.append("the networks or the data are others")
+            differing.append("the networks or the data differ")
         if differing:
             raise ValueError(
                 f"{self.out} holds another landscape ({'; '.join(differing)}): repeat the same"
@@ -139,7 +139,7 @@ class Record:
         """Return an entry; compute it and write the file if it does not exist yet.
 
         Args:
-            keys: Its place: section, entry, ...
+            keys: Its position: section, entry, ...
             call: Computes it.
 
         Returns:

@@ -44,7 +44,8 @@ def survey(
         paths: Run folders or .safetensors files: first the dense reference (SGD), then the sparse
             network (gRDA), then other networks to compare with.
         config: The options.
-        out: Folder of landscape.json, described in docs/landscape.md. It is locked meanwhile.
+        out: Folder of landscape.json, described in docs/landscape.md. It is locked during the
+            survey.
         display: Shows progress; by default on the standard output.
 
     Returns:
@@ -60,7 +61,7 @@ def survey(
         subject = open_subject(paths, config)
         record.begin(config, _identity(subject), str(subject.layout.device))
         if record.finished:
-            shown.print(f"{out} is finished: there is nothing left to do")
+            shown.print(f"{out} is already finished")
             return record.figures
         chosen = _plan(subject, config, record, shown)
         subject = replace(subject, data=frozen_data(subject.source, chosen, subject.memory_format))
