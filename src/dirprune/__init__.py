@@ -1,6 +1,6 @@
 """dirprune: train sparse with gRDA, the optimizer of directional pruning (NeurIPS 2020).
 
-Importing the package loads nothing; each public name loads its own module on first use.
+Importing the package imports no other module; each public name imports its module on first use.
 """
 
 from typing import TYPE_CHECKING

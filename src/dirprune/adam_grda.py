@@ -1,4 +1,4 @@
-"""gRDA with Adam's direction in the accumulator, for transformers and whatever Adam trains."""
+"""gRDA with Adam's direction in the accumulator, for transformers and other models for Adam."""
 
 from typing import Any
 
@@ -22,25 +22,26 @@ class AdamGRDA(DualAveraging):
                \frac{m_n / (1 - \beta_1^n)}{\sqrt{s_n / (1 - \beta_2^n)} + \epsilon}\Bigr) \\
         w_n &= T_p(v_n, g_n) = \operatorname{sign}(v_n)\,[\,|v_n|^p - g_n^p\,]_+^{1/p}
 
-    with g from a plan, or from the paper's law where ``c`` is above 0. A param group without a
-    plan and with ``c=0`` follows ``torch.optim.AdamW`` bit for bit (in float32 and float64) and
-    stores no accumulator.
+    where g follows a plan, or the paper's law if ``c`` is above 0. A param group without a plan
+    and with ``c=0`` is bit-identical to ``torch.optim.AdamW`` (in float32 and float64) and stores
+    no accumulator.
 
     Args:
         params: Parameters, or param groups, each with its own options.
-        lr: Learning rate :math:`\gamma \ge 0`. With a plan it wants to be two to eight times what
-            is best for AdamW: two to four at the default power, four to eight at ``power=1``,
-            because the threshold shrinks what it keeps. The default is three times AdamW's.
+        lr: Learning rate :math:`\gamma \ge 0`. With a plan it should be two to eight times the
+            best rate for AdamW: two to four at the default power, four to eight at ``power=1``,
+            because the threshold shrinks the weights that it keeps. The default is three times
+            AdamW's.
         betas: Decay rates of the moments, each in [0, 1).
         eps: Added to the denominator, at least 0.
-        weight_decay: Decoupled decay :math:`\lambda \ge 0`, of w (not of v).
+        weight_decay: Decoupled decay :math:`\lambda \ge 0` of w (not of v).
         plan: A :class:`dirprune.SparsityPlan`, which chooses g.
         power: Exponent :math:`p \ge 1` of the threshold function, by default 1 without a plan and
             2 with one; ``math.inf`` is the hard threshold.
         c: Scale of the paper's threshold, at least 0; not used with a plan.
-        mu: Its growth exponent in (0, 1].
+        mu: Growth exponent of the paper's threshold, in (0, 1].
         maximize: Ascend instead of descend.
-        foreach: Threshold many tensors a call; by default on CUDA only.
+        foreach: Threshold many tensors per call; by default only on CUDA.
         fused: As in :class:`dirprune.GRDA`.
         capturable: As in :class:`dirprune.GRDA`.
 
@@ -49,12 +50,13 @@ class AdamGRDA(DualAveraging):
         TypeError: If a parameter is complex or a gradient sparse.
 
     Note:
-        No convergence proof covers this method. Its relatives: AdaBreg has the same accumulator
-        with a constant soft threshold, which later work adapts to a target sparsity; RAMDA
-        averages gradients with increasing weights and has a proof that the set of zeros settles;
-        Feather thresholds with p = 3 a dense copy that is updated straight through.
+        There is no convergence proof for this method. Related methods: AdaBreg has the same
+        accumulator with a constant soft threshold, which later work adapts to a target sparsity.
+        RAMDA averages gradients with increasing weights; there is a proof that its set of zeros
+        becomes constant. Feather thresholds a dense copy with p = 3, with a straight-through
+        gradient.
 
-        Bytes of state for a float32 weight: 12 (v and both moments), 8 where dense.
+        State per float32 weight: 12 bytes (v and both moments), 8 bytes in dense groups.
 
     References:
         A Bregman Learning Framework for Sparse Neural Networks (Bungert et al., 2022),

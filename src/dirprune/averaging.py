@@ -1,4 +1,4 @@
-"""Averages of a run's weights that stay sparse: average v, then threshold."""
+"""Sparse averages of a run's weights: average v, then threshold."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dirprune.optimizer.dual_averaging import DualAveraging
 
 
 def accumulators(optimizer: DualAveraging) -> list[Tensor]:
-    """Return what to average: v of every parameter, or the weights where they are dense.
+    """Return the tensors to average: v of every parameter, or the weights if they are dense.
 
     Args:
         optimizer: :class:`dirprune.GRDA` or :class:`dirprune.AdamGRDA`.
@@ -31,17 +31,17 @@ def averaged_weights(optimizer: DualAveraging, averages: Sequence[Tensor]) -> li
 
     .. math:: \bar w = T_p(\bar v, g_n)
 
-    An average of the weights themselves (EMA, SWA) is dense, because an entry that was nonzero
-    once stays nonzero in it. An average of v under the current threshold is as sparse as the
-    weights are.
+    An average of the weights themselves (EMA, SWA) is dense, because an entry stays nonzero in it
+    once it was nonzero. The thresholded average of v is about as sparse as the weights.
 
     Args:
         optimizer: The optimizer of the run.
         averages: One for each tensor of :func:`accumulators`, such as an exponential average.
 
     Returns:
-        New weights in the parameters' dtypes and in the order of :func:`accumulators`. Copied
-        into the model for an evaluation and put back afterwards, they do not change the run.
+        New weights in the parameters' dtypes and in the order of :func:`accumulators`. To
+        evaluate with them, copy them into the model and copy the original weights back
+        afterwards; this does not change the run.
 
     Raises:
         ValueError: If their number or their shapes differ.

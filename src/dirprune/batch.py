@@ -1,4 +1,4 @@
-"""The parameters that one step updates together: rows of tensors, batches of rows."""
+"""Batches of parameters that one step updates together."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -12,30 +12,30 @@ from dirprune.kernels.together import Together
 Group = dict[str, Any]
 
 
-# Elements updated at a time on the CPU: bounds what a step allocates. 1 << 20 measured no faster.
+# Elements updated at a time on the CPU, to limit temporary memory. 1 << 20 was not faster.
 CHUNK = 1 << 22
 
 
 class ParameterBatch(NamedTuple):
     """Parameters of one group, dtype and device that share step, rate and threshold.
 
-    v is None for all rows or for none, as are m and s. The scalars are 0-dimensional float64
-    tensors: as numbers they would be constants of a compiled step, which would be compiled again
+    v is None for all rows or for none, and so are m and s. The scalars are 0-dimensional float64
+    tensors: Python numbers would be constants of a compiled step, which would be recompiled
     whenever they change.
     """
 
     group: Group
-    """The options; "betas" is there for Adam's direction only."""
+    """The options; only Adam's direction has "betas"."""
     lr: Tensor
     g: Tensor
     g_before: Tensor
-    """The threshold of which the present weights are the result; NaN if v is up to date."""
+    """The threshold that gave the current weights; NaN if v is up to date."""
     step: Tensor
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
     together: Together | None = None
-    """All rows, where they are stepped from tables made before; then ``rows`` is empty."""
+    """All rows, if they are stepped with prepared tables; then ``rows`` is empty."""
 
     @classmethod
     def empty(
@@ -52,12 +52,12 @@ class ParameterBatch(NamedTuple):
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
-    """float32 for the half precisions, in which lr * d would be lost beside v."""
+    """The dtype of v: float32 for half precision, where lr * d would be lost in rounding."""
     return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
 
 
 def chunks(rows: Iterable[Row]) -> Iterable[Row]:
-    """Cut the rows into pieces of at most about CHUNK elements; on the CPU only."""
+    """Split the rows into chunks of about CHUNK elements at most; only on the CPU."""
     for row in rows:
         if row.w.numel() <= CHUNK or not row.w.is_cpu:
             yield row

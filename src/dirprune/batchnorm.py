@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics after a jump in the weights."""
+"""Re-estimation of BatchNorm's running statistics after the weights have changed."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -12,29 +12,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     r"""Re-estimate every BatchNorm's running statistics on the given inputs, in place.
 
-    The mean over K batches of the batch statistics, each batch with equal weight, in one pass:
+    The new statistics are the means of the batch statistics over K batches, in one pass:
 
     .. math:: \hat m = \frac1K \sum_k m_k, \qquad \hat s^2 = \frac1K \sum_k s_k^2
 
     Only BatchNorm layers are in training mode; dropout stays off. Momentum and the mode of every
     module are restored. Layers without running statistics are not changed.
 
-    A single value per channel, such as the last batch of one sample gives, has no variance. A
-    layer leaves such a batch out, and normalises it by the statistics of the batches before.
+    A batch with a single value per channel, such as a last batch of one sample, has no variance.
+    A layer skips such a batch and normalises it with the statistics of the previous batches.
 
     Args:
         model: Any module.
-        batches: Inputs of the model, at least one; un-augmented ones estimate what evaluation
-            will see.
+        batches: Inputs of the model, at least one batch. Use inputs without augmentation, as in
+            evaluation.
 
     Returns:
-        The number of layers that were refreshed (0 if the model has no BatchNorm; then no batch
-        is read).
+        The number of refreshed layers (0 if the model has no BatchNorm; then no batch is read).
 
     Raises:
         ValueError: If there are layers to refresh and ``batches`` is empty, or has a single value
             per channel in every batch.
-        TypeError: If a batch is not a tensor. After any exception the statistics are as before.
+        TypeError: If a batch is not a tensor. After an exception the statistics are unchanged.
 
     References:
         Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018),
@@ -53,7 +52,9 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     stream = iter(batches)
     first = next(stream, None)
     if first is None:
-        raise ValueError("refresh_batchnorm needs at least one batch of inputs, got none")
+        raise ValueError(
+            "refresh_batchnorm needs at least one batch of inputs, got none: give a new iterator"
+        )
     modes = [(m, m.training) for m in model.modules()]
     momenta = [layer.momentum for layer in layers]
     statistics = [{k: b.clone() for k, b in layer.named_buffers()} for layer in layers]
@@ -61,7 +62,7 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     for layer in layers:
         layer.train()
         layer.reset_running_stats()
-        layer.momentum = None  # torch's word for a cumulative mean
+        layer.momentum = None  # cumulative mean
     skipping: set[_BatchNorm] = set()
 
     def skip_single_value(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -81,8 +82,8 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         for layer in skipping:
             if layer.num_batches_tracked is not None and not int(layer.num_batches_tracked):
                 raise ValueError(
-                    f"a {type(layer).__name__} finds a single value per channel in every batch, "
-                    "which has no variance: give batches of two samples or more"
+                    f"a {type(layer).__name__} gets a single value per channel in every batch, "
+                    "which has no variance: give batches of two or more samples"
                 )
     except BaseException:
         for layer, before in zip(layers, statistics):

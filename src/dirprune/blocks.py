@@ -1,8 +1,7 @@
 """Structures of zeros: two of every four weights, or whole channels.
 
-Both act on v as the plain threshold does on single entries, and both can be undone: from v and
-one number (the plan's threshold) follows what the last step left, so a change from outside is
-seen and adopted.
+Both act on v as the plain threshold does on single entries. The weights after the last step follow
+from v and the plan's threshold, so changes from outside are detected and adopted.
 """
 
 import math
@@ -17,7 +16,7 @@ Slice = tuple[Tensor, int, int]
 """A parameter, a dimension and an index along it: one row or column."""
 
 
-# Two of every four
+# 2:4 sparsity
 
 
 def check_two_four(p: Tensor) -> None:
@@ -27,7 +26,7 @@ def check_two_four(p: Tensor) -> None:
         p: Any parameter of the plan.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If its dimension 1 is not divisible by four.
     """
     if p.dim() < 2 or p.shape[1] % 4:
         raise ValueError(
@@ -37,13 +36,13 @@ def check_two_four(p: Tensor) -> None:
 
 
 def two_four_levels(v: Tensor) -> Tensor:
-    """Return, for every entry, the second smallest magnitude of its four along dimension 1.
+    """Return, for every entry, the second smallest magnitude in its group of four.
 
     Args:
-        v: Shape (out, in, ...), in divisible by four.
+        v: Shape (out, in, ...), with in divisible by four; groups are along dimension 1.
 
     Returns:
-        The same shape. As a threshold it leaves two entries of four, fewer where magnitudes tie.
+        The same shape. As a threshold it keeps two entries of four, fewer if magnitudes are equal.
 
     Example:
         >>> two_four_levels(torch.tensor([[3.0, -1.0, 2.0, 5.0]]))
@@ -59,14 +58,14 @@ def two_four_levels(v: Tensor) -> Tensor:
 
 
 class Blocks:
-    r"""Disjoint blocks of slices, each shrunk and set to zero as a whole.
+    r"""Disjoint blocks of slices; each block is thresholded as a whole.
 
     .. math:: w_B = v_B \, [\,1 - (g / |v_B|)^p\\,]_+^{1/p}
 
-    with the root mean square of its entries in :math:`|v_B|`.
+    where :math:`|v_B|` is the root mean square of the block's entries.
 
     Args:
-        blocks: Each a list of ``(parameter, dimension, index)``; a parameter appears with one
+        blocks: Lists of ``(parameter, dimension, index)``. A parameter appears with one
             dimension only, and no slice appears twice. Entries in no block stay dense.
         keep_one: Whether every parameter keeps its largest block.
 
@@ -84,7 +83,7 @@ class Blocks:
                 if not 0 <= dim < p.dim() or not 0 <= index < p.shape[dim]:
                     raise ValueError(
                         f"block {number} names index {index} of dimension {dim} of a parameter "
-                        f"of shape {tuple(p.shape)}, which does not exist"
+                        f"of shape {tuple(p.shape)}, which does not exist: give existing slices"
                     )
                 if id(p) not in self._index:
                     self._members.append((p, dim, torch.full((p.shape[dim],), -1)))
@@ -117,7 +116,7 @@ class Blocks:
         """Return the root mean square of every block, float64 on the CPU.
 
         Args:
-            pairs: Parameters, and the values whose norms are wanted (such as their v).
+            pairs: Parameters, and values of their shapes (such as v).
 
         Returns:
             Shape (number of blocks,).
@@ -130,15 +129,15 @@ class Blocks:
         return (squares[:-1] / self.sizes).sqrt()
 
     def scale(self, p: Tensor, factors: Tensor, x: Tensor) -> Tensor:
-        """Multiply the slices of ``x``, of the shape of ``p``, by their blocks' factors.
+        """Multiply the slices of ``x`` by the factors of their blocks.
 
         Args:
             p: A parameter.
-            factors: One a block; slices in no block keep their values.
-            x: Values.
+            factors: One factor per block; slices in no block keep their values.
+            x: Values with the shape of ``p``.
 
         Returns:
-            A new tensor; a factor of zero yields 0.0, never -0.0.
+            A new tensor; a factor of zero gives 0.0, never -0.0.
         """
         dim, owner = self.owner(p)
         each = torch.cat([factors, factors.new_ones(1)])[owner].to(x.device, x.dtype)
@@ -146,14 +145,14 @@ class Blocks:
         return torch.where(each == 0, 0.0, x * each)
 
     def threshold(self, norms: Tensor, sparsity: float) -> float:
-        """Return the norm up to which blocks are zero, so that at most the share of entries is.
+        """Return the largest threshold that sets at most a share of the entries to zero.
 
         Args:
             norms: From :meth:`norms`.
-            sparsity: Of the entries of all blocks.
+            sparsity: Share of the entries of all blocks.
 
         Returns:
-            The threshold g, 0 where nothing is to be pruned.
+            The threshold g, 0 if nothing is pruned.
         """
         candidates = norms.clone()
         candidates[self._largest(norms)] = math.inf
@@ -170,7 +169,8 @@ class Blocks:
             g: From :meth:`threshold`.
 
         Returns:
-            One threshold a block, the norm of the next largest where g would empty a parameter.
+            One threshold per block. If g would set a whole parameter to zero, its largest block
+            gets the norm of the second largest block as its threshold.
         """
         levels = torch.full_like(norms, g)
         largest = self._largest(norms)
@@ -182,19 +182,19 @@ class Blocks:
         return levels
 
     def _largest(self, norms: Tensor) -> Tensor:
-        """The blocks that are the largest of a parameter."""
+        """The largest block of every parameter."""
         if not self.keep_one:
             return torch.zeros(0, dtype=torch.int64)
         owners = [owner[owner >= 0] for _, _, owner in self._members]
         return torch.stack([mine[norms[mine].argmax()] for mine in owners])
 
     def adopt(self, pairs: Sequence[tuple[Tensor, Tensor]], g: float, power: float) -> None:
-        """Set v from the weights in the blocks that are not what the last step left.
+        """Set v from the weights in the blocks whose weights were changed from outside.
 
         Args:
             pairs: Parameters and their v.
-            g: The threshold of which the weights are the result.
-            power: Of the threshold function.
+            g: The threshold of the last step.
+            power: Exponent of the threshold function.
         """
         norms = self.norms(pairs)
         levels = self.levels(norms, g)
@@ -211,7 +211,7 @@ class Blocks:
         present = self.norms([(p, p.detach()) for p, _ in pairs])
         target = invert_threshold(present, norms, levels, power)
         zero = present == 0
-        # of a block that is zero the old v, at most at norm g
+        # blocks that are zero keep v, with its norm limited to g
         grow = torch.where(zero, (target / norms).nan_to_num(1.0).clamp(max=1), target / present)
         for p, v in pairs:
             _, owner = self.owner(p)
@@ -223,12 +223,12 @@ class Blocks:
 
 
 def block_factors(norms: Tensor, levels: Tensor, power: float) -> Tensor:
-    """Return by what blocks of given norms are multiplied: T_p(norm, g) / norm.
+    """Return the factors of blocks with given norms: T_p(norm, g) / norm.
 
     Args:
-        norms: At least 0.
+        norms: Norms of the blocks, at least 0.
         levels: Thresholds of the blocks.
-        power: p of the threshold function.
+        power: Exponent p of the threshold function.
 
     Returns:
         Factors in [0, 1].

@@ -1,4 +1,4 @@
-"""Weights that were changed from outside: how they are noticed, and v set from them."""
+"""Detecting weights that were changed from outside, and setting v from them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ from dirprune.kernels.rows import Row
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like, is_sharded
 
-# The sample for changes from outside: WHOLE elements in full, of more a run of LINE in SPARSE.
+# Tensors of up to WHOLE elements are compared completely, of larger ones one LINE in SPARSE lines.
 WHOLE, LINE, SPARSE = 4096, 128, 64
 
 
 def adopt(batch: ParameterBatch) -> None:
-    """Set v from the weights where they are not what the last step left.
+    """Set v from the weights that differ from the result of the last step.
 
-    Every other entry of v keeps its bits. Nothing is copied to the host.
+    All other entries of v keep their bits. Nothing is copied to the host.
 
     Args:
-        batch: The parameters; dense ones need nothing.
+        batch: The parameters; dense parameters are skipped.
     """
     if batch.is_current:
         return
@@ -40,13 +40,14 @@ def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
 
 
 def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
-    """Find rows with weights that are not what the last step left, from a sample.
+    """Find rows with weights that differ from the result of the last step, on a sample.
 
-    A tensor up to 4,096 elements is compared whole; of a larger one, 128 elements in 8,192.
+    A tensor of up to 4,096 elements is compared completely, a larger one on 128 of every 8,192
+    elements.
 
     Args:
         batch: Rows on the CPU.
-        phase: Which lines; every line's turn comes within 64 successive phases.
+        phase: Selects the lines; 64 successive phases cover all of them.
 
     Returns:
         The rows that differ.
@@ -65,10 +66,11 @@ def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
 
 
 class LastWeights:
-    """What identifies the weights as the last step left them on the CPU.
+    """Identity of the weights after the last step, on the CPU.
 
-    Assigning to a weight or copying into it moves its version counter or its storage; a write
-    through ``.data`` does not, so the others are compared on a sample, another one each time.
+    Assigning to a weight or copying into it changes its version counter or its storage. A write
+    through ``.data`` does not, so the other weights are compared on a sample that changes at every
+    step.
     """
 
     def __init__(self) -> None:
@@ -80,7 +82,7 @@ class LastWeights:
         """Adopt the weights of the rows on the CPU that were changed since the last step.
 
         Args:
-            batch: The parameters. Those on other devices are left to :func:`adopt`.
+            batch: The parameters. Those on other devices are handled by :func:`adopt`.
         """
         if batch.together:
             return
@@ -98,10 +100,10 @@ class LastWeights:
 
     @_disable_dynamo
     def remember(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
-        """Note what identifies the weights as this step leaves them.
+        """Record the identity of the weights after this step.
 
         Args:
-            state: The optimizer's.
+            state: The optimizer's state.
         """
         self._left = {
             id(p): _identity(p)

@@ -1,15 +1,15 @@
-r"""Directional pruning itself: Definition 1.1 of Chao et al. (2020) in closed form.
+r"""Directional pruning: Definition 1.1 of Chao et al. (2020) in closed form.
 
 A solution :math:`w` of SGD lies in a valley of the loss whose floor is flat in most directions.
-:math:`P_0` projects on these. Directional pruning shrinks each weight as far as
-the step stays on the floor:
+:math:`P_0` is the projector on these directions. Directional pruning shrinks the weights along
+the floor:
 
 .. math::
     s_j = \operatorname{sign}(w_j)\,(P_0 \operatorname{sign}(w))_j, \qquad
     \hat w(\lambda) \in \arg\min_x \tfrac12 \lVert w - x \rVert_2^2
         + \lambda \textstyle\sum_j s_j \lvert x_j \rvert
 
-Where :math:`s_j < 0` the weight grows, which compensates for the change of the others.
+A weight with :math:`s_j < 0` grows, which compensates for the change of the other weights.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Flat = Callable[[Tensor], Tensor]
 
 
 class FlatProjector:
-    r"""The projector on the complement of some directions with a known orthonormal basis.
+    r"""The projector on the orthogonal complement of some directions.
 
     .. math:: P_0 x = x - Q^\top Q x
 
@@ -48,7 +48,7 @@ class FlatProjector:
         error = float((basis @ basis.mT - unit).abs().max()) if len(basis) else 0.0
         if not error <= torch.finfo(basis.dtype).eps ** 0.5:
             raise ValueError(
-                f"the rows of a basis must be orthonormal, theirs differ by {error:.1e}: take "
+                f"the rows of a basis must be orthonormal, these deviate by {error:.1e}: use "
                 "torch.linalg.qr(rows.T).Q.T"
             )
         self.basis = basis
@@ -62,17 +62,17 @@ class FlatProjector:
         threshold: float | None = None,
         rank: int | None = None,
     ) -> "FlatProjector":
-        r"""Take the eigenvectors of a Hessian that are not flat.
+        r"""Make the projector from eigenpairs of a Hessian.
 
         Args:
             values: Eigenvalues :math:`\theta`, with shape (k,).
-            vectors: Their eigenvectors as rows, with shape (k, d).
-            threshold: Directions with :math:`|\theta|` above it are sharp, or
-            rank: The number of sharp directions, those of largest :math:`|\theta|`. Give exactly
-                one of the two.
+            vectors: Eigenvectors as rows, with shape (k, d).
+            threshold: Directions with :math:`|\theta|` above it are sharp.
+            rank: Number of sharp directions, those of largest :math:`|\theta|`. Give either
+                ``threshold`` or ``rank``.
 
         Raises:
-            ValueError: If both or neither are given, or shapes and rank do not fit.
+            ValueError: If both or neither are given, or the shapes or the rank do not fit.
 
         Example:
             >>> values, vectors = torch.linalg.eigh(torch.diag(torch.tensor([0.0, 5.0])))
@@ -82,12 +82,14 @@ class FlatProjector:
         if values.dim() != 1 or vectors.dim() != 2 or len(values) != len(vectors):
             raise ValueError(
                 f"eigenvalues {tuple(values.shape)} and eigenvectors {tuple(vectors.shape)} do "
-                "not fit: give shapes (k,) and (k, d), an eigenvector a row"
+                "not fit: give shapes (k,) and (k, d), with one eigenvector per row"
             )
         if rank is None and threshold is not None:
             rank = int((values.abs() > threshold).sum())
         elif rank is None or threshold is not None:
-            raise ValueError("give either threshold or rank: they are two ways to choose")
+            raise ValueError(
+                f"got threshold={threshold} and rank={rank}: give exactly one of them"
+            )
         order = values.abs().argsort(descending=True)
         if not 0 <= rank <= len(values):
             raise ValueError(
@@ -97,13 +99,13 @@ class FlatProjector:
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> "FlatProjector":
-        """Take P0 itself.
+        """Make the projector from the matrix P0.
 
         Args:
             matrix: Symmetric and idempotent, with shape (d, d).
 
         Raises:
-            ValueError: If it is no orthogonal projector.
+            ValueError: If it is not an orthogonal projector.
 
         Example:
             >>> FlatProjector.from_matrix(torch.diag(torch.tensor([1.0, 0.0])))(torch.ones(2))
@@ -120,8 +122,8 @@ class FlatProjector:
         )
         if not error <= torch.finfo(matrix.dtype).eps ** 0.5:
             raise ValueError(
-                f"the matrix is no orthogonal projector, P - P' or PP - P is {error:.1e} "
-                "somewhere: give I - Q'Q with orthonormal rows Q"
+                f"the matrix is not an orthogonal projector, P - P' or PP - P has an entry of "
+                f"{error:.1e}: give I - Q'Q with orthonormal rows Q"
             )
         values, vectors = torch.linalg.eigh(matrix)
         return cls(vectors.mT[values < 0.5])
@@ -132,29 +134,29 @@ class FlatProjector:
             raise ValueError(f"the basis is {self.basis.dtype}, the vector {x.dtype}: convert one")
         if x.shape != self.basis.shape[1:]:
             raise ValueError(
-                f"the basis lives in {self.basis.shape[1]} dimensions, the vector has shape "
+                f"the basis has {self.basis.shape[1]} dimensions, the vector has shape "
                 f"{tuple(x.shape)}: give all weights as one vector, in the order of the Hessian"
             )
         return x - self.basis.mT @ (self.basis @ x)
 
 
 def directional_scores(w: Tensor, flat: Flat) -> Tensor:
-    r"""Score how far every weight may go towards zero.
+    r"""Compute the score of every weight: how fast it shrinks in directional pruning.
 
     .. math:: s_j = \operatorname{sign}(w_j)\,(P_0 \operatorname{sign}(w))_j
 
     :math:`\sum_j s_j = \lVert P_0 \operatorname{sign}(w) \rVert^2` lies between 0 and the number
-    of weights: 1 each if everything is flat, 0 each if nothing is.
+    of weights: every score is 1 if all directions are flat, and 0 if none is.
 
     Args:
         w: All weights as one vector, with shape (d,).
         flat: Projects vectors on the flat directions, such as a :class:`FlatProjector`.
 
     Returns:
-        With shape (d,); negative where a weight has to grow.
+        The scores, with shape (d,); negative if a weight grows.
 
     Raises:
-        ValueError: If w is no vector, or ``flat`` changes its shape.
+        ValueError: If w is not a vector, or ``flat`` changes its shape.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
@@ -173,18 +175,19 @@ def directional_scores(w: Tensor, flat: Flat) -> Tensor:
     projected = flat(signs)
     if projected.shape != w.shape:
         raise ValueError(
-            f"flat maps shape {tuple(w.shape)} to {tuple(projected.shape)}: it must keep the shape"
+            f"flat maps shape {tuple(w.shape)} to {tuple(projected.shape)}: make it return the "
+            "same shape"
         )
     return signs * projected
 
 
 def directional_prune(w: Tensor, lam: float, flat: Flat) -> Tensor:
-    r"""Prune as far as the valley is flat.
+    r"""Prune weights along the flat directions.
 
     .. math:: \hat w_j = \operatorname{sign}(w_j)\,\big[\,|w_j| - \lambda s_j\,\big]_+
 
-    With :math:`P_0 = I` it is the soft threshold, with :math:`P_0 = 0` nothing changes. While no
-    weight has reached zero, the step :math:`-\lambda P_0 \operatorname{sign}(w)` is flat.
+    With :math:`P_0 = I` it is the soft threshold, with :math:`P_0 = 0` the identity. Until the
+    first weight reaches zero, the step :math:`-\lambda P_0 \operatorname{sign}(w)` is flat.
 
     Args:
         w: All weights as one vector, with shape (d,).
@@ -195,7 +198,7 @@ def directional_prune(w: Tensor, lam: float, flat: Flat) -> Tensor:
         The pruned weights, with exact zeros and shape (d,).
 
     Raises:
-        ValueError: If lam is negative or not finite, or w no vector.
+        ValueError: If lam is negative or not finite, or w is not a vector.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
@@ -217,15 +220,15 @@ class DirectionalPath:
 
     Args:
         w: All weights as one vector, with shape (d,).
-        flat: As in :func:`directional_scores`; called once.
+        flat: As in :func:`directional_scores`; it is called once.
 
     Raises:
-        ValueError: If w is no vector or empty.
+        ValueError: If w is not a vector, or empty.
 
     Attributes:
         scores: s, with shape (d,).
         breakpoints: The :math:`\lambda` at which each weight becomes zero, with shape (d,); 0 for
-            those that are, infinite where s is not above its rounding.
+            weights that are zero, infinite if s is not above its rounding error.
 
     Example:
         >>> path = DirectionalPath(torch.tensor([2.0, 1.0, 0.5]), lambda x: x)
@@ -236,16 +239,16 @@ class DirectionalPath:
     def __init__(self, w: Tensor, flat: Flat) -> None:
         self.scores = directional_scores(w, flat)
         if not len(w):
-            raise ValueError("w is empty: there is nothing to prune")
+            raise ValueError("w is empty: give a vector with at least one weight")
         self._w = w
-        # What a projection leaves of signs that are not flat at all is rounding.
+        # If the signs have no flat part, their projection is rounding error.
         noise = len(w) ** 0.5 * torch.finfo(w.dtype).eps
         reach = torch.where(self.scores > noise, w.abs() / self.scores, torch.inf)
         self.breakpoints = torch.where(w == 0, 0.0, reach)
 
     @property
     def largest_sparsity(self) -> float:
-        """The share of weights that become zero at all: those with s above 0, or zero already."""
+        """The share of weights that can become zero: those with s above 0, and those at zero."""
         return int(self.breakpoints.isfinite().sum()) / len(self.breakpoints)
 
     def weights(self, lam: float) -> Tensor:
@@ -256,10 +259,11 @@ class DirectionalPath:
         """
         if not 0 <= lam <= torch.finfo(self._w.dtype).max:
             raise ValueError(f"lam must be at least 0 and finite, got {lam}")
-        left = self._w.abs() - lam * self.scores
-        # The breakpoints decide what is zero, so that rounding cannot contradict sparsity().
-        left = left.clamp(min=torch.finfo(left.dtype).tiny)
-        return torch.where(self.breakpoints <= lam, 0.0, self._w.sign() * left)
+        size = self._w.abs() - lam * self.scores
+        # The breakpoints decide which weights are zero, so that rounding cannot contradict
+        # sparsity().
+        size = size.clamp(min=torch.finfo(size.dtype).tiny)
+        return torch.where(self.breakpoints <= lam, 0.0, self._w.sign() * size)
 
     def sparsity(self, lam: float) -> float:
         """Return the share of zeros in :meth:`weights`."""
@@ -272,15 +276,16 @@ class DirectionalPath:
             sparsity: From 0 to :attr:`largest_sparsity`.
 
         Raises:
-            ValueError: If no :math:`\lambda` does.
+            ValueError: If no :math:`\lambda` gives this sparsity.
         """
         count = len(self.breakpoints)
-        # Rounding guards against 0.7 * 10 = 7.000000000000001, which would ask for 8 zeros.
+        # Rounded, because 0.7 * 10 = 7.000000000000001 would need 8 zeros.
         needed = round(sparsity * count, 6)
         if not 0 <= sparsity <= self.largest_sparsity:
             raise ValueError(
-                f"a sparsity of {sparsity:.2%} cannot be reached: {self.largest_sparsity:.2%} of "
-                "the weights have a score above 0 or are zero, the others never become zero"
+                f"a sparsity of {sparsity:.2%} cannot be reached, because only "
+                f"{self.largest_sparsity:.2%} of the weights have a score above 0 or are zero: "
+                f"give 0 to {self.largest_sparsity}"
             )
         if needed == 0:
             return 0.0

@@ -16,8 +16,9 @@ from dirprune.threshold import effective_lr
 class GRDA(DualAveraging):
     r"""Generalised regularised dual averaging: SGD that trains a sparse network.
 
-    An accumulator :math:`v` starts at the weights and follows SGD; the weights are its threshold,
-    so zeros are exact, appear during training, and may come back to life:
+    An accumulator :math:`v` starts at the weights and follows SGD. The weights are the
+    thresholded accumulator, so zeros are exact, appear during training, and can become nonzero
+    again:
 
     .. math::
         g_n &= g_{n-1} + c\,\gamma_n^{\mu + 1/2}\,(n^\mu - (n-1)^\mu)
@@ -25,56 +26,60 @@ class GRDA(DualAveraging):
         v_n &= v_{n-1} - \gamma_n \nabla f(w_{n-1}) \\
         w_n &= T_p(v_n, g_n) = \operatorname{sign}(v_n)\,[\,|v_n|^p - g_n^p\,]_+^{1/p}
 
-    n and g belong to a parameter and advance only at steps at which it has a gradient and the
-    rate is above 0. A param group without a plan and with ``c=0`` from its start follows plain
-    SGD and stores no accumulator; where c becomes 0 later, g stays what it is.
+    Every parameter has its own n and g, which advance only at steps where it has a gradient and
+    the learning rate is above 0. A param group without a plan and with ``c=0`` from the start
+    follows plain SGD and stores no accumulator. If c becomes 0 later, g stays constant.
 
     Args:
         params: Parameters, or param groups, each with its own options.
-        lr: Learning rate :math:`\gamma \ge 0`; without a plan what works for SGD without momentum,
-            with one what works for SGD with the same momentum, or up to four times as much. Any
-            scheduler may change it: later increments of g use the current rate, earlier ones stay.
-        c: Scale of the threshold, :math:`c \ge 0`; larger is sparser, mostly early. The paper
-            uses 5e-4 (VGG16), 1e-3 (WRN28x10) and 5e-3 (ResNet-50, the default).
-        mu: Growth exponent in (0, 1]; larger is sparser. The theory asks for (1/2, 1); the
-            paper suggests to try .501, .51 (the default) and .55 first; 1 is Xiao's l1-RDA.
+        lr: Learning rate :math:`\gamma \ge 0`. Without a plan, use a rate for SGD without
+            momentum; with a plan, a rate for SGD with the same momentum, or up to four times as
+            much. Any scheduler may change it: later increments of g use the current rate, earlier
+            increments stay.
+        c: Scale of the threshold, :math:`c \ge 0`; a larger value gives more zeros, mainly early
+            in training. The paper uses 5e-4 (VGG16), 1e-3 (WRN28x10) and 5e-3 (ResNet-50, the
+            default).
+        mu: Growth exponent in (0, 1]; a larger value gives more zeros. The theory requires
+            (1/2, 1); the paper recommends trying .501, .51 (the default) and .55 first; 1 is
+            Xiao's l1-RDA.
         plan: A :class:`dirprune.SparsityPlan`, which chooses g; c and mu are then not used.
         power: Exponent :math:`p \ge 1` of the threshold function; 1 is the paper's soft
-            threshold, larger ones shrink large weights less, ``math.inf`` is the hard threshold.
+            threshold, larger values shrink large weights less, ``math.inf`` is the hard threshold.
             By default 1 without a plan and 2 with one.
         momentum: Heavy-ball factor :math:`\beta` in [0, 1).
-        nesterov: Nesterov's form of momentum.
+        nesterov: Whether to use Nesterov momentum.
         weight_decay: Coefficient of an l2 penalty, at least 0.
         maximize: Ascend instead of descend.
-        foreach: Update many tensors a call.
-        fused: Update in one pass: on CUDA with Triton, on the CPU with the C++ extension where it
-            is installed, p is 1 or 2 and the parameters are float32; the default. On the
-            CPU the bits are those of the other paths, whose multiply-adds torch rounds once on
-            CPUs that can.
-        capturable: Keep n, g and the plan's progress on the device, so that a step waits for
-            nothing and can be captured in a CUDA graph. Give lr as a tensor on the device and
-            change it in place; a number is frozen in the graph. Take a step before the capture.
+        foreach: Update many tensors per call.
+        fused: Update in one pass, which is the default where possible: on CUDA with Triton; on
+            the CPU with the C++ extension, if it is installed, p is 1 or 2 and the parameters are
+            float32. On the CPU the result is bit-identical to the other paths on processors with
+            fused multiply-add.
+        capturable: Keep n, g and the plan's progress on the device, so that a step does not
+            synchronise and can be captured in a CUDA graph. Give lr as a tensor on the device and
+            change it in place; a number is constant in the graph. Take a step before the capture.
 
     Raises:
         ValueError: If an option is out of its range (also when a scheduler sets it later).
         TypeError: If a parameter is complex or a gradient sparse.
 
     Note:
-        Differences from the paper and its authors' code. Plans, powers, momentum, weight decay and
+        Differences from the paper and the authors' code: Plans, powers, momentum, weight decay and
         ``maximize`` are extensions; with momentum the threshold grows with the effective rate
         :math:`\gamma / (1 - \beta)`. Accumulators of bfloat16 and float16 parameters are float32.
-        The authors' class keeps n and g in float32 tensors, ours are Python numbers, and it
-        overwrites weights that were changed from outside.
+        n and g are Python numbers; in the authors' class they are float32 tensors. The authors'
+        class overwrites weights that were changed from outside; this class adopts them.
 
-        The weights are the truth: where a weight is not what the last step left (a reloaded
+        Changes from outside: if a weight differs from the result of the last step (a reloaded
         checkpoint, averaging, clipping, pruning by hand), v is set from it before the next step,
-        as :meth:`reset_from_weights` does. Every assignment and in-place operation is noticed. A
-        write through ``.data`` is noticed on CUDA and, on the CPU, in tensors of up to 4,096
-        elements; in larger ones 1/64 of the elements is compared at a step, others each time, so a
-        change of a few elements may be overwritten. Call :meth:`reset_from_weights` after it.
+        as :meth:`reset_from_weights` does. Every assignment and in-place operation is detected. A
+        write through ``.data`` is detected on CUDA and, on the CPU, in tensors of up to 4,096
+        elements. In larger tensors a different 1/64 of the elements is compared at each step, so
+        a change of a few elements may be overwritten: call :meth:`reset_from_weights` after it.
 
-        A gradient that is zero, not None, is a gradient: under
-        ``zero_grad(set_to_none=False)`` a frozen layer's n and g advance and it is pruned on.
+        A gradient of zeros is treated as a gradient, unlike None: with
+        ``zero_grad(set_to_none=False)``, n and g of a frozen layer advance and it is pruned
+        further.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -134,7 +139,10 @@ class GRDA(DualAveraging):
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {group['momentum']}")
         if group["nesterov"] and not group["momentum"]:
-            raise ValueError("nesterov needs momentum above 0")
+            raise ValueError(
+                f"nesterov needs momentum above 0, got {group['momentum']}: set momentum, or "
+                "remove nesterov"
+            )
 
     def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:
         if group["momentum"] and "momentum_buffer" not in state:

@@ -1,4 +1,4 @@
-"""Which parameters gRDA thresholds and which follow plain SGD."""
+"""The choice of the parameters that gRDA thresholds; the others follow plain SGD."""
 
 import re
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def param_groups(
     model: nn.Module,
     prune: Literal["all", "weights"] | Callable[[str, nn.Parameter], bool] = "all",
 ) -> list[dict[str, Any]]:
-    """Split a model's parameters into those that gRDA thresholds and those that follow SGD.
+    """Split a model's parameters into a group that gRDA thresholds and a group that follows SGD.
 
-    ``"weights"`` thresholds the kernels and matrices of a network and leaves dense:
+    ``"weights"`` thresholds the kernels and matrices of a network. These parameters stay dense:
 
     - scalars and vectors in any shape, such as biases, layer scales of shape (C, 1, 1), class
       tokens of shape (1, 1, C) and weights of shape (1, C): at most one dimension is larger than
@@ -39,25 +39,25 @@ def param_groups(
     - parameters that ``no_weight_decay()`` of the model or of a submodule names, whose names
       contain one of its ``no_weight_decay_keywords()``, or that carry a true attribute
       ``_no_weight_decay``;
-    - the tensors behind ``weight_norm``, ``spectral_norm`` and every parametrization: their zeros
-      are not the layer's, and a zero row of a normalised direction is 0/0. (Masks of
-      ``torch.nn.utils.prune`` keep zeros, so masked weights are thresholded.)
+    - the underlying parameters of ``weight_norm``, ``spectral_norm`` and every parametrization:
+      their zeros are not zeros of the layer, and a zero row of a normalised direction is 0/0.
+      (Masks of ``torch.nn.utils.prune`` keep zeros, so masked weights are thresholded.)
 
-    A parameter that several layers share counts once, and is dense if any of these rules applies
-    to one of its uses.
+    A parameter that several layers share is counted once, and is dense if any of these rules
+    applies to one of its uses.
 
     Args:
         model: Any module, also one inside ``torch.compile`` or ``DistributedDataParallel``.
-        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` follows the
-            rule above; a callable receives each parameter's name in the unwrapped model and the
+        prune: ``"all"`` thresholds every parameter, as in the paper; ``"weights"`` applies the
+            rules above; a callable receives each parameter's name in the unwrapped model and the
             parameter, and returns whether to threshold it.
 
     Returns:
         One or two param groups for :class:`dirprune.GRDA`; the second, if any, has ``c=0``.
 
     Raises:
-        ValueError: If ``prune`` is none of these, the model has no parameters, or ``"weights"``
-            meets a lazy parameter whose shape is not known yet.
+        ValueError: If ``prune`` has another value, the model has no parameters, or, with
+            ``"weights"``, a lazy parameter has no shape yet.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2), nn.LayerNorm(2))
@@ -107,7 +107,7 @@ def _dense_under_weights(model: nn.Module) -> set[int]:
 
 
 def _is_no_kernel(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is no kernel or matrix, by its shape, its own name or its mark."""
+    """Whether a parameter is not a kernel or matrix, by its shape, name or attribute."""
     is_vector = sum(size != 1 for size in parameter.shape) <= 1
     is_broadcast = parameter.shape[:1] == (1,) and not name.startswith("weight")
     is_named = _NAMED_DENSE.search(name) is not None
@@ -119,7 +119,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _behind_hooks(module: nn.Module) -> set[str]:
-    """Names of the parameters from which the old ``weight_norm`` and the like compute weights."""
+    """Names of the parameters from which hooks such as ``weight_norm`` compute weights."""
     names: set[str] = set()
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):

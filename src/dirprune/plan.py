@@ -1,4 +1,4 @@
-"""A threshold that follows a planned sparsity: no scale to choose, and the end is exact."""
+"""A threshold that follows a planned sparsity and reaches it exactly, without a scale to tune."""
 
 import logging
 import math
@@ -16,11 +16,11 @@ from dirprune.tensor_thresholds import tensor_thresholds, tensor_thresholds_on_d
 
 _logger = logging.getLogger(__name__)
 
-# Entries from which on the thresholds before the plan's end come from a sample of about as many.
-# Its error in the sparsity is below .15 points (one standard deviation).
+# With more entries, thresholds before the plan's end are computed on a sample of about this size.
+# The error of the sparsity is below .15 points (one standard deviation).
 SAMPLE = 1 << 17
-# Entries up to which the threshold is exact at every step after the plan's end. With more, it is
-# exact when the end is reached and at the last step, and at every 16th step in between.
+# With up to this number of entries, the threshold is exact at every step after the plan's end.
+# With more, it is exact at the end, at the last step, and at every 16th step between them.
 EVERY_STEP = 1 << 20
 
 
@@ -32,35 +32,36 @@ class SparsityPlan:
     .. math:: s_n = s \,\bigl(1 - (1 - t)^3\bigr), \qquad
               t = \operatorname{clip}\Bigl(\frac{n / N - b}{e - b}, 0, 1\Bigr)
 
-    with begin b and end e. Before the end it is renewed every few steps, on large models from a
-    sample. From the end on it is exact: the share of zeros stays s, while zeros may change places.
-    With more than a million planned entries it is exact when the end is reached, at step N, and
-    at every 16th step in between. n counts the optimizer's steps at which a planned parameter
-    has a gradient and its group's rate is above 0, so skipped steps of a ``GradScaler`` do not
-    count.
+    with begin b and end e. Before the end, the threshold is updated every few steps; for large
+    models it is computed on a sample. From the end on it is exact: the share of zeros is s, but
+    the positions of zeros can still change. With more than a million planned entries it is exact
+    at the end, at step N, and at every 16th step between them. n counts the optimizer's steps at
+    which a planned parameter has a gradient and its group's rate is above 0, so steps that a
+    ``GradScaler`` skips are not counted.
 
-    Give one plan to the optimizer, or to several param groups, which then share one quantile; or
-    give each group its own. The planned parameters are those of its groups that require gradients
-    and have had one. The thresholds of a plan do not depend on ``c`` and ``mu``. The state of the
-    plan is part of the optimizer's ``state_dict``.
+    One plan can be given to the optimizer or to several param groups, which then share one
+    quantile; or each group can have its own plan. The planned parameters are those of its groups
+    that require gradients and have had a gradient. The thresholds of a plan do not depend on
+    ``c`` and ``mu``. The state of the plan is part of the optimizer's ``state_dict``.
 
     Args:
         sparsity: Share :math:`s` of zeros among the planned parameters, in [0, 1).
-        steps: Optimizer steps N of the whole run, at least 1. Training may go beyond.
+        steps: Optimizer steps N of the whole run, at least 1. Training may continue after them.
         begin: Share of the steps after which zeros appear, in [0, 1).
         end: Share of the steps after which the sparsity is reached, in (begin, 1].
-        structure: ``"elements"``: single weights. ``"2:4"``: from the end on two of every four
-            weights along dimension 1 are zero, as sparse tensor cores want it; the sparsity is .5
-            and the threshold is a share of the second smallest of the four. ``"channels"``: whole
-            blocks, so that ``dirprune.deploy.shrink`` can remove them.
-        minimum: Nonzero weights that every tensor keeps (all of a smaller one), at least 0. They
-            are made up for by others, so that the total is still exact. With channels, every
-            tensor keeps its largest block unless this is 0.
-        blocks: With ``structure="channels"``: a list of blocks, each a list of ``(parameter,
-            dimension, index)``: what is removed together, such as a row, its bias, and the scale
+        structure: ``"elements"``: single weights. ``"2:4"``: from the end on, two of every four
+            weights along dimension 1 are zero, as sparse tensor cores require; the sparsity must
+            be .5, and the threshold is a share of the second smallest of the four. ``"channels"``:
+            whole blocks, so that ``dirprune.deploy.shrink`` can remove them.
+        minimum: Nonzero weights that every tensor keeps (all, if it has fewer), at least 0. Other
+            tensors get more zeros, so that the total is still exact. With channels, every tensor
+            keeps its largest block unless this is 0.
+        blocks: With ``structure="channels"``: a list of blocks. A block is a list of ``(parameter,
+            dimension, index)`` that are removed together, such as a row, its bias, and the scale
             and shift of its norm. A block is thresholded by the root mean square of its entries.
-            The sparsity is that of the entries of all blocks, and the nearest below that whole
-            blocks allow. All planned parameters must appear; entries in no block stay dense.
+            The sparsity is the share of zeros among the entries of all blocks; it is the largest
+            one up to ``sparsity`` that whole blocks allow. All planned parameters must appear;
+            entries in no block stay dense.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -96,16 +97,17 @@ class SparsityPlan:
         self.structure, self.minimum = structure, minimum
         if (structure == "channels") != (blocks is not None):
             raise ValueError(
-                f'blocks go with structure="channels" and it needs them, got {structure!r} '
-                f"and {'no blocks' if blocks is None else 'blocks'}"
+                f'structure="channels" needs blocks, and other structures have none, got '
+                f"{structure!r} and {'no blocks' if blocks is None else 'blocks'}: "
+                "give both or neither"
             )
         self._blocks = None if blocks is None else Blocks(blocks, keep_one=minimum > 0)
         self.step: int | Tensor = 0
-        """Steps taken so far; on the device where the optimizer is ``capturable``."""
+        """Steps taken so far; on the device if the optimizer is ``capturable``."""
         self.threshold: float | Tensor = 0.0
         """The current threshold, in the units of the weights."""
         self.total = 0
-        """Planned entries when the threshold was renewed."""
+        """Planned entries at the last update of the threshold."""
         self._check()
 
     def sparsity_at(self, step: int) -> float:
@@ -130,7 +132,7 @@ class SparsityPlan:
         """Count one more step.
 
         Returns:
-            Whether the threshold has to be renewed at it.
+            Whether the threshold has to be updated at this step.
         """
         step = self.step = int(self.step) + 1
         if self.structure != "elements":
@@ -140,7 +142,7 @@ class SparsityPlan:
             return True
         if step > end:
             every = 1 if self.total <= EVERY_STEP else 16
-        else:  # at least a hundred times in all
+        else:  # at least a hundred updates
             every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
         return step % every == 0
 
@@ -156,7 +158,7 @@ class SparsityPlan:
         self.step.add_(moved)
 
     def choose_on_device(self, accumulators: Sequence[Tensor]) -> list[Tensor]:
-        """Renew the threshold as :meth:`choose` does, without copying anything to the host.
+        """Update the threshold like :meth:`choose`, without copying anything to the host.
 
         Args:
             accumulators: v of every planned parameter.
@@ -173,14 +175,14 @@ class SparsityPlan:
         return levels
 
     def choose(self, accumulators: Sequence[Tensor], names: Sequence[str]) -> list[float]:
-        """Renew the threshold for the current step.
+        """Update the threshold for the current step.
 
         Args:
             accumulators: v of every planned parameter, of one dtype on one device.
-            names: Of the parameters, for warnings.
+            names: Names of the parameters, for warnings.
 
         Returns:
-            The threshold of each tensor: the plan's, or a smaller one where ``minimum`` asks.
+            The threshold of each tensor: the plan's, or a smaller one because of ``minimum``.
         """
         total = self.total = sum(v.numel() for v in accumulators)
         zeros = round(self.sparsity_at(int(self.step)) * total)
@@ -197,11 +199,11 @@ class SparsityPlan:
         return levels
 
     def apply_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
-        """Renew the threshold of blocks or fours and write the weights.
+        """Update the threshold of blocks or groups of four, and write the weights.
 
         Args:
             pairs: Every planned parameter and its v.
-            power: Of the threshold function.
+            power: Exponent of the threshold function.
         """
         sparsity = self.sparsity_at(int(self.step))
         if self._blocks is None:
@@ -214,11 +216,11 @@ class SparsityPlan:
     def structured_weights(
         self, pairs: Sequence[tuple[Tensor, Tensor]], power: float
     ) -> list[Tensor]:
-        """Threshold blocks or fours at the current threshold.
+        """Apply the current threshold to blocks or groups of four.
 
         Args:
             pairs: Every planned parameter and its v.
-            power: Of the threshold function.
+            power: Exponent of the threshold function.
 
         Returns:
             New weights in the dtype of v.
@@ -231,11 +233,11 @@ class SparsityPlan:
         return [self._blocks.scale(p, factors, v) for p, v in pairs]
 
     def adopt_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
-        """Set v from the weights where they are not what :meth:`apply_structure` left.
+        """Set v from the weights that differ from the result of :meth:`apply_structure`.
 
         Args:
             pairs: Every planned parameter and its v.
-            power: Of the threshold function.
+            power: Exponent of the threshold function.
         """
         g = float(self.threshold)
         if self._blocks is not None:
@@ -252,7 +254,7 @@ class SparsityPlan:
             p: A parameter of the plan.
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If it does not fit.
         """
         if self.structure != "elements" and is_sharded(type(p)):
             raise ValueError(
@@ -268,7 +270,7 @@ class SparsityPlan:
         """Return the options and the progress as plain numbers.
 
         Returns:
-            What :meth:`load_state_dict` takes.
+            A state for :meth:`load_state_dict`.
         """
         state = {name: value for name, value in vars(self).items() if name[0] != "_"}
         return state | {"step": int(self.step), "threshold": float(self.threshold)}
@@ -296,8 +298,8 @@ class SparsityPlan:
         """
         if state["structure"] == "channels":
             raise ValueError(
-                "the saved plan prunes channels, whose blocks are not part of a state: construct "
-                "the optimizer with the plan, then load"
+                "the saved plan prunes channels, and its blocks are not part of the state: make "
+                "the optimizer with the plan, then load the state"
             )
         plan = cls(state["sparsity"], state["steps"])
         plan.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Threshold functions: pure maps from a tensor to one of the same shape, and their inverse."""
+"""Threshold functions, which are pure functions of a tensor, and their inverse."""
 
 import math
 from typing import Any
@@ -39,7 +39,7 @@ def soft_threshold(v: Tensor, g: float) -> Tensor:
 
 
 def power_threshold(v: Tensor, g: float | Tensor, power: float) -> Tensor:
-    r"""Set entries of magnitude up to ``g`` to zero and shrink the others, large ones less.
+    r"""Set entries of magnitude up to ``g`` to zero, and shrink the others towards zero.
 
     .. math::
         T_p(v, g) = \operatorname{sign}(v)\,[\,|v|^p - g^p\,]_+^{1/p}
@@ -78,7 +78,7 @@ def power_threshold(v: Tensor, g: float | Tensor, power: float) -> Tensor:
     _check_power(power)
     if not isinstance(g, Tensor) and not 0 <= g < math.inf:
         raise ValueError(f"the threshold g must be at least 0 and finite, got {g}")
-    level: Any = g  # torch's overloads do not know of unions
+    level: Any = g  # torch's overloads do not accept unions
     if power == 1:
         return v - v.clamp(-level, level)
     size = v.abs().clamp(max=torch.finfo(v.dtype).max)
@@ -86,10 +86,10 @@ def power_threshold(v: Tensor, g: float | Tensor, power: float) -> Tensor:
         w = v
     elif power == 2:
         excess = (size - g) / size  # 1 - g / |v|, without cancellation near g
-        # by way of float64: torch's float32 square root on CPUs is not always rounded correctly
+        # in float64, because torch's float32 square root on CPUs is not always rounded correctly
         w = v * (excess * (2 - excess)).double().sqrt().to(v.dtype)
     else:
-        # in float64, because vectorised pow and its scalar tail do not agree in the last bit
+        # in float64, because vectorised pow and its scalar remainder differ in the last bit
         excess = (size.double() - g) / size
         shrunk = -(power * (-excess).log1p()).expm1()  # 1 - (g / |v|)^p
         w = (v * shrunk.pow(1 / power)).to(v.dtype)
@@ -103,13 +103,13 @@ def invert_threshold(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> T
         \operatorname{sign}(w)\,(|w|^p + g^p)^{1/p} \;\text{ where } w \ne 0, \qquad
         \operatorname{clip}(v, -g, g) \;\text{ where } w = 0
 
-    A weight below about :math:`g\,\varepsilon^{1/p}`, with the rounding unit
-    :math:`\varepsilon` of the dtype, is lost in the rounding of the result and becomes zero. The
-    hard threshold never yields weights up to :math:`g`; they become zero as well.
+    A weight below about :math:`g\,\varepsilon^{1/p}`, where :math:`\varepsilon` is the rounding
+    unit of the dtype, is lost in the rounding of the result and becomes zero. The hard threshold
+    never gives weights up to :math:`g`; they become zero as well.
 
     Args:
         w: Weights, any shape, of the dtype of ``v``.
-        v: The present accumulator, same shape. NaN is treated as 0.
+        v: The current accumulator, same shape. NaN is treated as 0.
         g: Threshold, at least 0 and finite; a number, or a tensor that broadcasts.
         power: :math:`p \ge 1`, or ``math.inf``.
 

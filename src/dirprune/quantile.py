@@ -6,27 +6,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-DIGIT = 16  # bits that one pass over the tensors decides
+DIGIT = 16  # bits that one pass over the tensors determines
 BINS = 1 << DIGIT
 
 
 def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -> Tensor:
     r"""Return the k-th smallest :math:`|v|` of all entries of several tensors together.
 
-    A radix selection: the bits of a non-negative float order as those of an integer, so a
-    histogram of the leading 16 bits finds the bin of the k-th smallest entry, and further
-    histograms within that bin its remaining bits. Counts are integers and are added over the
-    shards of DTensors, so the result is exact and the same on all ranks. Nothing is copied to
+    It is a radix selection: non-negative floats have the same order as their bits read as
+    integers. A histogram of the leading 16 bits finds the bin of the k-th smallest entry, and
+    histograms within that bin find the remaining bits. Counts are integers and are summed over
+    the shards of DTensors, so the result is exact and equal on all ranks. Nothing is copied to
     the host.
 
     Args:
-        tensors: float32 or float64; DTensors count with all their shards. A NaN is larger than
+        tensors: float32 or float64; all shards of a DTensor are counted. A NaN is larger than
             every number.
-        k: Counted from 1; 0 yields 0.
-        stride: Look at every ``stride``-th entry of each shard only.
+        k: Counted from 1; for 0 the result is 0.
+        stride: Use only every ``stride``-th entry of each shard.
 
     Returns:
-        A 0-dimensional tensor on the first tensor's device, float64 if one of them is.
+        A 0-dimensional tensor on the first tensor's device, float64 if one of the tensors is.
 
     Example:
         >>> kth_magnitude([torch.tensor([3.0, -1.0]), torch.tensor([[-2.0]])], 2)
@@ -48,7 +48,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
             counts += _sum_over_shards(_histogram(group, found, shift), like)
         below = counts.cumsum(0)
         digit = (below < rank).sum()
-        # a tensor as an index would be read by the host
+        # indexing with a tensor would synchronise with the host
         before = below.index_select(0, (digit - 1).clamp(min=0).reshape(1)).reshape(())
         rank = rank - torch.where(digit > 0, before, 0)
         found = (found << DIGIT) | digit.to(integer)
@@ -56,11 +56,11 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
 
 
 def mark_smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
-    """Mark the smallest entries of many tensors together; of equals, the first.
+    """Mark the smallest entries of many tensors together; ties go to the first entries.
 
     Args:
         scores: Any shapes, one dtype and device, no NaN.
-        number: How many entries, between 0 and all.
+        number: Number of entries, between 0 and all.
 
     Returns:
         Booleans of the same shapes, exactly ``number`` of them true.
@@ -90,10 +90,10 @@ def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
     counts = torch.zeros(BINS, dtype=torch.int64, device=found.device)
     for bits in parts:
         rest = bits >> shift
-        # the others go to as many bins of their own: additions to one address would queue
+        # other entries are spread over BINS more bins: additions to one address would serialise
         missed = BINS + (bits & (BINS - 1))
         digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), missed)
-        if digit.is_cuda:  # bincount waits for the device
+        if digit.is_cuda:  # bincount synchronises with the device
             own = torch.zeros(2 * BINS, dtype=torch.int64, device=bits.device)
             own.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
         else:
@@ -106,8 +106,8 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
     """Count the entries of each tensor whose magnitude is above ``g``, over all shards.
 
     Args:
-        tensors: DTensors count with all their shards.
-        g: 0-dimensional, or one threshold a tensor.
+        tensors: Tensors; all shards of a DTensor are counted.
+        g: 0-dimensional, or one threshold per tensor.
 
     Returns:
         int64, with shape (number of tensors,).
@@ -159,7 +159,7 @@ def largest_magnitudes(t: Tensor, number: int) -> Tensor:
 
 
 def flat(t: Tensor) -> Tensor:
-    """View a tensor as a vector, in any order, without a copy where it is dense in memory.
+    """View a tensor as a vector, in memory order, without a copy if it is dense in memory.
 
     Args:
         t: Any strides.
@@ -171,14 +171,14 @@ def flat(t: Tensor) -> Tensor:
 
 
 def flat_like(t: Tensor, other: Tensor) -> Tensor:
-    """View a tensor as a vector in the order in which :func:`flat` sees another of its shape.
+    """View a tensor as a vector in the order that :func:`flat` gives another tensor.
 
     Args:
         t: Any strides.
         other: A tensor of the same shape.
 
     Returns:
-        A vector; a copy where the memory formats differ.
+        A vector; a copy if the memory formats differ.
     """
     order = sorted(range(t.dim()), key=other.stride, reverse=True)
     return t.permute(order).reshape(-1)
@@ -203,7 +203,7 @@ def local_part(t: Tensor) -> Tensor:
 
 
 def flat_dtype(integer: torch.dtype) -> torch.dtype:
-    """The float as wide as an integer."""
+    """The floating-point dtype with the width of an integer dtype."""
     return torch.float64 if integer == torch.int64 else torch.float32
 
 

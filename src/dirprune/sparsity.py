@@ -1,4 +1,4 @@
-"""What counts as zero: one accounting for logs, tests, the command line and reports."""
+"""Counting zeros, for logs, tests, the command line and reports."""
 
 import math
 import warnings
@@ -16,12 +16,12 @@ _ALL = "all trainable parameters"
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """Zeros of one tensor that a layer computes with, and the channels that they silence.
+    """Zeros of one tensor of a layer, and the channels that they disable.
 
-    ``dead_outputs`` of ``outputs`` channels have a filter that is all zero (whatever their bias);
-    ``unread_inputs`` of ``inputs`` channels are multiplied by zeros only. All four are None for
-    tensors that are no convolution's or linear layer's weight. ``kind`` is the class of the layer
-    that holds the tensor, such as "Conv2d".
+    ``dead_outputs`` of ``outputs`` channels have a filter that is all zero (for any bias);
+    ``unread_inputs`` of ``inputs`` channels are multiplied only by zeros. All four are None for
+    tensors that are not the weight of a convolution or linear layer. ``kind`` is the class of the
+    layer, such as "Conv2d".
     """
 
     name: str
@@ -36,7 +36,7 @@ class LayerSparsity:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the tensor has two or more dimensions and no entry but zeros."""
+        """Whether the tensor has two or more dimensions and only zeros."""
         return len(self.shape) > 1 and 0 < self.total == self.zeros
 
     @property
@@ -47,7 +47,7 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """Zeros of a whole model, layer by layer and in all; ``str()`` is a table."""
+    """Zeros of a whole model, per layer and in total; ``str()`` is a table."""
 
     layers: tuple[LayerSparsity, ...]
     l1: float
@@ -60,7 +60,7 @@ class SparsityReport:
 
     @property
     def total(self) -> int:
-        """Entries of all trainable tensors: the denominator of the sparsity."""
+        """Entries of all trainable tensors, the denominator of the sparsity."""
         return sum(layer.total for layer in self.layers)
 
     @property
@@ -77,7 +77,7 @@ class SparsityReport:
     def l2_over_l1(self) -> float:
         r""":math:`\|w\|_2 / \|w\|_1`, between :math:`d^{-1/2}` (spread evenly) and 1 (one entry).
 
-        NaN where all weights are zero. Figure 2 of the paper.
+        NaN if all weights are zero. Figure 2 of the paper.
         """
         return self.l2 / self.l1 if self.l1 else math.nan
 
@@ -107,21 +107,21 @@ class SparsityReport:
 
 @torch.no_grad()
 def sparsity_report(model: nn.Module) -> SparsityReport:
-    r"""Count the zeros of a model's trainable parameters, per tensor and in all.
+    r"""Count the zeros of a model's trainable parameters, per tensor and in total.
 
-    Weights, biases and normalisation layers all count, as in the paper; buffers and frozen
-    parameters do not, and a parameter that two layers share counts once, with the first. Both
-    ``0.0`` and ``-0.0`` are zeros; NaN is not. Sharded parameters (FSDP2) are gathered one at a
-    time, so every process must make the call.
+    Weights, biases and normalisation layers are counted, as in the paper; buffers and frozen
+    parameters are not. A parameter that two layers share is counted once, with the first layer.
+    Both ``0.0`` and ``-0.0`` are zeros; NaN is not. Sharded parameters (FSDP2) are gathered one at
+    a time, so every process must make the call.
 
-    A tensor that a layer computes from parameters counts as the layer uses it, in place of these
+    If a layer computes a tensor from parameters, the computed tensor is counted instead of these
     parameters: a weight under a mask of ``torch.nn.utils.prune``, ``weight_norm``,
-    ``spectral_norm`` or any other parametrization, the latter in evaluation mode. Nothing of the
-    model changes: no power iteration, no buffer, no random state.
+    ``spectral_norm`` or any other parametrization, in evaluation mode. The model does not change:
+    no power iteration, no buffer, no random state.
 
     Args:
-        model: Any module, also one inside ``torch.compile`` or ``DistributedDataParallel``, whose
-            names are then those of the plain model.
+        model: Any module, also one inside ``torch.compile`` or ``DistributedDataParallel``; the
+            names are those of the plain model.
 
     Returns:
         A frozen report with ``layers``, ``zeros``, ``nonzeros``, ``total``, ``sparsity``, ``l1``,
@@ -156,20 +156,19 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
             )
         values = _dense(tensor)
         layers.append(_layer(name, values, owner))
-        size = values.abs()  # real, also of complex entries
+        size = values.abs()  # real, also for complex entries
         l1 += float(size.sum(dtype=torch.float64))
         l2_squared += float(torch.linalg.vector_norm(size, dtype=torch.float64)) ** 2
     if empty := [layer.name for layer in layers if layer.is_empty]:
         warnings.warn(
-            f"every entry of {', '.join(empty)} is zero: nothing passes through such a layer"
-            " but its bias",
+            f"every entry of {', '.join(empty)} is zero: such a layer outputs only its bias",
             stacklevel=3,
         )
     return SparsityReport(tuple(layers), l1, math.sqrt(l2_squared))
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """A tensor whose entries can be counted: not sharded, not sparse, no 8-bit float."""
+    """Convert a tensor so that its entries can be counted: not sharded, sparse or 8-bit float."""
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     whole = whole if whole.layout is torch.strided else whole.to_dense()
     return whole.float() if whole.is_floating_point() and whole.itemsize == 1 else whole

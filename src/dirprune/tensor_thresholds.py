@@ -1,4 +1,4 @@
-"""Thresholds that leave a number of zeros in many tensors, while each keeps some entries."""
+"""Thresholds for a total number of zeros in many tensors, with a minimum of nonzeros in each."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,18 @@ from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes, lo
 def tensor_thresholds(
     tensors: Sequence[Tensor], zeros: int, minimum: int, stride: int = 1
 ) -> tuple[float, list[float], list[int]]:
-    """Choose the threshold below which ``zeros`` entries lie, and smaller ones of some tensors.
+    """Choose a common threshold that gives ``zeros`` zeros, and smaller ones for some tensors.
 
     Args:
-        tensors: Of one dtype on one device.
-        zeros: How many entries become zero.
-        minimum: Entries that every tensor keeps (all of a smaller one), at least 0. They are made
-            up for by others, so that the number of zeros is still exact.
-        stride: Look at every ``stride``-th entry only; then the number of zeros is not exact.
+        tensors: Tensors of one dtype on one device.
+        zeros: Number of entries that become zero.
+        minimum: Nonzero entries that every tensor keeps (all, if it has fewer), at least 0. Other
+            tensors get more zeros, so that the number of zeros is still exact.
+        stride: Use only every ``stride``-th entry; then the number of zeros is approximate.
 
     Returns:
-        The threshold; that of each tensor; and the tensors that become zero altogether.
+        The common threshold, the threshold of each tensor, and the indices of the tensors that
+        become entirely zero.
 
     Example:
         >>> tensors = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])]
@@ -51,7 +52,7 @@ def tensor_thresholds(
             empty = [i for i, k in enumerate(kept) if k == 0 and i not in own]
             break
         own |= found
-        for i, level in found.items():  # what a tensor keeps is out of the count
+        for i, level in found.items():  # entries that a tensor keeps are not counted
             candidates[i] = torch.where(candidates[i].abs() > level, math.inf, candidates[i])
         protected = sum(min(minimum, sizes[i]) for i in own)
         g = kth_magnitude(candidates, min(zeros, sum(sizes) - protected))
@@ -64,16 +65,16 @@ def tensor_thresholds_on_device(
     """Choose as :func:`tensor_thresholds` does, without copying anything to the host.
 
     Args:
-        tensors: Of one dtype on one device.
-        zeros: How many entries become zero, a 0-dimensional integer.
-        minimum: Entries that every tensor keeps.
+        tensors: Tensors of one dtype on one device.
+        zeros: Number of entries that become zero, a 0-dimensional integer.
+        minimum: Nonzero entries that every tensor keeps.
 
     Returns:
-        The threshold, and that of each tensor, all 0-dimensional.
+        The common threshold and the threshold of each tensor, all 0-dimensional.
     """
     sizes = [t.numel() for t in tensors]
     kept, own = zip(*(_own_threshold(t, minimum) for t in tensors))
-    # what every tensor keeps is out of the count
+    # entries that a tensor keeps are not counted
     candidates = [torch.where(t.abs() > o, math.inf, t) for t, o in zip(tensors, own)]
     protected = sum(min(minimum, size) for size in sizes)
     g = kth_magnitude(candidates, zeros.clamp(max=sum(sizes) - protected))
@@ -81,7 +82,7 @@ def tensor_thresholds_on_device(
 
 
 def _own_threshold(v: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
-    """The least of the ``minimum`` largest entries of a tensor, and what keeps just them."""
+    """The smallest of the ``minimum`` largest entries, and a threshold that keeps just these."""
     nothing = local_part(v).new_zeros(())
     if v.numel() <= minimum:
         return nothing, nothing

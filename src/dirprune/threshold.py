@@ -1,4 +1,4 @@
-"""The law by which gRDA's threshold grows, step by step and as a whole path."""
+"""The growth law of gRDA's threshold, for one step and for a whole run."""
 
 import copy
 import math
@@ -12,13 +12,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 def threshold_increment(n: int, lr: float, c: float, mu: float) -> float:
-    r"""Growth of the threshold at a parameter's ``n``-th step.
+    r"""Compute the growth of the threshold at a parameter's ``n``-th step.
 
     .. math:: g_n - g_{n-1} = c\,\gamma_n^{\mu + 1/2}\,(n^\mu - (n-1)^\mu)
 
     With a constant rate the increments sum to the paper's tuning function
-    :math:`g(n, \gamma) = c\,\gamma^{1/2} (n\gamma)^\mu`. Adding increments with the current rate
-    is what the authors' code does under a schedule: what has been added is never rescaled.
+    :math:`g(n, \gamma) = c\,\gamma^{1/2} (n\gamma)^\mu`. With a schedule, every increment uses the
+    current rate and earlier increments are never rescaled, as in the authors' code.
 
     Args:
         n: The step, counted from 1.
@@ -43,7 +43,7 @@ def threshold_increment(n: int, lr: float, c: float, mu: float) -> float:
 
 
 def effective_lr(lr: float, momentum: float) -> float:
-    r"""Return the rate at which heavy-ball momentum moves in the long run.
+    r"""Return the effective learning rate of heavy-ball momentum.
 
     .. math:: \gamma / (1 - \beta)
 
@@ -52,7 +52,7 @@ def effective_lr(lr: float, momentum: float) -> float:
         momentum: Heavy-ball factor :math:`\beta` in [0, 1).
 
     Returns:
-        The rate by which the threshold grows.
+        The effective rate, which determines the growth of the threshold.
 
     Example:
         >>> effective_lr(0.1, 0.5)
@@ -64,29 +64,29 @@ def effective_lr(lr: float, momentum: float) -> float:
 def threshold_path(
     c: float, mu: float, lrs: Sequence[float] | LRScheduler, steps: int | None = None
 ) -> Tensor:
-    r"""The threshold after every step of a run, known before the run starts.
+    r"""Compute the threshold after every step of a run, before the run.
 
     .. math:: g_N = c \sum_{n=1}^{N} \gamma_n^{\mu + 1/2}\,(n^\mu - (n-1)^\mu)
 
     where n counts the steps with :math:`\gamma_n > 0` from the start of the run, as
-    :class:`dirprune.GRDA` does. For a run that is under way, give the rates of its past steps too.
+    :class:`dirprune.GRDA` does. For a run in progress, include the rates of its past steps.
 
     Args:
         c: Scale :math:`c \ge 0`.
         mu: Exponent in (0, 1].
-        lrs: The (effective) rate of every step; or a scheduler, of which a copy is walked from
-            its present state on, one ``scheduler.step()`` an optimizer step, with its first
-            param group's rate and momentum. A scheduler that is stepped once an epoch needs the
-            list instead.
-        steps: How many steps to walk the scheduler; needed with a scheduler only.
+        lrs: The (effective) rate of every step, or a scheduler. A copy of the scheduler is
+            stepped from its current state, with one ``scheduler.step()`` per optimizer step; rate
+            and momentum are those of its first param group. For a scheduler that is stepped once
+            per epoch, give the list instead.
+        steps: Number of steps of the scheduler; only with a scheduler.
 
     Returns:
         float64, with shape (number of steps,).
 
     Raises:
         ValueError: If ``c``, ``mu``, a rate or ``steps`` is out of its range.
-        TypeError: If a scheduler needs a metric (``ReduceLROnPlateau``): its path is not known
-            in advance.
+        TypeError: If a scheduler needs a metric (``ReduceLROnPlateau``), so that its rates are not
+            known in advance.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), pseudocode in appendix C,
@@ -101,16 +101,21 @@ def threshold_path(
     if not 0 < mu <= 1:
         raise ValueError(f"mu must lie in (0, 1], got {mu}")
     if isinstance(lrs, ReduceLROnPlateau):
-        raise TypeError("ReduceLROnPlateau reacts to a metric: its rates are not known in advance")
+        raise TypeError(
+            "the rates of ReduceLROnPlateau depend on a metric and are not known in advance: give "
+            "the rates as a list"
+        )
     if isinstance(lrs, LRScheduler):
         if steps is None or steps < 1:
-            raise ValueError(f"a scheduler needs steps >= 1 to walk, got steps={steps}")
+            raise ValueError(f"a scheduler needs steps of at least 1, got steps={steps}")
         lrs = _walk(lrs, steps)
     elif steps is not None:
-        raise ValueError(f"steps goes with a scheduler; a list of rates has its length: {steps}")
+        raise ValueError(
+            f"steps={steps} is only for a scheduler: leave it out with a list of rates"
+        )
     gamma = torch.as_tensor(lrs, dtype=torch.float64)
     if gamma.dim() != 1:
-        raise ValueError(f"lrs must be one rate a step, got shape {tuple(gamma.shape)}")
+        raise ValueError(f"lrs must have one rate per step, got shape {tuple(gamma.shape)}")
     if not bool(((gamma >= 0) & gamma.isfinite()).all()):
         raise ValueError("every rate in lrs must be at least 0 and finite")
     n = (gamma > 0).cumsum(0).double()
@@ -132,7 +137,7 @@ def _walk(scheduler: LRScheduler, steps: int) -> list[float]:
     twin = copy.deepcopy(scheduler, {id(optimizer): stand_in})
     rates = []
     with warnings.catch_warnings():
-        # torch warns when a scheduler is stepped without its optimizer, which is the point here
+        # torch warns when a scheduler is stepped without its optimizer, as is done here
         warnings.simplefilter("ignore")
         for _ in range(steps):
             group = stand_in.param_groups[0]

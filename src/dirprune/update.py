@@ -1,15 +1,15 @@
 """One step of a dual averaging optimizer on many tensors, on the fastest path there is.
 
-A step is v <- v - lr d with SGD's or Adam's direction d, then w <- T_p(v, g); a batch without v
-moves w itself and stays dense. Where w is not what the last step left, v is set from it first
-(`adopt`). The paths:
+A step is v <- v - lr d with SGD's or Adam's direction d, then w <- T_p(v, g). A batch without v
+updates w itself and stays dense. Before the step, v is set from the weights that were changed from
+outside (`adopt`). The paths:
 
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
 - Triton does everything in one launch (the default on CUDA);
-- the C++ extension does the step in one pass over all tensors (the default on the CPU where it is
-  installed, for float32, SGD's direction and p = 1 or 2; of Adam the threshold only);
-- multi-tensor calls (on CUDA where Triton cannot), with w as the only scratch space;
-- tensor by tensor, a chunk at a time (the default on the CPU without the extension).
+- the C++ extension does the step in one pass over all tensors (the default on the CPU if it is
+  installed, for float32, SGD's direction and p = 1 or 2; for Adam only the threshold);
+- multi-tensor calls (on CUDA without Triton), with w as the only temporary memory;
+- tensor by tensor, in chunks (the default on the CPU without the extension).
 """
 
 import os
@@ -28,7 +28,8 @@ from dirprune.prox import power_threshold
 def update(batch: ParameterBatch) -> None:
     """Step the weights of a batch in place.
 
-    On CUDA it adopts weights that were changed from outside; on the CPU :func:`adopt` has.
+    On CUDA it adopts weights that were changed from outside; on the CPU the optimizer has called
+    :func:`adopt` before.
 
     Args:
         batch: The parameters.

@@ -1,1 +1,1 @@
-"""One step on a device: the C++ extension on CPUs, Triton on GPUs."""
+"""Kernels of one step: the C++ extension on CPUs, Triton on GPUs."""

@@ -1,4 +1,4 @@
-"""What a device kernel is given: rows of tensors, and the rule by which they move."""
+"""Arguments of the kernels: rows of tensors, and the update rule."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 Scalar = float | Tensor
 
 PLAIN = frozenset({Tensor, nn.Parameter})
-"""Classes of tensors whose memory is the numbers themselves; others may be wrappers."""
+"""Tensor classes whose memory holds the values; other classes may be wrappers."""
 
 
 class Row(NamedTuple):
@@ -15,9 +15,9 @@ class Row(NamedTuple):
 
     w: Any
     v: Any
-    """None: the weights are dense and move themselves."""
+    """None if the weights are dense and are updated directly."""
     grad: Any
-    """None where only the threshold changes."""
+    """None if only the threshold changes."""
     m: Any
     """SGD's momentum or Adam's first moment, or None."""
     s: Any

@@ -1,7 +1,7 @@
-"""Parameters that take every step together on a GPU: prepared once, checked at every step.
+"""Parameters that are stepped together on a GPU: prepared once, checked at every step.
 
-A step of many small tensors on a GPU takes the host longer than the device. So what stays the same
-from step to step is kept in columns, and a step asks only whether it has stayed.
+For many small tensors, the host needs more time for a step than the GPU. So everything that does
+not change between steps is prepared once, and a step only checks that it has not changed.
 """
 
 import operator
@@ -18,7 +18,7 @@ _layout = operator.attrgetter("layout")
 
 
 class Together(NamedTuple):
-    """The parameters of a group, in columns, where all of them take every step together."""
+    """The parameters of a group, in columns, which are all updated at every step."""
 
     w: tuple[Tensor, ...]
     v: tuple[Tensor | None, ...]
@@ -36,7 +36,7 @@ class Together(NamedTuple):
         return None if tables is None else cls(w, v, m, s, states, tables)
 
     def is_current(self, group: dict[str, Any]) -> bool:
-        """Whether all still share one state, all gradients are there and no tensor is another."""
+        """Whether all share one state, all gradients exist and no tensor was replaced."""
         states = self.states
         first = "exp_avg" if "betas" in group else "momentum_buffer"
         columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))

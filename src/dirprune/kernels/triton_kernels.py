@@ -51,7 +51,7 @@ def threshold(v, g, POWER: tl.constexpr):
 
 @triton.jit
 def inverse(w, v, g, POWER: tl.constexpr):
-    """The v nearest to the given one with T_p(v, g) = w."""
+    """The point nearest to v whose threshold is w."""
     a = tl.abs(w)
     if POWER == 1.0:
         size = a + g
@@ -65,7 +65,7 @@ def inverse(w, v, g, POWER: tl.constexpr):
         else:
             size = big * tl.exp2(tl.log2(1.0 + tl.exp2(POWER * tl.log2(s))) / POWER)
     kept = tl.where(v == v, tl.minimum(tl.maximum(v, -g), g), 0.0)
-    # NaN in w goes on into v, so that training notices it
+    # NaN in w is kept in v, so that training detects it
     return tl.where(w == 0, kept, tl.where(w < 0, -size, tl.where(w == w, size, w)))
 
 
@@ -92,7 +92,7 @@ def store(address, offsets, inside, values, DTYPE: tl.constexpr, WHOLE: tl.const
 
 @triton.jit
 def scalar(scalars, index: tl.constexpr, number, STATE: tl.constexpr, ON_DEVICE: tl.constexpr):
-    """A scalar of the step: from device memory in a step that can be captured in a graph."""
+    """A scalar of the step; it is read from device memory if the step can be captured."""
     if ON_DEVICE:
         value = tl.load(scalars + index).to(STATE)
     else:
@@ -102,7 +102,7 @@ def scalar(scalars, index: tl.constexpr, number, STATE: tl.constexpr, ON_DEVICE:
 
 @triton.jit
 def adopted(w, v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
-    """v, or where w is not what the last step left, the v of which w is the threshold."""
+    """v, or the inverse of the threshold of w if w was changed from outside."""
     stored = w.to(v.dtype)
     left = threshold(v, g, POWER).to(WEIGHT).to(v.dtype)
     return tl.where(stored == left, v, inverse(stored, v, g, POWER))
@@ -110,7 +110,7 @@ def adopted(w, v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
 
 @triton.jit
 def thresholded(v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
-    """T_p(v, g) in the weights' dtype, in which underflow may leave -0.0: 0.0 instead."""
+    """T_p(v, g) in the weights' dtype; -0.0 from underflow becomes 0.0."""
     w = threshold(v, g, POWER).to(WEIGHT)
     return tl.where(w == 0, 0.0, w)
 
@@ -121,7 +121,7 @@ def sgd_direction(
     MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DECAY: tl.constexpr, STATE: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """The direction of torch.optim.SGD, rounded as it rounds; the momentum is updated."""
+    """The direction of torch.optim.SGD with the same rounding; the momentum is updated."""
     if DECAY:
         d = tl.fma(decay, w.to(STATE), d)
     if MOMENTUM:
@@ -140,7 +140,7 @@ def adam_direction(
     d, m_at, s_at, offsets, inside, momentum, second, fresh, eps, correction,
     STATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """The direction of torch.optim.AdamW, rounded as it rounds; the moments are updated."""
+    """The direction of torch.optim.AdamW with the same rounding; the moments are updated."""
     m = load(m_at, offsets, inside, STATE, WHOLE)
     m = tl.where(momentum < 0.5, tl.fma(momentum, d - m, m), tl.fma(momentum - 1.0, d - m, d))
     store(m_at, offsets, inside, m, STATE, WHOLE)
@@ -162,7 +162,7 @@ def step_block(
     NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, WEIGHT: tl.constexpr,
     GRAD: tl.constexpr, STATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Descend in v (in w where there is none), then w = T_p(v, g); without a rule v stays."""
+    """Update v (or w, without v), then w = T_p(v, g); without a rule v does not change."""
     if RULE == "NoneType":
         v = load(v_at, offsets, inside, STATE, WHOLE)
         store(w_at, offsets, inside, thresholded(v, g, POWER, WEIGHT), WEIGHT, WHOLE)
@@ -220,7 +220,7 @@ def step(
     m_at, s_at = tl.load(entry + 2), tl.load(entry + 3)
     numel = tl.load(entry + 4)
     grad_at = tl.load(grads + row)
-    # differences of scalars are rounded once, as those of Python numbers in torch.optim
+    # differences of scalars are rounded once, like Python numbers in torch.optim
     kept = (1.0 - scalar(scalars, 0, lr, tl.float64, ON_DEVICE) * decay).to(STATE)
     fresh = tl.full((), 1.0 - second, STATE)
     lr = scalar(scalars, 0, lr, STATE, ON_DEVICE)

@@ -1,8 +1,8 @@
 """One step of many tensors in one Triton launch, over tables of their addresses.
 
-The addresses of weights, accumulators and moments stay from step to step, so their tables are
-built once. Gradients may move: their table is written anew, by kernels that carry the addresses
-as arguments, when one has moved. A step copies nothing from the host and waits for nothing.
+The addresses of weights, accumulators and moments do not change between steps, so their tables are
+built once. Gradients may move: then their table is rewritten by kernels that get the addresses as
+arguments. A step does not copy from the host and does not synchronise.
 """
 
 import math
@@ -34,27 +34,27 @@ def step(
     g_before: Scalar = 0.0,
     power: float = 1.0,
 ) -> bool:
-    r"""Step many tensors at once, if one launch can take them.
+    r"""Step many tensors in one launch, if that is possible.
 
     .. math:: v \leftarrow v - \gamma d, \qquad w \leftarrow T_p(v, g)
 
-    Before that, v is set from the weights where they are not :math:`T_p(v, g_\text{before})`,
-    which is what the last step left. Without v, :math:`w \leftarrow w - \gamma d`. Without a rule,
-    v stays and no gradients are needed.
+    Before that, v is set from the weights that differ from :math:`T_p(v, g_\text{before})`, the
+    result of the last step. Without v, :math:`w \leftarrow w - \gamma d`. Without a rule, v does
+    not change and no gradients are needed.
 
     Args:
-        rows: Weights, v, gradients and moments; v is None for all rows or for none, as are the
-            moments. v and the moments are float32, of float64 weights float64.
+        rows: Weights, v, gradients and moments. v is None for all rows or for none, and so are
+            the moments. v and the moments are float32, or float64 for float64 weights.
         rule: The direction and its options, or None.
-        g: The threshold of this step; a number, or a 0-dimensional tensor on the device, as are
+        g: The threshold of this step: a number, or a 0-dimensional tensor on the device, like
             ``g_before``, ``lr`` and ``n``. If one of them is a tensor, the step can be captured
-            in a CUDA graph, after a first step outside. Or one threshold a row, float64.
-        g_before: The threshold of the step before, in the same form.
+            in a CUDA graph, after a first step outside. Or one threshold per row, float64.
+        g_before: The threshold of the previous step, in the same form.
         power: p of the threshold function, at least 1; infinity is the hard threshold.
 
     Returns:
-        Whether the step was taken. It was not where :func:`prepare` finds no way, or a gradient
-        is not a dense floating-point tensor in the order of its weight.
+        Whether the step was taken. It is not taken if :func:`prepare` returns None, or if a
+        gradient is not a dense floating-point tensor with the memory order of its weight.
     """
     if not rows:
         return False
@@ -64,18 +64,18 @@ def step(
 
 
 def prepare(w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn) -> "Tables | None":
-    """The tables of these tensors, from a cache, since they are a pure function of the addresses.
+    """Return the tables of these tensors, cached by the addresses.
 
     Args:
         w: Weights.
-        v: Their accumulators, or None for all.
-        m: First moments, or None for all.
-        s: Second moments, or None for all.
+        v: Accumulators; all of them may be None.
+        m: First moments; all of them may be None.
+        s: Second moments; all of them may be None.
 
     Returns:
-        None where there is no Triton, or where the tensors are not plain dense floating-point
-        tensors on one CUDA device (on any device in Triton's interpreter), those of a row in the
-        same order in memory.
+        The tables. None without Triton, or if the tensors are not plain dense floating-point
+        tensors on one CUDA device (any device in Triton's interpreter) with the same memory order
+        in each row.
 
     Raises:
         RuntimeError: If the tensors are new inside the capture of a CUDA graph.
@@ -98,8 +98,8 @@ def prepare(w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn) 
         return _TABLES[key]
     if w[0].is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "the first step of these tensors lies inside a CUDA graph's capture: take at least "
-            "one step before the capture, as with every optimizer that keeps a state"
+            "the first step of these tensors is inside the capture of a CUDA graph: take at least "
+            "one step before the capture, as with every optimizer that has a state"
         )
     tables = _TABLES[key] = Tables(w, v, m, s, module) if _fit(w, state) else None
     while len(_TABLES) > MAX_TABLES:
@@ -109,7 +109,7 @@ def prepare(w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn) 
 
 @cache
 def kernels() -> ModuleType | None:
-    """The Triton kernels, or None where there is no Triton."""
+    """Return the Triton kernels, or None without Triton."""
     try:
         from dirprune.kernels import triton_kernels
     except ImportError:
@@ -118,7 +118,7 @@ def kernels() -> ModuleType | None:
 
 
 def _numbers(rule: Gradient | Adam | None, g: Scalar, g_before: Scalar) -> tuple[Scalar, ...]:
-    """Rate, thresholds, rate with the first moment's bias corrected, the second's correction."""
+    """Rate, thresholds, bias-corrected rate of the first moment, correction of the second."""
     if not isinstance(rule, Adam):
         return rule.lr if rule else 0.0, g, g_before, 0.0, 1.0
     first, second = rule.betas
@@ -179,7 +179,7 @@ class Tables:
         self._captured: list[Tensor] = []
 
     def are_of(self, w: TensorColumn) -> bool:
-        """Whether weights still lie where they did."""
+        """Whether the weights still have the addresses of the tables."""
         return list(map(Tensor.data_ptr, w)) == self._weights
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ class Tables:
         g_before: Scalar,
         power: float,
     ) -> bool:
-        """Step as :func:`step` does.
+        """Step like :func:`step`.
 
         Args:
             w: The weights.
@@ -209,7 +209,7 @@ class Tables:
         if table is None:
             return False
         if not len(self.blocks):
-            return True  # no tensor has an element
+            return True  # all tensors are empty
         own = isinstance(g, Tensor) and g.dim() > 0
         numbers = _numbers(rule, 0.0 if own else g, 0.0 if own else g_before)
         on_device = any(isinstance(x, Tensor) for x in numbers)
@@ -236,7 +236,7 @@ class Tables:
         return True
 
     def _grads_at(self, grads: TensorColumn | None) -> Tensor | None:
-        """The table of the gradients' addresses; None if they cannot be stepped."""
+        """The table of the gradients' addresses, or None if they are not supported."""
         captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if captured:
             _CAPTURED[id(self)] = self
@@ -249,10 +249,10 @@ class Tables:
             self._strides = strides
         dtypes = set(map(_dtype, grads))
         if len(dtypes) > 1 or not dtypes <= FLOATS or any(map(Tensor.is_neg, grads)):
-            return None  # the memory of a negative view holds the opposite
+            return None  # the memory of a negative view holds the negated values
         addresses = list(map(Tensor.data_ptr, grads))
         if captured:
-            # a graph keeps a table of its own, which later steps outside do not change
+            # a graph has its own table, which later steps outside do not change
             own = torch.zeros_like(self._grads)
             torch._foreach_add_(own.unbind(), addresses)
             self._captured.append(own)
@@ -265,11 +265,11 @@ class Tables:
 
 
 _TABLES: OrderedDict[Any, Tables | None] = OrderedDict()
-_CAPTURED: dict[int, Tables] = {}  # graphs hold their addresses: never freed
+_CAPTURED: dict[int, Tables] = {}  # never freed, because graphs hold their addresses
 
 
 def _fit(w: TensorColumn, state: Sequence[TensorColumn]) -> bool:
-    """Whether weights and state are dense arrays, those of a row in the same order."""
+    """Whether weights and state are dense arrays with the same memory order in each row."""
     dtype = torch.float64 if w[0].dtype == torch.float64 else torch.float32
     return (
         w[0].dtype in FLOATS
@@ -287,5 +287,5 @@ def _fit(w: TensorColumn, state: Sequence[TensorColumn]) -> bool:
 
 
 def _order(t: Tensor) -> list[tuple[int, int]]:
-    """The strides of the dimensions that have any."""
+    """Sizes and strides of the dimensions larger than 1."""
     return [(stride, size) for stride, size in zip(t.stride(), t.shape) if size > 1]

@@ -1,1 +1,1 @@
-"""The optimizers' base class: state, options, and the order of a step."""
+"""The base class of the optimizers: state, options and the steps of an update."""

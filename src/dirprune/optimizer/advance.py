@@ -1,7 +1,7 @@
-"""Counters and thresholds advance by a step, and the parameters fall into batches.
+"""Advance counters and thresholds by a step, and group the parameters into batches.
 
-A parameter's state: n, its steps with a gradient at a rate above 0; g, its threshold; v, the
-accumulator, unless it is dense; and what the direction needs.
+The state of a parameter: n, the number of its steps with a gradient and a rate above 0; g, its
+threshold; v, the accumulator, unless it is dense; and the state of the direction.
 """
 
 import math
@@ -31,13 +31,13 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
     """Advance the counters and thresholds of a param group, which are Python numbers.
 
     Args:
-        state: The optimizer's, with the direction's part in it.
+        state: The optimizer's state, including the state of the direction.
         group: The param group.
         pairs: Its parameters with a gradient.
-        rate: The rate by which the paper's threshold grows.
+        rate: The effective learning rate, for the paper's threshold.
 
     Returns:
-        Batches of what shares all scalars.
+        Batches of parameters that share all scalars.
     """
     lr, power, plan = float(group["lr"]), power_of(group), group["plan"]
     c, mu = group["c"], group["mu"]
@@ -53,7 +53,7 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
             after = grown[before] = _grown(*before, rate, 0.0 if plan else c, mu)
         own["n"], own["g"] = after
         if plan and "v" not in own:
-            own["g"] = plan.threshold  # at which the others are
+            own["g"] = plan.threshold  # the threshold of the other parameters
         if "v" not in own and (plan or c > 0 or own["g"] > 0):
             own["v"] = p.detach().to(state_dtype(p), copy=True)
             before = 0, 0.0
@@ -75,16 +75,16 @@ def advance_on_device(
 ) -> list[ParameterBatch]:
     """Advance with all scalars on the device, so that a CUDA graph can repeat it.
 
-    Parameters in lockstep share the tensors of their counters, so there are few of them.
+    Parameters with equal counters share the tensors of their counters.
 
     Args:
-        state: The optimizer's, with the direction's part in it.
+        state: The optimizer's state, including the state of the direction.
         group: The param group.
         pairs: Its parameters with a gradient.
-        factor: The rate by which the paper's threshold grows at lr = 1.
+        factor: The effective learning rate at lr = 1.
 
     Returns:
-        Batches of what shares all scalars.
+        Batches of parameters that share all scalars.
     """
     plan, mu = group["plan"], group["mu"]
     places: dict[tuple[Any, ...], dict[str, Tensor]] = {}
@@ -119,15 +119,15 @@ def advance_on_device(
 
 
 def advance_together(group: Group, together: Together, rate: float) -> ParameterBatch:
-    """Advance parameters that share n, g and step: a short way past :func:`advance_group`.
+    """Advance parameters that share n, g and step; faster than :func:`advance_group`.
 
     Args:
         group: The param group.
         together: All its parameters.
-        rate: The rate by which the paper's threshold grows.
+        rate: The effective learning rate, for the paper's threshold.
 
     Returns:
-        The one batch.
+        A single batch.
     """
     states, c = together.states, 0.0 if group["plan"] else group["c"]
     n, g = _grown(states[0]["n"], before := states[0]["g"], rate, c, group["mu"])
@@ -143,12 +143,12 @@ def advance_together(group: Group, together: Together, rate: float) -> Parameter
 
 
 def together_of(state: State, group: Group, batches: list[ParameterBatch]) -> Together | None:
-    """Prepare a group's next steps, if it has taken this one in one batch on a GPU.
+    """Prepare a group's next steps, if all its parameters are in one batch on a GPU.
 
     Args:
-        state: The optimizer's.
+        state: The optimizer's state.
         group: The param group.
-        batches: What :func:`advance_group` returned.
+        batches: The result of :func:`advance_group`.
 
     Returns:
         All its parameters, or None.
@@ -168,27 +168,27 @@ def lr_on(group: Group, device: torch.device) -> Tensor:
     lr = group["lr"]
     if isinstance(lr, Tensor):
         return lr.to(device, torch.float64)
-    # filled there: a copy from the host cannot be captured
+    # filled on the device, because a copy from the host cannot be captured
     return torch.full((), float(lr), dtype=torch.float64, device=device)
 
 
 def row_of(p: Tensor, grad: Tensor | None, own: dict[str, Any]) -> Row:
-    """A parameter with its gradient and state; of sharded ones, this process's shards."""
+    """A parameter with its gradient and state; for sharded tensors, the shards of this process."""
     m = own.get("momentum_buffer", own.get("exp_avg"))
     row = Row(p, own.get("v"), grad, m, own.get("exp_avg_sq"))
     if not is_sharded(type(p)):
         return row
-    # the shards suffice, since a step is elementwise
+    # shards are sufficient, because a step is elementwise
     return Row(*(None if t is None else local_part(t) for t in row))
 
 
 def _place_counters(
     p: Tensor, own: dict[str, Any], plan: Any, places: dict[tuple[Any, ...], dict[str, Tensor]]
 ) -> None:
-    """Move n, g and Adam's step to the device, shared by parameters with the same ones."""
+    """Move n, g and Adam's step to the device; parameters with equal values share them."""
     values = {name: float(own.get(name, 0)) for name in COUNTERS if name in own}
     values = {"n": 0.0, "g": float(plan.threshold) if plan else 0.0} | values
-    # a plan gives every tensor a threshold of its own
+    # with a plan every tensor has its own threshold
     key = (*values.items(), p.device, id(p) if plan else None)
     if key not in places:
         places[key] = {

@@ -1,4 +1,4 @@
-"""What GRDA and AdamGRDA share: the state, the thresholds and the order of a step."""
+"""The base class of GRDA and AdamGRDA: state, thresholds and the steps of an update."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -26,10 +26,10 @@ from dirprune.update import update
 
 
 class DualAveraging(ExactState):
-    """An optimizer whose weights are the threshold of an accumulator that follows the gradients.
+    """An optimizer whose weights are a thresholded accumulator of the gradients.
 
-    The state of a parameter: n, its steps with a gradient at a rate above 0; g, its threshold; v,
-    the accumulator, unless it is dense; and what the direction needs.
+    The state of a parameter: n, the number of its steps with a gradient and a rate above 0; g, its
+    threshold; v, the accumulator, unless it is dense; and the state of the direction.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
@@ -39,11 +39,11 @@ class DualAveraging(ExactState):
         """Groups on a GPU whose parameters all took the last step together."""
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters, with the constructor's options where it names none.
+        """Add a param group; options that it does not name are those of the constructor.
 
         Args:
-            param_group: ``{"params": ..., option: value, ...}``. With ``c=0`` and without a plan
-                of its own it is dense.
+            param_group: ``{"params": ..., option: value, ...}``. With ``c=0`` and without its own
+                plan it is dense.
 
         Raises:
             ValueError: If an option is out of its range.
@@ -66,7 +66,7 @@ class DualAveraging(ExactState):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step with the gradients that are there.
+        """Take one step with the current gradients.
 
         Args:
             closure: Evaluates the model again and returns the loss.
@@ -92,7 +92,7 @@ class DualAveraging(ExactState):
         return loss
 
     def thresholds(self) -> list[float]:
-        """Return each param group's largest threshold g so far, 0 before its first step."""
+        """Return the largest current threshold g of each param group, 0 before its first step."""
         return [
             max((float(self.state.get(p, {}).get("g", 0.0)) for p in group["params"]), default=0.0)
             for group in self.param_groups
@@ -102,17 +102,18 @@ class DualAveraging(ExactState):
     def reset_from_weights(self) -> None:
         r"""Adopt weights that were changed from outside, keeping n, g and the direction's state.
 
-        Call it after loading a checkpoint into the model only, swapping in averaged weights, or
-        masking by hand. v moves to the nearest point whose threshold is w:
+        Call it after loading a checkpoint into the model but not into the optimizer, after
+        replacing weights by averages, or after masking by hand. v is set to the nearest point
+        whose threshold is w:
 
         .. math::
             v \leftarrow \operatorname{sign}(w)\,(|w|^p + g^p)^{1/p}
                 \;\text{ where } w \ne 0, \qquad
             v \leftarrow \operatorname{clip}(v, -g, g) \;\text{ where } w = 0
 
-        A weight that is tiny beside g (about 1e-7 g at p = 1, 3e-4 g at p = 2) is absorbed by the
-        rounding of v and becomes zero. NaN in v becomes 0, as does what is not finite in the
-        momentum or the moments, so that good weights can be put back after a divergence.
+        A weight that is much smaller than g (about 1e-7 g at p = 1, 3e-4 g at p = 2) is lost in
+        the rounding of v and becomes zero. NaN in v and non-finite momenta and moments become 0,
+        so that training can continue from good weights after a divergence.
 
         Example:
             >>> from dirprune import GRDA
@@ -135,14 +136,14 @@ class DualAveraging(ExactState):
                         value.nan_to_num_(0.0, 0.0, 0.0)
 
     def threshold_values(self, accumulators: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        """Threshold other values of the accumulators as the current ones are.
+        """Apply the current thresholds to other values of the accumulators.
 
         Args:
-            accumulators: Parameters to values of v.
+            accumulators: Maps parameters to values of v.
 
         Returns:
-            Parameters to weights, in the values' dtype; those without an accumulator are left
-            out.
+            Maps parameters to weights, in the dtype of the values. Parameters without an
+            accumulator are skipped.
         """
         weights = {}
         for group in self.param_groups:
@@ -156,14 +157,14 @@ class DualAveraging(ExactState):
         return weights
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore from a pickle or a deep copy; which weights are known is forgotten."""
+        """Restore from a pickle or a deep copy, without the identities of the weights."""
         super().__setstate__(state)
         self._last, self._together = LastWeights(), {}
 
-    # What a direction adds
+    # Methods of a direction
 
     def _effective_lr(self, group: Group) -> float:
-        """The rate by which the paper's threshold grows."""
+        """The learning rate for the growth of the paper's threshold."""
         return float(group["lr"])
 
     def _check_direction(self, group: Group) -> None:
@@ -171,17 +172,17 @@ class DualAveraging(ExactState):
         raise NotImplementedError
 
     def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:
-        """Make the direction's state where it is missing; a "step" in it is counted."""
+        """Create the direction's state if it is missing; a "step" in it is counted."""
         raise NotImplementedError
 
-    # The order of a step
+    # The steps of an update
 
-    @_disable_dynamo  # as on torch's own Optimizer.zero_grad: bookkeeping stays eager
+    @_disable_dynamo  # as on torch's Optimizer.zero_grad: bookkeeping is not compiled
     def _advance(self, eager: bool) -> tuple[list[ParameterBatch], list[Planned]]:
-        """Advance counters and thresholds and sort the parameters into batches.
+        """Advance counters and thresholds, and group the parameters into batches.
 
         Args:
-            eager: Whether the step is not a compiled one.
+            eager: Whether the step is not compiled.
 
         Returns:
             The batches, and the plans that renew their threshold after the step.
@@ -227,12 +228,12 @@ class DualAveraging(ExactState):
     def _check_capturable(self) -> None:
         if not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError(
-                f"{type(self).__name__}.step() inside the capture of a CUDA graph would freeze "
-                "the threshold in the graph; make the optimizer with capturable=True"
+                f"{type(self).__name__}.step() was captured in a CUDA graph, where the threshold "
+                "would be constant: make the optimizer with capturable=True"
             )
 
     def _all_together(self, group: Group) -> Together | None:
-        """The parameters with their gradients, if all take this step as they took the last."""
+        """All parameters with their gradients, if they can be stepped like at the last step."""
         together = self._together.get(id(group))
         if together is None or len(together.w) != len(group["params"]):
             return None
@@ -240,7 +241,7 @@ class DualAveraging(ExactState):
         return together if together.is_current(group) else None
 
     def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
-        """The parameters that have a gradient, with it."""
+        """The parameters with a gradient, and their gradients."""
         pairs = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
         for p, grad in pairs:
             if grad.layout is not torch.strided:
@@ -252,5 +253,5 @@ class DualAveraging(ExactState):
 
 
 def _is_moving(group: Group) -> bool:
-    """Whether the rate is above 0; on the device it is asked there."""
+    """Whether the rate is above 0; with ``capturable`` this is decided on the device."""
     return group["capturable"] or float(group["lr"]) > 0

@@ -15,11 +15,11 @@ def check_group(group: Group, name: str) -> None:
 
     Args:
         group: The group.
-        name: The optimizer's, for messages.
+        name: Name of the optimizer, for messages.
 
     Raises:
         ValueError: If an option is out of its range, or a plan does not fit a parameter.
-        TypeError: If an option is no number or a parameter complex.
+        TypeError: If an option is not a number, or a parameter is complex.
     """
     check_options(group)
     for p in group["params"]:
@@ -39,8 +39,8 @@ def check_options(group: Group) -> None:
         group: A param group.
 
     Raises:
-        ValueError: If one is out of its range.
-        TypeError: If one is no number, or the plan is none.
+        ValueError: If an option is out of its range.
+        TypeError: If an option is not a number, or the plan is not a SparsityPlan.
     """
     check_numbers(group, "lr", "c", "mu", "weight_decay")
     if not 0 < group["mu"] <= 1:
@@ -55,11 +55,11 @@ def check_options(group: Group) -> None:
     if plan is not None and plan.structure != "elements" and group["capturable"]:
         raise ValueError(f'structure="{plan.structure}" needs capturable=False')
     if group["foreach"] and group["fused"]:
-        raise ValueError("foreach and fused exclude each other; leave one of them None")
+        raise ValueError("foreach and fused cannot be combined: leave one of them None")
     if group["fused"] and native.grda_step() is None:
         raise ValueError(
-            "fused=True needs dirprune's C++ extension, which this installation does not "
-            "have; leave fused=None for the fastest path there is"
+            "fused=True needs dirprune's C++ extension, which this installation lacks: use "
+            "fused=None for the fastest available path"
         )
 
 
@@ -71,7 +71,7 @@ def check_numbers(group: Group, *options: str) -> None:
         options: Names; ``lr`` may also be a tensor of one element.
 
     Raises:
-        TypeError: If one is no number.
+        TypeError: If an option is not a number.
         ValueError: If ``lr``, ``c``, ``weight_decay`` or ``eps`` is out of its range.
     """
     for option in options:
@@ -82,7 +82,7 @@ def check_numbers(group: Group, *options: str) -> None:
             raise TypeError(f"{option} must be a number, got {value!r}")
     for option in options:
         if isinstance(group[option], Tensor) and group["capturable"]:
-            continue  # looking at it would wait for the device
+            continue  # reading it would synchronise with the device
         if option in ("lr", "c", "weight_decay", "eps") and not 0 <= group[option] < math.inf:
             raise ValueError(f"{option} must be at least 0 and finite, got {group[option]}")
 

@@ -20,7 +20,7 @@ class Planned:
     Args:
         plan: The plan.
         groups: The optimizer's param groups; some have the plan.
-        state: The optimizer's.
+        state: The optimizer's state.
     """
 
     def __init__(self, plan: SparsityPlan, groups: Sequence[Group], state: State) -> None:
@@ -34,7 +34,7 @@ class Planned:
 
     @property
     def is_structured(self) -> bool:
-        """Whether blocks or fours are pruned, not elements."""
+        """Whether blocks or groups of four are pruned instead of elements."""
         return self.plan.structure != "elements"
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -42,7 +42,7 @@ class Planned:
         return [(p, self._state[p]["v"]) for _, _, p in self._members()]
 
     def advance(self) -> bool:
-        """Count a step; return whether the threshold is renewed at it."""
+        """Count a step; return whether the threshold is updated at it."""
         group = self._groups[0]
         if not group["capturable"]:
             return self.plan.advance()
@@ -54,7 +54,7 @@ class Planned:
         """Choose the thresholds from all accumulators and apply them.
 
         Args:
-            last: The weights as the last step left them.
+            last: Identity of the weights after the last step.
         """
         if not self.is_structured:
             for batch in self._choose(last):
@@ -66,11 +66,11 @@ class Planned:
             self._state[p]["g"] = float(self.plan.threshold)
 
     def adopt_structure(self) -> None:
-        """Set v from weights of blocks or fours that were changed from outside."""
+        """Set v from the weights of blocks or groups of four that were changed from outside."""
         self.plan.adopt_structure(self.pairs(), self.power)
 
     def structured_weights(self, accumulators: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        """Threshold other values of the accumulators, of the parameters that have one."""
+        """Threshold other values of the accumulators, for the parameters in ``accumulators``."""
         pairs = [(p, accumulators[p]) for p, _ in self.pairs() if p in accumulators]
         new = self.plan.structured_weights(pairs, self.power)
         return {p: w for (p, _), w in zip(pairs, new)}
@@ -115,7 +115,7 @@ class Planned:
 
 
 def _name(group: Group, index: int, p: Tensor) -> str:
-    """The parameter's name if the optimizer was given names, otherwise its place."""
+    """The parameter's name if the optimizer was given names, otherwise its position."""
     if names := group.get("param_names"):
         return str(names[index])
     return f"parameter {index} of its group, of shape {tuple(p.shape)},"

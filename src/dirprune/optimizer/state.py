@@ -1,4 +1,4 @@
-"""An optimizer's state, restored bit for bit in the dtypes in which it was saved."""
+"""Saving and loading an optimizer's state bit-identically, in the saved dtypes."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,14 +11,14 @@ from dirprune.batch import Group
 from dirprune.plan import SparsityPlan
 
 COUNTERS = ("n", "g", "step")
-"""What of a parameter's state is a number; with ``capturable`` a tensor on the device."""
+"""Entries of a parameter's state that are numbers, or tensors with ``capturable``."""
 
 
 class ExactState(Optimizer):
-    """Saving and loading, with plans among the options and float32 state of half precision."""
+    """Saving and loading, with plans as options and float32 state for half precision."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as torch's optimizers do, with plans as plain dictionaries."""
+        """Return the state like torch's optimizers, with plans as plain dictionaries."""
         state = super().state_dict()
         index = {id(plan): i for i, plan in enumerate(all_plans(self.param_groups))}
         for group in state["param_groups"]:
@@ -27,11 +27,11 @@ class ExactState(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit for bit, in the dtypes in which it was saved.
+        """Restore a state bit-identically, in the saved dtypes.
 
-        torch's own method would cast accumulators and momenta to the parameter's dtype, which
-        loses the float32 accumulators of half-precision parameters. As all options, the plans are
-        those of the saved state; a state of version 0.1 has none and leaves plans as they are.
+        torch's method would cast accumulators and momenta to the parameter's dtype, which loses
+        the float32 accumulators of half-precision parameters. Like all options, plans are taken
+        from the saved state. A state of version 0.1 has no plans and does not change them.
 
         Args:
             state_dict: From :meth:`state_dict` of an optimizer with the same groups.
@@ -76,7 +76,7 @@ class ExactState(Optimizer):
                 hook.remove()
 
     def _restore_plans(self, saved: list[Any], present: list[SparsityPlan | None]) -> None:
-        """Put saved progress into the present plans, or into new ones where there are none."""
+        """Load saved progress into the current plans, or into new plans."""
         restored: dict[int, SparsityPlan] = {}
         for group, state, plan in zip(self.param_groups, saved, present):
             if state == "none":
@@ -88,7 +88,7 @@ class ExactState(Optimizer):
                 group["plan"] = restored[index]
 
     def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Every parameter with its state in the dictionary."""
+        """Yield every parameter with its state in the dictionary."""
         saved = (i for group in state_dict["param_groups"] for i in group["params"])
         parameters = (p for group in self.param_groups for p in group["params"])
         return ((p, state_dict["state"].get(i, {})) for p, i in zip(parameters, saved))

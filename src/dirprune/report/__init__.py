@@ -1,1 +1,1 @@
-"""Figures and the self-contained HTML page, from the files of run folders alone."""
+"""Figures and self-contained HTML pages, made only from the files of run folders."""

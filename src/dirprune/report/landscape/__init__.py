@@ -1,1 +1,1 @@
-"""The page of a landscape: from ``landscape.json`` alone."""
+"""The page of a landscape, made only from ``landscape.json``."""

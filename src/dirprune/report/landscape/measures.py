@@ -1,4 +1,4 @@
-"""The figures by which networks are compared: barriers, shares of sharp directions, curvature."""
+"""Measures for comparing networks: barriers, shares of sharp directions, curvature."""
 
 import math
 
@@ -8,7 +8,7 @@ from dirprune.report.shared.numbers import Number
 
 
 def barrier(path: Along | None, quantity: str = "loss", data: str = "train") -> Number:
-    """How far a quantity on the way rises above a straight line between its ends."""
+    """Largest excess of a quantity on a path over linear interpolation between its ends."""
     profiles = (path.loss if quantity == "loss" else path.error) if path else {}
     return profiles[data].barrier if data in profiles else None
 
@@ -30,14 +30,14 @@ def sharp_share(found: Landscape, name: str) -> Number:
 
 
 def times_chance(found: Landscape, name: str) -> Number:
-    """The same over the share of a random direction."""
+    """The same share, divided by that of a random direction."""
     share = sharp_share(found, name)
     chance = found.hessian.chance[-1] if found.hessian and found.hessian.chance else None
     return share / chance if share is not None and chance else None
 
 
 def seen_by(found: Landscape, name: str) -> Seen | None:
-    """The spectrum as the direction w - D sees it."""
+    """Energy of the direction w - D in the spectrum."""
     return found.hessian.of.get(name) if found.hessian else None
 
 
@@ -61,6 +61,6 @@ def energy_bounds(found: Landscape, name: str, t: float) -> tuple[float, float] 
 
 
 def error_of(network: NetworkRecord, data: str = "test") -> Number:
-    """Error as all networks are measured, with one policy for BatchNorm's statistics."""
+    """Error with the common policy for BatchNorm's statistics."""
     figures = network.measured or network.stored or {}
     return figures[data].error if data in figures else None

@@ -1,4 +1,4 @@
-"""The page of a landscape: one self-contained HTML file, from ``landscape.json`` alone."""
+"""The page of a landscape: one self-contained HTML file, made only from ``landscape.json``."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from dirprune.report.shared.published import of_dimension, paper
 
 
 def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a landscape, as far as it has been measured.
+    """Write the page of a finished or unfinished landscape.
 
     Args:
-        folder: Holds ``landscape.json``.
-        out: The page, ``report.html`` in the folder by default; replaced only once the new page
-            is complete on disk.
+        folder: Folder of ``landscape.json``.
+        out: The page, by default ``report.html`` in the folder; it is replaced only once the new
+            page is complete on disk.
 
     Returns:
         The page.
@@ -50,7 +50,7 @@ def render(found: Landscape) -> str:
         found: As :func:`~dirprune.report.landscape.read.read_landscape` returns it.
 
     Returns:
-        HTML in which everything that came from a file is escaped.
+        HTML in which all text from files is escaped.
     """
     styles = styles_of(found.networks)
     shown = panels(found, styles)

@@ -1,4 +1,4 @@
-"""The figures of a landscape in their order, each with its caption and the paper's own figure."""
+"""The figures of a landscape in order, with captions and references to the paper's figures."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from dirprune.report.shared.styles import Style
 
 
 def panels(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
-    """Return every figure that has something to show."""
+    """Return every figure that has data."""
     if not found.networks:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Figures along the lines and curves that lead to the dense network."""
+"""Figures along the lines and curves to the dense network."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,7 @@ WHERE = "t: the network (0) to D (1)"
 
 
 def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object) -> Figure:
-    """An empty figure of two, one above the other."""
+    """An empty figure with two subplots, one above the other."""
     figure: Figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, **style
     )
@@ -28,7 +28,7 @@ def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object)
 def profiles(
     ways: Mapping[str, Ways], styles: Mapping[str, Style], along: Callable[[Ways], Along | None]
 ) -> Figure:
-    """Loss on a logarithmic scale and error in per cent, all networks in one figure."""
+    """Loss on a logarithmic scale and error in per cent, for all networks."""
     figure = two_rows("loss", "error, %", WHERE)
     heights: list[float | None] = []
     for name, way in ways.items():
@@ -49,7 +49,7 @@ def profiles(
 
 
 def zeros(ways: Mapping[str, Ways], styles: Mapping[str, Style]) -> Figure:
-    """Exact zeros along the way, and how far from the sparser end's zeros the weights are."""
+    """Exact zeros along a path, and the distance of the weights from the sparser end's zeros."""
     figure = two_rows("exact zeros, %", "norm off the zeros, %", WHERE, height=520)
     for name, way in ways.items():
         for path, kind in ((way.line, "line"), (way.bezier, "curve")):

@@ -1,4 +1,4 @@
-"""The loss on a plane, as a map and as a surface, with what lies on it."""
+"""The loss on a plane, as a map and as a surface, with networks and paths projected on it."""
 
 import math
 from bisect import bisect_right
@@ -40,7 +40,7 @@ def loss_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
 
 
 def error_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
-    """The error in per cent as contours, otherwise as :func:`loss_map`."""
+    """The error in per cent as contours, otherwise like :func:`loss_map`."""
     grid = tuple(tuple(None if v is None else 100 * v for v in row) for row in plane.error[data])
     bar = {"title": {"text": "error, %"}, "tickmode": "auto", "nticks": 6}
     return _map(plane, styles, grid, grid, bar)
@@ -107,13 +107,13 @@ def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
 
 
 def stretch(plane: Plane) -> float:
-    """How many times longer a unit is drawn upwards than sideways; 1 unless that is too flat."""
+    """Vertical over horizontal scale of the axes; 1 unless the figure would be too flat."""
     wide = _wide(plane)
     return 1.0 if 1 / LONGEST <= wide <= LONGEST else wide
 
 
 def logarithms(grid: Grid) -> Grid:
-    """log10 of what is finite; what is not above 0 counts as the least that is."""
+    """log10 of finite values; values up to 0 are replaced by the smallest positive one."""
     least = min((v for row in grid for v in row if v is not None and v > 0), default=1.0)
     return tuple(
         tuple(None if v is None else math.log10(max(v, least)) for v in row) for row in grid
@@ -194,7 +194,7 @@ def _round_step(step: float) -> float:
 
 
 def _style(kind: str, style: Style) -> dict[str, Any]:
-    """Of lines and points, by what they stand for."""
+    """Styles of lines and points, by their meaning."""
     mode = {"corner": "markers+text", "near": "markers", "curve": "lines", "line": "lines"}
     size = {"corner": 12, "near": 10}.get(kind, 5)
     open_ = "-open" if kind == "near" and style.symbol not in ("cross", "x") else ""
@@ -215,7 +215,7 @@ def _style(kind: str, style: Style) -> dict[str, Any]:
 
 
 def _places(plane: Plane, styles: Mapping[str, Style]) -> Iterator[Place]:
-    """What lies on the plane or over it, the corners last and so on top."""
+    """Traces of everything on the plane; the corners are last, so that they are on top."""
     for name, track in plane.trajectories.items():
         if name in styles and track.at:
             epochs = track.epoch or [None] * len(track.at)
@@ -264,7 +264,7 @@ def _texts(values: Grid) -> list[list[str]]:
 
 
 def _height(plane: Plane, grid: Grid, place: Numbers) -> Number:
-    """Between the four grid points around a place; None outside of the grid or in a gap."""
+    """Interpolate between the four grid points around a point; None outside or in a gap."""
     x, y = place[0], place[1]
     if x is None or y is None:
         return None
@@ -280,7 +280,7 @@ def _height(plane: Plane, grid: Grid, place: Numbers) -> Number:
 
 
 def _cell(axis: Numbers, x: float) -> tuple[int, float] | None:
-    """The interval that holds x, and how far into it x is."""
+    """The interval that contains x, and the relative position of x in it."""
     points = [p for p in axis if p is not None]
     if not points[0] <= x <= points[-1]:
         return None

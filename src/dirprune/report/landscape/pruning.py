@@ -1,4 +1,4 @@
-"""Directional pruning of the dense network itself: its scores, and what one shot costs."""
+"""One-shot directional pruning of the dense network: scores and test errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from dirprune.report.shared.styles import Style
 
 
 def scores(sample: Sample) -> Figure:
-    """The score of a coordinate against its magnitude."""
+    """Scores of weights against their magnitudes."""
     figure = blank("|w|", "score s", height=420)
     figure.add_trace(
         scatter(
@@ -30,7 +30,7 @@ def scores(sample: Sample) -> Figure:
 
 
 def one_shot(table: Sequence[Pruned], styles: Mapping[str, Style]) -> Figure:
-    """Test error against sparsity, nothing trained after pruning."""
+    """Test error against sparsity, without training after pruning."""
     figure = blank("zeros, %", "test error, %", height=420)
     ranks = sorted({row.k or 0 for row in table if row.method == "directional"})
     for method, k in dict.fromkeys((row.method, row.k) for row in table):

@@ -1,4 +1,4 @@
-"""``landscape.json`` as frozen dataclasses; what is not measured yet is None or missing."""
+"""``landscape.json`` as frozen dataclasses; entries that are not measured yet are None."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class MeasuredRecord:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """A point of weight space, given or made as a control."""
+    """A network: a given run, or a control."""
 
     name: str
     role: str
@@ -41,7 +41,7 @@ class NetworkRecord:
 
 @dataclass(frozen=True)
 class Density:
-    """Quadratures of the spectrum, one a probe."""
+    """Quadratures of the spectrum, one per probe."""
 
     nodes: Grid
     weights: Grid
@@ -58,7 +58,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Seen:
-    """The spectrum as one direction sees it; ``below`` holds bounds of its energy up to ``t``."""
+    """Energy of one direction in the spectrum; ``below`` has bounds of its energy up to ``t``."""
 
     ratios: Numbers | None = None
     rayleigh: Number = None
@@ -79,13 +79,13 @@ class Spectrum:
 
     @property
     def eigenvalues(self) -> Numbers | None:
-        """The largest at D, if they are known."""
+        """The largest eigenvalues at D, if they are known."""
         return self.top.values if self.top else None
 
 
 @dataclass(frozen=True)
 class MomentRecord:
-    """A checkpoint: the largest eigenvalues at D then, and the ratios of all others minus D."""
+    """A checkpoint: the largest eigenvalues at D, and the projection ratios of the others."""
 
     epoch: float
     values: Numbers
@@ -94,7 +94,7 @@ class MomentRecord:
 
 @dataclass(frozen=True)
 class ScoresRecord:
-    """Of all coordinates: the share with s <= 0, and quantiles."""
+    """Share of the scores with s <= 0, and quantiles of all scores."""
 
     negative: Number = None
 
@@ -141,14 +141,14 @@ class Directional:
 
     @property
     def rows(self) -> tuple[Pruned, ...]:
-        """All that was pruned, by growing sparsity."""
+        """All pruned networks, by increasing sparsity."""
         rows = [row for rows in self.table.values() for row in rows]
         return tuple(sorted(rows, key=lambda row: row.sparsity or 0.0))
 
 
 @dataclass(frozen=True)
 class Largest:
-    """Where a profile is highest."""
+    """Position and value of the maximum of a profile."""
 
     t: Number
     value: Number
@@ -167,7 +167,7 @@ class ProfileRecord:
 
 @dataclass(frozen=True)
 class Along:
-    """What was measured on the way from a network (t = 0) to the dense one (t = 1)."""
+    """Measurements on the path from a network (t = 0) to the dense network (t = 1)."""
 
     t: Numbers
     length: Number
@@ -196,14 +196,14 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class CurveRecord:
-    """A way on the plane."""
+    """A path on the plane."""
 
     at: tuple[Numbers, ...]
 
 
 @dataclass(frozen=True)
 class Solutions:
-    """The dense network pruned directionally, for growing lambda."""
+    """Directional pruning of the dense network, for increasing lambda."""
 
     lam: Numbers
     sparsity: Numbers
@@ -229,7 +229,7 @@ class Plane:
     directional: Solutions | None = None
 
     def __post_init__(self) -> None:
-        """A row for every y, a value in it for every x."""
+        """Check that there is a row for every y with a value for every x."""
         for name, grid in [*self.loss.items(), *self.error.items()]:
             if len(grid) != len(self.y) or any(len(row) != len(self.x) for row in grid):
                 raise ValueError(
@@ -263,12 +263,12 @@ class Landscape:
 
     @property
     def sparse(self) -> NetworkRecord:
-        """The network that all controls are held against, G."""
+        """The sparse network, G."""
         return self.networks[1]
 
     @property
     def others(self) -> tuple[NetworkRecord, ...]:
-        """What G is compared with: other runs and the controls."""
+        """The networks that G is compared with: other runs and the controls."""
         return self.networks[2:]
 
 
@@ -276,14 +276,14 @@ def read_landscape(folder: Path) -> Landscape:
     """Read a landscape, finished or not.
 
     Args:
-        folder: Holds ``landscape.json``.
+        folder: Folder of ``landscape.json``.
 
     Returns:
-        With None, or an empty mapping, for every section that is not there yet.
+        The landscape; sections that are not measured yet are None or empty mappings.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If it is not what ``dirprune landscape`` writes.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it was not written by ``dirprune landscape``.
     """
     path = folder / "landscape.json"
     if not path.is_file():
@@ -310,7 +310,7 @@ def read_landscape(folder: Path) -> Landscape:
 
 
 def _plane(section: Any) -> Any:
-    """What was measured on a plane and what lies on it as one object; None before the former."""
+    """The measured plane with its projections, or None if it is not measured yet."""
     measured = section.get("measured") if isinstance(section, dict) else section
     if not isinstance(measured, dict):
         return measured

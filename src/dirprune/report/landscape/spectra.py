@@ -1,4 +1,4 @@
-"""Where the Hessian's spectrum has its mass, and where in it the directions have their energy."""
+"""The density of the Hessian's spectrum, and the energy of directions in it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
 
 
 def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
-    """The share of a direction's energy in eigenvalues above t: a band from bound to bound."""
+    """Bounds of the share of a direction's energy in eigenvalues above t, as a band."""
     figure = blank("eigenvalue t", "energy above t, share", height=460)
     bands = {name: above(seen) for name, seen in of.items() if name in styles}
     positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
@@ -128,7 +128,7 @@ def above(seen: Seen) -> list[tuple[float, float, float]]:
 
 
 def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
-    """How much of each direction lies in the k sharpest ones, beside chance."""
+    """Share of each direction in the k sharpest directions, and the share by chance."""
     figure = blank("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
     for name, values in list(found.weights_ratios.items()):
         if name in list(styles)[:2]:
@@ -169,7 +169,7 @@ def over_training(
     styles: Mapping[str, Style],
     paper: Setting | None,
 ) -> Figure:
-    """The ratios at checkpoints, beside chance and the paper's where it had this network."""
+    """Projection ratios at checkpoints, with chance and, for its networks, the paper's ratios."""
     figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420)
     for series in paper.ratios if paper else ():
         points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))
@@ -209,7 +209,7 @@ def _bells(density: Density, us: list[float], s: float) -> list[float]:
 
 
 def _ticks(seen: list[float], s: float) -> dict[str, object]:
-    """Powers of ten from the linear part's end on, either side of 0."""
+    """Powers of ten on both sides of 0, outside the linear part of the axis."""
     first = math.ceil(math.log10(s) + 0.5)
     ticks = [0.0]
     for sign, largest in ((-1, -min(seen, default=0.0)), (1, max(seen, default=0.0))):

@@ -1,4 +1,4 @@
-"""How the networks of a landscape are named and drawn."""
+"""Names and styles of the networks of a landscape."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +52,7 @@ def styles_of(networks: Sequence[NetworkRecord]) -> dict[str, Style]:
 
 
 def style_of_method(method: str, styles: Mapping[str, Style]) -> Style:
-    """Return the style of a method of pruning: the control's of that name, if it is one."""
+    """Return the style of a pruning method; controls of the same name have the same style."""
     if method in styles:
         return styles[method]
     if method in CONTROLS:

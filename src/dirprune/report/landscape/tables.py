@@ -1,4 +1,4 @@
-"""The tables of the page: a row for every network, path or pruned network."""
+"""The tables of the page: one row per network, path or pruned network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +29,7 @@ Styles = Mapping[str, Style]
 
 
 def answers(found: Landscape, styles: Styles) -> Table:
-    """How near each network is to D's valley, and how far it avoids D's sharp directions."""
+    """Barriers between each network and D, and its share of D's sharp directions."""
     t = energy_threshold(found)
     k = len(found.hessian.chance) if found.hessian and found.hessian.chance else 0
 
@@ -103,7 +103,7 @@ def networks(found: Landscape, styles: Styles) -> Table:
 
 
 def paths(found: Landscape, styles: Styles, paper: Setting | None) -> Table | None:
-    """Length and barriers of every line and curve, and the paper's for the same network."""
+    """Length and barriers of every line and curve, with the paper's for the same network."""
     columns = [
         Column[Along]("length / distance", _stretch),
         Column[Along]("train loss at the ends", lambda p: _ends(p.loss.get("train"))),
@@ -133,7 +133,7 @@ def paths(found: Landscape, styles: Styles, paper: Setting | None) -> Table | No
 
 
 def one_shot(found: Landscape, styles: Styles) -> Table | None:
-    """D pruned without training, by every method at every sparsity."""
+    """D pruned without training, by all methods at all sparsities."""
     pruned = found.directional.rows if found.directional else ()
     if not pruned:
         return None
@@ -160,7 +160,7 @@ def one_shot(found: Landscape, styles: Styles) -> Table | None:
 
 
 def published(settings: Sequence[Setting]) -> Table:
-    """The paper's projection ratios and barriers, network by network."""
+    """The paper's projection ratios and barriers per network."""
     titles = (
         *("first ratio, k = 10", "last ratio", "times chance"),
         *("train loss at the ends", "largest train loss", "largest test error, %"),

@@ -1,4 +1,4 @@
-"""The answer of a landscape's page: is the sparse network in the dense network's valley?"""
+"""The summary of a landscape's page: is the sparse network in the dense network's valley?"""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from dirprune.report.shared.styles import Style
 
 
 def verdict(found: Landscape, styles: Mapping[str, Style]) -> list[str]:
-    """Say what the page answers, as far as it is measured."""
+    """Summarise the measurements so far."""
     if not found.networks:
         return ["Still running: nothing is measured yet."]
     sparse, dense = found.sparse, found.dense

@@ -1,4 +1,4 @@
-"""Arms: runs that differ in nothing but the seed, and how each is named and drawn."""
+"""Arms, which are groups of runs that differ only in the seed, with names and styles."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from dirprune.report.shared.styles import DASHES, SYMBOLS, Style, colour, family
 
 @dataclass(frozen=True)
 class Arm(Style):
-    """Runs of one method and setting, one for each seed."""
+    """Runs of one method and setting, one per seed."""
 
     method: str
     runs: tuple[Run, ...]
@@ -30,7 +30,7 @@ class Arm(Style):
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs that enter means: the finished ones, or all while none is."""
+        """The runs that are averaged: the finished runs, or all if none has finished."""
         return tuple(run for run in self.runs if run.status == "finished") or self.runs
 
     def final(self, name: str) -> "Statistic":
@@ -40,7 +40,7 @@ class Arm(Style):
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean of n values and, from two values on, their sample standard deviation (n - 1)."""
+    """Mean of n values and, for two or more values, the sample standard deviation (n - 1)."""
 
     mean: Number
     std: Number
@@ -51,11 +51,11 @@ def statistic(values: Iterable[Number]) -> Statistic:
     """Return mean and sample standard deviation of the measured values.
 
     Args:
-        values: None means not measured and is left out; NaN and infinity are kept.
+        values: None means not measured and is skipped; NaN and infinity are kept.
 
     Returns:
-        The mean is None without values and NaN if one of several is not finite; the standard
-        deviation is None below two finite values.
+        The mean is None without values, and NaN if one of several values is not finite. The
+        standard deviation is None with fewer than two finite values.
 
     Example:
         >>> statistic([1.0, None, 3.0])
@@ -71,14 +71,14 @@ def statistic(values: Iterable[Number]) -> Statistic:
 
 
 def arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
-    """Group runs by everything but the seed.
+    """Group runs by all settings except the seed.
 
     Args:
-        runs: In any order; at least one.
+        runs: At least one run, in any order.
 
     Returns:
-        In order of first appearance. Colours distinguish methods, dashes the arms of one method,
-        symbols neighbours in the list; labels name the settings that differ.
+        The arms in order of first appearance. Colours distinguish methods, dashes the arms of one
+        method, symbols neighbours in the list; labels name the settings that differ.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -129,7 +129,7 @@ def task(config: Mapping[str, Any]) -> str:
 
 
 def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A title for each arm, with the settings in which arms of that title differ."""
+    """A label for each arm, with the settings in which arms of the same title differ."""
     titles = [title(method_of(config)) for config in configs]
     tasks = [task(config) for config in configs]
     places = list(zip(titles, tasks, strict=True))
@@ -152,12 +152,12 @@ def _short(value: object) -> str:
 
 
 def subject(arms: Sequence[Arm]) -> Arm:
-    """Return the arm that the page is about: the first gRDA, otherwise the last."""
+    """Return the main arm of the page: the first gRDA arm, otherwise the last arm."""
     return next((arm for arm in arms if "grda" in arm.method), arms[-1])
 
 
 def baseline(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
-    """Return the dense twin to compare with: the same task, epochs and kind of optimizer."""
+    """Return the dense arm to compare with: the same task, epochs and kind of optimizer."""
     dense = "adamw" if arm.method.startswith("adam") else "sgd"
     twin = f"{dense}_momentum" if arm.method.endswith("_momentum") else dense
     for other in arms:

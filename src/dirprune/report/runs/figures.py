@@ -1,4 +1,4 @@
-"""One pure function a figure: from arms of runs to a plotly figure."""
+"""One pure function per figure, from arms of runs to a plotly figure."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ REMAINING_IF_DENSE = (100, 98, 96, 94, 92, 90, 85, 80, 70, 60, 50)
 
 
 def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.0) -> Figure:
-    """One quantity after every epoch: the mean of each arm, its seeds thin behind it."""
+    """One quantity after every epoch: the mean of each arm, with thin lines for the seeds."""
     figure = blank("epoch", title)
     for arm in arms:
         curves = [
@@ -46,16 +46,16 @@ def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.
 
 
 def loss(arms: Sequence[Arm]) -> Figure:
-    """Training loss after every epoch, as :func:`trajectory`, on a logarithmic scale."""
+    """Training loss after every epoch, like :func:`trajectory`, on a logarithmic scale."""
     figure = trajectory(arms, "train_loss", "train loss")
     return figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
 
 
 def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = None) -> Figure:
-    """Where every arm ends, one standard deviation each way, beside the paper's points.
+    """Final accuracy against sparsity with one standard deviation, and the paper's points.
 
-    The horizontal axis is logarithmic in the share of weights that remain, so that the sparse
-    end, where methods part, has room.
+    The horizontal axis is logarithmic in the share of nonzero weights, so that the sparse end,
+    where methods differ, has enough space.
     """
     figure = blank("sparsity", "test accuracy, %", height=460)
     for series in published.series if published else ():
@@ -146,7 +146,7 @@ def norm_ratio(arms: Sequence[Arm]) -> Figure:
 
 
 def threshold(arms: Sequence[Arm]) -> Figure:
-    """The threshold's path: step by step where the run kept it, else after every epoch."""
+    """The path of the threshold: per step if the run stored it, otherwise per epoch."""
     figure = blank("epoch", "threshold g")
     for arm in arms:
         run = arm.counted[0]
@@ -167,12 +167,12 @@ def _last_epoch(arms: Sequence[Arm]) -> int:
 
 
 def _remaining_percent(sparsity: float, total: int | None) -> float:
-    """Per cent of the weights that remain, at least one weight: a log scale has no zero."""
+    """Nonzero weights in per cent, at least one weight, because a log scale has no zero."""
     return 100 * max(1 - sparsity, 1 / (total or 10**6))
 
 
 def _published_points(series: Series) -> dict[str, Any]:
-    """The paper's results for one method, hollow, with their spread where it was published."""
+    """The paper's results for one method as hollow points, with the published spread if any."""
     points = series.points
     settings = [
         ", ".join(f"{n} = {v:g}" for n, v in (("c", p.c), ("μ", p.mu)) if v) for p in points

@@ -1,4 +1,4 @@
-"""The values of weights and accumulators at the end of a run, as histograms."""
+"""Histograms of weights and accumulators at the end of a run."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dirprune.report.shared.numbers import finite
 
 
 def weight_histogram(arms: Sequence[Arm]) -> Figure:
-    """How many weights are exactly zero, and how large the others are, on one log scale."""
+    """Number of zero weights, and histogram of the other weights, on one logarithmic scale."""
     figure: Figure = make_subplots(
         rows=1,
         cols=2,
@@ -47,7 +47,7 @@ def weight_histogram(arms: Sequence[Arm]) -> Figure:
 
 
 def accumulator_histogram(arms: Sequence[Arm]) -> Figure:
-    """The accumulators v behind the weights; those within the threshold g give a zero weight."""
+    """Histogram of the accumulators v; values within the threshold g give zero weights."""
     figure = blank("value of the accumulator v", "number of accumulators")
     for arm in arms:
         summary = arm.counted[0].summary
@@ -79,7 +79,7 @@ def _staircase(arm: Arm, histogram: Histogram) -> dict[str, Any]:
 
 
 def _without_zeros(summary: RunSummary, histogram: Histogram) -> tuple[Histogram, int]:
-    """The histogram of the other weights alone, and how many are exactly zero."""
+    """The histogram of the nonzero weights, and the number of zeros."""
     zeros = summary.zeros or 0
     counts = list(histogram.counts)
     if sum(counts) > (summary.nonzeros or 0):  # the zeros are in one of its bins

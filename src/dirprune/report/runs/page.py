@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, made from the files of run folders alone."""
+"""The report: one self-contained HTML page, made only from the files of run folders."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ OUTLINES = {
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the report of runs, a comparison or a landscape as one file that needs no network.
+    """Write the report of runs, a comparison or a landscape as one file that works offline.
 
     Args:
-        folders: Run folders, comparison folders, folders that hold some of these, or a single
+        folders: Run folders, comparison folders, folders that contain some of these, or a single
             landscape folder.
-        out: The page to write; replaced only once the new page is complete on disk.
+        out: The page to write; it is replaced only once the new page is complete on disk.
 
     Returns:
         ``out``.
 
     Raises:
-        FileNotFoundError: If a folder, or the file that makes it a run, is not there.
-        ValueError: If a file is not what ``dirprune train`` writes, or no folder is given.
+        FileNotFoundError: If a folder or its config.json does not exist.
+        ValueError: If a file was not written by dirprune, or no folder is given.
 
     Example:
         >>> write_report([Path("nowhere")], Path("report.html"))
@@ -54,7 +54,7 @@ def render(results: Results) -> str:
         results: As :func:`~dirprune.report.runs.read.read_results` returns them.
 
     Returns:
-        HTML in which everything that came from a file is escaped.
+        HTML in which all text from files is escaped.
     """
     groups = arms(results.runs)
     shown = panels(groups)

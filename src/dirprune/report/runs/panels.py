@@ -1,4 +1,4 @@
-"""The figures of a page in their order, each with its caption and the paper's own figure."""
+"""The figures of a page in order, with captions and references to the paper's figures."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from dirprune.report.shared.published import published
 
 
 def panels(arms: Sequence[Arm]) -> list[Panel]:
-    """Return every figure that has something to show."""
+    """Return every figure that has data."""
     trajectories = "Figures 3 and 8 to 10"
     made = [
         *_outcome(arms),

@@ -1,4 +1,4 @@
-"""The files of a run folder as frozen dataclasses, checked on the way in."""
+"""Reading and checking the files of a run folder, as frozen dataclasses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ThresholdPath:
-    """The largest threshold g after chosen steps."""
+    """The largest threshold g at some steps."""
 
     step: tuple[int, ...]
     g: tuple[float, ...]
@@ -70,7 +70,7 @@ class Histogram:
     counts: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Edges enclose bins: one more of them."""
+        """Check that there is one more edge than counts."""
         if len(self.edges) != len(self.counts) + 1:
             raise ValueError(
                 f"a histogram needs one edge more than counts, got {len(self.edges)} edges"
@@ -80,7 +80,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Histograms:
-    """Of the weights and, for methods that keep them, of the accumulators v."""
+    """Histograms of the weights and, for methods that have them, of the accumulators v."""
 
     weights: Histogram | None
     accumulators: Histogram | None
@@ -88,7 +88,7 @@ class Histograms:
 
 @dataclass(frozen=True)
 class Deployed:
-    """The exported network: its size beside the dense file's, and milliseconds per inference."""
+    """The exported network: its size, the size of the dense file, and ms per inference."""
 
     file_bytes: Number
     dense_bytes: Number
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, diverged, interrupted, or unfinished while there is no summary."""
+        """finished, diverged, interrupted, or unfinished if there is no summary."""
         return self.summary.status if self.summary else "unfinished"
 
     @property
@@ -151,7 +151,7 @@ class Run:
         return round(last.nonzeros / (1 - last.sparsity))
 
     def final(self, name: str) -> Number:
-        """A figure of the summary or, before there is one, of the latest epoch."""
+        """A figure of the summary or, without a summary, of the latest epoch."""
         source = self.summary or (self.epochs[-1] if self.epochs else None)
         value: Number = getattr(source, name, None)
         return value
@@ -159,7 +159,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a report, and the learning-rate grid where a comparison has one."""
+    """All runs of a report, and the learning-rate grid if it is a comparison with one."""
 
     runs: tuple[Run, ...]
     lr_grid: Mapping[str, Any] | None
@@ -169,15 +169,15 @@ def read_results(folders: Sequence[Path]) -> Results:
     """Read run folders and comparison folders, in the order given.
 
     Args:
-        folders: At least one; each holds a ``config.json`` (a run), a ``comparison.json``, or
-            run folders.
+        folders: At least one folder; each contains a ``config.json`` (a run), a
+            ``comparison.json``, or run folders.
 
     Returns:
-        Every run once, named by its path below what all runs have in common.
+        Every run once, named by its path relative to the common folder of all runs.
 
     Raises:
-        FileNotFoundError: If a folder, or the file that makes it a run, is not there.
-        ValueError: If a file is not what ``dirprune train`` writes, or no folder is given.
+        FileNotFoundError: If a folder or its config.json does not exist.
+        ValueError: If a file was not written by ``dirprune train``, or no folder is given.
     """
     if not folders:
         raise ValueError("a report needs at least one run or comparison folder, got none")
@@ -205,16 +205,16 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """Read one run folder, finished or not.
 
     Args:
-        folder: Holds ``config.json`` and, as far as the run has come, ``metrics.jsonl`` and
+        folder: Folder with ``config.json`` and, if they exist, ``metrics.jsonl`` and
             ``summary.json``.
-        name: What the report calls it; by default the folder's own name.
+        name: Name of the run in the report; by default the folder's name.
 
     Returns:
-        The run; a last metrics line that was cut off in writing is left out.
+        The run, without an incomplete last line of the metrics.
 
     Raises:
-        FileNotFoundError: If ``config.json`` is not there.
-        ValueError: If a file is not what ``dirprune train`` writes.
+        FileNotFoundError: If ``config.json`` does not exist.
+        ValueError: If a file was not written by ``dirprune train``.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(

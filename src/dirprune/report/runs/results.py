@@ -1,4 +1,4 @@
-"""The answer of a page: a verdict, four cards and the tables, from the numbers of the files."""
+"""The results on a page: a summary, four cards and the tables."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
 
 
 def verdict(arms: Sequence[Arm]) -> str:
-    """Say in one sentence how the sparse network compares with its dense twin.
+    """Compare the sparse network with its dense counterpart in one sentence.
 
     Args:
-        arms: At least one.
+        arms: At least one arm.
 
     Returns:
-        Such as "gRDA is 0.3 points above SGD at 92.8 % zeros; the file is 13× smaller."
+        For example "gRDA is 0.3 points above SGD at 92.8 % zeros; the file is 13× smaller."
     """
     arm = subject(arms)
     zeros, accuracy = arm.final("sparsity"), arm.final("test_accuracy")
@@ -56,7 +56,7 @@ def verdict(arms: Sequence[Arm]) -> str:
 
 
 def cards(arms: Sequence[Arm]) -> list[Card]:
-    """Return accuracy, zeros, file and latency of the arm that the page is about."""
+    """Return accuracy, zeros, file size and latency of the main arm."""
     arm = subject(arms)
     twin = baseline(arm, arms) if arm.is_finished else None
     points, (size, ratio), latency = _points(arm, twin), _file(arm), _latency(arm)
@@ -79,7 +79,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
 
 
 def summary_table(arms: Sequence[Arm]) -> Table:
-    """Return the few figures that decide, a row for every arm."""
+    """Return the main figures, one row per arm."""
     columns = [
         Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
         Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
@@ -99,7 +99,7 @@ def summary_table(arms: Sequence[Arm]) -> Table:
 
 
 def full_table(arms: Sequence[Arm]) -> Table:
-    """Return all final figures, a row for every run."""
+    """Return all final figures, one row per run."""
     columns = [
         Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
         Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
@@ -139,7 +139,7 @@ def layer_table(arm: Arm) -> Table | None:
 
 
 def _points(arm: Arm, twin: Arm | None) -> float | None:
-    """How far an arm's accuracy is above its twin's, in percentage points."""
+    """Accuracy of an arm minus that of its dense counterpart, in percentage points."""
     ours = arm.final("test_accuracy").mean
     theirs = twin.final("test_accuracy").mean if twin else None
     if ours is None or theirs is None or not math.isfinite(ours - theirs):
@@ -153,7 +153,7 @@ def _against_dense(arm: Arm, arms: Sequence[Arm]) -> str:
 
 
 def _file(arm: Arm) -> tuple[Number, Number]:
-    """Size in bytes and how many times smaller than dense: exported or, failing that, zstd."""
+    """Size in bytes and the ratio of dense to it: of the exported file, otherwise after zstd."""
     found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
     pairs = [(one.dense_bytes, one.file_bytes) for one in found]
     pairs = pairs or [
@@ -166,7 +166,7 @@ def _file(arm: Arm) -> tuple[Number, Number]:
 
 
 def _latency(arm: Arm) -> tuple[float, str, Number] | None:
-    """Milliseconds in our engine, the fastest other runtime, and the ratio of the two."""
+    """Milliseconds in dirprune's engine, the fastest other runtime, and the ratio of both."""
     found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
     names = dict.fromkeys(name for one in found for name in one.latency_ms)
     means = {name: statistic(one.latency_ms.get(name) for one in found).mean for name in names}
@@ -200,7 +200,7 @@ def _compressed(arm: Arm) -> str:
 
 
 def _seeds(arm: Arm) -> str:
-    """Such as "1, 2, 3 (2 finished, 1 diverged)"."""
+    """The seeds and their states, such as "1, 2, 3 (2 finished, 1 diverged)"."""
     text = ", ".join(str(run.config["seed"]) for run in arm.runs)
     kinds = [run.status for run in arm.runs]
     if set(kinds) == {"finished"}:
@@ -224,7 +224,7 @@ def _cell(arm: Arm, name: str, text: Callable[[float], str]) -> str:
 
 
 def _spread(value: Statistic) -> str:
-    """Such as "98.1 ± 0.2 %"."""
+    """A share with its spread, such as "98.1 ± 0.2 %"."""
     if value.mean is None or value.std is None:
         return percent(value.mean)
     return f"{fixed(100 * value.mean, 1)} ± {percent(value.std)}".replace(

@@ -1,1 +1,1 @@
-"""What every page shares."""
+"""Parts of all pages."""

@@ -1,4 +1,4 @@
-"""What all figures share: their frame, their axes, their traces."""
+"""Frame, axes and traces of all figures."""
 
 import html
 import math
@@ -23,7 +23,7 @@ def blank(x: str, y: str | None, height: int = 360) -> Figure:
 
 
 def lay_out(figure: Figure, height: int) -> None:
-    """The frame of every figure; transparent, so that the page decides on light or dark."""
+    """The frame of every figure, transparent for light and dark pages."""
     figure.update_layout(
         template=None,
         height=height,
@@ -49,7 +49,7 @@ def lay_out(figure: Figure, height: int) -> None:
 
 
 def of_style(style: Style, mode: str) -> dict[str, Any]:
-    """What ties a trace to its style and to the page's key."""
+    """Options that connect a trace with its style and the page's legend."""
     return {"mode": mode, "name": plain(style.label), "legendgroup": style.key}
 
 
@@ -59,7 +59,7 @@ def scatter(**trace: Any) -> dict[str, Any]:
 
 
 def curve(style: Style, points: Mapping[Any, Number], **trace: Any) -> dict[str, Any]:
-    """A line through the points, or the point itself where there is but one."""
+    """A line through the points, or a marker if there is only one point."""
     return scatter(
         x=list(points),
         y=list(points.values()),
@@ -70,7 +70,7 @@ def curve(style: Style, points: Mapping[Any, Number], **trace: Any) -> dict[str,
 
 
 def error_bar(std: Number, paint: str) -> dict[str, Any]:
-    """One standard deviation each way, in per cent; nothing where there is none."""
+    """Error bars of one standard deviation, in per cent, where there is one."""
     return {
         "type": "constant",
         "value": 100 * (std or 0),
@@ -105,5 +105,5 @@ def on_hover(label: str, rest: str) -> str:
 
 
 def plain(name: str) -> str:
-    """A name as plain text, for plotly reads HTML tags, and % { } in hover templates."""
+    """Escape a name, because plotly interprets HTML tags, and % { } in hover templates."""
     return html.escape(name, quote=False).replace("%{", "% {")

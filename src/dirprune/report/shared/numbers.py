@@ -1,4 +1,4 @@
-"""Numbers as text: the same rounding in every table, card and sentence."""
+"""Formatting of numbers, with the same rounding on all pages."""
 
 import math
 

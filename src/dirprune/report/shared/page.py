@@ -1,4 +1,4 @@
-"""What every page is made of: its template, its figures as JSON, its key, its file."""
+"""Parts of a page: the template, the figures as JSON, the legend and the file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,13 +37,13 @@ class Panel:
 
     @property
     def json(self) -> Markup:
-        """The figure for plotly.js; nothing in it can end the element that holds it."""
+        """The figure as JSON for plotly.js, escaped for the script element."""
         text: str = self.figure.to_json()  # type: ignore[no-untyped-call]
         return Markup(text.replace("<", "\\u003c"))
 
     @property
     def description(self) -> str:
-        """What is drawn, for readers who do not see it."""
+        """A text description of the figure, for screen readers."""
         seen = []
         for trace in self.figure.data:
             values = [y for y in getattr(trace, "y", None) or () if isinstance(y, int | float)]
@@ -55,9 +55,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class LegendKey:
-    """An entry of the page's one key to all figures, for the traces of a legend group.
+    """An entry of the common legend of all figures, for the traces of a legend group.
 
-    ``path`` is SVG's: a line in the style's dash pattern, or the outline of a published point.
+    ``path`` is an SVG path: a line in the style's dash pattern, or the outline of a published
+    point.
     """
 
     group: str
@@ -74,7 +75,7 @@ class LegendKey:
 
 @dataclass(frozen=True)
 class Card:
-    """One figure that matters, with what it is and what it is held against."""
+    """One main number, with its label and a reference for comparison."""
 
     title: str
     value: str
@@ -85,12 +86,12 @@ def page(name: str, panels: Sequence[Panel], **values: Any) -> str:
     """Fill a template.
 
     Args:
-        name: Of the template, from this package.
-        panels: Its figures, in their order.
+        name: Name of the template, from this package.
+        panels: The figures, in order.
         **values: The other variables of the template.
 
     Returns:
-        HTML in which everything that came from a file is escaped.
+        HTML in which all text from files is escaped.
     """
     environment = Environment(
         loader=PackageLoader("dirprune.report", ""),
@@ -120,7 +121,7 @@ def pairs(record: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write through a temporary file in the same folder, so that no reader sees half a page."""
+    """Write the page atomically, through a temporary file in the same folder."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for the report: create it first")
     with writing(path) as temporary:
@@ -140,6 +141,6 @@ def _plotly(panels: Sequence[Panel]) -> str:
 
 
 def _dash_pattern(dash: str) -> str:
-    """A plotly dash as SVG has it."""
+    """Convert a plotly dash to SVG."""
     patterns = {"dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 4"}
     return patterns.get(dash, "" if dash == "solid" else "10 3 2 3")

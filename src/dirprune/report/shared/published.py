@@ -1,4 +1,4 @@
-"""What the paper reports, to be drawn beside the same network on the same data."""
+"""The paper's results, for comparison with the same network on the same data."""
 
 import json
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ def published(config: Mapping[str, Any]) -> Setting | None:
         config: A run's settings.
 
     Returns:
-        None unless the paper trained this very model (at full width) on this very data.
+        The results, or None unless the paper used this model (at full width) and data.
 
     Example:
         >>> found = published({"model": "vgg16", "data": "cifar10", "width": 1.0})

@@ -1,4 +1,4 @@
-"""How methods and networks are drawn: one colour each, in every figure of every page."""
+"""Colours and styles of methods and networks, the same on all pages."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 
 @dataclass(frozen=True)
 class Style:
-    """How one thing is drawn in every figure; ``key`` is its legend group.
+    """The style of a method or network in all figures; ``key`` is its legend group.
 
     ``dash`` and ``symbol`` are plotly's names.
     """
@@ -57,7 +57,7 @@ def colour(method: str) -> str:
 
 
 def title(method: str) -> str:
-    """Return a method's name for people.
+    """Return the display name of a method.
 
     Example:
         >>> title("sgd_momentum")

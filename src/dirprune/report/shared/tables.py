@@ -1,4 +1,4 @@
-"""Tables as both pages show them."""
+"""Tables of the pages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
