@@ -79,5 +79,5 @@ def test_a_batch_of_one_sample_is_left_out_where_it_has_no_variance(
     torch.testing.assert_close(second.running_mean, expected, rtol=1e-4, atol=1e-5)
     assert int(second.num_batches_tracked) == 2
     assert first.momentum == momentum
-    with pytest.raises(ValueError, match="BatchNorm2d finds a single value per channel in every"):
+    with pytest.raises(ValueError, match="BatchNorm2d gets a single value per channel in every"):
         refresh_batchnorm(model, x.split(1))

@@ -159,9 +159,9 @@ def test_bad_structures_are_refused() -> None:
         GRDA([odd], plan=SparsityPlan(0.5, 10, structure="2:4"))
     with pytest.raises(ValueError, match=r"needs sparsity=0.5"):
         SparsityPlan(0.9, 10, structure="2:4")
-    with pytest.raises(ValueError, match="blocks go with"):
+    with pytest.raises(ValueError, match="needs blocks, and other structures"):
         SparsityPlan(0.9, 10, structure="channels")
-    with pytest.raises(ValueError, match="blocks go with"):
+    with pytest.raises(ValueError, match="needs blocks, and other structures"):
         SparsityPlan(0.9, 10, blocks=[[(w, 0, 0)]])
     with pytest.raises(ValueError, match="overlaps"):
         Blocks([[(w, 0, 1)], [(w, 0, 1)]])

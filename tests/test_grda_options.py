@@ -44,7 +44,7 @@ BAD_OPTIONS = [
     ({"momentum": -0.1}, "momentum must lie"),
     ({"weight_decay": -1.0}, "weight_decay must be"),
     ({"nesterov": True}, "nesterov needs momentum"),
-    ({"foreach": True, "fused": True}, "exclude each other"),
+    ({"foreach": True, "fused": True}, "cannot be combined"),
 ]
 
 

@@ -75,7 +75,7 @@ def test_bad_input_is_refused() -> None:
         ((1.0, 0.0, [0.1]), "mu must lie"),
         ((1.0, 0.5, [0.1, -0.1]), "every rate"),
         ((1.0, 0.5, [math.nan]), "every rate"),
-        ((1.0, 0.5, [0.1], 3), "steps goes with a scheduler"),
+        ((1.0, 0.5, [0.1], 3), "is only for a scheduler"),
         ((1.0, 0.5, lr_scheduler.ConstantLR(optimizer)), "a scheduler needs steps"),
     ]:
         with pytest.raises(ValueError, match=message):

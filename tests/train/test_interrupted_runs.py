@@ -193,7 +193,7 @@ def test_resuming_refuses_other_checkpoints(
 
 
 def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         train(SHORT, tmp_path / "run", resume=True, overwrite=True, display=QUIET)
     one = replace(SHORT, epochs=1)
     assert train(one, tmp_path / "run", resume=True, display=QUIET)["status"] == "finished"
@@ -201,7 +201,7 @@ def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path)
         train(SHORT, tmp_path / "run", display=QUIET)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="of no run of dirprune"):
+    with pytest.raises(ValueError, match="that dirprune did not write"):
         train(one, tmp_path / "other", resume=True, display=QUIET)
 
 
