@@ -67,11 +67,7 @@ def update(batch: ParameterBatch) -> None:
 
 
 def threshold(batch: ParameterBatch) -> None:
-    """Write the thresholds of the accumulators into the weights; dense rows stay.
-
-    Args:
-        batch: The parameters.
-    """
+    """Write the thresholds of the accumulators into the weights; dense rows stay."""
     p, first = batch.power, batch.rows[0]
     if first.v is None:
         return

@@ -40,9 +40,7 @@ def _sgd(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
 
 
 def _sgd_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    return torch.optim.SGD(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, **_momentum(config)
-    )
+    return torch.optim.SGD(model.parameters(), lr=config.lr, **_sgd_options(config))
 
 
 def _adamw(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
@@ -57,8 +55,7 @@ def _grda(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
         config.mu,
         plan=target_plan(config, model, total_steps),
         power=config.power,
-        weight_decay=config.weight_decay,
-        **_momentum(config),
+        **_sgd_options(config),
     )
 
 
@@ -80,26 +77,17 @@ def _hard(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
 
 
 def _rigl(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    return RigL(
-        _prunable_groups(config, model),
-        config.lr,
-        round(config.mask_sparsity * trainable(model)),
-        total_steps,
-        seed=config.seed,
-        weight_decay=config.weight_decay,
-        **_momentum(config),
-    )
+    return RigL(*_sparse(config, model), total_steps, seed=config.seed, **_sgd_options(config))
 
 
 def _acdc(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    return ACDC(
-        _prunable_groups(config, model),
-        config.lr,
-        round(config.mask_sparsity * trainable(model)),
-        total_steps,
-        weight_decay=config.weight_decay,
-        **_momentum(config),
-    )
+    return ACDC(*_sparse(config, model), total_steps, **_sgd_options(config))
+
+
+def _sparse(config: TrainConfig, model: nn.Module) -> tuple[list[dict[str, Any]], float, int]:
+    """The groups, the rate and the number of zeros."""
+    zeros = round(config.mask_sparsity * trainable(model))
+    return _prunable_groups(config, model), config.lr, zeros
 
 
 def _rda(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
@@ -117,8 +105,8 @@ def _gmp(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
 
 
 def _gmp_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    momentum = _momentum(config)
-    return _masked(config, model, gradual_plan, magnitudes, total_steps, **momentum)
+    options = _sgd_options(config)
+    return _masked(config, model, gradual_plan, magnitudes, total_steps, **options)
 
 
 def _magnitude_finetune(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
@@ -135,17 +123,11 @@ def _masked(
     plan: Callable[[int, float, int], dict[int, int]],
     scores: ScoreFunction,
     total_steps: int,
-    **momentum: Any,
+    **options: Any,
 ) -> Optimizer:
     zeros = plan(total_steps, config.mask_sparsity, trainable(model))
-    return MaskedSGD(
-        _prunable_groups(config, model),
-        config.lr,
-        zeros,
-        scores,
-        weight_decay=config.weight_decay,
-        **momentum,
-    )
+    options = {"weight_decay": config.weight_decay} | options
+    return MaskedSGD(_prunable_groups(config, model), config.lr, zeros, scores, **options)
 
 
 def _prunable_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
@@ -199,8 +181,9 @@ def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> Spar
     )
 
 
-def _momentum(config: TrainConfig) -> dict[str, Any]:
-    return {"momentum": config.momentum, "nesterov": config.nesterov}
+def _sgd_options(config: TrainConfig) -> dict[str, Any]:
+    decay = {"weight_decay": config.weight_decay}
+    return decay | {"momentum": config.momentum, "nesterov": config.nesterov}
 
 
 METHODS: dict[str, Method] = {
