@@ -58,11 +58,13 @@ bench: .venv/dev
 models: .venv/dev
 	$(BIN)/python benchmarks/models.py --csv results/models/torchvision.csv
 
-# The parser of the engine's files under AddressSanitizer and UBSan, for a minute.
+# The parser of the engine's files under AddressSanitizer and UBSan, for a minute, by libFuzzer;
+# on Debian: apt install clang
 fuzz: .venv/dev
-	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON
+	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
 	$(BIN)/cmake --build build/fuzz
-	build/fuzz/fuzz
+	$(BIN)/python cpp/fuzz/seeds.py build/fuzz/seeds
+	build/fuzz/fuzz -max_total_time=60 build/fuzz/seeds
 
 # The kernels of all instruction sets that this CPU has, and the pool, without Python.
 selftest: .venv/dev
