@@ -225,7 +225,9 @@ def _shard_groups(t: Tensor) -> list[dist.ProcessGroup]:
     if not is_sharded(type(t)):
         return []
     mesh, placements = t.device_mesh, t.placements  # type: ignore[attr-defined]
-    return [mesh.get_group(i) for i, placed in enumerate(placements) if placed.is_shard()]
+    # is_shard() is False for the strided shards of FSDP2 over tensor parallelism
+    whole = [placed.is_replicate() or placed.is_partial() for placed in placements]
+    return [mesh.get_group(i) for i, is_whole in enumerate(whole) if not is_whole]
 
 
 def _sum_over_shards(counts: Tensor, t: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Planned:
         self.plan.advance_on_device(lr_on(group, device) > 0)
         return True
 
+    @_disable_dynamo
     def renew(self, last: LastWeights) -> None:
         """Choose the thresholds from all accumulators and apply them.
 
@@ -83,7 +84,6 @@ class Planned:
             if p.requires_grad and "v" in self._state.get(p, {})
         ]
 
-    @_disable_dynamo
     def _choose(self, last: LastWeights) -> list[ParameterBatch]:
         members, state = self._members(), self._state
         for group, _, p in members:
