@@ -171,12 +171,16 @@ def test_no_tensor_is_emptied_and_the_total_is_still_exact() -> None:
 def test_an_emptied_tensor_is_named(caplog: pytest.LogCaptureFixture) -> None:
     small, large = nn.Parameter(torch.full((10,), 0.1)), nn.Parameter(torch.linspace(1, 2, 90))
     plan = SparsityPlan(0.5, steps=1, minimum=0)
-    optimizer = GRDA([("head.bias", small), ("body.weight", large)], plan=plan)
-    small.grad, large.grad = torch.zeros(10), torch.zeros(90)
+    nothing = nn.Parameter(torch.empty(0, 3))
+    named = [("head.bias", small), ("nothing", nothing), ("body.weight", large)]
+    optimizer = GRDA(named, plan=plan)
     with caplog.at_level(logging.WARNING):
-        optimizer.step()
+        for _ in range(3):
+            for _, p in named:
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+    assert len(caplog.messages) == 1
     assert "all weights of head.bias are zero" in caplog.text
-    assert "body.weight" not in caplog.text
 
 
 def test_parameters_without_gradient_are_thresholded_but_frozen_ones_are_left() -> None:

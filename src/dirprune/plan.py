@@ -108,6 +108,8 @@ class SparsityPlan:
         """The current threshold, in the units of the weights."""
         self.total = 0
         """Planned entries at the last update of the threshold."""
+        self._emptied: set[str] = set()
+        """The parameters that a warning has named."""
         self._check()
 
     def sparsity_at(self, step: int) -> float:
@@ -188,12 +190,13 @@ class SparsityPlan:
         zeros = round(self.sparsity_at(int(self.step)) * total)
         stride = total // SAMPLE | 1 if self.step < self.end * self.steps else 1
         g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride)
-        if empty:
+        if emptied := [name for i in empty if (name := names[i]) not in self._emptied]:
+            self._emptied.update(emptied)
             _logger.warning(
                 "step %d: all weights of %s are zero; lower the sparsity, raise minimum, or leave "
                 "these parameters out of the plan",
                 int(self.step),
-                ", ".join(names[i] for i in empty),
+                ", ".join(emptied),
             )
         self.threshold = g
         return levels

@@ -49,7 +49,7 @@ def tensor_thresholds(
             if k < min(minimum, size) and i not in own
         }
         if not found:
-            empty = [i for i, k in enumerate(kept) if k == 0 and i not in own]
+            empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
         own |= found
         for i, level in found.items():  # entries that a tensor keeps are not counted
