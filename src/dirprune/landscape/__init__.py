@@ -1,6 +1,6 @@
-"""The loss around trained networks: points, curves, planes and curvature, of any module.
+"""The loss landscape of trained networks: points, curves, planes and curvature, of any module.
 
-Importing this loads nothing; each public name loads its own module on first use.
+Importing this package imports nothing; each public name imports its module on first use.
 """
 
 from typing import TYPE_CHECKING

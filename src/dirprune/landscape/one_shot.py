@@ -1,14 +1,13 @@
-r"""One-shot directional pruning of a network that was trained densely, beside simpler rules.
+r"""One-shot directional pruning of a densely trained network, and simpler pruning rules.
 
-Some eigenvectors of the Hessian are protected and everything else is taken for flat. This is an
-experiment rather than a way to prune (training with gRDA is that), and good for two things: to see
-how a loss answers when sharp directions are spared, and how many of them matter.
+Some eigenvectors of the Hessian are protected, and all other directions are treated as flat. This
+is an experiment, not a recommended pruning method (use gRDA for training). It shows how the loss
+changes if sharp directions are protected, and how many of them matter.
 
-With k directions protected among d, :math:`s_j = 1 - \operatorname{sign}(w_j) (Q^\top Q
-\operatorname{sign}(w))_j` differs from 1 by about :math:`\sqrt{k / d}`: as long as k is much
-smaller than d, this is nearly the soft threshold, and zeroes nearly the same weights. And
-at a sparsity worth having most weights stop at zero before their way is complete, after which the
-step is not flat any more.
+With k of d directions protected, :math:`s_j = 1 - \operatorname{sign}(w_j) (Q^\top Q
+\operatorname{sign}(w))_j` differs from 1 by about :math:`\sqrt{k / d}`: if k is much smaller than
+d, this is nearly the soft threshold, and sets nearly the same weights to zero. At a useful
+sparsity most weights stop at zero before the end of their step, and the step is no longer flat.
 """
 
 from collections.abc import Iterable
@@ -26,19 +25,20 @@ class PrunedWeights:
     r"""Weights of a trained network, pruned by one rule.
 
     Attributes:
-        rule: ``magnitude``; ``soft_threshold``, which takes the same from all others; ``obd``,
+        rule: ``magnitude``; ``soft_threshold``, which also shrinks all other weights; ``obd``,
             optimal brain damage; or ``directional``.
         rank: The number k of directions that ``directional`` protects, None for other rules.
-        lam: :math:`\lambda`, None for the rules that leave other weights as they are.
+        lam: :math:`\lambda`, None for the rules that do not change other weights.
         weights: With shape (d,).
         sparsity: Share of zeros among all weights.
         overlap: Share of its zeros that magnitude pruning to the same sparsity sets to zero too.
-        clipped: Length of what stopping at zero takes off the whole step :math:`-\lambda P_0
-            \operatorname{sign}(w)`, over the length of that; None where there is no such step.
-        leaves: Share of the squared length of the step that was made which lies in the k
-            protected directions: 0 if nothing is clipped. None for other rules.
+        clipped: Length of the part of the step :math:`-\lambda P_0 \operatorname{sign}(w)` that
+            is lost because weights stop at zero, over the length of the step; None without such a
+            step.
+        leaves: Share of the squared length of the actual step in the k protected directions: 0 if
+            nothing is clipped. None for other rules.
         curvature: :math:`\sum_i \theta_i \langle q_i, x \rangle^2 / \lVert x \rVert^2` of the
-            step x, over all eigenpairs that are known: what these see of its Rayleigh quotient.
+            step x, over all known eigenpairs: their part of its Rayleigh quotient.
     """
 
     rule: str
@@ -67,12 +67,13 @@ def prune_once(
         sparsity: Share of zeros, from 0 to 1.
         values: Eigenvalues of the Hessian at w, with shape (K,).
         vectors: Their eigenvectors as rows, with shape (K, d).
-        diagonal: Of the Hessian, with shape (d,), such as from :func:`.diagonal.hessian_diagonal`.
-        ranks: How many directions to protect, those of largest :math:`|\theta|` first; 0 to K.
+        diagonal: Diagonal of the Hessian, with shape (d,), such as from
+            :func:`.diagonal.hessian_diagonal`.
+        ranks: Numbers of directions to protect, those of largest :math:`|\theta|` first; 0 to K.
 
     Returns:
         Magnitude, soft threshold, OBD, and directional for every rank that can reach the
-        sparsity at all (see :attr:`~dirprune.DirectionalPath.largest_sparsity`).
+        sparsity (see :attr:`~dirprune.DirectionalPath.largest_sparsity`).
 
     Raises:
         ValueError: If shapes do not fit or a number is out of its range.
@@ -154,12 +155,12 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
 
     .. math:: \tfrac12 H_{jj} w_j^2
 
-    Negative curvature is treated as 0; among equals the smaller weight is removed first.
+    Negative curvature is treated as 0; ties are broken by the smaller weight.
 
     Args:
-        w: With shape (d,).
+        w: Weights with shape (d,).
         sparsity: Share of zeros afterwards, from 0 to 1.
-        diagonal: Of the Hessian, with shape (d,).
+        diagonal: Diagonal of the Hessian, with shape (d,).
 
     Raises:
         ValueError: If shapes differ or the sparsity is out of its range.
@@ -185,7 +186,7 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
 def _count(w: Tensor, sparsity: float) -> int:
     """The number of zeros, as in DirectionalPath.lam_for: 7 for 0.7 * 10 = 7.000000000000001."""
     if not 0 <= sparsity <= 1:
-        raise ValueError(f"a sparsity lies between 0 and 1, got {sparsity}")
+        raise ValueError(f"sparsity must lie in [0, 1], got {sparsity}")
     return int(-(-round(sparsity * len(w), 6) // 1))
 
 

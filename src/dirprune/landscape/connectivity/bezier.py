@@ -32,7 +32,7 @@ class Fit(NamedTuple):
 
     Attributes:
         curve: From a to b.
-        losses: Mean training loss of every epoch, at random places of the curve.
+        losses: Mean training loss of every epoch, at random points of the curve.
     """
 
     curve: Curve
@@ -78,7 +78,7 @@ def fit_bezier(
         bends: Control points between the ends, at least 1; the paper has 1.
         lr: Initial rate.
         momentum: Heavy-ball momentum, in [0, 1).
-        nesterov: Nesterov's form of it.
+        nesterov: Whether to use Nesterov momentum.
         weight_decay: Coefficient of the l2 penalty on the bends.
         seed: Seed of the order of the data, t and dropout.
         save: A file to resume from after an interruption; the result is bit-identical.
@@ -90,7 +90,7 @@ def fit_bezier(
     Raises:
         TypeError: If the data has no length.
         ValueError: If the networks are of different models or identical, an option is out of
-            range, the loss becomes infinite or NaN, or ``save`` holds other work.
+            range, the loss becomes infinite or NaN, or ``save`` belongs to another fit.
 
     References:
         Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs (Garipov et al., 2018),
@@ -126,10 +126,10 @@ def fit_bezier(
 
 @dataclass
 class _Fitting:
-    """A fit under way, saved between steps.
+    """The state of a fit, saved between steps.
 
     Attributes:
-        control: The bends of the curve, which the optimizer moves.
+        control: The bends of the curve, which are optimised.
         work: Identifies the fit in the file.
         step: Steps taken so far.
         losses: Mean loss of every epoch so far.
@@ -149,7 +149,7 @@ class _Fitting:
     def run(
         self, data: Any, epochs: int, lr: float, seed: int, progress: ReportProgress | None
     ) -> None:
-        """Take all steps that are left."""
+        """Take all remaining steps."""
         self.losses, total = [0.0] * epochs, epochs * len(data)
         self._resume()
         saved, whole = time.monotonic(), True
@@ -171,7 +171,7 @@ class _Fitting:
                     self._keep()
 
     def _descend(self, batch: tuple[Tensor, Tensor], seed: int, batches: int) -> None:
-        """Take one step at a random place of the curve."""
+        """Take one step at a random point of the curve."""
         epoch = self.step // batches
         t = float(np.random.default_rng((seed, self.step)).random())
         _seed(seed, self.step, 1, self.layout.device.type)
@@ -216,16 +216,16 @@ def bend_gradient(
     curve: Curve,
     t: float,
 ) -> tuple[float, Tensor]:
-    r"""Return the loss of a batch at one place of a curve and its gradient in the bends.
+    r"""Return the loss of a batch at one point of a curve and its gradient in the bends.
 
     .. math:: \nabla_{p_k} L(w(t)) = B_k(t)\,\nabla L(w(t)), \qquad k = 1 \dots n - 1
 
     Args:
-        model: Is written to.
-        layout: Of the model.
+        model: The module; its weights are overwritten.
+        layout: Layout of the model's weights.
         loss: Mean loss of a batch.
         batch: Inputs and targets.
-        curve: In the model's weights.
+        curve: The curve.
         t: In [0, 1].
 
     Returns:
@@ -247,7 +247,7 @@ def bend_gradient(
 def _batches(
     data: Any, seed: int, start: int, total: int
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """The batches of all epochs from step ``start`` on, each a function of seed and step alone."""
+    """The batches of all epochs from step ``start`` on; each depends only on seed and step."""
     first = start - start % len(data)
     for epoch_start in range(first, total, len(data)):
         _seed(seed, epoch_start, 2)

@@ -1,4 +1,4 @@
-"""Bezier curves through the weights of two networks; the straight line is one without bends."""
+"""Bezier curves between the weights of two networks; the straight line has no bends."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +78,7 @@ class Curve:
         .. math:: \int_0^1 \lVert w'(t) \rVert\,dt, \qquad
             w'(t) = n \sum_{k=0}^{n-1} B_k^{n-1}(t)\,(p_{k+1} - p_k)
 
-        The products of the differences are taken once; the integral over t then is one number's.
+        The inner products of the differences are computed once; the integral over t is scalar.
         """
         gram, nodes = self._gram(), _GAUSS
         panels, length = 1, 0.0
@@ -113,7 +113,7 @@ def straight_line(a: Point, b: Point) -> Curve:
 
 
 def bent_line(a: Point, b: Point, bends: int) -> Curve:
-    """Return the straight line as a curve of a higher degree, run through at constant speed.
+    """Return the straight line as a curve of higher degree with constant speed.
 
     Args:
         a: The first point.
@@ -121,7 +121,7 @@ def bent_line(a: Point, b: Point, bends: int) -> Curve:
         bends: Control points between them, at least 1.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If ``bends`` is below 1.
     """
     if bends < 1:
         raise ValueError(f"a curve needs at least 1 bend, got {bends}; straight_line has none")

@@ -62,7 +62,7 @@ class CurveProfile:
 
     @property
     def mean(self) -> float:
-        """Over t, by the trapezoidal rule."""
+        """Mean over t, by the trapezoidal rule."""
         inner = math.fsum(self.values[1:-1]) if all(map(math.isfinite, self.values)) else math.inf
         return (inner + (self.values[0] + self.values[-1]) / 2) / (len(self.values) - 1)
 
@@ -73,14 +73,14 @@ class PathFigures:
 
     Attributes:
         t: T equal steps from 0 to 1.
-        length: Of the curve.
-        distance: Of its ends.
-        loss: By data set.
-        error: By data set, for those whose targets are classes.
+        length: Length of the curve.
+        distance: Distance of its ends.
+        loss: Loss profiles by data set.
+        error: Error profiles by data set, for data sets whose targets are classes.
         zeros: Share of weights that are exactly zero.
-        off_face: Norm of those weights that are zero at the sparser end, over that of all; None
+        off_face: Norm of the weights that are zero at the sparser end, over the norm of all; None
             if that end has no zeros.
-        policy: Of BatchNorm's statistics, also at the ends.
+        policy: Policy for BatchNorm's statistics, also at the ends.
         stored: Measurements of the two ends with their own statistics, by data set.
         shifts: Difference of the policy's statistics to the stored ones; see
             :meth:`BatchNormStatistics.shift`.
@@ -117,7 +117,7 @@ def path(
         loss: Mean loss of a batch.
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
         points: Number of points, at least 3; the paper has 61.
-        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see
+        policy: Policy for BatchNorm's statistics: refresh, interpolate or eval; see
             :class:`BatchNormStatistics`.
         save: A file to resume from after an interruption.
         progress: Called after every point with the number of points done and their total.
@@ -126,8 +126,8 @@ def path(
         The figures.
 
     Raises:
-        ValueError: If there are too few points, no data, a loss at an end that is not finite, or
-            ``save`` holds other work.
+        ValueError: If there are too few points or no data, the loss at an end is not finite, or
+            ``save`` belongs to other work.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), section 4.2
@@ -207,7 +207,7 @@ def over_all(model: nn.Module, loss: Loss, data: Mapping[str, Any]) -> dict[str,
 
 
 def _sparsity(curve: Curve, ts: Sequence[float]) -> tuple[list[float], list[float] | None]:
-    """Share of zeros at every t, and the share of the norm that has left the sparser end's."""
+    """Share of zeros at every t, and the norm outside of the sparser end's support."""
     a, b = curve.a.w == 0, curve.b.w == 0
     face = b if int(b.sum()) > int(a.sum()) else a
     zeros, off = [], []

@@ -29,14 +29,14 @@ class PlaneFigures:
         frame: Maps coordinates to weights; its ``project`` maps weights to coordinates.
         x: Coordinates of the grid's columns.
         y: Coordinates of its rows.
-        loss: By data set.
-        error: By data set, for those whose targets are classes.
+        loss: Losses by data set.
+        error: Errors by data set, for data sets whose targets are classes.
         known: Coordinates of the given networks.
         measured: Measurements of the given networks under the policy, by data set.
         stored: Measurements with their own BatchNorm statistics, by data set.
         shifts: Difference of the policy's statistics to the stored ones; see
             :meth:`BatchNormStatistics.shift`.
-        policy: Of BatchNorm's statistics.
+        policy: Policy for BatchNorm's statistics.
     """
 
     frame: Frame
@@ -67,7 +67,8 @@ def plane(
 ) -> PlaneFigures:
     """Measure the plane through three networks, in evaluation mode.
 
-    The first axis runs from a through b, c lies above it; coordinates are distances.
+    The first axis goes from a through b, and c has a positive second coordinate. Coordinates are
+    distances.
 
     Args:
         a: State dict of the network at the origin.
@@ -76,10 +77,10 @@ def plane(
         model: Their module; it is copied, not changed.
         loss: Mean loss of a batch.
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
-        points: In each direction of the grid, at least 2; the paper has 21 or 29.
+        points: Points in each direction of the grid, at least 2; the paper has 21 or 29.
         margin: Extent of the grid beyond the networks, as a share of their distance in that
             direction; the paper has 0.2.
-        policy: Of BatchNorm's statistics: refresh, interpolate or eval; see
+        policy: Policy for BatchNorm's statistics: refresh, interpolate or eval; see
             :class:`BatchNormStatistics`.
         save: A file to resume from after an interruption.
         progress: Called after every point with the number of points done and their total.
@@ -88,9 +89,9 @@ def plane(
         The figures.
 
     Raises:
-        ValueError: If two networks are identical or all lie on one line, they are of other
-            models, the loss at one is not finite, an option is out of range, or ``save`` holds
-            other work.
+        ValueError: If two networks are identical, all three are on one line, or they are of other
+            models; if the loss at one is not finite, an option is out of range, or ``save``
+            belongs to other work.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), Figures 1 and 5
@@ -147,10 +148,10 @@ def plane_along(
         model: The network's module; it is copied, not changed.
         loss: Mean loss of a batch.
         data: Frozen data by name. BatchNorm's statistics are re-estimated on the first.
-        points: In each direction of the grid, at least 2; an odd number has the network in it.
-        span: The grid reaches from -span to span in both directions.
-        policy: Of BatchNorm's statistics; see
-            :class:`BatchNormStatistics`.
+        points: Points in each direction of the grid, at least 2; with an odd number the network
+            is a point of the grid.
+        span: The grid covers -span to span in both directions.
+        policy: Policy for BatchNorm's statistics; see :class:`BatchNormStatistics`.
         save: A file to resume from after an interruption.
         progress: Called after every point with the number of points done and their total.
 
@@ -159,7 +160,7 @@ def plane_along(
 
     Raises:
         ValueError: If the directions span no plane or have another size, the loss at the network
-            is not finite, an option is out of range, or ``save`` holds other work.
+            is not finite, an option is out of range, or ``save`` belongs to other work.
 
     References:
         Visualizing the Loss Landscape of Neural Nets (Li et al., 2018),

@@ -22,7 +22,7 @@ WeightedBatches = Iterable[tuple[Tensor, Tensor, float]]
 
 
 class ProductEngine(Protocol):
-    """A way to multiply."""
+    """A method that computes curvature products."""
 
     def prepare(self, batches: WeightedBatches) -> float:
         """Compute once what does not depend on the vector, and return the mean loss."""
@@ -39,9 +39,9 @@ class AutogradEngine:
     """Torch's own derivatives, of any module.
 
     Args:
-        model: Called with other parameters in place of its own.
+        model: The module; it is called with other parameters.
         own: Its parameters by name.
-        wanted: Names of those that the product is by; all others stay fixed.
+        wanted: Names of the parameters to differentiate by; all others are constant.
         loss: Mean loss of a batch.
     """
 
@@ -101,7 +101,7 @@ class AutogradEngine:
 
 
 class ReverseOverReverse(AutogradEngine):
-    """The gradient of v'g, with g's own graph kept."""
+    """The gradient of v'g, keeping the graph of g."""
 
     def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
         weights = {name: p.detach().requires_grad_() for name, p in self._wanted.items()}
@@ -132,7 +132,7 @@ class ForwardOverReverse(AutogradEngine):
 
 
 class GaussNewtonByAutograd(AutogradEngine):
-    """The outputs' derivative along v, through the loss's curvature, and back."""
+    """The derivative of the outputs along v, times the loss's curvature, backpropagated."""
 
     def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
         structure: list[Rebuild] = []
@@ -159,7 +159,7 @@ class GaussNewtonByAutograd(AutogradEngine):
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Use kernels with second derivatives: plain attention, and compiled modules run eagerly."""
+    """Use kernels with second derivatives: plain attention, and compiled modules in eager mode."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -175,7 +175,7 @@ def twice_differentiable() -> Iterator[None]:
 class _CompositeWeightNorm(TorchFunctionMode):
     """Computes weight_norm from plain operations.
 
-    The second derivative of torch's own operation leaves out that of the norm (torch 2.14).
+    The second derivative of torch's operation ignores that of the norm (torch 2.14).
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -187,7 +187,7 @@ class _CompositeWeightNorm(TorchFunctionMode):
 
 @contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """Hide what torch's forward mode warns about inside of torch."""
+    """Hide warnings of torch's forward mode about torch itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")

@@ -1,11 +1,11 @@
-r"""Where a spectrum has its mass, and where in it a direction has its energy.
+r"""The density of a spectrum, and the distribution of a direction's energy over it.
 
-The spectral measure of a symmetric matrix with eigenpairs :math:`(\lambda_i, u_i)`, seen from a
-direction d, is
+The spectral measure of a symmetric matrix with eigenpairs :math:`(\lambda_i, u_i)` and a direction
+d is
 
 .. math:: F_d(t) = \sum_{\lambda_i \le t} \frac{(u_i^\top d)^2}{\lVert d \rVert^2}
 
-Lanczos started at d yields its Gauss quadrature. Averaged over random directions it becomes the
+The Lanczos process started at d gives its Gauss quadrature. The mean over random directions is the
 density of eigenvalues.
 """
 
@@ -54,7 +54,7 @@ class SpectralDensity:
         nodes: :math:`\theta`, in float64 with shape (probes, steps).
         weights: :math:`\omega`, each row sums to 1, with shape (probes, steps).
         dimension: d, the number of eigenvalues.
-        noise: The operator's rounding; nodes are no more exact than that.
+        noise: Rounding error of the operator, which limits the accuracy of the nodes.
     """
 
     nodes: Tensor = field(repr=False)
@@ -88,11 +88,11 @@ class SpectralDensity:
         .. math:: \phi(t) = \frac1K \sum_{kj} \omega_{kj}\, \mathcal N(t; \theta_{kj}, \sigma^2)
 
         Args:
-            grid: Where, with shape (G,).
-            width: :math:`\sigma > 0`, of the picture and not of the spectrum.
+            grid: Points t, with shape (G,).
+            width: :math:`\sigma > 0`, chosen for the picture.
 
         Returns:
-            With shape (G,), in float64; over all t it integrates to 1.
+            The density, with shape (G,), in float64; its integral over all t is 1.
         """
         if not width > 0:
             raise ValueError(f"the width of the bell curves must be above 0, got {width}")
@@ -117,7 +117,7 @@ def spectral_density(
     Args:
         op: H.
         probes: K, the number of random directions.
-        steps: Products for each of them; with d of them a probe's own measure is exact.
+        steps: Products per direction; with d products the measure of a direction is exact.
         seed: Seed of the directions.
         progress: Called after every product with the number done and their total.
 
@@ -160,7 +160,7 @@ def spectral_density(
 
 @dataclass(frozen=True)
 class DirectionalDensity:
-    r"""What m products say about the energy of one direction over the spectrum.
+    r"""The energy of one direction over the spectrum, from m products.
 
     Attributes:
         nodes: Gauss nodes :math:`\theta`, ascending, in float64 with shape (m,).
@@ -168,8 +168,8 @@ class DirectionalDensity:
         triangle: The Jacobi matrix of the measure, with shape (m, m).
         beta: Its next off-diagonal entry, 0 if the quadrature is the measure itself.
         norm: :math:`\lVert d \rVert`.
-        noise: The operator's rounding: bounds are those of a matrix that differs by so much, and
-            thresholds of that size mean nothing.
+        noise: Rounding error of the operator. The bounds hold for a matrix that differs by this
+            much, so thresholds of this size are not meaningful.
     """
 
     nodes: Tensor
@@ -193,7 +193,7 @@ class DirectionalDensity:
         .. math::
             \sum_{\theta_i < t} \omega_i \le F(t^-) \le F(t) \le \sum_{\theta_i \le t} \omega_i
 
-        No other bounds from the same products are tighter; they are apart by the weight of t.
+        These are the tightest bounds from the same products; they differ by the weight of t.
 
         Args:
             t: Any threshold.
@@ -216,8 +216,8 @@ class DirectionalDensity:
         """Bound the share of energy in eigenvalues from low to high, ends included.
 
         Args:
-            low: Infinite if there is none.
-            high: At least ``low``, infinite if there is none.
+            low: Lower end of the band, or -infinity.
+            high: Upper end of the band, at least ``low``, or infinity.
 
         Returns:
             Lower and upper bound, in [0, 1].
@@ -242,7 +242,7 @@ def directional_density(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> DirectionalDensity:
-    r"""Find how a direction's energy is spread over the spectrum, with no k to choose.
+    r"""Compute the distribution of a direction's energy over the spectrum.
 
     Lanczos started at d: eigenvalues :math:`\theta_i` of its matrix :math:`T = S \Theta S^\top`
     are the nodes, :math:`\omega_i = S_{1i}^2` the weights of the Gauss quadrature of
@@ -292,7 +292,7 @@ def _quadrature(triangle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_node(triangle: Tensor, beta: float, t: float) -> tuple[Tensor, Tensor, int | None]:
-    r"""The quadrature with one more node, which is t, and where it is among them.
+    r"""The quadrature with t as an additional node, and the index of t.
 
     The matrix grows by :math:`\beta` and the entry that makes t an eigenvalue:
 

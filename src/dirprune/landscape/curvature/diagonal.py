@@ -14,16 +14,16 @@ from dirprune.landscape.objectives.objective import Objective
 
 @true_float32()
 def hessian_diagonal(op: LinearOperator, samples: int | None = None, seed: int = 0) -> Tensor:
-    r"""Diagonal of a symmetric operator.
+    r"""Compute the diagonal of a symmetric operator.
 
-    Exactly, from d products; or by Hutchinson's estimate from random signs z,
+    It is exact, from d products, or Hutchinson's estimate from random signs z,
 
     .. math:: \hat h = \frac1m \sum_{i=1}^m z_i \odot A z_i, \qquad
         \operatorname{Var} \hat h_j = \frac1m \sum_{i \ne j} A_{ij}^2
 
     Args:
-        op: Such as a Hessian.
-        samples: m, at least 1; None is exact.
+        op: The operator, such as a Hessian.
+        samples: m, at least 1; None computes the exact diagonal.
         seed: Seed of the signs.
 
     Returns:

@@ -11,18 +11,19 @@ class Hessian(CurvatureProducts):
     over all the data; batches are weighted as the loss weighs its targets (see
     :class:`Objective`), and sums are taken in float64. Products are computed on a private copy in
     evaluation mode, without dropout, TF32 and autocast. In a process group every process
-    multiplies its share of the batches, and all of them must call.
+    multiplies its share of the batches, and all processes must make the call.
 
     If all operations are known, the network is captured as a list of steps, frozen BatchNorm is
     folded into the convolution before it, and products use Pearlmutter's R-operator; results that
     do not depend on the vector are kept between products where memory allows. Otherwise both
     orders of automatic differentiation are timed on part of a batch, and the faster one is used.
 
-    Where the network has kinks, ReLU or max-pooling, the Hessian jumps: a unit whose input is
-    rounding, about 1e-7 in float32, is on or off as the order of summation decides, which differs
-    between memory formats, batch sizes, libraries and float64. One such unit among millions can
-    change a product by 1e-3 of its length. Each result is the Hessian at weights that differ in
-    the last digit. One object always multiplies by the same matrix; two objects may not.
+    With ReLU or max-pooling the Hessian is discontinuous: if the input of a unit is as small as
+    the rounding error, about 1e-7 in float32, the order of summation decides whether the unit is
+    active, and this order differs between memory formats, batch sizes, libraries and float64. One
+    such unit among millions can change a product by 1e-3 of its length. Each result is the Hessian
+    at weights that differ in the last digit. One object always multiplies by the same matrix; two
+    objects may not.
 
     Args:
         model: Any module that maps a batch of inputs to outputs; see :class:`Objective`.
@@ -30,18 +31,19 @@ class Hessian(CurvatureProducts):
         data: Frozen and un-augmented: a list of (inputs, targets), a DataLoader without shuffling,
             or two tensors; two passes over it are compared.
         batchnorm: ``eval`` normalises by the running statistics. ``batch`` normalises every batch
-            by its own, through which weights act as well; then the batches matter.
+            by its own statistics and differentiates through them; then the result depends on the
+            batches.
         parameters: Names of the parameters to differentiate by, or a predicate of name and
             parameter; by default all trainable ones.
         dtype: Dtype of the arithmetic, by default the model's own, but at least float32.
-        mode: ``auto`` as described, or one way to multiply.
+        mode: ``auto`` as described, or the name of one method.
         keep: Bytes for intermediate results that do not depend on the vector, by default a quarter
             of the device's available memory, and at most all of it.
 
     Raises:
         TypeError: If an argument has the wrong type, or an operation cannot be differentiated
             twice; the message names it.
-        ValueError: If the data is empty or differs between two passes, the loss is no weighted
+        ValueError: If the data is empty or differs between two passes, the loss is not a weighted
             mean or not finite, products are random or not symmetric, or no parameter is selected.
 
     Attributes:
@@ -51,7 +53,7 @@ class Hessian(CurvatureProducts):
         shapes: Shapes of the selected parameters by name, in the order of a vector.
         products: Number of products so far.
         loss: The mean loss; NaN before the first product.
-        timings: Seconds per product of each way, on part of a batch.
+        timings: Seconds per product of each method, on part of a batch.
 
     References:
         Fast Exact Multiplication by the Hessian (Pearlmutter, 1994)
@@ -76,9 +78,9 @@ class GaussNewton(CurvatureProducts):
     .. math:: G = \frac1N \sum_{i=1}^N J_i^\top \, \nabla^2_z \ell(z_i, y_i)\, J_i, \qquad
         J_i = \frac{\partial f_w(x_i)}{\partial w}
 
-    It has no negative eigenvalues where the loss is convex in the outputs, is the Hessian where
-    the network is linear in its weights, and for cross-entropy is Fisher's information. Arguments
-    and attributes are those of :class:`Hessian`.
+    It has no negative eigenvalues if the loss is convex in the outputs. It equals the Hessian if
+    the network is linear in its weights, and the Fisher information matrix for cross-entropy.
+    Arguments and attributes are those of :class:`Hessian`.
 
     References:
         New Insights and Perspectives on the Natural Gradient Method (Martens, 2020), section 8,

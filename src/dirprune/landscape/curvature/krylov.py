@@ -18,20 +18,20 @@ from torch import Tensor
 from dirprune._support.hashing import hash_tensor
 from dirprune._support.memory import available_memory
 
-# Terms of an inner product that are summed in the vectors' own type.
+# Terms of an inner product that are summed in the dtype of the vectors.
 _BLOCK = 2**12
 
 
 class LinearOperator(Protocol):
-    """A symmetric linear map that is known by its products only.
+    """A symmetric linear map that is given by its products.
 
     Attributes:
         dimension: The length d of its vectors.
         dtype: Dtype of the vectors.
         device: Device of the vectors.
 
-    An operator may also have a ``fingerprint``, a text that no other matrix has. Saved work names
-    it, so that it is not resumed with another matrix.
+    An operator may also have a ``fingerprint``, a text that identifies its matrix. Saved work
+    stores it, so that it is not resumed with another matrix.
     """
 
     dimension: int
@@ -83,14 +83,14 @@ class Krylov:
     Args:
         op: The operator A.
         start: The first direction, not zero, with shape (d,).
-        size: The largest number m of products before a restart; at most d are of use.
+        size: Maximum number m of products before a restart, up to d.
 
     Attributes:
         basis: The rows v, with shape (m + 1, d); the first ``used + 1`` are filled.
         projected: T in float64, with shape (m + 1, m + 1).
         used: The number of products in the basis.
-        beta: Length of what the last product added; 0 if the space is invariant.
-        noise: The largest part of a product that symmetry says is zero: its rounding.
+        beta: Length of the last remainder; 0 if the space is invariant.
+        noise: Rounding error: the largest part of a product that would be zero by symmetry.
         scale: Length of the longest product so far.
 
     Raises:
@@ -105,7 +105,7 @@ class Krylov:
         self.used, self.beta, self.noise, self.scale = 0, 0.0, 0.0, 0.0
         norm = length(_checked(op, start))
         if not 0 < norm < float("inf"):
-            raise ValueError(f"the start vector has length {norm}: give one with direction")
+            raise ValueError(f"the start vector has length {norm}: give a vector that is not zero")
         self.basis[0] = start / norm
 
     @property
@@ -127,7 +127,7 @@ class Krylov:
             )
         rows = self.basis[: j + 1]
         column = torch.zeros(j + 1, dtype=torch.float64)
-        # What is left after cancellation to the last digits has no direction of its own.
+        # After cancellation to the last digits, the remainder is only rounding error.
         before = length(product)
         self.scale = max(self.scale, before)
         smallest = 16 * torch.finfo(product.dtype).eps * self.scale
@@ -157,11 +157,11 @@ class Krylov:
         self.basis[self.used] = direction / length(direction)
 
     def restart(self, values: Tensor, vectors: Tensor) -> None:
-        """Keep some eigenpairs of T and the newest vector, and make room.
+        """Restart the basis with some eigenvectors of T and the newest vector.
 
         Args:
-            values: Of T, with shape (keep,).
-            vectors: As columns, with shape (used, keep).
+            values: Eigenvalues of T, with shape (keep,).
+            vectors: Eigenvectors as columns, with shape (used, keep).
 
         References:
             Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems (Wu and Simon,
@@ -178,7 +178,7 @@ class Krylov:
         self.used = keep
 
     def combine(self, vectors: Tensor) -> Tensor:
-        """Replace the first rows by combinations, in place and without room for a second basis.
+        """Replace the first rows by linear combinations, in place, without a second basis.
 
         Args:
             vectors: Coefficients as columns, with shape (used, keep).
@@ -193,10 +193,10 @@ class Krylov:
 
 
 def inner(rows: Tensor, v: Tensor) -> Tensor:
-    r"""Compute :math:`V v`, summed in float64 over blocks short enough for the vectors' own type.
+    r"""Compute :math:`V v`, with sums over short blocks that are added in float64.
 
-    Summed in float32 from end to end, a million terms of unequal size lose three digits of seven,
-    and with them the basis its orthogonality.
+    A plain float32 sum of a million terms of different size loses three of seven digits, and the
+    basis would lose its orthogonality.
 
     Args:
         rows: V with shape (m, d).
@@ -222,14 +222,14 @@ def memory_of(op: LinearOperator, vectors: int) -> int:
 
 
 def check_memory(op: LinearOperator, vectors: int) -> int:
-    """Raise before the start if memory does not suffice.
+    """Check that there is enough memory.
 
     Args:
         op: The operator.
-        vectors: Number of vectors of its length that will be held together.
+        vectors: Number of vectors that are stored at the same time.
 
     Returns:
-        The bytes they need.
+        The bytes that they need.
 
     Raises:
         ValueError: If less memory is available.

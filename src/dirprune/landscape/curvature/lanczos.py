@@ -1,4 +1,4 @@
-r"""The eigenpairs at either end of a spectrum, from products alone."""
+r"""The eigenpairs at one end of a spectrum, from products."""
 
 import time
 import warnings
@@ -11,7 +11,7 @@ from dirprune._support.precision import true_float32
 from dirprune.landscape.curvature.krylov import LinearOperator, check_memory
 from dirprune.landscape.curvature.search import Eigenpairs, LanczosProgress, LanczosSearch, Which
 
-# Products, remainders and blocks that are held beside the basis.
+# Vectors besides the basis: products, remainders and blocks.
 _TEMPORARY = 5
 
 
@@ -37,14 +37,15 @@ def top_eigenpairs(
     .. math:: \lVert A v_i - \theta_i v_i \rVert
         \le \mathrm{tol} \cdot \max(|\theta_i|,\ 10^{-3} \max_j |\theta_j|)
 
-    The residual that the process predicts, :math:`\beta |e_m^\top s_i|`, knows nothing of the
-    operator's own rounding. So one product with a random combination of all k vectors measures
-    what it leaves out, and the search continues until both together are small. Where rounding
-    alone is too much, k products measure each residual, the search stops, and a warning states the
-    floor (in float32 about 1e-6 of the largest eigenvalue).
+    The residual that the process predicts, :math:`\beta |e_m^\top s_i|`, does not contain the
+    rounding error of the operator. So one product with a random combination of all k vectors
+    measures the rounding error, and the search continues until the sum of both is small. If the
+    rounding error alone is too large, the search measures each residual with k products and
+    stops with a warning that states the reachable residual (in float32 about 1e-6 of the largest
+    eigenvalue).
 
-    Of an exactly multiple eigenvalue, one start vector finds only the copies that rounding brings
-    in: fewer may be returned.
+    For an exactly multiple eigenvalue, one start vector finds further copies only through rounding
+    errors, so fewer pairs may be returned.
 
     Args:
         op: A symmetric operator, such as a Hessian.
@@ -52,11 +53,11 @@ def top_eigenpairs(
         which: The algebraically ``largest``, ``smallest``, or those of largest ``magnitude``.
         tol: Above 0.
         basis: The number m of vectors before a restart, more than k; by default 3 k + 20. More
-            vectors mean fewer products. Memory is that of k + m vectors and a few.
-        max_products: Upper limit of the products; the search then stops with a warning.
+            vectors mean fewer products. The memory is that of k + m vectors and a few more.
+        max_products: Maximum number of products; the search then stops with a warning.
         seed: Seed of the start vector.
         state: A file to resume from if it exists; written regularly and on interruption,
-            deleted at the end. It names the operator, and another operator is refused.
+            deleted at the end. It identifies the operator, and another operator is refused.
         save_every: Seconds between two writes of ``state``.
         progress: Called before the first product and after each product.
 
@@ -122,13 +123,13 @@ def _warn(pairs: Eigenpairs, tol: float) -> None:
     worst = float((pairs.residuals / pairs.targets).max())
     if float(pairs.residuals.max()) <= 10 * pairs.noise:
         reason = (
-            f"the operator's own rounding, about {pairs.noise:.1e}, allows no less: a tolerance "
-            f"of {tol * worst:.1e} is within reach, or take float64"
+            f"the rounding error of the operator, about {pairs.noise:.1e}, does not allow less: "
+            f"use a tolerance of {tol * worst:.1e}, or float64"
         )
     else:
         reason = f"stopped after {pairs.products} products: allow more, or a larger basis"
     warnings.warn(
-        f"{missed} of {len(pairs.values)} eigenpairs have a residual above what was asked, up to "
+        f"{missed} of {len(pairs.values)} eigenpairs have a residual above the tolerance, up to "
         f"{worst:.1f} times; {reason}",
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""Products of a curvature matrix with vectors, over all the data."""
+"""Products of a curvature matrix with vectors, over all data."""
 
 import hashlib
 import math
@@ -36,12 +36,12 @@ from dirprune.landscape.objectives.weights import Loss
 
 Mode = Literal["auto", "graph", "reverse-over-reverse", "forward-over-reverse"]
 Parameters = Iterable[str] | Callable[[str, nn.Parameter], bool]
-# Samples on which ways to multiply are compared and timed.
+# Number of samples on which the methods are compared and timed.
 _TRIAL = 32
 
 
 class CurvatureProducts:
-    """What :class:`Hessian` and :class:`GaussNewton` share."""
+    """The base class of :class:`Hessian` and :class:`GaussNewton`."""
 
     _gauss_newton: bool
 
@@ -88,11 +88,11 @@ class CurvatureProducts:
             asked = [n if n in shapes else unwrapped_name(n) for n in asked]
             if unknown := [n for n in asked if n not in shapes]:
                 raise ValueError(
-                    f"{unknown[0]} is no trainable parameter: give some of {', '.join(shapes)}"
+                    f"{unknown[0]} is not a trainable parameter: use some of {', '.join(shapes)}"
                 )
             names = [n for n in shapes if n in asked]
         if not names:
-            raise ValueError("no parameter is selected: the curvature has no dimension")
+            raise ValueError("no parameter is selected: select at least one parameter")
         self.shapes = {n: shapes[n] for n in names}
         self.dimension = sum(shape.numel() for shape in self.shapes.values())
         self.products = 0
@@ -154,7 +154,7 @@ class CurvatureProducts:
         return torch.randn(2, self.dimension, generator=generator).to(self.device, self.dtype)
 
     def _batches(self) -> WeightedBatches:
-        """Every batch in one process; else this one's part of them."""
+        """All batches in a single process, otherwise the share of this process."""
         rank, world = rank_and_world()
         weights = self._objective.weights()
         total = math.fsum(weights)
@@ -186,7 +186,7 @@ class CurvatureProducts:
             else:
                 tangent[name] = torch.zeros_like(p)
         parts = engine.product(tangent, batches)
-        # A process without a batch of its own adds nothing.
+        # A process without batches contributes zero.
         flat = torch.cat(
             [
                 parts.get(n, torch.zeros(s, device=self.device)).double().reshape(-1)
@@ -214,7 +214,7 @@ class CurvatureProducts:
         return self._engine
 
     def _chosen(self) -> ProductEngine:
-        """Take the fastest way to multiply: a captured network if possible, autograd otherwise."""
+        """Choose the fastest method: a captured network if possible, otherwise autograd."""
         try:
             captured = self._captured()
             if captured:
@@ -238,7 +238,7 @@ class CurvatureProducts:
         return candidates[choice.name]
 
     def _plain(self) -> dict[str, ProductEngine]:
-        """The ways to multiply by autograd that the mode allows."""
+        """The autograd methods that the mode allows."""
         arguments = (self._objective.model, self._own, [*self.shapes], self._objective.loss)
         plain: dict[str, ProductEngine]
         if self._gauss_newton:
@@ -252,13 +252,11 @@ class CurvatureProducts:
             return {self._mode: plain[self._mode]}
         if self._mode not in ("auto", "graph"):
             known = ", ".join(["auto", "graph", *plain])
-            raise ValueError(
-                f"there is no mode {self._mode!r} for this curvature: choose from {known}"
-            )
+            raise ValueError(f"unknown mode {self._mode!r} for this curvature: use one of {known}")
         return plain
 
     def _captured(self) -> dict[str, ProductEngine]:
-        """The ways to multiply over a captured network; empty if there is none that is right."""
+        """The methods over a captured network; empty if the captured network is not correct."""
         reference = next(iter(self._plain().values()))
         if self._mode not in ("auto", "graph"):
             return {}
@@ -306,7 +304,7 @@ class CurvatureProducts:
 
 
 def _make_out_of_place(model: nn.Module, x: Tensor) -> None:
-    """Turn ``inplace`` off where it changes no output: in-place steps break some derivatives."""
+    """Turn ``inplace`` off if the output stays the same; in-place steps break some derivatives."""
     inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
     if not inplace:
         return
@@ -320,7 +318,7 @@ def _make_out_of_place(model: nn.Module, x: Tensor) -> None:
 
 
 def _normalise_by_batch(objective: Objective) -> None:
-    """Make every BatchNorm use its batch in evaluation mode too."""
+    """Make every BatchNorm use batch statistics in evaluation mode too."""
     for module in objective.model.modules():
         if isinstance(module, _BatchNorm):
             module.track_running_stats = False

@@ -11,7 +11,7 @@ from dirprune._support.checkpoint import load_checkpoint, save_checkpoint
 from dirprune.landscape.curvature.krylov import Krylov, LinearOperator, inner, length
 
 Which = Literal["largest", "smallest", "magnitude"]
-# Format of a search's state: 2 names the operator.
+# Format version of a search's state; version 2 identifies the operator.
 _VERSION = 2
 
 
@@ -21,10 +21,10 @@ class LanczosProgress:
 
     Attributes:
         products: Products so far.
-        converged: Eigenpairs, of those wanted, whose residual is small enough.
+        converged: Number of requested eigenpairs whose residual is small enough.
         wanted: k.
-        worst: The largest residual over its target; infinite before there are k.
-        memory: Bytes that all vectors need together.
+        worst: Largest ratio of a residual to its target; infinite before there are k pairs.
+        memory: Memory of all vectors in bytes.
         values: The estimates so far, with shape (at most k,).
     """
 
@@ -38,15 +38,15 @@ class LanczosProgress:
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    r"""Eigenvalues with their eigenvectors and how exact they are.
+    r"""Eigenvalues and eigenvectors with their residuals.
 
     Attributes:
-        values: :math:`\theta`, the wanted end first, in float64 with shape (k,).
+        values: :math:`\theta`, the requested end first, in float64 with shape (k,).
         vectors: Orthonormal rows, with shape (k, d).
-        residuals: :math:`\lVert A v - \theta v \rVert`, the operator's rounding included, with
-            shape (k,).
+        residuals: :math:`\lVert A v - \theta v \rVert`, including the operator's rounding error,
+            with shape (k,).
         targets: Targets of the residuals, with shape (k,).
-        noise: Rounding of the operator: no residual can be much smaller.
+        noise: Rounding error of the operator; no residual can be much smaller.
         products: Products with the operator, of this and earlier calls that were resumed.
     """
 
@@ -64,7 +64,7 @@ class Eigenpairs:
 
 
 class LanczosSearch:
-    """The process between two products: all that is needed to resume bit-identically."""
+    """The state between two products, which is sufficient for resuming bit-identically."""
 
     def __init__(
         self, op: LinearOperator, k: int, which: Which, tol: float, size: int, seed: int
@@ -84,7 +84,7 @@ class LanczosSearch:
         self.products, self.done = 0, False
 
     def advance(self) -> None:
-        """Make room or change the direction where needed, and multiply once."""
+        """Restart or change the direction if necessary, and multiply once."""
         krylov = self._krylov
         if krylov.used == krylov.size:
             values, vectors = self._ritz()
@@ -101,7 +101,7 @@ class LanczosSearch:
         self.done = self._judge()
 
     def _judge(self) -> bool:
-        """Return whether the wanted pairs have converged."""
+        """Return whether the requested pairs have converged."""
         krylov = self._krylov
         values, vectors = self._ritz()
         self._values = values[: self._k]
@@ -110,10 +110,10 @@ class LanczosSearch:
         self._targets = self._tol * self._values.abs().clamp(min=1e-3 * scale)
         if krylov.used == self._op.dimension:
             return True
-        # After an invariant space was left its values look exact, while others may be missing.
+        # After leaving an invariant space its values look exact, but others may be missing.
         looked = krylov.used == krylov.size or not (self._rotated or krylov.beta == 0)
         enough = len(self._values) == self._k and looked
-        # More products do not help a pair whose residual is rounding.
+        # More products do not help if the residual of a pair is rounding error.
         rounding = max(self._rounding, krylov.noise)
         left = (self._targets**2 - rounding**2).clamp(min=0).sqrt()
         within = torch.where(left > 0.2 * rounding, left, rounding)
@@ -170,7 +170,7 @@ class LanczosSearch:
         return numbers.to(self._op.device)
 
     def _ritz(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of T in the order that is wanted, and its eigenvectors as columns."""
+        """Eigenvalues of T in the requested order, and its eigenvectors as columns."""
         values, vectors = torch.linalg.eigh(self._krylov.triangle)
         keys = {"largest": -values, "smallest": values, "magnitude": -values.abs()}
         order = keys[self._which].argsort()

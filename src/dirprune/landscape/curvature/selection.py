@@ -1,4 +1,4 @@
-"""Comparing ways to multiply by one matrix, and choosing the fastest that is right."""
+"""Comparing methods for the same product, and choosing the fastest correct one."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ class Check(NamedTuple):
 
     Attributes:
         asymmetry: :math:`|u^\top H v - v^\top H u|` over the lengths of u and H v.
-        difference: Between two products with the same vector.
+        difference: Difference of two products with the same vector.
     """
 
     asymmetry: float
@@ -24,11 +24,11 @@ class Check(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The fastest way to multiply.
+    """The fastest method.
 
     Attributes:
-        name: Of the way.
-        timings: Seconds per product of every way that works.
+        name: Name of the method.
+        timings: Seconds per product of every method that works.
     """
 
     name: str
@@ -56,13 +56,13 @@ def fastest(
     u: Tensor,
     v: Tensor,
 ) -> Choice:
-    """Time each way to multiply, and take the fastest whose products are symmetric.
+    """Time every method, and choose the fastest one with symmetric products.
 
     Args:
-        engines: By name.
-        multiply: Multiplies a vector.
+        engines: The methods by name.
+        multiply: Multiplies a vector with a method.
         u: A random vector.
-        v: Another one.
+        v: Another random vector.
 
     Raises:
         TypeError: If an operation of the model has no second derivative.

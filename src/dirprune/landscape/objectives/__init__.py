@@ -1,1 +1,1 @@
-"""Points in weight space, data that stays the same, and the loss there."""
+"""Points in weight space, frozen data, and the loss."""

@@ -1,4 +1,4 @@
-"""Frozen data: batches that are the same whenever they are read."""
+"""Frozen data: batches that are the same in every pass."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,12 @@ PairsOfTensors = Iterable[tuple[Tensor, Tensor]]
 
 
 class FrozenData:
-    """Data that is the same in every pass: two passes are compared when it is made.
+    """Data that is the same in every pass. The constructor compares two passes.
 
     Args:
         data: A list of (inputs, targets) batches, a DataLoader, or two tensors with all inputs
-            and all targets; the number of samples is the first size of either.
-        batch_size: Samples per batch when two tensors are given; other data keeps its batches.
+            and all targets; samples are the first dimension of both.
+        batch_size: Samples per batch for two tensors; other data keeps its batches.
 
     Raises:
         TypeError: If the data can be read only once, or a batch is not a pair of tensors.

@@ -15,9 +15,9 @@ class Coordinates(NamedTuple):
     """Coordinates of a point relative to a plane.
 
     Attributes:
-        x: Along the first axis.
-        y: Along the second.
-        distance: From the plane.
+        x: Coordinate along the first axis.
+        y: Coordinate along the second axis.
+        distance: Distance from the plane.
     """
 
     x: float
@@ -51,7 +51,7 @@ class Frame:
         self._gram = self.axes @ self.axes.mT
         u, v = self._gram.diag().sqrt().tolist()
         if not (u > 0 and v > 0):
-            raise ValueError("a direction of the plane is zero: give two that are not")
+            raise ValueError("a direction of the plane is zero: give two nonzero directions")
         sine = max(0.0, 1 - float(self._gram[0, 1] / (u * v)) ** 2) ** 0.5
         if not sine > COLLINEAR:
             raise ValueError(
@@ -68,11 +68,11 @@ class Frame:
 
         Args:
             a: The origin.
-            b: Lies on the first axis.
-            c: Lies above it.
+            b: A point on the first axis.
+            c: A point with a positive second coordinate.
 
         Raises:
-            ValueError: If the points lie on one line.
+            ValueError: If the points are on one line.
 
         Example:
             >>> corners = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 1.0]])
@@ -110,18 +110,18 @@ class Frame:
 
 
 def filter_normalised(layout: ParameterLayout, w: Tensor, seed: int) -> Tensor:
-    r"""Draw a random direction in which every filter is as long as the network's own.
+    r"""Draw a random direction whose filters have the norms of the network's filters.
 
     .. math:: d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert w_f \rVert,
         \qquad d_f \sim \mathcal N(0, I)
 
-    for every filter f (output channel, row) of each weight; biases and normalisation stay as they
-    are.
+    for every filter f (output channel, row) of each weight. The direction is zero for biases and
+    normalisation.
 
     Args:
-        layout: Of the model.
+        layout: Layout of the model's weights.
         w: The weights, with shape (d,).
-        seed: Decides the direction.
+        seed: Seed of the direction.
 
     Returns:
         The direction, with shape (d,).

@@ -1,4 +1,4 @@
-"""Recording the loss functions of torch that a loss calls, and what they divide by."""
+"""Recording the loss functions of torch that a loss calls, and their divisors."""
 
 import inspect
 from typing import Any
@@ -31,7 +31,7 @@ class LossCalls(TorchFunctionMode):
         self._classifications: list[dict[str, Any]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, and note what a mean was divided by."""
+        """Call the function, and record the divisor of a mean."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor) or result.numel() != 1:
@@ -50,11 +50,11 @@ class LossCalls(TorchFunctionMode):
         return result
 
     def weight(self, value: Tensor) -> float | None:
-        """Return what the loss was divided by; None if it is not the result of a mean."""
+        """Return the divisor of the loss, or None if it is not the result of a mean."""
         return next((weight for result, weight in self._means if result is value), None)
 
     def denominator(self, value: Tensor) -> float | None:
-        """Return what the loss was divided by, if its last operation is a division by a number."""
+        """Return the divisor of the loss, if its last operation is a division by a number."""
         return next((number for result, number in self._quotients if result is value), None)
 
     def classification(self) -> dict[str, Any] | None:
@@ -65,8 +65,8 @@ class LossCalls(TorchFunctionMode):
         """Count wrong answers and all answers, without ignored targets; (0, 0) if none is a class.
 
         Args:
-            outputs: Of the model, with shape (N, C, ...).
-            targets: With shape (N, ...).
+            outputs: Outputs of the model, with shape (N, C, ...).
+            targets: Targets, with shape (N, ...).
         """
         ignored = None
         call = self.classification()
@@ -93,7 +93,7 @@ def position_masses(call: dict[str, Any]) -> Tensor:
         call: Arguments of :func:`torch.nn.functional.cross_entropy` or ``nll_loss``.
 
     Returns:
-        With the shape of the targets, without the classes.
+        The factors, with the shape of the targets without the classes.
     """
     logits: Tensor = call["input"].detach()
     target: Tensor = call["target"]
@@ -133,7 +133,7 @@ def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
 
 
 def _divisor(func: Any, call: dict[str, Any]) -> float:
-    """What the mean was divided by."""
+    """The divisor of the mean."""
     target: Any = call.get("target")
     weight = call.get("weight")
     if func in _CLASSIFICATION and target.shape == call["input"].shape:

@@ -12,14 +12,14 @@ from dirprune._support.hashing import hash_tensor
 
 
 def loss_identity(loss: Any, within: frozenset[int] = frozenset()) -> str:
-    """Return a text that differs where two losses differ in their code or in their values.
+    """Return a text that differs if two losses differ in their code or in their values.
 
     Args:
         loss: A function, a module, a ``functools.partial`` or any other callable. The values are
-            a module's tensors and plain attributes, a partial's arguments, and what a function
-            takes from the scope around it.
-        within: The ids of the functions that are being identified, since a function may refer to
-            itself.
+            a module's tensors and plain attributes, a partial's arguments, and the variables that
+            a function uses from the enclosing scope.
+        within: The ids of the functions that are being identified, because a function may refer
+            to itself.
 
     Example:
         >>> loss_identity(nn.CrossEntropyLoss()) == loss_identity(nn.CrossEntropyLoss())
@@ -44,7 +44,7 @@ def loss_identity(loss: Any, within: frozenset[int] = frozenset()) -> str:
 
 
 def _values(loss: Any) -> list[Any]:
-    """What a callable computes with, besides its arguments."""
+    """The values that a callable uses besides its arguments."""
     if isinstance(loss, functools.partial):
         return [loss.func, *loss.args, loss.keywords]
     if isinstance(loss, MethodType):

@@ -1,4 +1,4 @@
-"""The landscape itself: mean loss and error of a model over frozen data."""
+"""The objective: mean loss and error of a model over frozen data."""
 
 import logging
 import math
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
-    """What a network does on some data.
+    """Loss and error of a network on a data set.
 
     Attributes:
         loss: Mean over all data.
-        error: Share of targets, in [0, 1], that are not the class with the largest output; ignored
-            targets do not count. None where targets are no classes.
+        error: Share of targets, in [0, 1], that are not the class with the largest output, without
+            ignored targets. None if the targets are not classes.
     """
 
     loss: float
@@ -38,28 +38,28 @@ class Objective:
 
     .. math:: L(w) = \frac{\sum_b W_b L_b(w)}{\sum_b W_b}
 
-    over batches b, where :math:`W_b` is what the loss divides by: the number of samples, of tokens
+    over batches b, where :math:`W_b` is the divisor of the loss: the number of samples, of tokens
     that are not ignored, or the sum of class weights (see :mod:`.weights`). So the mean does not
-    depend on how the data is cut into batches. It is summed in float64, in evaluation mode, with
-    dropout off and without TF32. The model that is given is copied and never changed; wrappers
-    (DataParallel, DDP, AveragedModel, ``torch.compile``) are taken off.
+    depend on the split into batches. It is summed in float64, in evaluation mode, without dropout
+    and TF32. The given model is copied and not changed; wrappers (DataParallel, DDP,
+    AveragedModel, ``torch.compile``) are removed.
 
     Args:
         model: Any module that maps a batch of inputs to outputs: a tensor, or a dict, tuple or
-            dataclass that the loss understands.
+            dataclass that the loss accepts.
         loss: Mean loss of a batch: a function or module of outputs and targets.
-        data: As :class:`FrozenData` takes it, or one that is made already.
+        data: A :class:`FrozenData`, or data for one.
         dtype: Dtype of the arithmetic; by default the model's own, but at least float32.
 
     Raises:
-        TypeError: If data, loss or model are not of their kind.
-        ValueError: If the data is empty or not the same twice, or the loss is no mean.
+        TypeError: If data, loss or model have the wrong type.
+        ValueError: If the data is empty or differs between two passes, or the loss is not a mean.
 
     Attributes:
-        model: The private copy, in evaluation mode. Whoever changes its mode restores it.
-        layout: Of its weights.
-        data: What it is measured on.
-        loss: As given.
+        model: The private copy, in evaluation mode. Code that changes its mode must restore it.
+        layout: Layout of its weights.
+        data: The frozen data.
+        loss: The given loss.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -101,7 +101,7 @@ class Objective:
         """Measure at a point, with its own buffers.
 
         Args:
-            point: Of :attr:`layout`.
+            point: A point of :attr:`layout`.
             origin: Its name in messages.
 
         Raises:
@@ -118,7 +118,7 @@ class Objective:
 
     @torch.no_grad()
     def load(self, point: Point) -> None:
-        """Put a point's weights and buffers into the private copy."""
+        """Load a point's weights and buffers into the private copy."""
         own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name, value in (self.layout.tensors(point.w) | point.rest).items():
             own[name].copy_(value)
@@ -126,7 +126,7 @@ class Objective:
     @torch.no_grad()
     @true_float32()
     def measure(self) -> Measured:
-        """Measure what the private copy holds; the loss may be infinite or NaN."""
+        """Measure the private copy; the loss may be infinite or NaN."""
         total, wrong, answers = 0.0, 0, 0
         for (inputs, targets), weight in zip(self.batches(), self.weights()):
             if weight == 0:
@@ -144,7 +144,7 @@ class Objective:
         """Return the weight of every batch in the mean, found in one pass when first needed.
 
         Raises:
-            ValueError: If the loss is no weighted mean, or weighs nothing.
+            ValueError: If the loss is not a weighted mean, or all weights are zero.
         """
         if self._weights is None:
             if self.data.batches == 1:

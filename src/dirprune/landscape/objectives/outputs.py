@@ -1,4 +1,4 @@
-"""Outputs of any structure: tensors, and dicts, tuples and dataclasses of them."""
+"""Nested outputs: tensors, and dicts, tuples and dataclasses of tensors."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ Rebuild = Callable[[list[Tensor]], Any]
 
 
 def flatten(outputs: Any) -> tuple[list[Tensor], Rebuild]:
-    """Take a model's outputs apart into tensors.
+    """Flatten a model's outputs to a list of tensors.
 
     Args:
-        outputs: A tensor, or a dict, tuple, named tuple, list or dataclass that holds some, to
-            any depth; what is no tensor stays where it is.
+        outputs: A tensor, or nested dicts, tuples, named tuples, lists or dataclasses of tensors;
+            other values are kept.
 
     Returns:
-        The tensors, and a function that puts others in their place.
+        The tensors, and a function that rebuilds the structure with other tensors.
 
     Example:
         >>> tensors, rebuild = flatten({"logits": torch.ones(1), "extra": (torch.zeros(1), None)})
@@ -50,8 +50,8 @@ def join(first: Any, second: Any, samples: tuple[int, int]) -> Any:
     Args:
         first: Outputs of one batch.
         second: Outputs of another one, with the same structure.
-        samples: How many samples either batch has. Tensors of another size have no samples: the
-            first batch's are taken.
+        samples: Numbers of samples of both batches. For tensors of another size, which have no
+            samples, those of the first batch are used.
 
     Raises:
         RuntimeError: If sizes other than the number of samples differ.

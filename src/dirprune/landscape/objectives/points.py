@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 class ParameterLayout:
-    """Where each trainable parameter of a model lies in the vector of all of them.
+    """The positions of a model's trainable parameters in a vector of all of them.
 
     Args:
         model: Any module; only names, shapes and dtypes are read.
@@ -37,11 +37,12 @@ class ParameterLayout:
         ValueError: If no parameter is trainable.
 
     Attributes:
-        shapes: Of the trainable parameters by name, in the order of ``model.parameters()``.
-        slices: Where each lies in the vector.
+        shapes: Shapes of the trainable parameters by name, in the order of
+            ``model.parameters()``.
+        slices: Position of each parameter in the vector.
         size: Number of trainable weights, d.
-        dtype: Of the vector: that of the first parameter.
-        device: Of the vector, likewise.
+        dtype: Dtype of the vector, that of the first parameter.
+        device: Device of the vector, that of the first parameter.
 
     Example:
         >>> layout = ParameterLayout(nn.Linear(3, 2))
@@ -62,7 +63,7 @@ class ParameterLayout:
             )
         first = {p: n for n, p in parameters.items()}
         self._frozen = parameters.keys() - trainable.keys()
-        # A shared parameter has several names in a state_dict, and one among the parameters.
+        # A shared parameter has several names in a state_dict, but one in named_parameters().
         self._names = {n: first.get(t, n) for n, t in model.state_dict(keep_vars=True).items()}
         self._needed = {n: t.shape for n, t in model.state_dict().items()}
         self.shapes = {n: p.shape for n, p in trainable.items()}
@@ -78,7 +79,7 @@ class ParameterLayout:
         """Split a state_dict into trainable weights and the rest.
 
         Args:
-            state: Of the model.
+            state: State dict of the model.
             origin: Its name in messages.
 
         Returns:
@@ -100,7 +101,7 @@ class ParameterLayout:
         for name in self._needed | found:
             if self._needed.get(name) != found.get(name):
                 raise ValueError(
-                    f"{origin} is of another model: {name} has shape "
+                    f"{origin} belongs to another model: {name} has shape "
                     f"{format_shape(found.get(name))}, the model's "
                     f"{format_shape(self._needed.get(name))}; "
                     "give the model that it belongs to"
@@ -113,8 +114,8 @@ class ParameterLayout:
                 )
         pieces = [state[name].detach().reshape(-1) for name in self.shapes]
         w = torch.cat([piece.to(self.device, self.dtype) for piece in pieces])
-        beside = {n for n, own in self._names.items() if n == own} - self.shapes.keys()
-        return Point(w, {n: state[n].detach().clone() for n in state if n in beside})
+        others = {n for n, own in self._names.items() if n == own} - self.shapes.keys()
+        return Point(w, {n: state[n].detach().clone() for n in state if n in others})
 
     def state(self, point: Point) -> dict[str, Tensor]:
         """Undo :meth:`point`; the state_dict shares memory with the point."""
@@ -122,7 +123,7 @@ class ParameterLayout:
         return {name: tensors[own] for name, own in self._names.items()}
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
-        """Cut a vector with shape (d,) into views in the parameters' shapes, by name."""
+        """Split a vector with shape (d,) into views with the parameters' shapes, by name."""
         if w.shape != (self.size,):
             raise ValueError(
                 f"the model has {self.size:,} trainable weights, the vector has shape "

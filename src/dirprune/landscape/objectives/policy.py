@@ -20,12 +20,12 @@ class BatchNormStatistics:
 
     - ``refresh`` re-estimates BatchNorm's statistics on all of the objective's inputs, as
       :func:`dirprune.refresh_batchnorm` does.
-    - ``interpolate`` takes :math:`\sum_i a_i m_i` of the statistics :math:`m_i` of the known
+    - ``interpolate`` uses :math:`\sum_i a_i m_i` of the statistics :math:`m_i` of the known
       points, with shares :math:`a_i \ge 0`, :math:`\sum_i a_i = 1`.
-    - ``eval`` takes the stored statistics of the nearest known point.
+    - ``eval`` uses the stored statistics of the nearest known point.
 
-    All other buffers are those of the nearest known point. This holds
-    at the known points too: :meth:`shift` measures the difference to what is stored there.
+    All other buffers are those of the nearest known point. The policy also applies at the known
+    points: :meth:`shift` measures the difference to their stored statistics.
 
     Args:
         objective: Its model is written to; ``refresh`` reads its inputs.
@@ -33,11 +33,11 @@ class BatchNormStatistics:
         known: Networks with their own statistics, at least one.
 
     Raises:
-        ValueError: If there is no such policy.
+        ValueError: If the policy is unknown.
 
     Attributes:
-        policy: As given.
-        known: As given.
+        policy: The given policy.
+        known: The given networks.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
@@ -52,7 +52,7 @@ class BatchNormStatistics:
     def __init__(self, objective: Objective, policy: Policy, known: Sequence[Point]) -> None:
         if policy not in get_args(Policy):
             raise ValueError(
-                f"unknown BatchNorm policy {policy!r}: there are {', '.join(get_args(Policy))}"
+                f"unknown BatchNorm policy {policy!r}: use one of {', '.join(get_args(Policy))}"
             )
         self.policy = policy
         self._objective = objective

@@ -20,10 +20,10 @@ from dirprune.landscape.objectives.points import Point
 from dirprune.landscape.objectives.policy import BatchNormStatistics
 
 VERSION = 2
-"""Format of saved work; version 1, of dirprune 0.1, weighed every batch by its samples."""
+"""Format version of saved work; version 1, of dirprune 0.1, weighted batches by samples."""
 
 SAVE_EVERY = 30.0
-"""Seconds between two saves; an interruption saves what is measured too."""
+"""Seconds between two saves; an interruption saves as well."""
 
 ReportProgress = Callable[[int, int], None]
 """Called with the number of units of work done and their total; may raise to interrupt."""
@@ -45,8 +45,8 @@ class Measurements(NamedTuple):
     """Losses and errors of many points on one data set.
 
     Attributes:
-        loss: float64 with shape (P,); infinite or NaN where the network is.
-        error: The same, or None where targets are no classes.
+        loss: float64 with shape (P,); it may be infinite or NaN.
+        error: float64 with shape (P,), or None if the targets are not classes.
     """
 
     loss: Tensor
@@ -69,18 +69,18 @@ def sweep(
 
     Args:
         count: Number of points, P.
-        place: The k-th of them.
-        objectives: By the names of their data; they share one model.
+        place: Returns the k-th point.
+        objectives: Objectives by the names of their data; they share one model.
         statistics: Loads a point into that model.
         key: Identifies the points, given the same known points; JSON.
-        save: A file that holds the measurements of an interrupted call.
+        save: A file for the measurements of an interrupted call.
         progress: Called after every point with the number of points done and their total.
 
     Returns:
         The measurements on every data set.
 
     Raises:
-        ValueError: If the file holds the measurements of other work.
+        ValueError: If the file belongs to other work.
     """
     rank, world = rank_and_world()
     # Per point: whether it is measured, then loss and error on every data set.
@@ -148,13 +148,13 @@ def resumed(path: Path, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
 
     Args:
         path: A file of :func:`save_work`.
-        work: Metadata that it must have.
+        work: The metadata that it must have.
 
     Returns:
         Tensors and metadata.
 
     Raises:
-        ValueError: If it is of other work, of a later version, or damaged.
+        ValueError: If it belongs to other work, has a later version, or is damaged.
     """
     tensors, meta = load_checkpoint(path)
     if (version := meta.get("version", 1)) > VERSION:

@@ -1,13 +1,13 @@
-r"""How much each batch weighs in the mean over all data.
+r"""The weight of each batch in the mean over all data.
 
 A loss that averages over targets is a weighted mean, and the mean over all data is
 
 .. math:: L = \frac{\sum_b W_b L_b}{\sum_b W_b}
 
-where :math:`W_b` is what the loss of batch b is divided by: its samples, its tokens that are not
-ignored, or the sum of its targets' class weights. The functions of :mod:`torch.nn.functional` are
-seen when the loss calls them, which gives :math:`W_b` exactly. For any other loss, its derivative
-by the outputs z of two batches a and b together gives the ratio:
+where :math:`W_b` is the divisor of the loss of batch b: its samples, its tokens that are not
+ignored, or the sum of its targets' class weights. If the loss calls functions of
+:mod:`torch.nn.functional`, these calls are recorded and give :math:`W_b` exactly. For any other
+loss, its derivative by the outputs z of two concatenated batches a and b gives the ratio:
 
 .. math:: \nabla_{z_b} L_{ab} = \frac{W_b}{W_a + W_b} \nabla_{z_b} L_b
 """
@@ -26,11 +26,11 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 class LossInputs(NamedTuple):
-    """What the loss of a batch is computed from.
+    """The arguments of the loss of a batch.
 
     Attributes:
-        outputs: Of the model, without derivatives.
-        targets: With N samples.
+        outputs: Outputs of the model, without derivatives.
+        targets: Targets of N samples.
     """
 
     outputs: Any
@@ -42,14 +42,14 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
 
     Args:
         loss: Mean loss of a batch.
-        batches: All of the data, read once.
+        batches: All data, read once.
 
     Returns:
-        The number of samples of every batch where the loss weighs all samples the same; otherwise
-        its sum of the samples' weights, up to a common factor.
+        The number of samples of every batch if all samples have the same weight; otherwise the
+        sum of the samples' weights, up to a common factor.
 
     Raises:
-        ValueError: If the loss is no weighted mean.
+        ValueError: If the loss is not a weighted mean.
 
     Example:
         >>> import torch.nn.functional as F
@@ -89,7 +89,7 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
 
 
 def _relative(loss: Loss, reference: LossInputs, batch: LossInputs, number: int) -> float:
-    """A batch's weight by the derivatives of its loss and of that of two batches together."""
+    """A batch's weight, from the derivatives of its loss and of the loss of two batches."""
     if batch is reference:
         return float(len(batch.targets))
     weight = _by_derivatives(loss, reference, batch)
@@ -110,7 +110,7 @@ def _relative(loss: Loss, reference: LossInputs, batch: LossInputs, number: int)
 def _check_pair(
     loss: Loss, first: tuple[LossInputs, float], second: tuple[LossInputs, float]
 ) -> None:
-    """Check that one batch does not act on the other's loss, as in a contrastive loss."""
+    """Check that a batch does not affect the loss of another, as in a contrastive loss."""
     (a, weight_a), (b, weight_b) = first, second
     found = _by_derivatives(loss, a, b)
     expected = weight_b / weight_a * len(a.targets)
@@ -119,7 +119,7 @@ def _check_pair(
 
 
 def _by_derivatives(loss: Loss, reference: LossInputs, batch: LossInputs) -> float | None:
-    """A batch's weight, None if the two batches cannot be put together."""
+    """A batch's weight, or None if the two batches cannot be concatenated."""
     for double in (True, False):
         try:
             return _ratio_of_weights(loss, *(_cast(b, double) for b in (reference, batch)))
@@ -131,8 +131,9 @@ def _by_derivatives(loss: Loss, reference: LossInputs, batch: LossInputs) -> flo
 
 
 _REFUSAL = (
-    "the loss of two batches together is no weighted mean of theirs ({}), so there is no mean "
-    "over all data: give a loss that averages over samples or tokens, or all data as one batch"
+    "the loss of two concatenated batches is not a weighted mean of their losses ({}), so "
+    "there is no mean over all data: give a loss that averages over samples or tokens, or give "
+    "all data as one batch"
 )
 
 
@@ -149,7 +150,7 @@ def _ratio_of_weights(loss: Loss, a: LossInputs, b: LossInputs) -> float:
     tolerance = torch.finfo(joint[0].dtype).eps ** 0.5 if joint else 0.0
     found = [_ratio(part, own, tolerance) for part, own in zip(parts, alone)]
     if found == [None, None]:
-        return float(samples[1])  # no derivative anywhere: nothing to tell samples apart by
+        return float(samples[1])  # all derivatives are zero, so all samples have the same weight
     share_a = found[0] if found[0] is not None else 1 - found[1]  # type: ignore[operator]
     share_b = found[1] if found[1] is not None else 1 - share_a
     if abs(share_a + share_b - 1) > tolerance:
@@ -161,7 +162,7 @@ def _ratio_of_weights(loss: Loss, a: LossInputs, b: LossInputs) -> float:
 
 
 def _ratio(part: Sequence[Tensor], own: Sequence[Tensor], tolerance: float) -> float | None:
-    """How much longer one derivative is than another that is parallel; None if that is zero."""
+    """Ratio of the lengths of two parallel derivatives, or None if the second is zero."""
     g = torch.cat([t.reshape(-1).double() for t in part])
     e = torch.cat([t.reshape(-1).double() for t in own])
     length = float(e @ e)
@@ -175,7 +176,7 @@ def _ratio(part: Sequence[Tensor], own: Sequence[Tensor], tolerance: float) -> f
 
 
 def _slope(loss: Loss, batch: LossInputs, samples: int) -> list[Tensor]:
-    """The derivatives of a loss by those outputs that belong to samples."""
+    """The derivatives of a loss by the outputs that have samples."""
     tensors, rebuild = flatten(batch.outputs)
     leaves = [
         t.detach().requires_grad_(t.is_floating_point() and t.dim() > 0 and len(t) == samples)
@@ -198,7 +199,7 @@ def _cast(batch: LossInputs, double: bool) -> LossInputs:
 
 
 def _by_division(loss: Loss, batch: LossInputs) -> float | None:
-    """The number that the loss divides by, if it doubles when every sample is there twice."""
+    """The divisor of the loss, if it doubles when every sample is duplicated."""
     samples = len(batch.targets)
     twice = join(batch.outputs, batch.outputs, (samples, samples))
     found = []

@@ -41,7 +41,7 @@ def capture(model: nn.Module, example: Tensor | None = None) -> StepGraph:
         Its steps.
 
     Raises:
-        Uncaptured: If it cannot be traced, or has an operation that is not known.
+        Uncaptured: If it cannot be traced, or has an unknown operation.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
@@ -49,7 +49,7 @@ def capture(model: nn.Module, example: Tensor | None = None) -> StepGraph:
         ['Convolution', 'ReLU']
     """
     try:
-        # A layer alone is not taken apart when it lies in another module.
+        # A layer is only traced as one step if it is inside of another module.
         traced = fx.symbolic_trace(nn.Sequential(model))
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         raise Uncaptured(f"the model cannot be traced: {error}") from error
@@ -67,7 +67,7 @@ class _Capture:
         self._nodes = list(traced.graph.nodes)
         self._modules: dict[str, nn.Module] = dict(traced.named_modules())
         first = {id(p): name for name, p in model.named_parameters()}
-        # A shared parameter is known by the first of its names.
+        # A shared parameter is identified by its first name.
         self._names = {
             name: first[id(p)] for name, p in traced.named_parameters(remove_duplicate=False)
         }
@@ -155,7 +155,7 @@ class _Capture:
         return self._written(node.args[0], place) if inplace else place
 
     def _written(self, argument: Any, place: int) -> int:
-        """Let later readers of a value that is changed in place read the new one."""
+        """Let later readers of a value that was changed in place read the new value."""
         old = self._values[argument]
         for node, value in self._values.items():
             if value == old:
@@ -228,5 +228,5 @@ class _Capture:
 
     def _value(self, argument: Any) -> int:
         if not isinstance(argument, fx.Node) or argument not in self._values:
-            raise Uncaptured(f"{argument} is no value of the network")
+            raise Uncaptured(f"{argument} is not a value of the network")
         return self._values[argument]

@@ -24,12 +24,12 @@ class GraphEngine:
     """Pearlmutter's R-operator over captured steps.
 
     Args:
-        graph: Of the network.
+        graph: Graph of the network.
         own: The network's parameters by name.
         loss: Mean loss of a batch.
-        gauss_newton: Whether the network's own curvature is left out.
+        gauss_newton: Whether the network's own curvature is ignored.
         memory_format: Memory format of weights and images with four dimensions.
-        keep: Bytes of memory for what does not depend on the vector; batches beyond it are
+        keep: Bytes of memory for results that do not depend on the vector; batches beyond it are
             computed again in every product.
     """
 
@@ -50,7 +50,7 @@ class GraphEngine:
 
     @torch.no_grad()
     def prepare(self, batches: WeightedBatches) -> float:
-        """Compute the gradient by the effective weights, and keep what there is room for."""
+        """Compute the gradient by the effective weights, and cache results within the limit."""
         weights = self._placed(self._graph.effective(self._own), None)
         total, mean = WeightedSum(), 0.0
         self._passed.clear()
@@ -94,7 +94,7 @@ class GraphEngine:
             kept.append(saved)
         output = values[self._graph.output]
         loss, gradient = loss_gradient(self._loss, output, y)
-        # Only what a step reads is worth its room.
+        # Only values that a step reads are cached.
         for i in range(1, len(values)):
             if i not in self._graph.read:
                 values[i] = torch.empty(0)
@@ -112,7 +112,7 @@ class GraphEngine:
     def _back(
         self, passed: "CachedForward", weights: dict[str, Weight], *, by_weights: bool
     ) -> NamedTensors:
-        """Backward; what arrives at every step is noted for later."""
+        """Backward pass; the gradient of every step's output is recorded."""
 
         def back(number: int, g: Tensor) -> Back:
             rule = self._graph.steps[number].rule
@@ -150,7 +150,7 @@ class GraphEngine:
         return self._backward(seed, back)
 
     def _backward(self, seed: Tensor, back: Callable[[int, Tensor], Back]) -> NamedTensors:
-        """Walk the steps back, adding up what comes from several."""
+        """Go through the steps in reverse, summing the gradients of each value."""
         graph = self._graph
         waiting: list[Tensor | None] = [None] * len(graph.depends)
         waiting[graph.output] = seed
@@ -185,12 +185,12 @@ class CachedForward:
     """Results of a batch's forward and backward pass, which do not depend on the vector.
 
     Attributes:
-        values: What the steps read, the first is the input.
-        kept: By the steps themselves.
-        output: Of the network.
-        loss: Its mean.
-        gradient: Of the loss by the output.
-        output_gradients: Of the loss by the output of those steps that read it again.
+        values: Values that the steps read; the first is the input.
+        kept: Results that the steps keep.
+        output: Output of the network.
+        loss: Mean loss.
+        gradient: Gradient of the loss by the output.
+        output_gradients: Gradients of the loss by the outputs of the steps that need them again.
     """
 
     values: list[Tensor]
@@ -201,7 +201,7 @@ class CachedForward:
     output_gradients: dict[int, Tensor]
 
     def bytes(self) -> int:
-        """Return how much memory it holds."""
+        """Return the memory that it uses."""
         held = [
             *self.values,
             *self.kept,

@@ -1,12 +1,11 @@
-r"""A network in evaluation mode as a list of steps, with its frozen BatchNorm folded away.
+r"""A network in evaluation mode as a list of steps, with frozen BatchNorm folded into layers.
 
-Where BatchNorm does not change its statistics it is an affine map, and the convolution before it
-takes it in:
+BatchNorm with fixed statistics is an affine map, which is folded into the convolution before it:
 
 .. math:: W' = \frac{\gamma}{\sigma} W, \qquad b' = \beta + \frac{\gamma}{\sigma} (b - m)
 
-The steps know the effective weights :math:`u = (W', b')` only, which are a function of the
-network's own, :math:`u = \varphi(w)`. With its derivatives a product goes there and back:
+The steps use only the effective weights :math:`u = (W', b')`, which are a function of the
+network's weights, :math:`u = \varphi(w)`. The chain rule gives the product by the weights:
 
 .. math:: H v = \varphi'(w)^\top \tilde H \varphi'(w) v
     + \nabla_w \big( \nabla_w \langle \tilde g, \varphi(w) \rangle^\top v \big)
@@ -26,8 +25,8 @@ class Step:
     """One operation.
 
     Attributes:
-        rule: How it is computed and differentiated.
-        inputs: Which earlier values it takes; 0 is the network's input.
+        rule: The rule that computes and differentiates it.
+        inputs: Numbers of the values that it reads; 0 is the network's input.
         weights: Names of its effective weights.
     """
 
@@ -38,12 +37,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Affine:
-    r"""How a step's effective weights follow from the network's own.
+    r"""The map from the network's weights to a step's effective weights.
 
-    With :math:`s = \gamma / \sigma` it is :math:`W' = s W` and :math:`b' = \beta + s (b - m)`.
+    With :math:`s = \gamma / \sigma`: :math:`W' = s W` and :math:`b' = \beta + s (b - m)`.
 
     Attributes:
-        name: Of the effective weights.
+        name: Name of the effective weights.
         weight: Name of W, None if it is 1.
         bias: Name of b, None if it is 0.
         gamma: Name of the factor, None if it is 1.
@@ -90,13 +89,14 @@ class Affine:
         curved: tuple[Tensor, Tensor],
         gradient: tuple[Tensor, Tensor] | None,
     ) -> NamedTensors:
-        """Carry a product by W' and b' back to the network's own weights.
+        """Backpropagate a product by W' and b' to the network's weights.
 
         Args:
             own: The network's weights.
-            v: What was multiplied.
+            v: The vector of the product.
             curved: The product.
-            gradient: Of the loss by W' and b', None to leave out the curvature of this map.
+            gradient: Gradient of the loss by W' and b', or None to ignore the curvature of this
+                map.
         """
         curved_w, curved_b = curved
         if self.mean is None or self.inverse is None:
@@ -143,14 +143,14 @@ class Affine:
 
 @dataclass
 class StepGraph:
-    """What a network computes.
+    """The steps of a network.
 
     Attributes:
-        steps: In order; the value of step i is number i + 1.
-        output: Which value is the network's output.
-        depends: Which values depend on weights.
-        read: Which values a step needs again once it is computed.
-        affine: How the effective weights follow from the network's own.
+        steps: The steps in order; the value of step i is number i + 1.
+        output: Number of the value that is the network's output.
+        depends: Whether each value depends on weights.
+        read: Whether each value is read again in the backward pass.
+        affine: Maps from the network's weights to the effective weights.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -174,13 +174,13 @@ class StepGraph:
         curved: NamedTensors,
         gradient: NamedTensors | None,
     ) -> NamedTensors:
-        """Carry a product by the effective weights back to the network's own.
+        """Backpropagate a product by the effective weights to the network's weights.
 
         Args:
             own: w.
-            v: What was multiplied.
-            curved: The product, by those of the effective weights that it reached.
-            gradient: Of the loss by the effective weights, None to leave its part out.
+            v: The vector of the product.
+            curved: The product, for the effective weights that it has reached.
+            gradient: Gradient of the loss by the effective weights, or None to ignore its term.
         """
         total: NamedTensors = {}
         for one in self.affine:

@@ -12,7 +12,7 @@ _aten: Any = torch.ops.aten
 
 
 class Bilinear:
-    """A layer y = W x + b: what a convolution and a linear layer have in common."""
+    """A layer y = W x + b, the base class of convolutions and linear layers."""
 
     def apply(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         """Compute y."""
@@ -71,15 +71,15 @@ class Convolution(Bilinear):
     """A convolution with zero padding.
 
     Args:
-        module: Whose stride, padding, dilation and groups are taken.
+        module: The module with stride, padding, dilation and groups.
     """
 
     def __init__(self, module: Any) -> None:
         self._sizes = (module.stride, module.padding, module.dilation, False)
         self._rest = ([0] * len(module.stride), module.groups)
-        # A 1x1 convolution with a stride reads some pixels and ignores the others. Said like that
-        # it is not only faster: oneDNN's own derivative by its weights overruns its memory for few
-        # channels in channels_last.
+        # A 1x1 convolution with a stride ignores some pixels. Slicing the input is faster, and it
+        # avoids oneDNN's derivative by the weights, which writes out of bounds for few channels
+        # in channels_last.
         self._pixels: tuple[Any, ...] | None = None
         if {*module.kernel_size} == {1} and {*module.padding} == {0} and {*module.stride} != {1}:
             self._pixels = (..., *(slice(None, None, n) for n in module.stride))
@@ -144,7 +144,7 @@ class Scale(Bilinear):
 
 
 def _compact(part: Tensor, like: Tensor) -> Tensor:
-    """Without gaps in memory, in the memory format of another."""
+    """Copy a tensor without gaps in memory, in the memory format of another tensor."""
     last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
     return part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

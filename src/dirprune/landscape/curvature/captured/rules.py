@@ -1,4 +1,4 @@
-r"""Pearlmutter's R-operator, step by step: a Hessian-vector product for two gradients or so.
+r"""Pearlmutter's R-operator for single steps; a product costs about two gradients.
 
 :math:`R\{f\}(w) = \partial_\varepsilon f(w + \varepsilon v)|_{\varepsilon = 0}` applied to the
 forward and the backward pass of a layer :math:`y = W * x + b` gives
@@ -8,8 +8,8 @@ forward and the backward pass of a layer :math:`y = W * x + b` gives
     R\delta_x &= W^\top * R\delta_y + V^\top * \delta_y \\
     R g_W &= R\delta_y \otimes x + \delta_y \otimes R x
 
-which are six convolutions, and two for x and :math:`\delta` unless these are kept from an earlier
-product, where a gradient takes three. The gradient itself is not needed and left out.
+These are six convolutions, and two more for x and :math:`\delta` unless they are cached; a
+gradient takes three. The gradient itself is not computed.
 
 References:
     Fast Exact Multiplication by the Hessian (Pearlmutter, 1994)
@@ -36,13 +36,13 @@ class Weight(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a step is computed from.
+    """The arguments of a step.
 
     Attributes:
         values: x of every input.
-        weights: Of the step.
-        kept: What the step itself kept on the way forward.
-        needed: Which inputs depend on weights.
+        weights: Weights of the step.
+        kept: Results that the step kept in the forward pass.
+        needed: Whether each input depends on weights.
     """
 
     values: list[Tensor]
@@ -52,21 +52,21 @@ class Inputs(NamedTuple):
 
 
 class StepRule(Protocol):
-    """How a step is computed and differentiated, in four passes."""
+    """Computes and differentiates a step, in four passes."""
 
     def forward(self, xs: list[Tensor], weights: list[Weight]) -> tuple[Tensor, Any]:
-        """Compute y, and what to keep."""
+        """Compute y, and results to keep."""
 
     def push(self, at: Inputs, tangents: list[Tensor | None]) -> Tensor:
         """Compute R y from R x, None where it is zero."""
 
     def backward(self, at: Inputs, g: Tensor, by_weights: bool) -> Back:
-        """Carry the derivative back; by the weights too if that is wanted."""
+        """Backpropagate the gradient to the inputs and, if requested, the weights."""
 
     def pull(
         self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
     ) -> Back:
-        """Compute R of what :meth:`backward` returns."""
+        """Compute R of the results of :meth:`backward`."""
 
 
 class ReLU:
@@ -92,7 +92,7 @@ class MaxPool:
     """The maximum of every window.
 
     Args:
-        module: Whose window is taken.
+        module: The module with the window.
     """
 
     def __init__(self, module: nn.MaxPool2d) -> None:
@@ -127,7 +127,7 @@ class SampleWise:
     """A linear map without weights, such as an average or a change of shape.
 
     Args:
-        function: Linear.
+        function: A linear function.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -174,7 +174,7 @@ class Add:
 
 
 class Smooth:
-    r"""A smooth function of every element, by torch's own derivatives.
+    r"""A smooth elementwise function, with torch's derivatives.
 
     .. math:: R\delta_x = f'(x)\,R\delta_y + f''(x)\,R x\,\delta_y
 
