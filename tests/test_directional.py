@@ -69,7 +69,7 @@ def test_scores_add_up_to_the_flat_part_of_the_signs(
 
 @settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 3))
-def test_all_flat_is_the_soft_threshold_and_none_is_nothing(
+def test_all_flat_is_the_soft_threshold_and_none_flat_is_the_identity(
     drawn: tuple[Tensor, FlatProjector], lam: float
 ) -> None:
     w, _ = drawn

@@ -137,7 +137,7 @@ def test_steps_are_those_of_the_equations(kind: tuple[str, ...], maximize: bool,
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("columns", [3, 4])
-def test_threads_leave_the_bits_alone(threads: int, columns: int, isa: str) -> None:
+def test_results_do_not_depend_on_threads(threads: int, columns: int, isa: str) -> None:
     options = {"momentum": 0.9, "nesterov": True} if columns == 4 else {}
     alone, shared = ([noise(n, i, columns) for i, n in enumerate(LENGTHS)] for _ in range(2))
     for _ in range(3):

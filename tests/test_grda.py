@@ -209,7 +209,7 @@ def test_no_length_and_no_layout_leaves_a_negative_zero(dtype: torch.dtype, thre
         torch.set_num_threads(before)
 
 
-def test_half_precision_keeps_what_its_weights_would_lose() -> None:
+def test_half_precision_keeps_updates_below_the_weights_rounding() -> None:
     w = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = GRDA([w], lr=1e-4, c=1e-6, mu=0.5)
     for _ in range(1000):

@@ -130,7 +130,7 @@ def test_a_callable_sees_the_names_of_the_plain_model() -> None:
     assert groups[0]["params"] == list(net[0].parameters())
 
 
-def test_what_cannot_be_decided() -> None:
+def test_models_and_rules_without_groups_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lazy = nn.Sequential(nn.LazyLinear(3))

@@ -168,7 +168,7 @@ def test_weight_averaging_lookahead_and_clamping() -> None:
     assert w.abs().max() <= 0.3001
 
 
-def test_a_large_tensor_written_through_data_is_noticed() -> None:
+def test_a_large_tensor_written_through_data_is_detected() -> None:
     w = nn.Parameter(torch.linspace(-1, 1, 1 << 18))
     optimizer = GRDA([w], lr=0.1, c=0.05)
     run(w, optimizer, range(3))
@@ -178,7 +178,7 @@ def test_a_large_tensor_written_through_data_is_noticed() -> None:
     torch.testing.assert_close(w.detach(), new, atol=1e-4, rtol=1e-4)
 
 
-def test_a_parameter_without_gradient_keeps_what_was_written() -> None:
+def test_a_parameter_without_gradient_keeps_written_values() -> None:
     a, b = (nn.Parameter(torch.linspace(-1, 1, 100)) for _ in range(2))
     optimizer = GRDA([a, b], lr=0.1, plan=SparsityPlan(0.25, steps=4))
     for _ in range(4):

@@ -59,7 +59,7 @@ def test_increments_stay_accurate_after_ten_million_steps() -> None:
     assert threshold_increment(n, 1.0, 1.0, mu) == pytest.approx(exact, rel=1e-6)
 
 
-def test_walking_a_scheduler_leaves_it_alone() -> None:
+def test_walking_a_scheduler_does_not_change_it() -> None:
     optimizer = GRDA([nn.Parameter(torch.ones(2))], lr=0.1)
     scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 10)
     before = dict(scheduler.state_dict()), optimizer.param_groups[0]["lr"]

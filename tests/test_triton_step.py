@@ -128,7 +128,7 @@ def test_changed_weights_are_adopted_and_the_others_keep_their_bits(
         assert v[3:].equal(v_before[3:])
 
 
-def test_undisturbed_weights_keep_the_bits_of_v_whatever_the_step_before_left() -> None:
+def test_unchanged_weights_keep_the_bits_of_v() -> None:
     for power in POWERS:
         rows = tensors(torch.float32, 0)
         triton_step.step(rows, Gradient(0.1), 0.3, 0.0, power)
@@ -192,7 +192,7 @@ def test_a_step_counts_as_a_change_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaps", "order", "negative", "integer", "state"])
-def test_what_a_launch_cannot_take_is_left_alone(kind: str) -> None:
+def test_unsupported_tensors_are_not_launched(kind: str) -> None:
     w, grad = torch.ones(6, 4), torch.ones(6, 4)
     v = w.clone()
     if kind == "gaps":

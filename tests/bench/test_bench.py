@@ -131,7 +131,7 @@ def test_break_even_masks_and_compares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.measured == pytest.approx(sparsity(capture(network(), X)))
 
 
-def test_a_break_even_tells_what_to_do() -> None:
+def test_a_break_even_states_what_to_do() -> None:
     text = str(BreakEven((0.5, 0.9), (0.5, 1.5), 0.7, 0.3))
     assert "from 70% zeros on" in text
     assert (

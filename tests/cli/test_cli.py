@@ -83,7 +83,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=lambda x: " ".join(x)[-40:])
-def test_a_mistake_is_told_in_one_line(
+def test_a_user_error_gives_one_line(
     arguments: list[str],
     told: str,
     tmp_path: Path,
@@ -100,7 +100,7 @@ def test_a_mistake_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SyntaxError])
-def test_an_interrupt_while_parsing_is_told_in_one_line(
+def test_an_interrupt_while_parsing_gives_one_line(
     raised: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -203,7 +203,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     process.stderr.close()
 
 
-def test_only_errors_of_the_user_are_told_in_one_line(
+def test_only_user_errors_give_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["report", "nowhere"]
@@ -221,7 +221,7 @@ def test_only_errors_of_the_user_are_told_in_one_line(
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
 )
-def test_memory_that_runs_out_is_told_in_one_line(
+def test_out_of_memory_gives_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_folder_of_a_landscape_need_not_be_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [{"config": {"model": None}}, {"config": {"lr": "x"}}, {"versions": ["a"]}]
 )
-def test_a_value_of_another_type_is_told_in_one_line(
+def test_a_value_of_another_type_gives_one_line(
     damage: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = {"config": {}, "versions": {}} | damage
@@ -269,7 +269,7 @@ def test_a_value_of_another_type_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**5, "\xff", "", "3"])
-def test_damaged_json_is_told_in_one_line(
+def test_damaged_json_gives_one_line(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")

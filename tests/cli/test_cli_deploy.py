@@ -111,7 +111,7 @@ def test_bench_prints_and_saves(
         (["bench", "gone.dpz", "--vs", "tvm"], "cannot compare with tvm"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_user_error_gives_one_line(
     words: list[str],
     told: str,
     tmp_path: Path,

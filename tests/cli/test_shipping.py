@@ -48,7 +48,7 @@ def test_an_unfinished_run_is_refused(run: Path) -> None:
         ship(run)
 
 
-def test_what_cannot_be_exported_is_named_and_left_out(
+def test_networks_that_cannot_be_exported_are_named_and_skipped(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

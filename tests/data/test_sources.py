@@ -61,7 +61,7 @@ def test_batches_are_a_function_of_seed_and_epoch(source: Source) -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-def test_reading_leaves_the_models_random_numbers_alone(source: Source) -> None:
+def test_reading_does_not_change_the_random_state(source: Source) -> None:
     state = torch.get_rng_state()
     read(source)
     assert torch.equal(torch.get_rng_state(), state)
@@ -134,7 +134,7 @@ def test_worker_processes_change_nothing(stream: StreamSource) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_one_line_naming_its_file(stream: StreamSource, workers: int) -> None:
+def test_a_broken_image_gives_one_line_with_its_file(stream: StreamSource, workers: int) -> None:
     path = Path(stream.paths[9])
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"broken image .*9\.png \(.*\): replace") as caught:

@@ -108,6 +108,6 @@ def test_an_output_without_batch_needs_a_sample(tmp_path: Path) -> None:
         Engine(tmp_path / "m.dpz", threads=1)(np.ones((0, 4), np.float32))
 
 
-def test_what_cannot_be_computed_is_said() -> None:
+def test_sizes_that_are_not_multiples_of_the_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="no multiple of the batch"):
         capture(Head(lambda x: x[:, 0] + torch.arange(x.size(0) + 1)[1:]), torch.randn(2, 4))

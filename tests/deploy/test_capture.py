@@ -172,7 +172,7 @@ def test_refusals(make: Callable[[], object], message: str) -> None:
         make()
 
 
-def test_all_that_is_in_the_way_is_told_at_once() -> None:
+def test_all_unsupported_operators_are_named_together() -> None:
     model = nn.Sequential(
         Lambda(lambda m, x: torch.special.i0(x)),
         Lambda(lambda m, x: x - x.mean()),

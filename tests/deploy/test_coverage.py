@@ -225,7 +225,7 @@ def test_hooks_that_watch_see_no_fake_tensors() -> None:
     torch.testing.assert_close(net(x), model(x))
 
 
-def test_a_cumulative_batch_norm_goes_on_counting() -> None:
+def test_a_cumulative_batch_norm_continues_counting() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=None))
     for _ in range(3):

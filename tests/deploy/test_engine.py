@@ -170,7 +170,7 @@ def test_denormals_are_zero_inside_and_the_caller_keeps_its_mode(tmp_path: Path)
 @pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy,
                                     copy.deepcopy])  # fmt: skip
 @pytest.mark.parametrize("source", ["path", "bytes", "file"])
-def test_engines_are_copied_with_what_they_tuned(
+def test_engines_are_copied_with_their_tuning(
     source: str, copied: Callable[[Engine], Engine], own: Path
 ) -> None:
     x = np.random.default_rng(0).standard_normal((3, 3, 9, 9), dtype=np.float32)
@@ -203,7 +203,7 @@ def test_a_spawned_worker_takes_an_engine(path: Path) -> None:
         np.testing.assert_array_equal(pool.submit(engine, x).result(timeout=120), expected)
 
 
-def test_what_an_engine_is() -> None:
+def test_properties_of_an_engine() -> None:
     file = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         net = nn.Linear(4, 2)
@@ -353,7 +353,7 @@ def test_check_refuses_what_is_not_finite(path: Path) -> None:
             checked(x)
 
 
-def test_a_huge_batch_is_a_memory_error_and_harms_nothing(path: Path) -> None:
+def test_a_huge_batch_raises_memory_error_and_the_engine_still_works(path: Path) -> None:
     engine = Engine(path, threads=1)
     huge = np.broadcast_to(np.zeros((1, 3, 9, 9), np.float32), (1 << 42, 3, 9, 9))
     with pytest.raises(MemoryError):
@@ -371,7 +371,7 @@ def test_refuses_numbers_of_threads(path: Path, threads: int) -> None:
         Engine(path, threads)
 
 
-def test_weights_alone_do_not_run(tmp_path: Path) -> None:
+def test_a_file_of_only_weights_cannot_run(tmp_path: Path) -> None:
     save(small_net(), tmp_path / "weights.dpz")
     with pytest.raises(ValueError, match="save the model with example_inputs"):
         Engine(tmp_path / "weights.dpz")

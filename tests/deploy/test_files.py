@@ -177,7 +177,7 @@ def test_names_are_those_of_the_module_inside(wrap: Any, tmp_path: Path) -> None
     assert list(load(tmp_path / "w.dpz")) == ["0.weight", "0.bias"]
 
 
-def test_tied_weights_are_stored_once_and_come_back_apart(tmp_path: Path) -> None:
+def test_tied_weights_are_stored_once_and_loaded_separately(tmp_path: Path) -> None:
     class Tied(nn.Module):
         def __init__(self, tie: bool) -> None:
             super().__init__()
@@ -265,7 +265,7 @@ def test_a_state_goes_back_into_its_module(tmp_path: Path) -> None:
     assert torch.equal(other(x), model(x))
 
 
-def test_an_older_file_survives_what_fails(tmp_path: Path) -> None:
+def test_an_older_file_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "model.dpz"
     save(nn.Linear(2, 2), path)
     before = path.read_bytes()
@@ -339,7 +339,7 @@ def test_streams_are_what_their_size_says() -> None:
             decompress(data, size)
 
 
-def test_masks_are_what_they_say() -> None:
+def test_masks_match_their_definitions() -> None:
     apart = take_apart(np.eye(8, dtype=np.float32), floating=True)
     marks = np.packbits(np.arange(64) < 9)
     with pytest.raises(ValueError, match="does not mark"):

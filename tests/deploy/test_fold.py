@@ -98,7 +98,7 @@ def late_summand(m: Block, x: Tensor) -> Tensor:
         (lambda m, x: x.chunk(2, 1)[1], "slice"),
     ],
 )  # fmt: skip
-def test_what_becomes_of_a_block(join: Callable[[Block, Tensor], Tensor], ops: str) -> None:
+def test_a_residual_block_is_folded(join: Callable[[Block, Tensor], Tensor], ops: str) -> None:
     block = sparsify(Block(join), 0.5).eval()
     graph = capture(block, torch.randn(2, 4, 4, 6))
     lowered = fold(graph)

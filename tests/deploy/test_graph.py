@@ -184,10 +184,10 @@ def test_duplicates_are_refused() -> None:
     # inputs, tensors, attributes: add p twice to a node that has none
     p = struct.pack("<BBd", KEYS.index("p"), 1, 0.5)
     changed = data[: at + 7] + b"\x02" + p + p + data[at + 8 :]
-    with pytest.raises(ValueError, match="attribute p is there twice"):
+    with pytest.raises(ValueError, match="attribute p is duplicated"):
         decode(changed, graph().tensors)
     again = data[: at + 6] + b"\x02" + struct.pack("<BIBI", 0, 0, 0, 0) + data[at + 7 :]
-    with pytest.raises(ValueError, match="there twice"):
+    with pytest.raises(ValueError, match="duplicated"):
         decode(again, graph().tensors)
 
 

@@ -149,7 +149,9 @@ def test_a_stride_may_step_over_the_padding() -> None:
 
 
 @pytest.mark.parametrize(("bias", "left"), [(-1.0, 2), (1.0, 3)])
-def test_the_activation_decides_what_a_padding_reader_sees(bias: float, left: int) -> None:
+def test_a_dead_channel_is_cut_before_padding_if_its_activation_is_zero(
+    bias: float, left: int
+) -> None:
     s = Sketch(2, 6, 6)
     x = s.add("relu", s.conv(0, 3, dead=[1], bias=[0, bias, 0]))
     s.conv(x, 4, padding=1)
@@ -191,7 +193,7 @@ def test_average_pooling_that_counts_its_padding(padding: int, include: int, lef
     assert widths(s) == [left, 3]
 
 
-def test_max_pooling_pads_with_nothing() -> None:
+def test_max_pooling_ignores_padding() -> None:
     s = Sketch(2, 8, 8)
     x = s.conv(0, 3, 1, dead=[1], bias=[1, -2, 3])
     x = s.pool("max_pool2d", x, 3, 1)
@@ -259,7 +261,7 @@ def unknown(sketch: Sketch) -> bool:
     return bool(np.isnan(find_constants(graph, graph.tensors)[-1]).all())
 
 
-def test_a_window_of_padding_alone_is_not_the_constant() -> None:
+def test_a_window_of_only_padding_is_not_the_constant() -> None:
     s = Sketch(2, 3, 3)
     x = s.conv(0, 3, 1, dead=range(3), bias=[1, 2, 3])
     window = {"kernel": (2, 2), "stride": (1, 1), "padding": (1, 1), "ceil_mode": 0}
@@ -284,13 +286,13 @@ def residual(first: list[int], second: list[int], unread: list[int]) -> Sketch:
     return s
 
 
-def test_a_stream_loses_what_every_writer_leaves_zero() -> None:
+def test_a_residual_stream_loses_channels_that_are_always_zero() -> None:
     s = residual([0, 1, 2], [1, 2, 3], [])
     assert widths(s) == [4, 4, 2]
     assert idle(s) == {"joined": 2}
 
 
-def test_a_stream_loses_what_no_reader_reads() -> None:
+def test_a_residual_stream_loses_unread_channels() -> None:
     s = residual([], [], [4, 5])
     assert widths(s) == [6, 6, 2]  # the block reads them
     s = residual([], [], [4, 5])
@@ -422,7 +424,7 @@ def test_a_channel_shuffle_loses_rows_or_columns(dead: list[int], left: int) -> 
     [("softmax", {"dim": 1}), ("layer_norm", {"dims": 3, "eps": 1e-5}),
      ("mean", {"dims": (1,), "keepdim": 1})],
 )  # fmt: skip
-def test_nothing_goes_where_all_channels_are_mixed(op: str, attrs: dict[str, object]) -> None:
+def test_no_channel_is_removed_where_all_are_mixed(op: str, attrs: dict[str, object]) -> None:
     s = Sketch(3, 6, 6)
     x = s.add(op, s.conv(0, 4, dead=[1, 2]), **attrs)
     s.conv(x, 2)
@@ -446,7 +448,7 @@ def test_channels_may_come_last() -> None:
 
 
 @pytest.mark.parametrize("layer", ["conv", "linear", "pool"])
-def test_channels_where_pixels_should_be_are_left_alone(layer: str) -> None:
+def test_channels_in_place_of_pixels_are_kept(layer: str) -> None:
     s = Sketch(3, 6, 6)
     x = s.add("permute", s.conv(0, 5, 1, dead=[1]), dims=(0, 2, 1, 3))  # height, channels, width
     if layer == "conv":
@@ -459,7 +461,7 @@ def test_channels_where_pixels_should_be_are_left_alone(layer: str) -> None:
     assert widths(s)[0] == 5
 
 
-def test_constants_are_cut_with_what_they_meet() -> None:
+def test_constants_are_cut_with_their_operands() -> None:
     s = Sketch(3, 6, 6)
     x = s.conv(0, 4, dead=[1])
     scale = s.constant(np.arange(1.0, 5).reshape(4, 1, 1))
@@ -500,7 +502,7 @@ def test_a_dead_map_that_a_gate_scales_stays_a_map() -> None:
     assert only(graph, "mul").shape == (-1, 4, 4, 4)
 
 
-def test_a_dead_map_of_zeros_still_spreads_what_is_added() -> None:
+def test_a_dead_map_of_zeros_still_broadcasts_a_summand() -> None:
     s = Sketch(3, 6, 6)
     gate = s.add("mean", s.conv(0, 4), dims=(2, 3), keepdim=1)
     s.conv(s.add("add", gate, s.conv(0, 4, dead=range(4))), 2)
@@ -559,7 +561,7 @@ def test_readers_that_share_a_bias_may_come_to_differ() -> None:
 # --- ends
 
 
-def test_nothing_of_the_output_goes() -> None:
+def test_no_channel_of_the_output_is_removed() -> None:
     s = Sketch(3, 6, 6)
     s.linear(s.flatten(s.conv(0, 4)), 6, dead=range(5), bias=np.arange(6.0))
     assert widths(s) == [4, 6]
@@ -576,14 +578,14 @@ def test_a_layer_that_dies_keeps_one_channel() -> None:
     assert report.idle == {"last": 2, "output": 4}
 
 
-def test_a_network_that_dies_still_answers_every_batch() -> None:
+def test_a_network_of_zeros_still_returns_every_batch() -> None:
     s = Sketch(3, 6, 6)
     x = s.conv(0, 8, dead=range(8))
     s.linear(s.flatten(s.conv(x, 8, dead=range(8))), 5, bias=np.arange(5.0))
     assert widths(s) == [1, 1, 5]
 
 
-def test_a_network_that_has_nothing_dead_stays_as_it_is() -> None:
+def test_a_network_without_dead_channels_is_not_changed() -> None:
     s = Sketch(3, 6, 6)
     s.linear(s.flatten(s.add("relu", s.conv(0, 4, bias=np.ones(4)))), 5)
     before = s.graph()

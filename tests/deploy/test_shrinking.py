@@ -35,7 +35,7 @@ FAMILIES = ("resnet", "resnext", "vgg", "mobilenet_v2", "efficientnet", "densene
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_shrinks_and_answers_as_before(name: str) -> None:
+def test_every_family_shrinks_with_the_same_outputs(name: str) -> None:
     model = silence(sparsify(NETWORKS[name][0](), 0.5)).train()
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     small = shrink(model, inputs(name, 2))
@@ -81,7 +81,7 @@ class Residual(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def test_another_tool_that_is_told_which_channels_counts_the_same() -> None:
+def test_another_tool_agrees_on_the_same_channels() -> None:
     pruning = pytest.importorskip("torch_pruning", reason="pip install torch-pruning")
     x = torch.randn(2, 3, 8, 8)
     dead, inner = [1, 4, 5], [0, 7]

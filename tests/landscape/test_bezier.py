@@ -207,16 +207,16 @@ def test_the_seed_decides_the_curve() -> None:
         ({"lr": 1e30, "epochs": 9}, "the loss on the curve is .*: take a smaller lr"),
     ],
 )
-def test_bad_options_are_told(options: dict[str, float], told: str) -> None:
+def test_bad_options_give_clear_messages(options: dict[str, float], told: str) -> None:
     a, b = network().state_dict(), network().state_dict()
     with pytest.raises(ValueError, match=told):
         fit_bezier(a, b, network(), F.cross_entropy, loader(), **({"epochs": 1} | options))
 
 
-def test_ends_and_data_that_do_not_do_are_told() -> None:
+def test_unsuitable_ends_and_data_are_refused() -> None:
     model, a, b = network(), network().state_dict(), network().state_dict()
     other = nn.Linear(4, 3).state_dict()
-    with pytest.raises(ValueError, match="b is of another model"):
+    with pytest.raises(ValueError, match="b belongs to another model"):
         fit_bezier(a, other, model, F.cross_entropy, loader(), epochs=1)
     with pytest.raises(ValueError, match="a and b are the same point"):
         fit_bezier(a, a, model, F.cross_entropy, loader(), epochs=1)

@@ -305,7 +305,9 @@ def test_wrong_input() -> None:
     model, data = mlp(), rows()
     with pytest.raises(ValueError, match="two passes over the data differ"):
         Hessian(model, F.cross_entropy, Shifting())
-    with pytest.raises(ValueError, match=r"9\.weight is no trainable parameter: give some of 0\."):
+    with pytest.raises(
+        ValueError, match=r"9\.weight is not a trainable parameter: use some of 0\."
+    ):
         Hessian(model, F.cross_entropy, data, parameters=["9.weight"])
     with pytest.raises(ValueError, match="no parameter is selected"):
         Hessian(model, F.cross_entropy, data, parameters=lambda name, p: False)

@@ -155,7 +155,7 @@ class Rough(Diagonal):
         return super().__call__(v) + self.size * wave * v.norm() / self.dimension**0.5
 
 
-def test_rounding_costs_a_product_or_two_where_the_tolerance_can_be_reached() -> None:
+def test_rounding_costs_at_most_two_products() -> None:
     values = torch.cat([torch.tensor([10.0, 9, 8, 7, 6]), torch.linspace(0, 5, 500)]).double()
     smooth = top_eigenpairs(Diagonal(values), 5, tol=1e-5)
     op = Rough(values, 2e-5)  # a third of what is asked
@@ -164,7 +164,7 @@ def test_rounding_costs_a_product_or_two_where_the_tolerance_can_be_reached() ->
     assert op.products == pairs.products <= smooth.products + 2
 
 
-def test_too_few_products_are_said() -> None:
+def test_too_few_products_give_a_warning() -> None:
     op = MatrixOperator(matrix_with(torch.linspace(0, 1, 400)))
     with pytest.warns(UserWarning, match="stopped after 39 products"):
         pairs = top_eigenpairs(op, 4, tol=1e-10, max_products=34)
@@ -190,7 +190,7 @@ class Counting(MatrixOperator):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 13, 14, 17])
-def test_a_search_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+def test_a_search_resumes_bit_identically(tmp_path: Path, stop: int) -> None:
     matrix = matrix_with(network_like(100))
     whole = top_eigenpairs(MatrixOperator(matrix), 5, basis=13, tol=1e-10)
     state = tmp_path / "search.safetensors"

@@ -55,10 +55,10 @@ def test_frozen_and_shared_parameters() -> None:
         layout.check_distinct({"a": point, "b": other})
 
 
-def test_points_that_do_not_fit_are_told() -> None:
+def test_points_that_do_not_fit_are_refused() -> None:
     model = network()
     layout, state = ParameterLayout(model), model.state_dict()
-    with pytest.raises(ValueError, match=r"SGD is of another model: 4\.bias has shape none"):
+    with pytest.raises(ValueError, match=r"SGD belongs to another model: 4\.bias has shape none"):
         layout.point({n: t for n, t in state.items() if n != "4.bias"}, "SGD")
     with pytest.raises(ValueError, match=r"extra has shape \(1,\), the model's none"):
         layout.point(state | {"extra": torch.zeros(1)})
@@ -119,7 +119,7 @@ def test_regression_and_dense_classes() -> None:
     assert pixels.measure().error == pytest.approx(share)
 
 
-def test_data_that_is_no_frozen_data_is_told() -> None:
+def test_data_that_is_not_frozen_is_refused() -> None:
     x, y = examples(8)
 
     class Noisy:
@@ -155,7 +155,7 @@ def test_data_that_is_no_frozen_data_is_told() -> None:
         FrozenData([(x, y[:7])])
 
 
-def test_the_digest_tells_data_apart() -> None:
+def test_the_digest_differs_for_different_data() -> None:
     x, y = examples()
     one = FrozenData((x, y))
     assert one.digest == FrozenData((x.clone(), y.clone())).digest
@@ -163,7 +163,7 @@ def test_the_digest_tells_data_apart() -> None:
     assert one.digest != FrozenData((x, (y + 1) % 3)).digest
 
 
-def test_losses_that_cannot_be_averaged_are_told() -> None:
+def test_losses_that_cannot_be_averaged_are_refused() -> None:
     model, data = network(), examples()
     with pytest.raises(ValueError, match="give a mean"):
         Objective(model, nn.CrossEntropyLoss(reduction="sum"), data)

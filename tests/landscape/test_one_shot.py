@@ -68,7 +68,7 @@ def test_without_clipping_directional_pruning_costs_nothing() -> None:
     )
 
 
-def test_once_weights_are_clipped_the_step_leaves_the_floor() -> None:
+def test_clipped_weights_make_the_step_leave_the_floor() -> None:
     net = LeastSquares()
     before = 0.0
     for zeros in (2, 6, 12):

@@ -154,7 +154,7 @@ def test_broken_off_and_continued(tmp_path: Path) -> None:
         measure(save)
 
 
-def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "scripts" / "path_of_two.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", str(script), str(tmp_path)]
@@ -171,7 +171,7 @@ def test_what_does_not_do_is_told() -> None:
     line = straight_line(a, b)
     with pytest.raises(ValueError, match=r"at least 3 points, .*, got 2"):
         path(line, model, F.cross_entropy, data, points=2)
-    with pytest.raises(ValueError, match="unknown BatchNorm policy 'train': there are refresh"):
+    with pytest.raises(ValueError, match="unknown BatchNorm policy 'train': use one of refresh"):
         path(line, model, F.cross_entropy, data, policy="train")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the start and the end are the same point"):
         path(straight_line(a, a), model, F.cross_entropy, data)

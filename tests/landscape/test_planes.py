@@ -201,7 +201,7 @@ def test_what_spans_no_plane_is_told() -> None:
         with pytest.raises(ValueError, match=told):
             plane(a, b, third, model, F.cross_entropy, DATA)
     other = nn.Linear(4, 3).state_dict()
-    with pytest.raises(ValueError, match="c is of another model"):
+    with pytest.raises(ValueError, match="c belongs to another model"):
         plane(a, b, other, model, F.cross_entropy, DATA)
     for options in ({"points": 1}, {"margin": -0.1}):
         with pytest.raises(ValueError, match="at least"):

@@ -128,7 +128,7 @@ def test_losses_that_are_no_weighted_means_are_refused() -> None:
         lambda z, y: F.mse_loss(z, y).sqrt(),
         lambda z, y: F.mse_loss(z - z.mean(), y),
     ):
-        with pytest.raises(ValueError, match="no weighted mean"):
+        with pytest.raises(ValueError, match="not a weighted mean"):
             Objective(nn.Linear(2, 1), loss, two).measure()
         assert Objective(nn.Linear(2, 1), loss, (x, y)).measure().loss > 0  # one batch needs none
     none = [(x[:, :2], torch.full((9,), -100))] * 2

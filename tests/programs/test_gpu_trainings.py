@@ -84,7 +84,7 @@ def archive(path: Path, seed: int) -> None:
                 tar.addfile(info, buffer)
 
 
-def test_a_dry_run_writes_rows_and_goes_on_where_it_stopped(
+def test_a_dry_run_writes_rows_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import methods

@@ -42,7 +42,7 @@ def number(text: str) -> float:
     return float(text.replace("−", "-"))
 
 
-def test_first_table_answers_with_the_figures_of_the_quadratic(tmp_path: Path) -> None:
+def test_first_table_has_the_figures_of_the_quadratic(tmp_path: Path) -> None:
     page = Page(write_landscape_report(write_landscape(tmp_path)).read_text(encoding="utf-8"))
     made = Quadratic()
     d = made.sparse - made.dense
@@ -119,7 +119,7 @@ def test_entries_of_a_section_may_be_missing(tmp_path: Path) -> None:
     assert page.table("network")["random direction"]["line: barrier of train loss"] == "–"
 
 
-def test_nothing_measured_yet_is_said(tmp_path: Path) -> None:
+def test_an_empty_landscape_says_that_nothing_is_measured(tmp_path: Path) -> None:
     record = {"format": "dirprune-landscape", "version": 1, "status": "running"}
     write_json(tmp_path / "landscape.json", record)
     page = Page(write_landscape_report(tmp_path).read_text(encoding="utf-8"))
@@ -252,7 +252,7 @@ def _lonely(record: dict[str, Any]) -> None:
         (_lonely, "needs two"),
     ],
 )
-def test_spoilt_files_are_refused_in_one_line(tmp_path: Path, spoil: Spoil, message: str) -> None:
+def test_damaged_files_give_one_line(tmp_path: Path, spoil: Spoil, message: str) -> None:
     folder = written(tmp_path / "spoilt", spoil)
     with pytest.raises(ValueError, match=message) as refused:
         write_landscape_report(folder)

@@ -34,7 +34,7 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_tables_of_one_run_hold_what_its_summary_holds(tmp_path: Path) -> None:
+def test_tables_of_one_run_match_its_summary(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     page = report([run], run / "report.html")
     summary = load(run / "summary.json")
@@ -97,7 +97,7 @@ def test_exported_file_and_latency_take_their_places(tmp_path: Path) -> None:
     assert [card.value for card in found[2:]] == ["15× smaller", "3 ms"]
 
 
-def test_four_cards_whatever_is_measured(tmp_path: Path) -> None:
+def test_there_are_always_four_cards(tmp_path: Path) -> None:
     for status in ("finished", "unfinished"):
         found = cards(arms([read_run(write_run(tmp_path / status, status=status))]))
         assert [card.title for card in found] == ["Accuracy", "Zeros", "File", "Latency"]
@@ -267,7 +267,7 @@ def _ragged(run: Path) -> None:
         (_ragged, "one edge more than counts"),
     ],
 )
-def test_spoilt_files_are_refused_in_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_damaged_files_give_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
     run = write_run(tmp_path / "run")
     out = tmp_path / "report.html"
     out.write_text("the page before", encoding="utf-8")
@@ -345,7 +345,7 @@ def test_published_points_stand_beside_the_same_model_and_data(
     assert published({**run.config, "data": "digits"}) is None
 
 
-def test_a_method_has_one_colour_and_its_arms_are_told_apart(tmp_path: Path) -> None:
+def test_a_method_has_one_colour_and_distinct_arms(tmp_path: Path) -> None:
     runs = [
         read_run(write_run(tmp_path / f"{method}{c}", method, c=c))
         for method in ("sgd", "grda", "grda_momentum")

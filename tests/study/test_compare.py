@@ -82,7 +82,7 @@ def snapshot(out: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
 
 
-def test_stopped_and_repeated_it_ends_where_it_would_have(
+def test_an_interrupted_comparison_resumes_bit_identically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def compare_in(name: str) -> None:
@@ -120,7 +120,7 @@ def test_stopped_and_repeated_it_ends_where_it_would_have(
     assert "seed 2" in capfd.readouterr().out
 
 
-def test_processes_are_apart_and_tell_what_went_wrong(tmp_path: Path) -> None:
+def test_isolated_processes_report_their_errors(tmp_path: Path) -> None:
     run_isolated(_write_pid, tmp_path / "pid", out=tmp_path)
     assert int((tmp_path / "pid").read_text()) != os.getpid()
     with pytest.raises(FileNotFoundError, match="nothing"):
@@ -413,7 +413,7 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "all").exists()
 
 
-def test_a_config_holds_nothing_that_its_method_would_ignore() -> None:
+def test_a_config_has_no_option_that_its_method_ignores() -> None:
     shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
         told = 0.6 if method in TARGETED else None
@@ -467,7 +467,7 @@ def test_calibration_ends_when_it_cannot_get_there() -> None:
         assert below < next_strength(trials[:i], 0.9) < above
 
 
-def test_magnitude_asks_for_what_may_be_pruned() -> None:
+def test_magnitude_refuses_more_zeros_than_prunable_weights() -> None:
     layer = torch.nn.Linear(9, 10)
     before = layer.bias.detach().clone()
     prune_magnitude(layer, 0.9, "weights")
@@ -477,13 +477,13 @@ def test_magnitude_asks_for_what_may_be_pruned() -> None:
         prune_magnitude(layer, 0.95, "weights")
 
 
-def test_a_row_of_nothing() -> None:
+def test_a_row_without_finished_runs() -> None:
     table = rows({"grda": [{"status": "diverged"}]})
     assert "| grda | 0 (+1 diverged) | - |" in markdown_text(table)
     assert csv_text(table).splitlines()[1].startswith("grda,0,1,,")
 
 
-def test_pruning_that_was_cut_short_is_done_anew(tmp_path: Path) -> None:
+def test_interrupted_pruning_is_repeated(tmp_path: Path) -> None:
     config = TrainConfig(model="mlp", width=0.1, epochs=1, method="sgd")
     train(config, tmp_path / "dense", display=Displays())
     pruned = RunFolder(tmp_path / "pruned")

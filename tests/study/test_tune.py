@@ -64,7 +64,7 @@ def test_empty_grids_are_refused(
         tune(SHORT, tmp_path, mus=mus, cs=cs)
 
 
-def test_mistakes_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_user_errors_are_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="c must be at least 0 and finite, got nan"):
         tune(SHORT, tmp_path / "out", cs=(math.nan,))
     assert not (tmp_path / "out").exists()

@@ -109,7 +109,7 @@ def test_packed_nests_survive_json(nest: Any) -> None:
     ids=["sgd", "adamw", "grda", "grda momentum", "grda groups"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_optimizer_goes_on_as_if_never_saved(
+def test_a_restored_optimizer_continues_bit_identically(
     tmp_path: Path, make: Callable[[Any], Optimizer], dtype: torch.dtype
 ) -> None:
     def steps(model: nn.Module, optimizer: Optimizer, first: int) -> None:
@@ -135,7 +135,7 @@ def test_an_optimizer_goes_on_as_if_never_saved(
         assert bits(p.detach()) == bits(q.detach())
 
 
-def test_what_cannot_be_saved_is_named() -> None:
+def test_unsupported_tensors_are_named() -> None:
     with pytest.raises(TypeError, match=r"optimizer\.state\.0\.hook, a set"):
         pack({"state": {0: {"hook": set()}}}, "optimizer")
 

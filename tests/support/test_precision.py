@@ -49,7 +49,7 @@ def test_flags_are_off_inside_and_restored() -> None:
     assert precisions() == before
 
 
-def test_the_legacy_interface_reads_what_it_wrote() -> None:
+def test_the_legacy_interface_round_trips() -> None:
     torch.set_float32_matmul_precision("high")
     try:
         with true_float32():

@@ -211,7 +211,7 @@ def test_broken_off_and_continued(
     assert found["plane"]["measured"] == figures["plane"]["measured"]
 
 
-def test_two_processes_measure_what_one_does(runs: list[str], tmp_path: Path) -> None:
+def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) -> None:
     """Broken off by a signal to one of them while a curve is fitted, and continued."""
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
@@ -419,7 +419,7 @@ def test_a_foreign_or_damaged_run_gives_one_line(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": "other"}', "[]", "{"])
-def test_a_foreign_landscape_is_left_alone(
+def test_a_foreign_landscape_is_not_changed(
     text: str, runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "landscape.json").write_text(text)

@@ -97,7 +97,7 @@ def test_times_are_readable(seconds: float, text: str) -> None:
     assert epoch_line(RECORD | {"seconds": seconds}, 600).endswith(f" {text}")
 
 
-def test_a_resumed_run_takes_the_place_of_what_it_repeats(tmp_path: Path) -> None:
+def test_a_resumed_run_replaces_repeated_epochs(tmp_path: Path) -> None:
     def show(start: int, figures: dict[int, float]) -> None:
         board = TensorBoard(tmp_path)
         board.start(CONFIG, 10, 10, start)

@@ -71,7 +71,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bits(
     }
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_epoch(tmp_path: Path) -> None:
     class PowerCut(Exception):
         pass
 
@@ -192,7 +192,7 @@ def test_resuming_refuses_other_checkpoints(
     one_line(caught.value)
 
 
-def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path) -> None:
+def test_resume_and_overwrite_check_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be combined"):
         train(SHORT, tmp_path / "run", resume=True, overwrite=True, display=QUIET)
     one = replace(SHORT, epochs=1)
@@ -205,7 +205,7 @@ def test_resume_and_overwrite_need_each_their_own_kind_of_folder(tmp_path: Path)
         train(one, tmp_path / "other", resume=True, display=QUIET)
 
 
-def test_a_run_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+def test_a_locked_run_is_refused(tmp_path: Path) -> None:
     out, refused = tmp_path / "run", []
 
     def start_again() -> None:
@@ -221,7 +221,7 @@ def test_a_run_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["diverges", "interrupted twice"])
-def test_an_overwrite_that_comes_to_nothing_keeps_the_old_run(tmp_path: Path, how: str) -> None:
+def test_a_failed_overwrite_keeps_the_old_run(tmp_path: Path, how: str) -> None:
     def twice() -> None:
         interrupt()
         interrupt()
@@ -266,7 +266,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
 
 
-def test_a_disk_that_is_full_from_the_start_costs_no_run(
+def test_a_full_disk_at_the_start_keeps_the_earlier_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*args: object) -> None:
@@ -291,7 +291,7 @@ def test_a_disk_that_is_full_from_the_start_costs_no_run(
         (errno.ENOTDIR, "choose another folder"),
     ],
 )
-def test_advice_fits_what_is_wrong_with_the_disk(number: int, advice: str) -> None:
+def test_advice_fits_the_disk_error(number: int, advice: str) -> None:
     def fail() -> None:
         with naming_errors(Path("here")):
             raise OSError(number, os.strerror(number))
@@ -303,7 +303,7 @@ def test_advice_fits_what_is_wrong_with_the_disk(number: int, advice: str) -> No
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_a_broken_image_of_streamed_data_costs_no_run(tmp_path: Path, part: str) -> None:
+def test_a_broken_streamed_image_keeps_the_run(tmp_path: Path, part: str) -> None:
     rng = np.random.default_rng(0)
     for path in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "data" / path).mkdir(parents=True)

@@ -79,7 +79,7 @@ def test_every_method_sees_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [3, 100])
-def test_accumulation_changes_nothing(tmp_path: Path, pieces: int) -> None:
+def test_accumulation_gives_the_same_result(tmp_path: Path, pieces: int) -> None:
     config = replace(SHORT, precision="float64", epochs=1)
     train(config, tmp_path / "whole", display=QUIET)
     train(replace(config, accumulation=pieces), tmp_path / "pieces", display=QUIET)
@@ -94,7 +94,7 @@ def test_a_finished_run_returns_its_summary(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
-def test_the_folder_holds_what_the_report_reads(tmp_path: Path) -> None:
+def test_the_folder_has_the_files_of_the_report(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recorder = Recorder()
     config = replace(SHORT, method="grda", c=0.05, validation=0.1, keep_checkpoints=1)
@@ -182,7 +182,7 @@ def test_refreshing_batchnorm_changes_statistics_only(tmp_path: Path) -> None:
     assert changed <= {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 
-def test_divergence_is_noticed_within_the_epoch(tmp_path: Path) -> None:
+def test_divergence_is_detected_within_the_epoch(tmp_path: Path) -> None:
     recorder = Recorder()
     with pytest.raises(Diverged, match=r"not finite.*smaller lr.*no checkpoint") as caught:
         train(replace(SHORT, lr=1e20), tmp_path / "run", display=recorder)
@@ -194,7 +194,7 @@ def test_divergence_is_noticed_within_the_epoch(tmp_path: Path) -> None:
     assert (summary["status"], summary["epochs"]) == ("diverged", 0)
 
 
-def test_a_network_of_zeros_is_noticed(tmp_path: Path) -> None:
+def test_a_network_of_zeros_diverges(tmp_path: Path) -> None:
     config = replace(SHORT, method="grda", c=100.0)
     with pytest.raises(Diverged, match="every weight is zero"):
         train(config, tmp_path / "run", display=QUIET)
@@ -204,7 +204,7 @@ def test_a_network_of_zeros_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:every entry of .* is zero:UserWarning")
-def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) -> None:
+def test_a_network_that_ignores_the_image_has_diverged(tmp_path: Path) -> None:
     config = replace(SHORT, method="sgd", epochs=4)
     weights = dict(open_session(config).net.state_dict())
     last = [name for name, tensor in weights.items() if tensor.dim() > 1][-1]
@@ -217,7 +217,7 @@ def test_a_network_that_no_longer_looks_at_the_image_diverged(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
-def test_too_little_memory_is_said_in_one_line(tmp_path: Path, error: Exception) -> None:
+def test_too_little_memory_gives_one_line(tmp_path: Path, error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -253,7 +253,7 @@ def test_a_larger_network_gets_more_threads() -> None:
         ({"data": "digit"}, "unknown data"),
     ],
 )
-def test_bad_input_costs_nothing(
+def test_bad_input_is_refused_without_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -158,7 +158,7 @@ def test_sgd_is_torchs(method: str) -> None:
         *[(m, lambda m=m: masked_by_hand(m)) for m in GRADUAL if m != "random"],
     ],
 )
-def test_methods_do_what_their_definition_says(method: str, by_hand: Callable[[], Array]) -> None:
+def test_methods_match_their_definitions(method: str, by_hand: Callable[[], Array]) -> None:
     found, expected = flat(run(method)).numpy(), by_hand()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     assert np.array_equal(found == 0, expected == 0)
@@ -236,7 +236,7 @@ def test_momentum_is_zero_where_the_weight_is() -> None:
         assert torch.equal(buffer == 0, p == 0)
 
 
-def test_random_knows_nothing_of_weights() -> None:
+def test_random_scores_do_not_depend_on_weights() -> None:
     shapes = [(40, 50), (50,), (50, 10)]
     one = [torch.randn(shape) for shape in shapes]
     other = [torch.randn(shape) * 100 for shape in shapes]
@@ -252,7 +252,7 @@ def test_random_knows_nothing_of_weights() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 9, 12])
-def test_smallest_is_exact_whatever_the_ties(number: int) -> None:
+def test_mark_smallest_is_exact_with_ties(number: int) -> None:
     scores = [torch.tensor([[0.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), torch.tensor([1.0, 0.0, 3.0] * 2)]
     flat_scores = torch.cat([s.flatten() for s in scores])
     chosen = torch.cat([m.flatten() for m in mark_smallest(scores, number)])
@@ -276,7 +276,7 @@ def test_weights_only_means_weights_only(method: str) -> None:
         assert sum(zeros.values()) > 0
 
 
-def test_frozen_parameters_are_left_alone() -> None:
+def test_frozen_parameters_are_not_changed() -> None:
     model = network()
     first = next(model.parameters()).requires_grad_(False)
     before = first.clone()

@@ -95,7 +95,7 @@ def test_unknown_recipes_are_refused() -> None:
         get_recipe("vgg")
 
 
-def test_published_figures_are_found_whatever_does_not_matter() -> None:
+def test_published_figures_ignore_irrelevant_settings() -> None:
     config = replace(wrn28x10_cifar10(0.55), seed=3, device="cpu", data="cifar10:/data")
     assert published(config) == {"test_accuracy": 0.94433, "sparsity": 0.94744}
     assert published(replace(config, method="sgd", c=0.2, mu=0.9)) == {

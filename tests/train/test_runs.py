@@ -74,7 +74,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder
     assert (folder.path / "notes.txt").read_text() == "mine"
 
 
-def test_an_overwritten_run_comes_back_while_nothing_new_is_saved(folder: RunFolder) -> None:
+def test_an_overwritten_run_is_restored_if_nothing_new_is_saved(folder: RunFolder) -> None:
     def files() -> dict[Path, bytes]:
         return {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
 
@@ -132,7 +132,7 @@ def test_files_of_something_else_are_never_replaced(
         RunFolder(tmp_path).check_free(overwrite=overwrite)
 
 
-def test_files_that_are_not_in_the_way_are_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_unrelated_files_do_not_block_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path / "new").check_free()
     RunFolder(tmp_path).check_free()
     (tmp_path / "notes.txt").touch()
@@ -192,7 +192,7 @@ def test_metrics_survive_a_line_that_was_cut_off(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"lr": 0.1}'])
-def test_damaged_metrics_are_refused_and_left_alone(folder: RunFolder, line: str) -> None:
+def test_damaged_metrics_are_refused_and_not_changed(folder: RunFolder, line: str) -> None:
     text = f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n'
     folder.metrics.write_text(text)
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged at line 2: restore it"):

@@ -96,7 +96,7 @@ def test_options_that_would_be_ignored_are_refused(options: dict[str, object], t
         build_optimizer(config, nn.Linear(4, 2), 10)
 
 
-def test_the_hard_threshold_keeps_what_it_keeps() -> None:
+def test_the_hard_threshold_does_not_shrink_weights() -> None:
     torch.manual_seed(0)
     net = nn.Linear(20, 10, bias=False)
     before = net.weight.detach().clone()

@@ -1,7 +1,7 @@
-"""Shipping a network: smaller without a changed output, in a compact file, fast on a CPU.
+"""Deploying a network: shrinking without changing the outputs, a compact file, fast inference.
 
-Importing this loads nothing; each name loads its own module on first use, and what a server needs,
-``Engine``, does so without torch.
+Importing this package imports nothing; each public name imports its module on first use.
+``Engine``, which is all that a server needs, does not import torch.
 """
 
 from typing import TYPE_CHECKING

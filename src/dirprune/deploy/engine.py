@@ -1,4 +1,4 @@
-"""Runs a saved network on a CPU, fast because of its zeros: numpy in, numpy out, without torch."""
+"""Fast inference of a saved sparse network on a CPU: numpy in, numpy out, without torch."""
 
 import math
 import os
@@ -30,16 +30,16 @@ _FOLDING = 16
 class Engine:
     r"""A network that is ready to run.
 
-    Convolutions and linear layers multiply by the nonzero weights only, or by all weights where
-    that is faster. BatchNorm, bias, activation and residual are computed together with the layer
-    before.
+    Convolutions and linear layers multiply only by the nonzero weights, or by all weights if that
+    is faster. BatchNorm, bias, activation and residual are computed together with the preceding
+    layer.
 
     Several threads may call one engine, and several engines, at the same time; a call does not
     hold Python's global lock. Engines can be pickled and copied: the copy contains the file and
     the result of tuning. They work in the child of a fork.
 
-    Zeros skip what they would multiply: where dense arithmetic would spread a NaN or an infinity
-    of the input (0 times NaN is NaN), the engine does not. ``check=True`` refuses such inputs.
+    Multiplications by zero weights are skipped. So the engine does not spread a NaN or an infinity
+    of the input as dense arithmetic does (0 times NaN is NaN). ``check=True`` refuses such inputs.
     Denormal numbers (magnitude below :math:`2^{-126}`) are treated as zero.
 
     The environment variable ``DIRPRUNE_ISA`` (``portable``, ``avx2``, ``avx512``, ``neon``)
@@ -49,25 +49,25 @@ class Engine:
         path: File that :func:`dirprune.deploy.save` wrote, with a network in it: a path, the bytes
             of the file, or a file opened for reading bytes.
         threads: Number of threads of a call, 1 to 256; by default the CPUs that this process may
-            use. In a batch each thread computes images of its own as long as there is one for
-            every thread; the remaining images are each computed by several threads. Memory for
-            activations grows with the threads, not with the batch.
+            use. A batch is split over threads by images, as long as there is one for every thread;
+            each of the remaining images is computed by several threads. Memory for activations
+            grows with the number of threads, not with the batch.
         tune: At the first call with a batch of one kind (single images, or blocks of as many
             images as a vector has lanes, on one thread or several), choose how to compute each
-            layer by timing, in less than two seconds. Without tuning the choice is fixed, and so
-            is every bit of the result, for any number of threads.
-        keep: Keep the result of tuning in ``PATH.tuned.json`` and read it at the next start: then
-            the first call is as fast as all others, and the same file gives the same bits. A
-            result for another network or instruction set is replaced. A result from another
-            processor with the same instruction set is used, but may be slower than possible:
+            layer by timing, in less than two seconds. Without tuning the choice is fixed, and the
+            result is bit-identical for any number of threads.
+        keep: Store the result of tuning in ``PATH.tuned.json`` and read it at the next start. Then
+            the first call is as fast as later calls, and the same file gives bit-identical
+            results. A tuning for another network or instruction set is replaced. A tuning from
+            another processor with the same instruction set is used, but may not be the fastest:
             delete the file there.
         check: Refuse inputs that are not finite.
         max_bytes: Bound on the memory that the file can make the engine use: for reading, for
             weights, and for the activations of one call. None is half of this machine's memory.
 
     Raises:
-        ValueError: If the file is damaged, holds no network, or needs more memory; if threads is
-            out of range; or if ``keep`` is given without ``tune`` or without a path.
+        ValueError: If the file is damaged, contains no network, or needs more memory; if threads
+            is out of range; or if ``keep`` is given without ``tune`` or without a path.
         OSError: If the file cannot be read.
         RuntimeError: If dirprune was installed without its C++ extension (also an ImportError).
 
@@ -167,16 +167,16 @@ class Engine:
         r"""Run the network.
 
         Args:
-            args: What the network takes; most networks take one array. Each has shape
+            args: The network's inputs; most networks have one array. Each has shape
                 (batch, \*input_shape), batch at least 0: a numpy array, or anything with
                 ``__dlpack__`` or ``__array__`` whose memory the CPU can read, such as a torch
                 tensor. Contiguous float32 is read in place. Other real types are converted to
-                float32 as they are: bytes of an image give 0.0 to 255.0.
-            kwargs: Arguments by the names that the network gives them.
+                float32 without scaling: bytes of an image give 0.0 to 255.0.
+            kwargs: Inputs by the names of the network's arguments.
 
         Returns:
-            What the network returns: float32 with shape (batch, \*output_shape), or a tuple, list
-            or dictionary of arrays. A dataclass comes back as a dictionary.
+            The network's outputs: float32 with shape (batch, \*output_shape), or a tuple, list
+            or dictionary of arrays. A dataclass is returned as a dictionary.
 
         Raises:
             TypeError: If an argument is missing or not an array of real numbers.
@@ -213,7 +213,7 @@ class Engine:
         args, kwargs = ((), x) if isinstance(x, dict) else (x if type(x) is tuple else (x,), {})
         x = self._input(args, kwargs)
         if not len(x):
-            raise ValueError("an empty batch takes no time: give at least one sample")
+            raise ValueError("an empty batch cannot be timed: give at least one sample")
         rows = self._program.profile(x, self._threads, self._tune, repeats)
         if self._tuned:
             self._tuned.save(self._program)
@@ -233,7 +233,7 @@ class Engine:
         return Profile(layers, len(x), self._threads, self._extension.chosen())
 
     def _input(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Array:
-        """The arguments of a call as the program reads them."""
+        """Convert the arguments of a call to the program's input."""
         if self._signature is None:
             x = [*args, *kwargs.values()]
             if len(x) != 1:

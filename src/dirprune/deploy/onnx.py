@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: The file.
@@ -32,7 +32,7 @@ class OnnxFile:
         opset: Version of ONNX's operators.
         difference: The largest difference between ONNX Runtime's outputs and the module's,
             relative to the largest output; None where ONNX Runtime is not installed.
-        report: What shrinking did before.
+        report: The report of shrinking.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class OnnxFile:
     report: ShrinkReport
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe the export in one line."""
         checked = (
             "not run: pip install onnxruntime"
             if self.difference is None
@@ -56,17 +56,17 @@ def export_onnx(model: nn.Module, path: str | Path, example_inputs: ExampleInput
 
     A network with one float tensor in and one out has ``input`` and ``output``; any other has its
     arguments' names and ``output.0``, ``output.1`` and so on. Tensors keep the names that they
-    have in the state dict. Zeros inside the channels that stay are written as such: other
-    runtimes compute with them as with any number.
+    have in the state dict. Zeros inside the remaining channels are written as numbers, because
+    other runtimes treat them like other numbers.
 
     Args:
         model: As for :func:`dirprune.deploy.capture`.
-        path: The file; it is replaced as a whole or not at all.
-        example_inputs: As for :func:`dirprune.deploy.capture`. Where ONNX Runtime is installed,
-            both networks are run on them, and on the first alone, and compared.
+        path: The file; it is replaced atomically.
+        example_inputs: As for :func:`dirprune.deploy.capture`. If ONNX Runtime is installed, both
+            networks are run on them, and on the first sample alone, and compared.
 
     Returns:
-        What was written, and how far the outputs differ.
+        The file, and the difference of the outputs.
 
     Raises:
         ImportError: If onnx is not installed.

@@ -1,4 +1,4 @@
-"""The result of tuning, kept beside the network's file for the next start."""
+"""The result of tuning, stored beside the network's file for the next start."""
 
 import hashlib
 import json

@@ -50,11 +50,11 @@ class Tensor(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is in a file.
+    """The content of a file.
 
     Attributes:
-        graph: The network, if the file has more than weights.
-        tensors: By name; those of the graph, if there is one.
+        graph: The network, or None if the file has only weights.
+        tensors: Tensors by name; those of the graph, if there is one.
     """
 
     graph: Graph | None
@@ -63,7 +63,7 @@ class Contents(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor's line in the index."""
+    """A tensor's entry in the index."""
 
     name: str
     dtype: str
@@ -91,7 +91,7 @@ class Entry:
 
     @property
     def streams(self) -> list[tuple[str, int]]:
-        """The streams that hold its parts, in order, and its number of bytes in each."""
+        """The streams of its parts, in order, and its number of bytes in each."""
         if self.layout is Packing.SHARED:
             return []
         sizes = part_sizes(self.layout, self.nonzeros, self.stored.itemsize, prod(self.shape))
@@ -107,7 +107,7 @@ def largest_index(stored: int) -> int:
 
 
 def checksum(start: bytes, body: bytes | memoryview) -> bytes:
-    """Return the checksum of a file from the start of its head and what follows the head."""
+    """Return the checksum of a file, from the start of its head and the bytes after the head."""
     digest = hashlib.blake2b(start, digest_size=16)
     digest.update(body)
     return digest.digest()

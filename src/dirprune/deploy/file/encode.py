@@ -1,7 +1,7 @@
 """A graph as bytes, for the file and for the engine: little-endian, every field checked.
 
-``docs/format.md`` describes the layout. The bytes hold the names and dimensions of the tensors,
-not their values.
+``docs/format.md`` describes the layout. The bytes contain the names and dimensions of the tensors,
+but not their values.
 """
 
 import struct
@@ -16,7 +16,7 @@ from dirprune.deploy.graph.operators.record import LONGEST, MOST, Attribute, Sha
 from dirprune.deploy.graph.signature import Signature
 
 VERSIONS = (1, 2)
-"""Of a graph without and with a signature."""
+"""Versions of a graph without and with a signature."""
 OPS = CODES
 ROLES = ("weight", "bias", "running_mean", "running_var", "scale", "shift", "value",
          "num_batches_tracked", "index")  # fmt: skip
@@ -36,7 +36,7 @@ def encode(graph: Graph) -> bytes:
     """Write a graph without its tensors' values.
 
     Args:
-        graph: What is written.
+        graph: The graph to write.
 
     Returns:
         The graph section of a file.
@@ -101,7 +101,7 @@ class Reader:
     """Takes fields from the front of bytes, never beyond their end.
 
     Args:
-        data: The bytes. What is taken are views of them, not copies.
+        data: The bytes. The fields are views of them, not copies.
 
     Raises:
         ValueError: From each method, if the bytes end before the field does or it is not valid.
@@ -181,13 +181,13 @@ def _node(reader: Reader, stated: list[tuple[str, Shape]]) -> Node:
     for _ in range(reader.take("B")):
         role, number = _name(ROLES, reader.take("B"), "role"), reader.take("I")
         if number >= len(stated) or role in tensors:
-            raise ValueError(f"tensor {number} as {role} is not there or there twice")
+            raise ValueError(f"tensor {number} as {role} is missing or duplicated")
         tensors[role] = stated[number][0]
     attrs: dict[str, Attribute] = {}
     for _ in range(reader.take("B")):
         key = _name(KEYS, reader.take("B"), "attribute")
         if key in attrs:
-            raise ValueError(f"attribute {key} is there twice")
+            raise ValueError(f"attribute {key} is duplicated")
         attrs[key] = _value(reader)
     return Node(op, inputs, reader.dims("i"), attrs, tensors, path)
 

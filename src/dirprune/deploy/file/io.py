@@ -30,7 +30,7 @@ class Saved:
         path: The file.
         bytes: Its size.
         dense_bytes: Size of its tensors without compression.
-        runs: Whether it holds the graph, so that it can be run.
+        runs: Whether it contains the graph, so that it can be run.
         change: Largest difference between the outputs of the file and of the model for the
             example inputs, over the largest output; None if nothing was run.
     """
@@ -112,16 +112,16 @@ def save(
 
 
 def load(path: FileOrBytes, *, max_bytes: int | None = None) -> GraphNet | dict[str, Tensor]:
-    """Load what :func:`save` wrote; the file may come from anybody.
+    """Load a file of :func:`save`; the file may be untrusted.
 
     Args:
         path: The file: a path, its bytes, or a file opened for reading bytes.
         max_bytes: Bound on the memory that loading may need; None is half of this machine's.
 
     Returns:
-        A module in evaluation mode, if the file holds a network. Its state dict has the tensors
-        of the original, bit by bit if values were kept (-0.0 is returned as 0.0). Otherwise the
-        state dict of the module.
+        A module in evaluation mode, if the file contains a network. Its state dict has the tensors
+        of the original, bit-identical with ``values="float32"`` (except that -0.0 becomes 0.0).
+        Otherwise the state dict of the module.
 
     Raises:
         ValueError: If it is not such a file, is damaged, or needs more memory.

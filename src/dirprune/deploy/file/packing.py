@@ -1,7 +1,7 @@
-"""Arrays split into parts that compress well: where the zeros are, and the bytes of the others.
+"""Arrays split into parts that compress well: a mask of the zeros, and bytes of the nonzeros.
 
-Weights do not repeat. A compressor can only use the skewed distribution of the exponents and of
-the zeros. Three steps expose both to zstandard: zeros become a bit mask; the bits of
+Weights have no repetitions. A compressor can only use the skewed distribution of the exponents and
+of the zeros. Three steps expose both to zstandard: zeros become a bit mask; the bits of
 floating-point numbers are rotated by one, so that one byte holds the exponent without the sign;
 and all first bytes, all second bytes and so on are stored as one plane each. Negative zeros become
 0.0.
@@ -22,14 +22,14 @@ Bytes = NDArray[np.uint8]
 
 
 class Packing(IntEnum):
-    """How the elements of an array are stored."""
+    """Storage layouts of the elements of an array."""
 
     DENSE = 0
     MASKED = 1
     SIGNED = 2
     """Masked, with the signs of the zeros: written by version 0.1 only."""
     SHARED = 3
-    """Not at all: the elements are those of an earlier tensor."""
+    """Not stored: the elements are those of an earlier tensor."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Parts:
     """An array, split into parts.
 
     Attributes:
-        layout: Which parts there are.
-        nonzeros: Number of elements that are not zero; of all elements if dense.
+        layout: The layout, which determines the parts.
+        nonzeros: Number of elements that are not zero; all elements if dense.
         parts: Unless dense, the bit mask of the nonzero elements. Then one plane for each byte of
             the nonzero elements.
     """

@@ -1,4 +1,4 @@
-"""Reading the file of a network, whoever wrote it: ``docs/format.md`` describes every byte.
+"""Reading the untrusted file of a network: ``docs/format.md`` describes every byte.
 
 Every field is checked before it is used, and the memory that a file needs is computed and bounded
 before it is allocated.

@@ -1,4 +1,4 @@
-"""Numbers that follow from the size of the batch, as nodes of a graph."""
+"""Numbers that depend on the size of the batch, as nodes of a graph."""
 
 from functools import reduce
 from typing import Any
@@ -12,18 +12,18 @@ _SAME = ("ToFloat", "Identity")
 
 
 def write_number(b: Builder, expression: Any, symbols: Any) -> Any:
-    """Write a number that follows from the size of the batch.
+    """Write a number that depends on the size of the batch.
 
     Args:
-        b: The graph.
-        expression: Of sympy, as ``torch.export`` makes it.
-        symbols: Those that are the size of the batch.
+        b: The builder of the graph.
+        expression: A sympy expression from ``torch.export``.
+        symbols: Symbols for the size of the batch.
 
     Returns:
-        A value that is the same for every sample, or a float where nothing depends on the batch.
+        A value that is the same for every sample, or a float if it does not depend on the batch.
 
     Raises:
-        ValueError: If it has a function that no operator computes.
+        ValueError: If it has a function without an operator.
     """
     if expression in symbols:
         return b.batch_size()

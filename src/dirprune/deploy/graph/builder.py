@@ -1,11 +1,11 @@
-"""Writes a graph down node by node, from tensors of torch.
+"""Builds a graph node by node, from tensors of torch.
 
-A graph has the batch first; in the network that is captured it may be anywhere: (tokens, batch,
-features), or merged with another dimension as in (batch x windows, tokens, features). A
-:class:`Value` therefore knows which dimensions of the graph make up each of its own. The others
-keep their order, so that moving the batch costs no node.
+In a graph the batch is the first dimension. In the captured network it may be anywhere: (tokens,
+batch, features), or merged with another dimension as in (batch x windows, tokens, features). So a
+:class:`Value` stores which dimensions of the graph make up each of its dimensions. The other
+dimensions keep their order, so that moving the batch needs no node.
 
-Sizes of tensors are tuples in which ``-c`` stands for c times the batch.
+Sizes of tensors are tuples in which ``-c`` means c times the batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ class Builder:
     """Numbers values and names tensors.
 
     Args:
-        shape: Of the input, -1 first.
+        shape: Shape of the input, -1 first.
 
     Attributes:
-        path: Of the module that the next nodes come from.
+        path: Path of the module that the next nodes come from.
         batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
             the count of batches.
-        booleans: Numbers of the values that are truth values.
-        batch_indices: Numbers of the values that are the place of a sample in the batch.
+        booleans: Numbers of the values that are booleans.
+        batch_indices: Numbers of the values that are the index of a sample in the batch.
     """
 
     shape: Shape
@@ -51,7 +51,7 @@ class Builder:
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
     _keep: list[Constant] = field(default_factory=list)
 
-    # ---- looking
+    # ---- shapes and sizes
 
     def graph_shape(self, x: Value) -> Shape:
         """The shape of a value in the graph, -1 first."""
@@ -67,7 +67,7 @@ class Builder:
         return tuple(prod(shape[g] for g in dims) for dims in x.dims)
 
     def axis(self, x: Value, dim: int) -> int:
-        """The graph's dimension behind one of a value's that does not hold the batch."""
+        """The graph's dimension for a dimension of a value without the batch."""
         dims = x.dims[dim]
         if len(dims) != 1 or dims[0] == 0:
             raise ValueError("it works along the batch")
@@ -79,7 +79,7 @@ class Builder:
             raise ValueError(f"its input {self.sizes(x)} does not have the batch alone and first")
         return x
 
-    # ---- writing
+    # ---- nodes
 
     def add(
         self,
@@ -89,20 +89,20 @@ class Builder:
         tensors: Mapping[str, Constant | None] | None = None,
         dims: tuple[tuple[int, ...], ...] | None = None,
     ) -> Value:
-        """Write a node; its shape follows.
+        """Write a node and infer its shape.
 
         Args:
             op: A key of the table of operators.
-            inputs: What it reads, or numbers of constants.
-            attrs: Its attributes.
-            tensors: Its tensors by role; None for those that it does not have.
-            dims: Of the result; by default those of the first value.
+            inputs: Values, or numbers of constants.
+            attrs: Attributes.
+            tensors: Tensors by role; None for missing tensors.
+            dims: Dimensions of the result; by default those of the first value.
 
         Returns:
-            Its value.
+            The value of the node.
 
         Raises:
-            ValueError: If they do not fit.
+            ValueError: If the arguments do not fit each other.
         """
         for role, constant in (tensors or {}).items():
             if not isinstance(constant, Constant | None):
@@ -124,10 +124,10 @@ class Builder:
         """Check everything and return the graph."""
         return Graph(self.shape, tuple(self._nodes), output.number, self._tensors, signature)
 
-    # ---- moving the batch and the rest
+    # ---- moving dimensions
 
     def reshape(self, x: Held, sizes: Shape) -> Held:
-        """Give a value or constant other sizes, the elements in the same order."""
+        """Reshape a value or constant."""
         if isinstance(x, Constant):
             return self.derived(x, sizes)
         before = self.graph_shape(x)
@@ -162,7 +162,7 @@ class Builder:
         return y
 
     def permute(self, x: Value, order: Sequence[int]) -> Value:
-        """Put the dimensions in another order."""
+        """Permute the dimensions."""
         dims = tuple(x.dims[dim] for dim in order)
         moved = (0, *(g for group in dims for g in group if g != 0))
         new = renumbered(dims)
@@ -171,7 +171,7 @@ class Builder:
         return self.add("permute", [x], {"dims": moved}, dims=new)
 
     def take(self, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
-        """Take a slice of a dimension; all of it costs no node."""
+        """Take a slice of a dimension; a full slice needs no node."""
         axis = self.axis(x, dim)
         if (start, end, step) == (0, self.graph_shape(x)[axis], 1):
             return x
@@ -188,7 +188,7 @@ class Builder:
         return self.add("cat", parts, {"dim": self.axis(parts[0], dim)})
 
     def reduce(self, op: str, x: Value, dims: Any, keepdim: bool, **attrs: Attribute) -> Value:
-        """Write a reduction over dimensions that do not hold the batch."""
+        """Write a reduction over dimensions without the batch."""
         if dims is None or dims == []:
             if x.holds_batch:
                 raise ValueError("it reduces over the batch")
@@ -224,7 +224,7 @@ class Builder:
     # ---- several values and constants
 
     def operand(self, x: Any) -> Any:
-        """A number as a constant; anything else as it is."""
+        """Convert a number to a constant; return other arguments unchanged."""
         return Constant(torch.tensor(float(x))) if isinstance(x, int | float) else x
 
     def constant_value(self, x: Constant) -> Value:
@@ -238,13 +238,13 @@ class Builder:
         return self.add("batch_size", [Value(0, ())])
 
     def batch_index(self) -> Value:
-        """The place of every sample in the batch."""
+        """The index of every sample in the batch."""
         index = self.add("batch_index", [Value(0, ())], dims=((0,),))
         self.batch_indices.add(index.number)
         return index
 
     def derived(self, constant: Constant, shape: Shape) -> Constant:
-        """A constant in another shape, which is a tensor of its own."""
+        """A constant with another shape, as a new tensor."""
         return Constant(constant.tensor.reshape(shape))
 
     def expand(self, x: Any, sizes: Shape) -> Any:
@@ -275,7 +275,7 @@ class Builder:
         return self.add("expand", [read], {"size": whole}, dims=dims)
 
     def filled(self, number: Any, sizes: Shape) -> Any:
-        """A value or constant that is the same number everywhere."""
+        """A value or constant that is filled with one number."""
         return self.expand(self.operand(number), sizes)
 
     def multiplied(self, x: Any, factor: Any) -> Any:
@@ -292,7 +292,7 @@ class Builder:
     def combine(
         self, op: str, operands: Sequence[Any], attrs: Mapping[str, Attribute] | None = None
     ) -> Value:
-        """Write a node whose operands broadcast each other, values and constants alike."""
+        """Write a node whose operands, values and constants, are broadcast."""
         for x in operands:
             self.sizes(x)  # refuses what is neither a value nor a constant
         rank = max(len(self.sizes(x)) for x in operands)
@@ -310,7 +310,7 @@ class Builder:
         return self.add(op, read, attrs, dims=dims)
 
     def cumulative_count(self, running_mean: Constant) -> dict[str, Constant]:
-        """The count that a BatchNorm with a cumulative mean keeps."""
+        """The batch counter of a BatchNorm with a cumulative mean."""
         count = self.batch_counts.get(running_mean.name or "")
         return {} if count is None else {"num_batches_tracked": count}
 
@@ -349,7 +349,7 @@ class Builder:
         return spread
 
     def constant(self, constant: Constant, shape: Shape) -> int:
-        """The number of a constant's node; with another shape it is a tensor of its own."""
+        """The number of a constant's node; with another shape it is a new tensor."""
         key = (id(constant), shape)
         if key not in self._constants:
             stored = constant

@@ -20,31 +20,31 @@ from dirprune.deploy.graph.translation import Translation
 _log = logging.getLogger(__name__)
 
 _TOLERANCES = {torch.float16: 0.05, torch.bfloat16: 0.2}
-"""How far outputs may lie from the model's, relative to the largest; 1e-3 in single precision."""
+"""Largest accepted difference from the model's outputs, relative to the largest output."""
 
 
 def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
-    """Turn a network into a graph, as it computes in evaluation mode.
+    """Capture a network in evaluation mode as a graph.
 
-    Batches may have any size afterwards; everything else about the inputs stays as in the example.
-    What depends on parameters alone, such as a parametrized weight, is computed once. The network
-    is run once on the example, and the graph must give the same output.
+    The graph accepts batches of any size; all other properties of the inputs are fixed by the
+    example. Expressions of parameters, such as a parametrized weight, are computed once. The
+    network is run once on the example, and the graph must give the same output.
 
     Args:
         model: Any module built of the operators of
             :data:`dirprune.deploy.graph.operators.OPERATORS` and of what torch decomposes into
             them. It may be wrapped by DataParallel, DistributedDataParallel, AveragedModel or
-            ``torch.compile``. It is left as it is. Other precisions become float32.
+            ``torch.compile``. It is not changed. Other precisions become float32.
         example_inputs: A tensor, a tuple of positional arguments, or a dictionary of keyword
             arguments. Every tensor has the batch in dimension 0; values do not matter.
 
     Returns:
-        The graph; tensors are named as in the state dict, those that are shared by their first
-        name, and what no module holds as ``constant.0`` and so on.
+        The graph. Tensors are named as in the state dict, shared tensors by their first name, and
+        tensors outside of modules ``constant.0`` and so on.
 
     Raises:
-        ValueError: If the module cannot be captured; the message names every operator that is in
-            the way and the modules that it came from.
+        ValueError: If the module cannot be captured; the message names every unsupported operator
+            and the modules that it came from.
 
     Example:
         >>> graph = capture(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 2, 2))

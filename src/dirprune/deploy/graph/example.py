@@ -1,4 +1,4 @@
-"""A call of a network on example inputs: what it takes, what it returns, what watches it."""
+"""A call of a network on example inputs: its arguments, its result and its hooks."""
 
 import inspect
 from collections import OrderedDict
@@ -24,16 +24,16 @@ class Example:
 
     Args:
         model: The network, unwrapped.
-        inputs: As a user gives them.
+        inputs: The user's example inputs.
 
     Raises:
-        ValueError: If they are no batch.
+        ValueError: If they are not a batch.
 
     Attributes:
-        leaves: The tensors in them; a batch of one is repeated.
-        names: Of the arguments.
-        arguments: The structure of each.
-        result: The structure of the output, after a call.
+        leaves: The tensors in the inputs; a batch of one is repeated.
+        names: Names of the arguments.
+        arguments: Structures of the arguments.
+        result: Structure of the output, after a call.
     """
 
     model: nn.Module
@@ -59,7 +59,7 @@ class Example:
             self.leaves = [torch.cat([leaf, leaf]) for leaf in self.leaves]
 
     def call(self, leaves: list[Tensor]) -> list[Tensor]:
-        """Call the network and flatten what it returns."""
+        """Call the network and flatten its result."""
         values = [rebuild(structure, leaves) for structure in self.arguments]
         kwargs = dict(zip(self.names[self.positional :], values[self.positional :]))
         outputs: list[Tensor] = []
@@ -102,10 +102,10 @@ def as_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]
 
 
 def graph_input(graph: Graph, inputs: ExampleInputs) -> Tensor:
-    """Lay example inputs out as a graph reads them.
+    """Convert example inputs to the input of a graph.
 
     Args:
-        graph: Of the network that takes them.
+        graph: The graph of the network.
         inputs: As for :func:`dirprune.deploy.capture`.
 
     Returns:
@@ -134,13 +134,13 @@ def kind_of(tensor: Tensor) -> Kind:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every part of a module into evaluation mode for a while.
+    """Temporarily put every submodule into evaluation mode.
 
     Args:
-        model: Any.
+        model: Any module.
 
     Yields:
-        Nothing; afterwards every part is in the mode in which it was.
+        Nothing; afterwards the mode of every submodule is restored.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -153,17 +153,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_observers(model: nn.Module, run: Callable[[], Any]) -> Iterator[Any]:
-    """Take off the hooks that only watch, which would see the exporter's fake tensors.
+    """Remove the hooks that do not change values, which would see the exporter's fake tensors.
 
-    The network is run once as it is: a hook that returns nothing changes no value. What a hook
-    before ``forward`` computes, such as a pruned or normalised weight, is there from that run.
+    The network is run once with its hooks. A hook that returns nothing changes no value. The
+    results of hooks before ``forward``, such as a pruned or normalised weight, are kept from that
+    run.
 
     Args:
-        model: Any.
-        run: Calls it.
+        model: Any module.
+        run: Calls the module.
 
     Yields:
-        What ``run`` returned.
+        The result of ``run``.
     """
     places = [
         hooks
@@ -224,7 +225,7 @@ def _checked(leaf: Tensor, first: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _children(value: Any) -> Any:
-    """What torch itself takes an object apart into, such as a cache of keys and values."""
+    """The parts of an object that torch can flatten, such as a cache of keys and values."""
     if type(value) not in pytree.SUPPORTED_NODES:
         raise ValueError(
             f"a {type(value).__name__} is neither a tensor nor a tuple, list, dictionary or "

@@ -1,4 +1,4 @@
-"""A graph as an engine runs it: fewer nodes, each doing more, the same function in evaluation."""
+"""Lowering a graph for the engine: fewer, fused nodes with the same function in evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,18 +18,18 @@ Tensors = dict[str, NDArray[np.floating]]
 def fold(graph: Graph) -> Graph:
     r"""Lower a graph.
 
-    Nodes that nothing reads go, as do dropout and reshapes that change nothing. With
-    :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`, a BatchNorm becomes
+    Unused nodes, dropout and reshapes without effect are removed. With
+    :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`, a BatchNorm
 
     .. math:: s\,(W x + b - m) + \beta = (s W)\,x + s\,(b - m) + \beta
 
-    in the convolution or linear before it, where nothing else reads that, and ``affine`` anywhere
-    else. Then an addition of two values with one shape, and an activation, go into the
-    convolution, linear or affine whose result only they read. New tensors are computed in
-    float64 and rounded once; zeros stay zeros.
+    is folded into the preceding convolution or linear layer if nothing else reads its result;
+    otherwise it becomes ``affine``. Then an addition of two values of the same shape, and an
+    activation, are fused into the convolution, linear or affine node whose result only they read.
+    New tensors are computed in float64 and rounded once; zeros stay zeros.
 
     Args:
-        graph: As captured; lowering a lowered one changes nothing.
+        graph: A captured graph; a lowered graph is not changed.
 
     Returns:
         The lowered graph, with the tensors that it reads and without a signature.
@@ -64,7 +64,7 @@ def fold(graph: Graph) -> Graph:
 
 
 def _without_identities(graph: Graph) -> tuple[dict[int, Node], int]:
-    """The nodes that the output depends on, by the number of their value."""
+    """The nodes that affect the output, by the numbers of their values."""
     same: dict[int, int] = {0: 0}
     nodes: dict[int, Node] = {}
     for value, node in enumerate(graph.nodes, 1):
@@ -90,7 +90,7 @@ def _count_readers(nodes: Mapping[int, Node], output: int) -> dict[int, int]:
 
 
 def _affine(node: Node, value: int, tensors: Tensors) -> Node:
-    """A BatchNorm with its constants put together, in float64 still."""
+    """A BatchNorm as scale and shift, in float64."""
     t = {role: tensors[name].astype(np.float64) for role, name in node.tensors.items()}
     with np.errstate(all="ignore"):  # a variance below 0 gives NaN, as it does in torch
         scale = t.get("weight", 1.0) / np.sqrt(t["running_var"] + cast(float, node.attrs["eps"]))
@@ -100,7 +100,7 @@ def _affine(node: Node, value: int, tensors: Tensors) -> Node:
 
 
 def _scaled(before: Node, affine: Node, value: int, tensors: Tensors) -> Node:
-    """A convolution or linear that does the work of the affine behind it."""
+    """Fold an affine node into the convolution or linear node before it."""
     scale, shift = (tensors.pop(affine.tensors[role]) for role in ("scale", "shift"))
     weight = tensors[before.tensors["weight"]].astype(np.float64)
     bias = tensors[before.tensors["bias"]] if "bias" in before.tensors else 0.0
@@ -131,7 +131,7 @@ def _takes_activation(node: Node) -> bool:
 
 
 def _add_into(nodes: dict[int, Node], value: int, readers: Mapping[int, int]) -> None:
-    """Let the later of the two summands add the other one, which then is there already."""
+    """Fuse an addition into the node of the later summand, which reads the other one."""
     for late, early in (sorted(nodes[value].inputs, reverse=True), sorted(nodes[value].inputs)):
         node = nodes.get(late)
         if (

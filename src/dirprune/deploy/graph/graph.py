@@ -1,8 +1,8 @@
 """A network as a list of numbered values: what is captured, stored, shrunk, folded and run.
 
 Value 0 is the input, value i + 1 the result of node i. Dimension 0 of every value is the batch,
-written -1; only constants have none. A graph is checked when it is made, so that one that exists
-is consistent: known operators, values in order, attributes of the right kind, shapes that follow.
+written -1; only constants have none. The constructor checks a graph, so every graph is consistent:
+known operators, values in order, attributes of the right kind, correct shapes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +31,8 @@ class Node:
 
     Attributes:
         op: A key of :data:`OPERATORS`.
-        inputs: Numbers of the values it reads, each made before its own.
-        shape: Of its result, -1 (the batch) first; of a constant, without -1.
+        inputs: Numbers of the values that it reads, each smaller than its own.
+        shape: Shape of its result, with -1 (the batch) first; for a constant, without -1.
         attrs: As :data:`OPERATORS` lists them.
         tensors: The role of each tensor, such as ``weight``, with its name in the graph.
         path: Module that it came from, such as ``layer1.0.conv1``.
@@ -51,15 +51,15 @@ class Graph:
     """A network with one input and one output.
 
     Args:
-        shape: Of the input, -1 first.
-        nodes: In an order in which they can be computed.
+        shape: Shape of the input, -1 first.
+        nodes: The nodes, in an order in which they can be computed.
         output: Number of the value that is returned.
         tensors: float32 arrays by name, as in the state dict of the module.
-        signature: What lies side by side in the input and output, if that is several tensors or
-            the network is not called with one tensor and returns one.
+        signature: The tensors of the input and output; None if the network maps one tensor to
+            one tensor.
 
     Raises:
-        ValueError: If anything in it does not fit; the message names the node.
+        ValueError: If the graph is not consistent; the message names the node.
 
     Example:
         >>> weight = np.ones((2, 3), np.float32)
@@ -114,12 +114,12 @@ class Graph:
 def check_node(
     node: Node, shapes: Sequence[Shape], tensors: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    """Refuse a node that does not fit what was made before it.
+    """Refuse a node that does not fit the preceding values.
 
     Args:
-        node: What is checked.
-        shapes: Of all values so far.
-        tensors: Of the graph.
+        node: The node to check.
+        shapes: Shapes of all values so far.
+        tensors: Tensors of the graph.
 
     Raises:
         ValueError: With what is wrong.

@@ -1,4 +1,4 @@
-"""Nodes that the engine has no operator for, written with those that it has."""
+"""Rewriting nodes without an operator in the engine with operators that it has."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from dirprune.deploy.graph.shapes import infer_shape
 
 
 class Lowering:
-    """A graph on its way into the engine's operators.
+    """Rewrites a graph with the engine's operators.
 
     Args:
         graph: As captured.
@@ -67,13 +67,13 @@ class Lowering:
 
 
 def lowered(graph: Graph) -> Graph:
-    """Write a graph with the engine's operators alone.
+    """Rewrite a graph with only the engine's operators.
 
     Args:
-        graph: As captured.
+        graph: A captured graph.
 
     Returns:
-        The same function; the graph itself if it has nothing else.
+        A graph of the same function; the same object if it has no other operators.
     """
     if all(OPERATORS[node.op].lower is None for node in graph.nodes):
         return graph

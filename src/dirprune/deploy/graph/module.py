@@ -1,4 +1,4 @@
-"""A graph as an ordinary module of torch: runs, trains on, saves its state, exports."""
+"""A graph as an ordinary torch module, which can be run, trained, saved and exported."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
@@ -16,7 +16,7 @@ _DTYPES: Mapping[Kind, torch.dtype] = {"int": torch.int64, "bool": torch.bool}
 
 
 class _Plan(NamedTuple):
-    """All that a GraphNet has beside its tensors, in one place that no submodule can name."""
+    """The attributes of a GraphNet except its tensors, outside of the names of submodules."""
 
     shape: Shape
     nodes: tuple[Node, ...]
@@ -29,15 +29,15 @@ class _Plan(NamedTuple):
 class GraphNet(nn.Module):
     """Runs a graph with torch's own operators.
 
-    The state dict has the graph's tensors under their names. In training mode BatchNorm uses and
-    follows the statistics of the batch and dropout drops single elements, as anywhere in torch; a
-    new GraphNet is in evaluation mode, as the graph was when it was captured.
+    The state dict has the graph's tensors under their names. In training mode BatchNorm uses the
+    statistics of the batch and updates its running statistics, and dropout drops elements, as in
+    torch. A new GraphNet is in evaluation mode, like the captured graph.
 
     Args:
-        graph: As captured, or lowered. Its arrays are copied.
+        graph: A captured or lowered graph. Its arrays are copied.
 
     Raises:
-        ValueError: If its tensors have names that no module can have together.
+        ValueError: If the names of its tensors are not possible in one module.
 
     Example:
         >>> from dirprune.deploy import capture
@@ -70,7 +70,7 @@ class GraphNet(nn.Module):
 
     @property
     def graph(self) -> Graph:
-        """The graph with a copy of the module's present tensors."""
+        """The graph with a copy of the module's current tensors."""
         plan = self._plan()
         tensors = {
             name: _find(self, name).detach().to("cpu", torch.float32, copy=True).numpy()
@@ -82,17 +82,17 @@ class GraphNet(nn.Module):
         """Run the network.
 
         Args:
-            x: What the captured network takes, with any batch size; of one with a single input,
-                a tensor with the graph's input shape.
+            x: The first argument of the captured network, with any batch size; for a network with
+                a single input, a tensor with the graph's input shape.
             args: Further arguments.
             kwargs: Arguments by name.
 
         Returns:
-            What the captured network returns; a dataclass comes back as a dictionary.
+            The result of the captured network; a dataclass is returned as a dictionary.
 
         Raises:
             TypeError: If the arguments are not those of the network.
-            ValueError: If a shape is another one.
+            ValueError: If a shape differs.
         """
         plan = self._plan()
         if plan.signature is None:

@@ -72,7 +72,7 @@ def _keep_dropout(program: torch.export.ExportedProgram) -> None:
 
 
 def _obstacles(program: torch.export.ExportedProgram) -> Iterator[Any]:
-    """What is no operator of a graph: to be decomposed, inlined or rid of writing in place."""
+    """Operators to decompose, inline or make functional, because a graph does not have them."""
     for node in program.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, OpOverload | HigherOrder):
             continue

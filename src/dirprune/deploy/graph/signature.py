@@ -1,8 +1,8 @@
-"""How a network is called and what it returns, where that is more than one tensor for another.
+"""Arguments and results of networks that do not map one tensor to one tensor.
 
-A graph has one input and one output. Several tensors lie in them side by side, flattened behind
-the batch, a single one as it is; a :class:`Signature` tells where, and in which tuples and
-dictionaries the network takes and returns them.
+A graph has one input and one output. Several tensors are flattened after the batch and
+concatenated in them. A :class:`Signature` describes their order and sizes, and the nested
+structure of the network's arguments and results.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ class Slot:
     """One tensor of the input or output.
 
     Attributes:
-        shape: With the batch first, as it lies in the graph.
-        kind: Of its elements; integers and booleans are stored as float32.
-        sizes: As the network has it: ``-c`` for c times the batch, which may be anywhere. An
-            output without is the same for every sample.
-        place: How many of the graph's dimensions come before the batch.
+        shape: Shape in the graph, with the batch first.
+        kind: Kind of its elements; integers and booleans are stored as float32.
+        sizes: Sizes in the network, with ``-c`` for c times the batch, in any dimension. An output
+            without the batch is the same for every sample.
+        place: Number of the graph's dimensions before the batch.
     """
 
     shape: Shape
@@ -44,14 +44,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a network takes and returns.
+    """The arguments and the result of a network.
 
     Attributes:
-        names: Of the arguments, in order.
-        arguments: The structure of each.
-        inputs: Their tensors.
-        result: The structure of what is returned.
-        outputs: Its tensors.
+        names: Names of the arguments, in order.
+        arguments: Structures of the arguments.
+        inputs: Tensors of the arguments.
+        result: Structure of the result.
+        outputs: Tensors of the result.
     """
 
     names: tuple[str, ...]
@@ -96,7 +96,7 @@ class Signature:
 
     @staticmethod
     def from_json(text: str) -> "Signature":
-        """Read one that nobody vouches for.
+        """Read an untrusted signature.
 
         Raises:
             ValueError: If it is not valid.

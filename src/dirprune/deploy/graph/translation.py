@@ -24,7 +24,7 @@ _COMPUTED = ("Tensor", "number")
 
 
 class _Blocked:
-    """What stands for a result that could not be captured, or that follows from one."""
+    """Placeholder for a result that could not be captured, or that depends on one."""
 
 
 _BLOCKED = _Blocked()

@@ -1,1 +1,1 @@
-"""Which channels of a network do nothing, and the network without them."""
+"""Removing the channels of a network that have no effect."""

@@ -1,4 +1,4 @@
-"""Which channels of a network can be removed together."""
+"""Channels of a network that can be removed together."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,13 @@ Block = list[tuple[str, int, int]]
 def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Block]:
     """List the channels that :func:`dirprune.deploy.shrink` can remove, with what belongs to each.
 
-    A block holds all that makes one channel: the row of the layer that computes it, its bias, the
-    scale and shift of its normalisation, and the same of every channel that a residual sum, a
-    product or a depthwise layer ties to it; of a grouped convolution, all channels of a group. If
-    all entries of a block are zero, the channel is zero everywhere and ``shrink`` removes it,
-    together with the weights that read it. The blocks do not overlap. Channels that are tied to
-    the network's input or output, or that are mixed by a softmax or layer norm, are in no block.
-    ``shrink`` keeps one channel of every layer.
+    A block contains all parameters of one channel: the row of the layer that computes it, its
+    bias, the scale and shift of its normalisation, and the same for every channel that is
+    connected to it by a residual sum, a product or a depthwise layer; for a grouped convolution,
+    all channels of a group. If all entries of a block are zero, the channel is zero everywhere,
+    and ``shrink`` removes it together with the weights that read it. The blocks do not overlap.
+    Channels that are connected to the network's input or output, or that are mixed by a softmax or
+    layer norm, are in no block. ``shrink`` keeps one channel of every layer.
 
     Args:
         model: As for :func:`dirprune.deploy.capture`; the values of its weights do not matter.
@@ -33,7 +33,7 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
 
     Returns:
         The blocks, in the order in which the network computes them. Entry ``(name, dim, index)``
-        stands for ``model.get_parameter(name).select(dim, index)``.
+        means ``model.get_parameter(name).select(dim, index)``.
 
     Raises:
         ValueError: If the model cannot be captured.

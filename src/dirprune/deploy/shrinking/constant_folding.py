@@ -1,4 +1,4 @@
-"""Constant folding: a branch of a sum or product that holds a constant becomes that constant."""
+"""Constant folding: a constant branch of a sum or product is replaced by the constant."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ _NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
 
 def fold_constants(network: Exact, constants: list[Layout]) -> Exact:
-    """Replace what is constant in every channel, and leave out sums with 0 and products with 1.
+    """Replace values that are constant in every channel; remove sums with 0 and products with 1.
 
-    A residual block whose last filters are all zero cannot be cut: the stream that it adds to
-    stays. But it can be replaced as a whole.
+    The channels of a residual block whose last filters are all zero cannot be cut, because they
+    are added to channels that are kept. But the whole block can be replaced by a constant.
 
     Args:
         network: The graph.
-        constants: What its values hold.
+        constants: The constants in its values.
 
     Returns:
         The graph without such branches; the same object if there are none.

@@ -1,11 +1,11 @@
-r"""Which channels hold the same number whatever the input is, and which number.
+r"""Channels whose value is the same for every input, and these values.
 
-A filter that is all zero gives its bias b everywhere; the BatchNorm after it makes of this
+A filter that is all zero gives its bias b everywhere. The BatchNorm after it gives
 
 .. math:: \beta + \gamma\,(b - \mathrm{mean}) / \sqrt{\mathrm{var} + \epsilon},
 
-as it makes :math:`\beta` of anything where :math:`\gamma = 0`; and so on, through activations,
-pooling, sums, products and concatenations.
+and it gives :math:`\beta` for any input if :math:`\gamma = 0`. Constants are propagated through
+activations, pooling, sums, products and concatenations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ConstantInputs:
-    """What is known of a node's inputs.
+    """The known constants in a node's inputs.
 
     Attributes:
         node: The node.
-        inputs: For each input, the layout of what it holds, NaN where that varies.
+        inputs: For each input, the layout of its constants, NaN where it varies.
         shapes: Of the inputs, the batch first.
         are_constants: Whether each input is a constant of the graph.
         own: The node's tensors by role.
@@ -67,8 +67,8 @@ def find_constants(graph: Graph, tensors: Arrays) -> list[Layout]:
         tensors: Its tensors.
 
     Returns:
-        For every value the layout of what it holds, NaN where that depends on the input. Of a
-        constant, an array that broadcasts to its own shape.
+        For every value the layout of its constants, NaN where it depends on the input. For a
+        constant of the graph, an array that broadcasts to its shape.
     """
     found: list[Layout] = [varying(len(graph.shape) - 1)]
     shapes = graph.shapes

@@ -1,4 +1,4 @@
-"""The graph without the channels that can go."""
+"""Removing channels from a graph."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,17 +14,17 @@ from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
 
 @dataclass
 class NodeCut:
-    """A node on its way to smaller values; the rules of its operator change it.
+    """A node whose channels are being cut by the rules of its operator.
 
     Attributes:
-        number: Of the node.
+        number: Number of the node.
         network: The graph before.
-        held: What its values hold.
-        liveness: What stays of them.
-        shapes: Of the node's inputs, cut.
-        shape: Of its result, cut.
-        input_places: For each input, along each dimension, what stays.
-        places: For the result the same.
+        held: The constants in its values.
+        liveness: The channels that are kept.
+        shapes: Shapes of the node's inputs after cutting.
+        shape: Shape of its result after cutting.
+        input_places: For each input, along each dimension, the kept entries.
+        places: The same for the result.
         tensors: Its tensors by role, cut.
         attrs: Its attributes.
         inputs: The values that it reads.
@@ -43,7 +43,7 @@ class NodeCut:
     inputs: tuple[int, ...]
 
     def drop_dead_inputs(self) -> None:
-        """Read only the values of which something stays."""
+        """Read only the values that have kept channels."""
         kept, layouts = self.liveness.kept, self.liveness.layouts
         self.inputs = tuple(v for v in self.inputs if kept[layouts[v]].any())
 
@@ -62,12 +62,12 @@ class NodeCut:
 
 
 def cut(network: Exact, constants: list[Layout], liveness: Liveness) -> Exact:
-    """Delete what does not stay, and fold the constants among it into the readers' biases.
+    """Remove the channels that are not kept, and fold their constants into the readers' biases.
 
     Args:
         network: The graph.
-        constants: What its values hold.
-        liveness: What stays of them.
+        constants: The constants in its values.
+        liveness: The channels that are kept.
 
     Returns:
         The graph with smaller tensors.
@@ -111,5 +111,5 @@ def _cut_shape(shape: Shape, places: list[Bools]) -> Shape:
 
 
 def _name(node: Node, role: str) -> str:
-    """Name a tensor as before, or a bias that was not there as its module would."""
+    """Return the name of a tensor; a new bias gets the name that its module would give it."""
     return node.tensors.get(role) or ".".join(filter(None, (node.path, role)))

@@ -1,4 +1,4 @@
-"""Which inputs a convolution or linear layer depends on, filter by filter."""
+"""The inputs that each filter of a convolution or linear layer depends on."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,15 +14,14 @@ Bools = NDArray[np.bool_]
 
 
 class FilterInputs(NamedTuple):
-    """What O filters do with the I inputs that each of them has.
+    """The effect of I inputs on each of O filters.
 
     Attributes:
-        varying: Whether a weight that is not zero meets an input that is no constant, with shape
-            (O, I).
-        padded: Whether a constant that is not zero would be missed at the border, where the
-            window reads padding instead, with shape (O, I).
-        gains: The sum of the weights that join them, with shape (O, I).
-        constants: What the inputs hold, NaN where they vary, with shape (O, I) or (1, I).
+        varying: Whether a nonzero weight reads an input that is not constant, with shape (O, I).
+        padded: Whether the window reads padding instead of a nonzero constant at the border, with
+            shape (O, I).
+        gains: The sum of the weights between them, with shape (O, I).
+        constants: Constants in the inputs, NaN where they vary, with shape (O, I) or (1, I).
     """
 
     varying: Bools
@@ -48,13 +47,13 @@ class FilterInputs(NamedTuple):
 def filter_inputs(
     node: Node, shape: Shape, weight: NDArray[Any], constants: NDArray[Any]
 ) -> FilterInputs:
-    """Find what the filters of a node read.
+    """Find the inputs of the filters of a node.
 
     Args:
         node: conv2d or linear.
         shape: Of the value that it reads.
         weight: Its weights.
-        constants: Layout of what the value holds, NaN where it varies.
+        constants: Layout of the constants in the value, NaN where it varies.
 
     Returns:
         An input for every weight's second dimension; with groups, that of the filter's group.

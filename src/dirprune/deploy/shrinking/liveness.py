@@ -1,8 +1,8 @@
-"""Which channels have to stay: those that the output depends on, and what is tied to them.
+"""Liveness: the channels that must be kept, because the output depends on them or on others.
 
-Every channel of every value has a number, and rules say "if these stay, so must those". What
-stays is the smallest set that holds the output and satisfies all rules, so that channels that
-only keep each other alive go together.
+Every channel of every value has a number, and rules have the form "if these are kept, those must
+be kept". The result is the smallest set that contains the output and satisfies all rules, so that
+channels that only depend on each other are removed together.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ REASONS: Mapping[Reason, str] = {
     "read": "a weight reads what a product or pool makes of it, which varies",
     "output": "it belongs to the network's output",
     "padded": "it is a constant that is not zero, and a layer that pads reads it",
-    "mixed": "a softmax, layer norm, mean or reshape runs across the channels",
+    "mixed": "a softmax, layer norm, mean or reshape mixes the channels",
     "last": "a layer must keep one channel",
     "shared": "its tensor is used twice, and it stays in the other place",
     "grouped": "another channel of its group stays",
     "joined": "it is added to, or multiplied with, a channel that stays",
     "shuffled": "channels lie in rows and columns, and both of its own stay",
 }
-"""Why a channel stays, the strongest reason first."""
+"""Reasons why a channel is kept, the strongest first."""
 
 ChannelNumbers = NDArray[np.int64]
 
 ALWAYS = 0
-"""The number of everything that stays in any case."""
+"""The number of everything that is always kept."""
 
 
 class Reads(NamedTuple):
@@ -95,7 +95,7 @@ Rule = Reads | Follows | Forms
 
 @dataclass
 class Liveness:
-    """What stays of a graph, and why.
+    """The kept channels of a graph, and the reasons.
 
     Attributes:
         layouts: For every value, the numbers of its elements.
@@ -123,15 +123,15 @@ def lines(stays: Bools) -> list[Bools]:
 
 
 def find_liveness(graph: Graph, tensors: Arrays, constants: list[Layout]) -> Liveness:
-    """Decide what stays.
+    """Find the channels to keep.
 
     Args:
         graph: With unfolded BatchNorm.
         tensors: Its tensors.
-        constants: What its values hold, as :func:`.constants.find_constants` returns it.
+        constants: The constants in its values, from :func:`.constants.find_constants`.
 
     Returns:
-        The smallest set that leaves the output as it is.
+        The smallest set that does not change the output.
     """
     rules = Rules(graph, tensors, constants)
     kept = np.arange(rules.count) == ALWAYS
@@ -154,7 +154,7 @@ def find_liveness(graph: Graph, tensors: Arrays, constants: list[Layout]) -> Liv
 
 
 def _close(kept: Bools, rules: list[Rule]) -> None:
-    """Apply all rules, the last layers' first, until they ask for nothing more."""
+    """Apply all rules, those of the last layers first, until nothing changes."""
     before = -1
     while (after := int(kept.sum())) != before:
         before = after

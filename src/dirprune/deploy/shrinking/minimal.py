@@ -1,4 +1,4 @@
-"""The smallest graph with the same output: cutting until nothing is left to cut."""
+"""The smallest graph with the same output: cut until nothing more can be cut."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from dirprune.deploy.shrinking.rebuild import Exact, rebuild
 
 
 class Minimal(NamedTuple):
-    """What is left of a graph.
+    """A graph after cutting.
 
     Attributes:
         network: The smaller graph.
-        liveness: Why the rest stays.
-        constants: What its values hold.
+        liveness: The reasons why its channels are kept.
+        constants: The constants in its values.
     """
 
     network: Exact
@@ -32,7 +32,7 @@ def minimize(graph: Graph) -> Minimal:
         graph: With unfolded BatchNorm and finite tensors.
 
     Returns:
-        A graph with the same output in evaluation mode, but for rounding.
+        A graph with the same output in evaluation mode, up to rounding.
     """
     network = rebuild(graph, graph.nodes, graph.tensors)
     while True:

@@ -16,17 +16,17 @@ from dirprune.deploy.shrinking.report import ShrinkReport, make_report
 SCALES = (0.1, 1.0, 10.0)
 """Standard deviations of the random inputs on which a smaller network is verified."""
 TOLERANCE = 1e-9
-"""Largest difference that verification lets pass, relative to the largest output."""
+"""Largest difference that verification accepts, relative to the largest output."""
 
 
 class ShrunkNet(GraphNet):
-    """A network without the channels that did nothing.
+    """A network without the channels that had no effect.
 
-    An ordinary module: its state dict saves and loads, it trains on, exports and is captured. The
-    parameters have the names that they had.
+    It is an ordinary module, which can be saved, loaded, trained, exported and captured. The names
+    of its parameters are those of the original.
 
     Attributes:
-        report: What became of every layer.
+        report: The sizes of every layer before and after.
     """
 
     report: ShrinkReport
@@ -37,32 +37,32 @@ class ShrunkNet(GraphNet):
 
 
 def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
-    r"""Delete the channels that do nothing; in evaluation mode the outputs stay.
+    r"""Remove the channels that have no effect, without changing the outputs in evaluation mode.
 
-    A channel whose filter is all zero, or whose BatchNorm has :math:`\gamma = 0`, holds a constant
+    A channel whose filter is all zero, or whose BatchNorm has :math:`\gamma = 0`, is a constant
 
     .. math:: k = \beta + \gamma\,(b - \mathrm{mean}) / \sqrt{\mathrm{var} + \epsilon},
 
-    and another one after the activation. It goes if k is 0 where it is read, or if its readers do
-    not meet padding, which take :math:`k \sum w` into their biases; a channel that no weight reads
-    goes whatever it holds. Channels that are added or multiplied go together or stay, those of a
-    grouped convolution by whole groups. A layer all of whose channels could go keeps one, so that
-    what is left is an ordinary network for any batch size; a branch of a sum that has become
-    constant is replaced by that constant.
+    and another constant after the activation. It is removed if k = 0 where it is read, or if no
+    reader pads: then :math:`k \sum w` is added to the readers' biases. A channel that no weight
+    reads is always removed. Channels joined by an addition or a product are removed together or
+    not at all; those of a grouped convolution by whole groups. If all channels of a layer could be
+    removed, one is kept, so that the result is an ordinary network for any batch size. A constant
+    branch of a sum is replaced by its constant.
 
-    The result is verified on random inputs in float64, in which it differs by rounding alone.
+    The result is verified on random inputs in float64, where it differs only by rounding.
 
     Args:
-        model: As for :func:`dirprune.deploy.capture`; a ``GraphNet`` has its graph with it. It is
-            not changed.
+        model: As for :func:`dirprune.deploy.capture`, or a ``GraphNet``. It is not changed.
         example_inputs: As for :func:`dirprune.deploy.capture`.
 
     Returns:
         The smaller network in evaluation mode, with float32 parameters on the CPU, frozen where
-        the model's are; its ``report`` says what went and why the rest stays.
+        the model's are. Its ``report`` lists what was removed, and the reasons why other channels
+        were kept.
 
     Raises:
-        ValueError: If the model cannot be captured, or holds NaN or infinity.
+        ValueError: If the model cannot be captured, or contains NaN or infinity.
         RuntimeError: If the outputs differ, which is a bug.
 
     Example:

@@ -1,4 +1,4 @@
-"""Putting a graph together again after its nodes were changed, without what nothing needs."""
+"""Rebuilding a graph from changed nodes, without unused nodes and tensors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +27,10 @@ def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact
     """Make a graph of changed nodes.
 
     Args:
-        graph: What was changed.
-        nodes: One for each of its nodes, reading values by their old numbers; or the number of
-            the value that takes its place.
-        tensors: All that the nodes name, and perhaps more.
+        graph: The original graph.
+        nodes: For each of its nodes, the new node with the old numbers of its inputs, or the
+            number of the value that replaces it.
+        tensors: All tensors that the nodes name; others are dropped.
 
     Returns:
         The graph with the nodes on which the output depends.
@@ -61,7 +61,7 @@ def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact
 
 
 class Store(dict[str, NDArray[Any]]):
-    """Tensors by name, of which two that differ never share one."""
+    """Tensors by name; different tensors have different names."""
 
     def put(self, name: str, tensor: NDArray[Any]) -> str:
         """Add a tensor.

@@ -1,4 +1,4 @@
-"""What became of every layer, and why what does nothing is still there."""
+"""The report of shrinking: sizes of every layer, and reasons for channels that were kept."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ class ShrinkReport:
 
     @property
     def idle(self) -> Mapping[str, int]:
-        """Channels that do nothing and had to stay, by reason, over all layers."""
+        """Channels without effect that were kept, by reason, over all layers."""
         total: Counter[str] = Counter()
         for layer in self.layers:
             total.update(layer.idle)

@@ -1,7 +1,7 @@
-"""What operators do to channels: which stay constant, which must stay together, what is cut.
+"""Effects of operators on channels: which are constant, which are kept together, what is cut.
 
-A record of an operator has one :class:`Channels`. The default knows nothing: the result varies and
-all that the operator reads stays whole.
+The record of an operator has one :class:`Channels`. By default the result varies, and all inputs
+of the operator are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Channels:
     """The rules of one operator; these are those of an operator that mixes everything."""
 
     def constants(self, known: "ConstantInputs") -> Layout:
-        """Return what the result holds, NaN where it depends on the input."""
+        """Return the constants in the result, NaN where it depends on the input."""
         return varying(known.rank)
 
     def numbers(

@@ -1,4 +1,4 @@
-"""What the package knows of one operator: a record that every part of it reads."""
+"""The record of an operator, which all parts of the package use."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,16 +46,16 @@ class Operator:
         shape: The shape of the result, from those of the inputs, tensors and attributes; it
             raises ``ValueError`` if they do not fit each other.
         run: The operator in torch: ``run(inputs, tensors, attributes)``.
-        inputs: Fewest and most values that it reads.
-        tensors: Roles of the tensors that it must have.
-        optional_tensors: Roles of those that it may have.
-        attrs: Attributes that it must have, with their kinds.
-        optional_attrs: Attributes that it may have, with their kinds.
-        captured: The ATen operators that become this one, by name, each with a function that
-            writes the node: ``capture(builder, arguments, result_shapes)``.
+        inputs: Minimum and maximum number of values that it reads.
+        tensors: Roles of the required tensors.
+        optional_tensors: Roles of the optional tensors.
+        attrs: Required attributes with their kinds.
+        optional_attrs: Optional attributes with their kinds.
+        captured: The ATen operators that are captured as this operator, by name, each with a
+            function that writes the node: ``capture(builder, arguments, result_shapes)``.
         onnx: The name of ONNX's operator with the same inputs, or a function that writes it; None
-            where only a lowered graph has this operator.
-        channels: What it does to channels that are constant or that nothing reads.
+            if only lowered graphs have this operator.
+        channels: Its effect on channels that are constant or unused.
         epilogue: Whether a lowered node may also add a residual and apply an activation.
         reads_constants: Whether an input may be a constant; all others have the batch first.
         reads_batch: Whether ``run`` also takes ``batch``, the size of the batch.
