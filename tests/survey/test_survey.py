@@ -269,7 +269,7 @@ def test_repeated_or_changed(
     out = figures["out"]
     before = (out / "landscape.json").read_bytes()
     landscape(runs, out, "--what", ALL)
-    assert "nothing left to do" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     words = ["landscape", *runs, "--out", str(out), *COARSE, "--what", ALL, "--grid", "4"]
     assert cli.main(words) == 2
     assert "grid was 3, now 4" in capsys.readouterr().err

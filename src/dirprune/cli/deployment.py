@@ -44,7 +44,7 @@ def export(
         net, shape = trained_network(Path(source), checkpoint, trust_model=trust_model)
     elif checkpoint is None:
         raise ValueError(
-            f"{source} is no run folder: give one, or the name of a model with --checkpoint"
+            f"{source} is not a run folder: give one, or the name of a model with --checkpoint"
         )
     else:
         net, shape = named_network(source, checkpoint, num_classes=classes, size=size)
@@ -65,7 +65,7 @@ def bench(
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     break_even: bool = False,
 ) -> None:
-    """Measure the latency of a compact file here and in other runtimes, alternately.
+    """Measure the latency of a compact file in dirprune and in other runtimes.
 
     Args:
         model: The compact file, or a run folder that was exported.
@@ -108,7 +108,7 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
 
 
 def _exported(run: Path) -> Path:
-    """The compact file in a run folder."""
+    """Return the compact file in a run folder."""
     file = run / "model.dpz"
     if not file.is_file():
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""The commands that look at runs: landscape and report.
+"""The commands for finished runs: landscape and report.
 
 A command imports what it needs when it runs, so that help and usage errors load no torch.
 """
@@ -56,7 +56,7 @@ def report(
 
 
 def _runs_inside(path: Path) -> list[Path]:
-    """The runs in a folder that is itself none, or the folder."""
+    """Return the runs in a folder, or the folder itself if it is a run."""
     known = ("config.json", "comparison.json", "landscape.json")
     if not path.is_dir() or any((path / name).exists() for name in known):
         return [path]

@@ -1,4 +1,4 @@
-"""Remember that SIGINT came.
+"""Recording of SIGINT.
 
 Python's own code catches KeyboardInterrupt in some places and raises something else: an interrupt
 during the import of ``unicodedata`` comes out as a SyntaxError.
@@ -13,7 +13,7 @@ from types import FrameType
 
 @contextmanager
 def noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGINT came since.
+    """Yield a function that returns whether SIGINT was received since.
 
     SIGINT raises KeyboardInterrupt as before. Where it is ignored, or handled by the program that
     calls the command line, nothing changes.

@@ -14,7 +14,7 @@ from dirprune.train.names import COMPARED
 from dirprune.train.recipes import published
 
 DEMO = TrainConfig()
-"""What the demo trains with each method."""
+"""The config of the demo, for each method."""
 
 
 def _share_cpus() -> None:
@@ -58,7 +58,7 @@ def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool =
     if not is_first():
         return
     if over:
-        print(f"{out} had finished: there was nothing left to do")
+        print(f"{out} is already finished")
     print_runs({config.method: summary})
     print(f"report: {write_report([out], out / 'report.html')}")
 
@@ -70,12 +70,12 @@ def compare(
     seeds: tuple[int, ...] = (1, 2, 3),
     lrs: tuple[float, ...] | None = None,
 ) -> None:
-    """Compare methods: equal epochs, same weights and batches, at gRDA's sparsity.
+    """Compare methods at gRDA's sparsity, with equal epochs, initial weights and batches.
 
     To continue after an interruption, give the same command again.
 
     Args:
-        config: What all runs share; momentum and weight decay are for the methods that have them.
+        config: Settings of all runs; momentum and weight decay apply to the momentum methods.
         out: Folder of the comparison.
         methods: Names of methods.
         seeds: Every method is trained once with each seed.
@@ -108,12 +108,12 @@ def tune(
     To continue after an interruption, give the same command again.
 
     Args:
-        config: The run to choose for; accuracy is taken on held-out training data.
+        config: Config of the final run; accuracy is measured on held-out training data.
         out: Folder of the trials.
         mus: Exponents to try.
         cs: Scales to try with each, smallest first.
-        tune_epochs: Epochs of a trial; the paper's authors advise 1 to 5.
-        tolerance: Accuracy that may be lost against c = 0, as a fraction.
+        tune_epochs: Epochs of a trial; the paper's authors recommend 1 to 5.
+        tolerance: Largest accepted loss of accuracy compared with c = 0, as a share.
     """
     _share_cpus()
     from dirprune.study.tune import tune as tune_trials
@@ -133,7 +133,7 @@ def tune(
 
 
 def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
-    """Train SGD and gRDA on real digits, from the same weights on the same batches; ship both.
+    """Train SGD and gRDA on real digits with the same initial weights and batches; export both.
 
     Args:
         out: Folder of the two run folders and their report.
@@ -160,7 +160,7 @@ def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = F
 
 
 def _ship(runs: list[Path]) -> None:
-    """Export runs and print the result; networks that cannot be exported are named."""
+    """Export runs and print the result, or why a network cannot be exported."""
     from dirprune.cli.shipping import ship
 
     found = {}

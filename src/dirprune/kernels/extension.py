@@ -63,7 +63,7 @@ def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[R
 
     Args:
         rows: Gradients and moments do not matter.
-        g: The threshold of which the weights are the result.
+        g: The threshold of the last step.
         power: p.
         phase: Which lines of long arrays.
 

@@ -1,4 +1,4 @@
-"""A survey under way, as every part of it is given it."""
+"""The context of a running survey, which all its parts receive."""
 
 from dataclasses import dataclass
 

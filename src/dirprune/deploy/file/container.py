@@ -23,7 +23,7 @@ VERSION = 1
 HEAD = struct.Struct("<8sIIIQ16s")
 INDEX_LIMIT = 1 << 26
 _INDEX_RATIO = 256
-"""An index over 64 KiB is at most so many times larger than it is stored."""
+"""Largest ratio of plain to stored size, for an index over 64 KiB."""
 
 DTYPES: Mapping[str, str] = {
     "float32": "f4", "float16": "f2", "bfloat16": "u2", "float64": "f8", "int8": "i1",

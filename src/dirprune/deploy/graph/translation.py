@@ -117,7 +117,7 @@ class Translation:
             return _BLOCKED
 
     def _translate(self, node: FxNode) -> Any:
-        """What stands for a node: a value, a constant, a list of these, or a size."""
+        """The result of a node: a value, a constant, a list of these, or a size."""
         if node.target is operator.getitem:
             source, index = node.args
             held = self._values[source]  # type: ignore[index]
@@ -226,7 +226,7 @@ class Translation:
 
 
 def _number(held: Any) -> Any:
-    """What stands for a number of the program; None for what returns nothing."""
+    """The representation of a number of the program, or None for an empty result."""
     return BatchSize(held.node.expr) if isinstance(held, torch.SymInt | torch.SymFloat) else held
 
 
