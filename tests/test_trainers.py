@@ -1,6 +1,10 @@
 """Every example of docs/trainers.md runs, against the real libraries."""
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,15 @@ SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
 BEGINNING, *EXAMPLES = [
     (section.splitlines()[0], "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)))
     for section in SECTIONS
+    if "```python" in section
 ]
 LIBRARY = {
     "Lightning": "lightning",
     "Hugging Face Trainer": "transformers",
     "accelerate": "accelerate",
     "timm": "timm",
+    "Averaged weights": "lightning",
+    "DeepSpeed ZeRO": "deepspeed",
 }
 QUICK = {"PyTorch", "Lightning", "Hugging Face Trainer", "timm"}
 REACHED = {
@@ -33,6 +40,7 @@ REACHED = {
     "Hugging Face Trainer": 0.8,
     "accelerate": 0.9,
     "timm": 0.9,
+    "torchvision's reference recipe": 0.9,
 }
 
 
@@ -44,6 +52,7 @@ REACHED = {
             *example, id=example[0], marks=[] if example[0] in QUICK else pytest.mark.slow
         )
         for example in EXAMPLES
+        if example[0] != "DeepSpeed ZeRO"
     ],
 )
 def test_examples_run_and_reach_their_sparsity(
@@ -66,6 +75,51 @@ def test_examples_run_and_reach_their_sparsity(
         zeros = sum(int((p == 0).sum()) for p in planned) / sum(p.numel() for p in planned)
         assert abs(zeros - REACHED[title]) < 1e-4
         assert sparsity_report(model).sparsity > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_callback_leaves_sparse_averages() -> None:
+    pytest.importorskip("lightning")
+    code = dict(EXAMPLES)
+    names: dict[str, Any] = {}
+    exec(BEGINNING[1], names)
+    exec(code["Averaged weights"], names)
+    assert sparsity_report(names["model"]).sparsity > 0.8
+    callbacks = "callbacks=[SparsityMonitor()"
+    assert callbacks in code["Lightning"]
+    exec(code["Lightning"].replace(callbacks, f"{callbacks}, SparseAverage()"), names)
+    assert sparsity_report(names["model"]).sparsity > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_deepspeed(stage: int, tmp_path: Path) -> None:
+    """In a process of its own, whose process group does not stay."""
+    pytest.importorskip("deepspeed")
+    code = dict(EXAMPLES)["DeepSpeed ZeRO"].replace('"stage": 2', f'"stage": {stage}')
+    script = tmp_path / "script.py"
+    check = """
+weights = [p for p in model.parameters() if p.dim() > 1]
+zeros = sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+assert abs(zeros - 0.9) < 1e-3, zeros
+print("passed", flush=True)
+import os
+
+os._exit(0)
+"""
+    start = "import deepspeed\n\ndeepspeed.init_distributed('gloo')\n"
+    script.write_text(f"{BEGINNING[1]}\n{start}{code}\n{check}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | alone | address | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert "passed" in run.stdout, run.stderr
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ import dirprune
 from dirprune import cli
 from dirprune.cli import commands, names, training
 from dirprune.cli.options import GROUPS
-from dirprune.cli.parsing import _take_recipe
+from dirprune.cli.parsing import _take_defaults
 from dirprune.models.factory import OWN
 from dirprune.models.names import OWN_NAMES
 from dirprune.study.comparison import Plan
@@ -53,7 +53,36 @@ def test_report_of_two_runs(tmp_path: Path) -> None:
     assert "grda" in page.read_text()
 
 
+def test_a_recorded_config_is_repeated_with_options_on_top(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "again", "other")]
+    assert cli.main([*QUICK, "--seed", "5", "--out", str(runs[0])]) == 0
+    config = str(runs[0] / "config.json")
+    assert cli.main(["train", "--config", config, "--out", str(runs[1])]) == 0
+    assert cli.main(["train", f"--config={runs[0]}", "--lr", "0.2", "--out", str(runs[2])]) == 0
+    first, again, other = (json.loads((run / "config.json").read_text())["config"] for run in runs)
+    assert again == first
+    assert other == first | {"lr": 0.2}
+    weights = [(run / "model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_recorded_config_runs_no_code_without_consent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit(77)")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": {"model": "evil:build"}, "versions": {}}))
+    words = ["train", "--config", str(file), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert "names the code evil:build" in capsys.readouterr().err
+    assert cli.main([*words, "--model", "evil:build"]) == 77
+
+
 MISTAKES = [
+    (["train", "--config"], "--config needs a value"),
+    (["train", "--config", "missing.json", "--out", "OUT"], "missing.json does not exist"),
+    (["train", "--config", "a", "--recipe", "b", "--out", "OUT"], "exclude each other"),
     ([], "a command is missing"),
     (["trian"], "did you mean train?"),
     ([*QUICK, "--out", "OUT", "--data", "digit"], "did you mean digits?"),
@@ -179,7 +208,7 @@ def test_the_lists_of_names_are_complete() -> None:
 
 def test_every_recipe_can_be_compared() -> None:
     for recipe in RECIPES:
-        _, start = _take_recipe(["compare", "--recipe", recipe])
+        _, start = _take_defaults(["compare", "--recipe", recipe])
         Plan(start, COMPARED, (1, 2), (start.lr,))
 
 

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dirprune.train.config import TrainConfig
+from dirprune.train.session import _was_meant_to_be_several, open_accelerator
+
 # Trains with the options given and leaves what this process saw in OUT.RANK.json and .safetensors.
 SCRIPT = """
 import json, signal, sys
@@ -138,6 +141,23 @@ def record(out: Path, name: str, rank: int) -> dict[str, Any]:
 
 def weights(out: Path, name: str, rank: int) -> dict[str, Tensor]:
     return load_file(out / f"{name}.{rank}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warned"), [({}, 1), ({"WORLD_SIZE": "1"}, 0), ({"OMPI_COMM_WORLD_SIZE": "2"}, 0)]
+)
+def test_a_launcher_that_starts_one_process_instead_of_two_is_reported(
+    sizes: dict[str, str],
+    warned: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", **sizes}.items():
+        monkeypatch.setenv(name, value)
+    assert _was_meant_to_be_several() is bool(warned)
+    if not sizes:
+        open_accelerator(TrainConfig(device="cpu"))
+    assert caplog.text.count("use torchrun --nproc_per_node N") == warned
 
 
 @pytest.mark.parametrize("name", ["even", "ragged"])

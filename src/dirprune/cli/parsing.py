@@ -5,15 +5,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
 
+from dirprune._support.files import read_json
 from dirprune.cli import names
 from dirprune.cli.commands import COMMANDS
 from dirprune.cli.options import config_options
 from dirprune.cli.training import DEMO
-from dirprune.train.config import TrainConfig
+from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.recipes import RECIPES, get_recipe
 
 PER_RUN = ("method", "seed", "batch_seed")
@@ -45,36 +47,67 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         for option, instead in (("--method", "--methods"), ("--seed", "--seeds")):
             if any(word.partition("=")[0] == option for word in arguments):
                 raise UsageError(f"compare has no {option}: use {instead} with one or more values")
-    arguments, start = _take_recipe(arguments)
+    arguments, start = _take_defaults(arguments)
     with _parse_errors(arguments):
         parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             {name: _deferred(name, function, start) for name, function in COMMANDS.items()},
             prog="dirprune",
             description="Train sparse with gRDA. For all commands: --debug shows the traceback "
             "of an error, --version prints the version. For train, compare and tune: --recipe "
-            f"NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}).",
+            f"NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}), and --config "
+            "FILE those of the config.json of a run.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     return parsed
 
 
-def _take_recipe(arguments: list[str]) -> tuple[list[str], TrainConfig]:
-    """Remove --recipe NAME from the command line, and return the recipe's config as defaults."""
-    start, left = DEMO, list(arguments)
-    for at, word in enumerate(arguments):
-        option, equals, name = word.partition("=")
-        if option == "--recipe":
-            if not equals and at + 1 == len(arguments):
-                raise UsageError(f"--recipe needs a name: {', '.join(RECIPES)}")
-            name = name if equals else arguments[at + 1]
-            names.check_name("recipe", name, tuple(RECIPES))
-            start, left[at : at + 1 + (not equals)] = get_recipe(name), []
-            break
+def _take_defaults(arguments: list[str]) -> tuple[list[str], TrainConfig]:
+    """Remove --recipe and --config from the command line; return the config of the defaults."""
+    left, recipe = _take_option(arguments, "--recipe", ", ".join(RECIPES))
+    left, file = _take_option(left, "--config", "the config.json of a run")
+    start = DEMO
+    if recipe is not None and file is not None:
+        raise UsageError("--recipe and --config exclude each other: give one of them")
+    if recipe is not None:
+        names.check_name("recipe", recipe, tuple(RECIPES))
+        start = get_recipe(recipe)
+    if file is not None:
+        start = _recorded_config(Path(file), left)
     if arguments[:1] == ["compare"] and not start.momentum:
         # the usual values for the methods with momentum
         start = replace(start, momentum=0.9, weight_decay=start.weight_decay or 5e-4)
     return left, start
+
+
+def _take_option(arguments: list[str], option: str, needed: str) -> tuple[list[str], str | None]:
+    """Remove an option with a value; return the other words and the value."""
+    for at, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name == option:
+            if not equals and at + 1 == len(arguments):
+                raise UsageError(f"{option} needs a value: {needed}")
+            after = at + 1 if equals else at + 2
+            return arguments[:at] + arguments[after:], value if equals else arguments[at + 1]
+    return arguments, None
+
+
+def _recorded_config(path: Path, arguments: list[str]) -> TrainConfig:
+    """Read the config of a run; code that it names runs only if the command line names it too."""
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"--config {file} does not exist: give the config.json of a run")
+    fields = read_json(file).get("config")
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} is not the config.json of a run: it has no config")
+    config = config_from_json(fields, str(file))
+    is_given = any(word.partition("=")[0] == "--model" for word in arguments)
+    if ":" in config.model and not config.model.startswith("timm:") and not is_given:
+        raise ValueError(
+            f"{file} names the code {config.model} as its model: check it, then add "
+            f"--model {config.model}"
+        )
+    return config
 
 
 def _deferred(
@@ -156,7 +189,7 @@ def _option(argument: Any) -> str:
 
 
 def _unrecognized(tokens: list[str], command: str) -> str:
-    known = {"--help", "--version", "--debug", "--recipe"}
+    known = {"--help", "--version", "--debug", "--recipe", "--config"}
     if command:
         parameters = inspect.signature(COMMANDS[command]).parameters
         known |= {f"--{name.replace('_', '-')}" for name in parameters if name != "config"}

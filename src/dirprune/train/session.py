@@ -1,5 +1,6 @@
 """Model, optimizer, data and device of a run, and its state as a checkpoint."""
 
+import logging
 import math
 import os
 import sys
@@ -25,6 +26,8 @@ from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.weights import load_weights, read_weights
+
+_log = logging.getLogger(__name__)
 
 _MIXED = {"float64": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -130,9 +133,24 @@ def open_accelerator(config: TrainConfig) -> Any:
         ValueError: If this machine lacks the device or the precision.
     """
     device = _device_type(config)
+    if _was_meant_to_be_several():
+        _log.warning(
+            "accelerate launch --cpu starts one process, whatever --num_processes says: use "
+            "torchrun --nproc_per_node N for several processes on CPUs"
+        )
     # Without this, accelerate refuses a second run with another device in the same process.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
+
+
+def _was_meant_to_be_several() -> bool:
+    """Whether accelerate's launcher was given several processes on the CPU and started one.
+
+    It then names the address of a process group without its size; MPI would set the size.
+    """
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
+    return on_cpu and "MASTER_PORT" in os.environ and not any(s in os.environ for s in sizes)
 
 
 def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
