@@ -275,7 +275,7 @@ def test_repeated_or_changed(
     assert "grid was 3, now 4" in capsys.readouterr().err
     words = ["landscape", *reversed(runs), "--out", str(out), *COARSE, "--what", ALL]
     assert cli.main(words) == 2
-    assert "the networks or the data are others" in capsys.readouterr().err
+    assert "the networks or the data differ" in capsys.readouterr().err
     assert (out / "landscape.json").read_bytes() == before
 
 
