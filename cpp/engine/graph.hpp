@@ -31,7 +31,7 @@ using Shape = std::vector<std::int64_t>;
     X(clamp) X(minimum) X(maximum) X(pow) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(where) \
     X(sum) X(amax) X(amin) X(prod) X(argmax) X(argmin) X(cumsum) X(expand) X(take) \
     X(embedding) X(gather) X(matmul) X(group_norm) X(conv1d) X(conv_transpose2d) \
-    X(dilate) X(batch_size) X(batch_index)
+    X(dilate) X(batch_size) X(batch_index) X(conv3d) X(sort) X(argsort)
 #define DIRPRUNE_ROLES(X) \
     X(weight) X(bias) X(running_mean) X(running_var) X(scale) X(shift) X(value) \
     X(num_batches_tracked) X(index)
@@ -40,7 +40,7 @@ using Shape = std::vector<std::int64_t>;
     X(eps) X(slope) X(alpha) X(tanh) X(dim) X(scalar) X(reversed) X(start) X(end) \
     X(step) X(kernel) X(ceil_mode) X(count_include_pad) X(output) X(dims) X(keepdim) \
     X(size) X(value) X(align_corners) X(p) X(momentum) X(trained) X(beta) X(threshold) \
-    X(exponent) X(low) X(high) X(output_padding)
+    X(exponent) X(low) X(high) X(output_padding) X(descending)
 // clang-format on
 #define DIRPRUNE_ENUMERATOR(name) name,
 enum class Op : std::uint8_t { DIRPRUNE_OPS(DIRPRUNE_ENUMERATOR) };

@@ -69,6 +69,31 @@ def resampling(m: Any, x: Tensor) -> Tensor:
             + F.interpolate(x, scale_factor=1.9, mode="bilinear")[:, :, :7, :9])  # fmt: skip
 
 
+def volumes(m: Any, x: Tensor) -> Tensor:
+    y = m.bn(m.conv(x)).relu()
+    return F.avg_pool3d(m.grouped(y), 2, 1, 1) + F.avg_pool3d(
+        m.grouped(y), 2, 1, 1, count_include_pad=False
+    )
+
+
+def pooled_volumes(m: Any, x: Tensor) -> Tensor:
+    y = F.max_pool3d(x, (2, 3, 2), (1, 2, 2), (0, 1, 1), ceil_mode=True)
+    z = F.interpolate(y, (5, 4, 6)) + F.interpolate(y, (5, 4, 6), mode="trilinear")
+    return F.adaptive_avg_pool3d(z, (2, 3, 4)) + F.adaptive_max_pool3d(z, (2, 3, 4))
+
+
+def sorting(m: Any, x: Tensor) -> Tensor:
+    values, places = x.topk(2, 1)
+    smallest = x.topk(2, 1, largest=False)[0]
+    middle = x.median(2, keepdim=True)
+    return (values + places + smallest + x.sort(2, descending=True)[0][:, :2]
+            + x.argsort(-1)[:, :2] + middle[0][:, :2] + middle[1][:, :2])  # fmt: skip
+
+
+def distances(m: Any, x: Tensor) -> Tensor:
+    return sum(torch.cdist(x, m.centres, p) for p in (0.5, 1.0, 2.0, float("inf")))  # type: ignore[return-value]
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (lambda: Written(attention, qkv=nn.Linear(16, 48)), (7, 16)),
     "sequence first": (
@@ -108,6 +133,21 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resampling": (lambda: Written(resampling), (3, 5, 5)),
     "pixel shuffle": (
         lambda: nn.Sequential(nn.PixelShuffle(2), nn.ChannelShuffle(2)), (8, 5, 5)
+    ),
+    "volumes": (
+        lambda: Written(volumes, conv=nn.Conv3d(4, 6, 3, (1, 2, 1), (1, 0, 1), (2, 1, 1)),
+                        bn=nn.BatchNorm3d(6), grouped=nn.Conv3d(6, 4, 2, groups=2)),
+        (4, 6, 9, 6),
+    ),
+    "pooled volumes": (lambda: Written(pooled_volumes), (3, 4, 5, 6)),
+    "sorting": (lambda: Written(sorting), (4, 5)),
+    "distances": (lambda: Written(distances, centres=nn.Parameter(torch.randn(6, 3))), (5, 3)),
+    "bilinear": (
+        lambda: Written(lambda m, x: m.f(x[..., :3], x[..., 3:]), f=nn.Bilinear(3, 2, 4)), (6, 5)
+    ),
+    "resampled sequence": (
+        lambda: Written(lambda m, x: F.interpolate(x, 7) + F.interpolate(x, 7, mode="linear")),
+        (3, 5),
     ),
     "einsum": (lambda: Written(lambda m, x: torch.einsum("bij,kj->bik", x, m.w),
                                w=nn.Parameter(torch.randn(5, 4))), (3, 4)),

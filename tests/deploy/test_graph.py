@@ -49,7 +49,8 @@ def test_codes_are_frozen() -> None:
         "upsample_bilinear layer_norm dropout exp log abs sqrt rsqrt sin cos erf floor ceil round "
         "sign trunc log1p expm1 mish selu logical_not softplus power clamp minimum maximum pow eq "
         "ne lt le gt ge where sum amax amin prod argmax argmin cumsum expand take embedding "
-        "gather matmul group_norm conv1d conv_transpose2d dilate batch_size batch_index"
+        "gather matmul group_norm conv1d conv_transpose2d dilate batch_size batch_index "
+        "conv3d sort argsort"
     )
     assert " ".join(ROLES) == (
         "weight bias running_mean running_var scale shift value num_batches_tracked index"
@@ -58,7 +59,7 @@ def test_codes_are_frozen() -> None:
         "stride padding dilation groups activation activation_parameter eps slope alpha tanh dim "
         "scalar reversed start end step kernel ceil_mode count_include_pad output dims keepdim "
         "size value align_corners p momentum trained beta threshold exponent low high "
-        "output_padding"
+        "output_padding descending"
     )
     for rule in OPERATORS.values():
         assert {*rule.tensors, *rule.optional_tensors} <= set(ROLES)

@@ -11,7 +11,8 @@ from torch import nn
 
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
 from deploy.networks import NETWORKS, inputs, sparsify
-from dirprune.deploy import export_onnx, shrink
+from deploy.test_coverage import CASES
+from dirprune.deploy import capture, export_onnx, shrink
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 
@@ -132,3 +133,17 @@ def test_where_there_is_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     written = export_onnx(nn.Linear(3, 2), tmp_path / "model.onnx", torch.ones(2, 3))
     assert written.difference is None
     assert "pip install onnxruntime" in str(written)
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_networks_as_people_write_them(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = CASES[name]
+    model = make().eval()
+    graph = capture(model, torch.randn(2, *shape))
+    for batch in (1, 5):
+        x = torch.randn(batch, *shape)
+        expected = model(x).numpy()
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(run(graph, x), expected, rtol=0, atol=1e-5 * largest)

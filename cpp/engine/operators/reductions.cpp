@@ -148,6 +148,31 @@ void cumsum(const Call& c) {
     });
 }
 
+// Stable, NaN as the largest: the elements, or the places that they had.
+template <bool places>
+void sort(const Call& c) {
+    const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
+    const bool descending = c.node.integer(Key::descending) != 0;
+    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+        std::vector<std::pair<float, std::int64_t>> row(count(s.along));
+        const auto below = [&](const auto& a, const auto& b) {
+            const bool a_nan = a.first != a.first, b_nan = b.first != b.first;
+            if (a_nan || b_nan) return descending ? a_nan && !b_nan : b_nan && !a_nan;
+            return descending ? b.first < a.first : a.first < b.first;
+        };
+        for (std::int64_t i = first; i < last; ++i)
+            for (std::int64_t k = 0; k < s.after; ++k) {
+                const std::int64_t at = i * s.along * s.after + k;
+                for (std::int64_t j = 0; j < s.along; ++j)
+                    row[count(j)] = {c.inputs[0].data[at + j * s.after], j};
+                std::stable_sort(row.begin(), row.end(), below);
+                for (std::int64_t j = 0; j < s.along; ++j)
+                    c.out[at + j * s.after] =
+                        places ? static_cast<float>(row[count(j)].second) : row[count(j)].first;
+            }
+    });
+}
+
 template <auto start, auto f>
 Operator reduction() {
     return {.attributes = {{Key::dims, Kind::integers}, {Key::keepdim, Kind::flag}},
@@ -168,6 +193,10 @@ void add_reductions(OperatorTable& table) {
         at(table, op) = {.attributes = {{Key::dim, Kind::integer}, {Key::keepdim, Kind::flag}},
                          .shape = one_shape,
                          .run = op == Op::argmax ? place<true> : place<false>};
+    for (Op op : {Op::sort, Op::argsort})
+        at(table, op) = {.attributes = {{Key::dim, Kind::integer}, {Key::descending, Kind::flag}},
+                         .shape = cumsum_shape,
+                         .run = op == Op::sort ? sort<false> : sort<true>};
     at(table, Op::cumsum) = {
         .attributes = {{Key::dim, Kind::integer}}, .shape = cumsum_shape, .run = cumsum};
     at(table, Op::mean) = {

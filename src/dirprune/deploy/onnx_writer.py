@@ -152,6 +152,12 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), [result], result, **attrs))
         return result
 
+    def add_several(
+        self, op: str, inputs: Sequence[str], names: Sequence[str], **attrs: Any
+    ) -> None:
+        """Write a node of ONNX with several results."""
+        self.nodes.append(helper.make_node(op, list(inputs), list(names), names[0], **attrs))
+
     def tensor(self, array: NDArray[Any], name: str) -> str:
         """Add a tensor and return its name."""
         self.tensors[name] = array

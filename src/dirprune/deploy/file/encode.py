@@ -25,7 +25,7 @@ KEYS = (
     "slope", "alpha", "tanh", "dim", "scalar", "reversed", "start", "end", "step", "kernel",
     "ceil_mode", "count_include_pad", "output", "dims", "keepdim", "size", "value",
     "align_corners", "p", "momentum", "trained", "beta", "threshold", "exponent", "low", "high",
-    "output_padding",
+    "output_padding", "descending",
 )  # fmt: skip
 _OP = {op: code for code, op in enumerate(OPS)}
 _ROLE = {role: code for code, role in enumerate(ROLES)}

@@ -17,7 +17,9 @@ from dirprune.deploy.graph.operators.pooling import POOLING
 from dirprune.deploy.graph.operators.record import Operator
 from dirprune.deploy.graph.operators.reductions import REDUCTIONS
 from dirprune.deploy.graph.operators.resizing import RESIZING
+from dirprune.deploy.graph.operators.sorting import SORTING
 from dirprune.deploy.graph.operators.transposed import TRANSPOSED
+from dirprune.deploy.graph.operators.volumes import VOLUMES
 
 CODES = (
     "conv2d", "linear", "batch_norm", "affine", "relu", "relu6", "leaky_relu", "elu", "gelu",
@@ -30,12 +32,13 @@ CODES = (
     "minimum", "maximum", "pow", "eq", "ne", "lt", "le", "gt", "ge", "where", "sum", "amax",
     "amin", "prod", "argmax", "argmin", "cumsum", "expand", "take", "embedding", "gather",
     "matmul", "group_norm", "conv1d", "conv_transpose2d", "dilate", "batch_size", "batch_index",
+    "conv3d", "sort", "argsort",
 )  # fmt: skip
 """The operators in the order of their codes in files: new ones go to the end."""
 
 _ALL = {**CONVOLUTIONS, **LINEAR, **POINTWISE, **ARITHMETIC, **NORMALISATION, **MOVES, **POOLING,
         **REDUCTIONS, **RESIZING, **FUNCTIONS, **COMPARISON, **INDEXING, **ATTENTION,
-        **TRANSPOSED, **BATCH}  # fmt: skip
+        **TRANSPOSED, **BATCH, **VOLUMES, **SORTING}  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {name: _ALL[name] for name in CODES}
 """Every operator's record by its name."""

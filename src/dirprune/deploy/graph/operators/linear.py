@@ -35,6 +35,21 @@ def _capture_linear(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("linear", [a.input], {}, {"weight": a.weight, "bias": a.bias})
 
 
+def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write x^T W_o y for every output o."""
+    from dirprune.deploy.graph.values import Constant
+
+    outputs, left, right = a.weight.tensor.shape
+    rows = a.weight.tensor.permute(0, 2, 1).reshape(outputs * right, left).contiguous()
+    b.axis(a.input1, -1)
+    products = b.add("linear", [a.input1], {}, {"weight": Constant(rows)})
+    ahead = b.sizes(a.input1)[:-1]
+    products = b.reshape(products, (*ahead, outputs, right))
+    products = b.combine("mul", [products, b.reshape(a.input2, (*ahead, 1, right))])
+    y = b.reduce("sum", products, -1, False)
+    return y if a.bias is None else b.combine("add", [y, a.bias])
+
+
 def _write_linear(w: "Writer", n: "OnnxNode") -> None:
     if len(n.shape) == 2:
         inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
@@ -55,7 +70,7 @@ LINEAR = {
         tensors=("weight",),
         optional_tensors=("bias",),
         optional_attrs=EPILOGUE,
-        captured={"linear": _capture_linear},
+        captured={"linear": _capture_linear, "bilinear": _capture_bilinear},
         onnx=_write_linear,
         channels=Filters(-1),
         epilogue=True,

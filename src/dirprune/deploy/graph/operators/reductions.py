@@ -101,6 +101,26 @@ def _capture_deviation(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("sqrt", [_capture_variance(b, a, results)])
 
 
+def _capture_cdist(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write (sum |x_i - y_j|^p)^(1/p) for all pairs of rows."""
+    first = getattr(a, "x1", None)
+    x, y = (a.self, a.other) if first is None else (first, a.x2)
+    *ahead, rows, width = b.sizes(x)
+    x = b.reshape(x, (*ahead, rows, 1, width))
+    *ahead, rows, width = b.sizes(y)
+    y = b.reshape(y, (*ahead, 1, rows, width))
+    p, apart = float(a.p), b.combine("sub", [x, y])
+    if p == 2:
+        return b.add("sqrt", [b.reduce("sum", b.add("mul", [apart, apart]), -1, False)])
+    apart = b.add("abs", [apart])
+    if p in (1, np.inf):
+        return b.reduce("sum" if p == 1 else "amax", apart, -1, False)
+    if p == 0:
+        return b.reduce("sum", b.add("sign", [apart]), -1, False)
+    total = b.reduce("sum", b.add("power", [apart], {"exponent": p}), -1, False)
+    return b.add("power", [total], {"exponent": 1 / p})
+
+
 def _capture_place(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         return b.reduce_one(op, a.self, a.dim, a.keepdim)
@@ -184,7 +204,10 @@ REDUCTIONS = {
         channels=Reduced(),
     ),
     "sum": _reduction(
-        "sum", lambda x, t, a: x[0].sum(a["dims"], bool(a["keepdim"])), "ReduceSum", {}
+        "sum",
+        lambda x, t, a: x[0].sum(a["dims"], bool(a["keepdim"])),
+        "ReduceSum",
+        {"cdist": _capture_cdist, "_cdist_forward": _capture_cdist},
     ),
     "amax": _reduction(
         "amax",

@@ -112,7 +112,8 @@ def _resample(
     more = {} if mode.startswith("nearest") else {"align_corners": bool(a.align_corners)}
     if antialias:
         more["antialias"] = True
-    for dim in (3, 2):
+    rank = len(results[0])
+    for dim in range(rank - 1, 1, -1):
         size = b.sizes(x)[dim]
         units = torch.eye(size)[None, :, None]
         if a.scale_factors:
@@ -120,7 +121,8 @@ def _resample(
         else:
             how = {"size": (1, results[0][dim])}
         matrix = F.interpolate(units, mode=mode, **how, **more)[0, :, 0].t()
-        order = [0, 1, 3, 2] if dim == 2 else [0, 1, 2, 3]
+        order = list(range(rank))
+        order[dim], order[-1] = order[-1], order[dim]
         tensors = {"weight": Constant(matrix.contiguous())}
         x = b.permute(b.add("linear", [b.permute(x, order)], {}, tensors), order)
     return x
@@ -171,7 +173,12 @@ RESIZING = {
         attrs={"output": "pair"},
         captured={
             "upsample_nearest2d": _capture_nearest,
-            "_upsample_nearest_exact2d": _capture_resample("nearest-exact"),
+            "upsample_nearest1d": _capture_resample("nearest"),
+            "upsample_nearest3d": _capture_resample("nearest"),
+            **dict.fromkeys(
+                (f"_upsample_nearest_exact{dims}d" for dims in (1, 2, 3)),
+                _capture_resample("nearest-exact"),
+            ),
         },
         onnx=_write_nearest,
         channels=Spatial(),
@@ -182,6 +189,8 @@ RESIZING = {
         attrs={"output": "pair", "align_corners": "flag"},
         captured={
             "upsample_bilinear2d": _capture_bilinear,
+            "upsample_linear1d": _capture_resample("bilinear"),
+            "upsample_trilinear3d": _capture_resample("bilinear"),
             "upsample_bicubic2d": _capture_resample("bicubic"),
             "_upsample_bilinear2d_aa": _capture_resample("bilinear", antialias=True),
             "_upsample_bicubic2d_aa": _capture_resample("bicubic", antialias=True),

@@ -1,0 +1,179 @@
+"""Convolution and pooling of volumes, which the engine computes as maps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dirprune.deploy.graph.operators.lazy_torch import F
+from dirprune.deploy.graph.operators.record import (
+    Attributes,
+    Operator,
+    Shape,
+    TensorShapes,
+    check_rank,
+    check_vectors,
+    count_windows,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.graph import Node
+    from dirprune.deploy.graph.lowering import Lowering
+    from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.onnx_writer import OnnxNode, Writer
+
+
+def _triple(value: Any) -> tuple[int, int, int]:
+    """Three integers of one, or of a list of one or three."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return (values[0], values[len(values) // 2], values[-1])
+
+
+def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
+    weight, groups = tensors["weight"], attrs["groups"]
+    check_rank(x[0], 5)
+    check_rank(weight, 5)
+    if groups < 1 or weight[0] % groups or x[0][1] != weight[1] * groups:
+        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
+    check_vectors(tensors, {"bias": weight[0]})
+    padding = attrs["padding"]
+    if (len(attrs["stride"]), len(padding), len(attrs["dilation"])) != (3, 6, 3):
+        raise ValueError("needs three strides and dilations, and six paddings")
+    windows = zip(x[0][2:], weight[2:], attrs["stride"], padding[::2], padding[1::2],
+                  attrs["dilation"])  # fmt: skip
+    return (-1, weight[0], *(count_windows(*window) for window in windows))
+
+
+def _run_conv3d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> "Tensor":
+    front, back, top, bottom, left, right = a["padding"]
+    y = F.pad(x[0], (left, right, top, bottom, front, back))
+    return F.conv3d(y, t["weight"], t.get("bias"), a["stride"], 0, a["dilation"], a["groups"])
+
+
+def _capture_conv3d(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    dilation, kernel = _triple(a.dilation), b.sizes(a.weight)[2:]
+    if isinstance(a.padding, str):
+        total = [d * (k - 1) * (a.padding == "same") for d, k in zip(dilation, kernel)]
+        padding = tuple(side for t in total for side in (t // 2, t - t // 2))
+    else:
+        padding = tuple(side for p in _triple(a.padding) for side in (p, p))
+    attrs: Any = {"stride": _triple(a.stride), "padding": padding, "dilation": dilation,
+                  "groups": a.groups}  # fmt: skip
+    return b.add("conv3d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+
+
+def _write_conv3d(w: "Writer", n: "OnnxNode") -> None:
+    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
+    a = n.attrs
+    w.add("Conv", inputs, n.name, pads=[*a["padding"][::2], *a["padding"][1::2]],
+          strides=a["stride"], dilations=a["dilation"], group=a["groups"])  # fmt: skip
+
+
+def _lower_conv3d(lowering: "Lowering", node: "Node") -> int:
+    """Every place along the depth as a group of one convolution of maps.
+
+    The channels of a group are those of the input at the depths that the window covers.
+    """
+    a: Mapping[str, Any] = node.attrs
+    value, groups, padding = node.inputs[0], a["groups"], a["padding"]
+    _, channels, depth, height, width = lowering.shape(value)
+    outputs, own, taps, *kernel = lowering.tensor(node, "weight").shape
+    deep = node.shape[2]
+    x = lowering.add("reshape", [value], {"size": (-1, channels, depth, height * width)})
+    if any(padding[:2]):
+        x = lowering.add("pad", [x], {"padding": (*padding[:2], 0, 0), "value": 0.0})
+    starts = np.arange(deep)[:, None] * a["stride"][0]
+    places = (starts + np.arange(taps) * a["dilation"][0]).ravel().astype(np.float32)
+    x = lowering.add("take", [x], {"dim": 2}, {"index": places})
+    size = (-1, groups, own, deep, taps * height * width)
+    x = lowering.add("reshape", [x], {"size": size})
+    x = lowering.add("permute", [x], {"dims": (0, 3, 1, 2, 4)})
+    size = (-1, deep * groups * own * taps, height, width)
+    x = lowering.add("reshape", [x], {"size": size})
+    weight = lowering.tensor(node, "weight").reshape(outputs, own * taps, *kernel)
+    tensors = {"weight": np.tile(weight, (deep, 1, 1, 1))}
+    if "bias" in node.tensors:
+        tensors["bias"] = np.tile(lowering.tensor(node, "bias"), deep)
+    attrs = {"stride": a["stride"][1:], "padding": padding[2:], "dilation": a["dilation"][1:],
+             "groups": deep * groups}  # fmt: skip
+    y = lowering.add("conv2d", [x], attrs, tensors)
+    y = lowering.add("reshape", [y], {"size": (-1, deep, outputs, *node.shape[3:])})
+    return lowering.add("permute", [y], {"dims": (0, 2, 1, 3, 4)})
+
+
+def _along_depth(
+    b: "Builder", x: "Value", maps: Callable[..., Any], depth: Callable[..., Any]
+) -> "Value":
+    """Apply one function to (height, width), and one to (depth, height x width)."""
+    y = b.map(x, maps)
+    *ahead, deep, high, wide = b.sizes(y)
+    y = b.map(b.reshape(y, (*ahead, deep, high * wide)), depth)
+    return b.reshape(y, (*ahead, b.sizes(y)[-2], high, wide))
+
+
+def _capture_pool(op: str) -> Callable[..., Any]:
+    """A window is a product of intervals: pool the maps, then along the depth."""
+
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        if getattr(a, "divisor_override", None) is not None:
+            raise ValueError("overrides the divisor")
+        kernel = _triple(a.kernel_size)
+        every = {"kernel": kernel, "stride": _triple(a.stride) if a.stride else kernel,
+                 "padding": _triple(a.padding)}  # fmt: skip
+        flags: dict[str, Any] = {"ceil_mode": int(a.ceil_mode)}
+        if op == "avg_pool2d":
+            flags["count_include_pad"] = int(a.count_include_pad)
+        else:
+            every["dilation"] = _triple(a.dilation)
+        maps = {key: values[1:] for key, values in every.items()}
+        depth = {key: (values[0], int(key != "padding")) for key, values in every.items()}
+        return _along_depth(
+            b,
+            a.self,
+            lambda x: b.add(op, [x], {**maps, **flags}),
+            lambda x: b.add(op, [x], {**depth, **flags}),
+        )
+
+    return capture
+
+
+def _capture_adaptive(op: str) -> Callable[..., Any]:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        deep, high, wide = results[0][-3:]
+        return _along_depth(
+            b,
+            a.self,
+            lambda x: b.add(op, [x], {"output": (high, wide)}),
+            lambda x: b.add(op, [x], {"output": (deep, high * wide)}),
+        )
+
+    return capture
+
+
+def _without_indices(capture: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda b, a, results: [capture(b, a, results), None]
+
+
+VOLUMES = {
+    "conv3d": Operator(
+        _conv3d_shape,
+        _run_conv3d,
+        tensors=("weight",),
+        optional_tensors=("bias",),
+        attrs={"stride": "ints", "padding": "ints", "dilation": "ints", "groups": "int"},
+        captured={
+            "conv3d": _capture_conv3d,
+            "max_pool3d": _capture_pool("max_pool2d"),
+            "max_pool3d_with_indices": _without_indices(_capture_pool("max_pool2d")),
+            "avg_pool3d": _capture_pool("avg_pool2d"),
+            "adaptive_avg_pool3d": _capture_adaptive("adaptive_avg_pool2d"),
+            "_adaptive_avg_pool3d": _capture_adaptive("adaptive_avg_pool2d"),
+            "adaptive_max_pool3d": _without_indices(_capture_adaptive("adaptive_max_pool2d")),
+        },
+        onnx=_write_conv3d,
+        lower=_lower_conv3d,
+    ),
+}
