@@ -56,7 +56,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/step.py
 
 models: .venv/dev
-	$(BIN)/python benchmarks/models.py --csv results/models/torchvision.csv
+	$(BIN)/pip install --quiet segmentation_models_pytorch
+	$(BIN)/python benchmarks/models.py
 
 # The parser of the engine's files under AddressSanitizer and UBSan, for a minute, by libFuzzer;
 # on Debian: apt install clang

@@ -34,7 +34,7 @@ inception_next_atto:64 hiera_tiny_224:224 efficientvit_m0:224
 """
 
 SEGMENTATION = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
-POINTERS = ("Unet", "FPN", "DeepLabV3", "MAnet", "PSPNet", "UnetPlusPlus", "Linknet", "PAN")
+POINTERS = ("Unet", "FPN", "DeepLabV3", "MAnet", "PSPNet", "UnetPlusPlus", "Linknet")
 
 
 def images(side: int, batch: int) -> Tensor:

@@ -51,6 +51,14 @@ def functions(m: Any, x: Tensor) -> Tensor:
             + F.log_softmax(x, 1) + F.normalize(x))  # fmt: skip
 
 
+def more_functions(m: Any, x: Tensor) -> Tensor:
+    y = x.abs() + 0.5
+    spread, mean = torch.var_mean(x, 2, keepdim=True)
+    return (F.softplus(x, 3.0, 1.0) + torch.fmod(x, 2) + torch.remainder(2.0, y) + x.exp2()
+            + torch.where(x.isnan(), 0.0, x) + y.log2() + y.log10() + torch.hypot(x, y)
+            + spread + mean + torch.std_mean(x, 2, keepdim=True)[0])  # fmt: skip
+
+
 def reductions(m: Any, x: Tensor) -> Tensor:
     return (x.sum(1) + x.amax(1) + x.var(1) + x.std(1, unbiased=False) + x.norm(dim=1)
             + x.max(1)[0] + x.cumsum(2)[:, 0] + x.argmax(1) + x.logsumexp(1))  # fmt: skip
@@ -149,6 +157,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Written(lambda m, x: F.interpolate(x, 7) + F.interpolate(x, 7, mode="linear")),
         (3, 5),
     ),
+    "batch norm of every token": (
+        lambda: Written(lambda m, x: m.bn(x.flatten(0, 1)).reshape_as(x), bn=nn.BatchNorm1d(4)),
+        (3, 4),
+    ),
+    "more functions": (lambda: Written(more_functions), (4, 5)),
     "einsum": (lambda: Written(lambda m, x: torch.einsum("bij,kj->bik", x, m.w),
                                w=nn.Parameter(torch.randn(5, 4))), (3, 4)),
 }  # fmt: skip

@@ -29,7 +29,7 @@ def run(graph: Graph, x: torch.Tensor, opset: int = 20) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return session.run(["output"], {"input": x.numpy()})[0]
+    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
 
 
 def grid() -> list[tuple[str, tuple[int, ...], dict[str, Any]]]:

@@ -221,6 +221,17 @@ class Builder:
         after = (-1, *ahead, *self.graph_shape(y)[2:])
         return self.add("reshape", [y], {"size": after}, dims=x.dims)
 
+    def channels_first(self, x: Value, each: Callable[[Value], Value]) -> Value:
+        """Apply a function of (batch, channels, ...), the batch merged with others or alone."""
+        ahead = len(x.dims[0])
+        if ahead == 1 or x.dims[0] != tuple(range(ahead)) or x.dims[1:2] != ((ahead,),):
+            return each(self.plain(x))
+        rank = len(self.graph_shape(x))
+        order = (0, ahead, *range(1, ahead), *range(ahead + 1, rank))
+        y = each(self.add("permute", [x], {"dims": order}, dims=plain_dims(rank)))
+        back = tuple(order.index(dim) for dim in range(rank))
+        return self.add("permute", [y], {"dims": back}, dims=x.dims)
+
     # ---- several values and constants
 
     def operand(self, x: Any) -> Any:

@@ -1,5 +1,6 @@
 """Comparisons, choices and other functions of several values that broadcast each other."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +78,25 @@ def _write_where(w: "Writer", n: "OnnxNode") -> None:
 
 def _capture_remainder(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write x - floor(x / y) y."""
-    y = b.operand(a.other)
-    quotient = b.add("floor", [b.combine("div", [a.self, y])])
-    return b.combine("sub", [a.self, b.combine("mul", [quotient, y])])
+    return _remainder(b, a, "floor")
+
+
+def _remainder(b: "Builder", a: "Arguments", rounding: str) -> "Value":
+    x, y = b.operand(a.self), b.operand(a.other)
+    quotient = b.add(rounding, [b.combine("div", [x, y])])
+    return b.combine("sub", [x, b.combine("mul", [quotient, y])])
+
+
+def _capture_hypot(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    squares = [b.combine("mul", [x, x]) for x in (a.self, a.other)]
+    return b.add("sqrt", [b.combine("add", squares)])
+
+
+def _capture_logarithm(base: float) -> Callable[..., Any]:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
+        return b.multiplied(b.add("log", [a.self]), 1 / math.log(base))
+
+    return capture
 
 
 COMPARISON = {
@@ -116,6 +133,12 @@ COMPARISON = {
             "prelu": _capture_prelu,
             "_prelu_kernel": _capture_prelu,
             "remainder": _capture_remainder,
+            "fmod": lambda b, a, results: _remainder(b, a, "trunc"),
+            "isnan": lambda b, a, results: b.combine("ne", [a.self, a.self]),
+            "hypot": _capture_hypot,
+            "exp2": lambda b, a, results: b.combine("pow", [b.operand(2), a.self]),
+            "log2": _capture_logarithm(2),
+            "log10": _capture_logarithm(10),
         },
         onnx=_write_where,
         reads_constants=True,

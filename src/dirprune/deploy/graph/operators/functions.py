@@ -43,8 +43,10 @@ def _write_log1p(w: "Writer", n: "OnnxNode") -> None:
 
 def _write_softplus(w: "Writer", n: "OnnxNode") -> None:
     beta = w.tensor(np.array(n.attrs["beta"], np.float32), f"{n.name}.beta")
-    scaled = w.add("Softplus", [w.add("Mul", [n.inputs[0], beta])])
-    w.add("Div", [scaled, beta], n.name)
+    limit = w.tensor(np.array(n.attrs["threshold"], np.float32), f"{n.name}.threshold")
+    scaled = w.add("Mul", [n.inputs[0], beta])
+    soft = w.add("Div", [w.add("Softplus", [scaled]), beta])
+    w.add("Where", [w.add("Greater", [scaled, limit]), n.inputs[0], soft], n.name)
 
 
 def _capture_softplus(b: "Builder", a: "Arguments", results: Any) -> "Value":

@@ -62,7 +62,7 @@ def _capture_batch_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
                "running_var": a.running_var}  # fmt: skip
     tensors |= b.cumulative_count(a.running_mean)
     attrs = {"eps": float(a.eps), "momentum": float(a.momentum)}
-    return b.add("batch_norm", [b.plain(a.input)], attrs, tensors)
+    return b.channels_first(a.input, lambda x: b.add("batch_norm", [x], attrs, tensors))
 
 
 def _write_batch_norm(w: "Writer", n: "OnnxNode") -> None:

@@ -97,6 +97,13 @@ def _capture_variance(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return scaled
 
 
+def _capture_with_mean(first: Callable[..., "Value"]) -> Callable[..., Any]:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "list[Value]":
+        return [first(b, a, results), b.reduce("mean", a.self, a.dim, a.keepdim)]
+
+    return capture
+
+
 def _capture_deviation(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("sqrt", [_capture_variance(b, a, results)])
 
@@ -199,7 +206,13 @@ REDUCTIONS = {
         _shape,
         lambda x, t, a: x[0].mean(a["dims"], bool(a["keepdim"])),
         attrs={"dims": "ints", "keepdim": "flag"},
-        captured={"mean": _capture_mean, "var": _capture_variance, "std": _capture_deviation},
+        captured={
+            "mean": _capture_mean,
+            "var": _capture_variance,
+            "std": _capture_deviation,
+            "var_mean": _capture_with_mean(_capture_variance),
+            "std_mean": _capture_with_mean(_capture_deviation),
+        },
         onnx=_write_mean,
         channels=Reduced(),
     ),

@@ -88,8 +88,8 @@ def _lower_conv3d(lowering: "Lowering", node: "Node") -> int:
     starts = np.arange(deep)[:, None] * a["stride"][0]
     places = (starts + np.arange(taps) * a["dilation"][0]).ravel().astype(np.float32)
     x = lowering.add("take", [x], {"dim": 2}, {"index": places})
-    size = (-1, groups, own, deep, taps * height * width)
-    x = lowering.add("reshape", [x], {"size": size})
+    parts = (-1, groups, own, deep, taps * height * width)
+    x = lowering.add("reshape", [x], {"size": parts})
     x = lowering.add("permute", [x], {"dims": (0, 3, 1, 2, 4)})
     size = (-1, deep * groups * own * taps, height, width)
     x = lowering.add("reshape", [x], {"size": size})
