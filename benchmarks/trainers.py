@@ -1,0 +1,191 @@
+"""A trainer's figures with GRDA beside SGD with momentum: epochs, memory, DDP, checkpoints.
+
+The optimizers train copies of one network on the same batches, an epoch each, alternately; ratios
+are taken round by round, so that a drift of the machine's speed cancels. Peak memory is that of a
+process in which one optimizer trains alone. DDP runs in two processes, each with batches of the
+same size as one process and half of the threads; its efficiency is the epoch time of one such
+process over that of two. Run it on an otherwise idle machine:
+
+    python benchmarks/trainers.py [--rounds 11] [--batches 20] [--json results/trainers/FILE.json]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dirprune import GRDA, SparsityPlan, param_groups
+from dirprune._support.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
+from dirprune.models import build
+from machine import interleaved, quartiles, ratios, write
+
+Optimizer = torch.optim.Optimizer
+SGD = "SGD momentum"
+MAKERS: dict[str, Callable[[nn.Module, int], Optimizer]] = {
+    SGD: lambda net, steps: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True),
+    "GRDA": lambda net, steps: GRDA(net.parameters(), lr=0.1, c=1e-3),
+    "GRDA momentum": lambda net, steps: GRDA(net.parameters(), lr=0.1, c=1e-4, momentum=0.9),
+    "GRDA momentum, plan": lambda net, steps: GRDA(
+        param_groups(net, "weights"), lr=0.1, momentum=0.9, plan=SparsityPlan(0.9, steps)
+    ),
+}
+
+
+def trainer(
+    name: str, options: argparse.Namespace, parallel: bool
+) -> tuple[Callable[[], None], nn.Module, Optimizer]:
+    """A function that trains one epoch, the network and the optimizer."""
+    torch.manual_seed(0)
+    net = build(options.model, num_classes=10, width=options.width)
+    model = DistributedDataParallel(net) if parallel else net
+    steps = options.batches * (options.rounds + 2)
+    optimizer = MAKERS[name](net, steps)
+    generator = torch.Generator().manual_seed(dist.get_rank() if parallel else 0)
+    images = torch.randn(options.batches, options.batch, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (options.batches, options.batch), generator=generator)
+
+    def epoch() -> None:
+        for x, y in zip(images, labels):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    return epoch, net, optimizer
+
+
+def epoch_times(options: argparse.Namespace, parallel: bool) -> dict[str, list[float]]:
+    """Seconds of every epoch of every optimizer."""
+    candidates = {name: trainer(name, options, parallel)[0] for name in MAKERS}
+    return interleaved(candidates, options.rounds)
+
+
+def peak_memory_mib(name: str, options: argparse.Namespace) -> float:
+    """Largest resident memory of this process after two epochs."""
+    epoch, _, _ = trainer(name, options, parallel=False)
+    for _ in range(2):
+        epoch()
+    # not ru_maxrss, which starts at the parent's peak
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+def checkpoint_figures(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Bytes of a checkpoint, and median seconds to save and to resume from it."""
+    epoch, net, optimizer = trainer(name, options, parallel=False)
+    epoch()
+    saving, resuming = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            meta, tensors = pack(optimizer.state_dict(), "optimizer")
+            tensors |= {f"model.{key}": value for key, value in net.state_dict().items()}
+            save_checkpoint(path, tensors, {"optimizer": meta})
+            saving.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            tensors, read = load_checkpoint(path)
+            net.load_state_dict({key: tensors[f"model.{key}"] for key in net.state_dict()})
+            optimizer.load_state_dict(unpack(read["optimizer"], tensors))
+            resuming.append(time.perf_counter() - start)
+        size = path.stat().st_size
+    return {
+        "bytes": size,
+        "save_seconds": statistics.median(saving),
+        "resume_seconds": statistics.median(resuming),
+    }
+
+
+def in_processes(arguments: list[str], world: int = 1) -> Any:
+    """Run this script in new processes; return what the first one prints as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"WORLD_SIZE": str(world), "MEETING_POINT": f"{folder}/point"}
+        if "--part=ddp" in arguments:  # of one process and of two: as many threads each
+            environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // 2))
+        processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, *arguments],
+                env=environment | {"RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        printed = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"a process of {' '.join(arguments)} failed")
+    return json.loads(printed[0].splitlines()[-1])
+
+
+def work(options: argparse.Namespace) -> None:
+    """Measure one thing in this process, print it and end."""
+    if options.part == "ddp":
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        point = f"file://{os.environ['MEETING_POINT']}"
+        dist.init_process_group("gloo", init_method=point, rank=rank, world_size=world)
+        print(json.dumps(epoch_times(options, parallel=True)), flush=True)
+        dist.barrier()
+    else:
+        print(json.dumps(peak_memory_mib(options.part, options)), flush=True)
+    os._exit(0)  # gloo's threads may abort an interpreter that shuts down
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--batches", type=int, default=20, help="in an epoch")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.part:
+        return work(options)
+    passed_on = ("rounds", "batches", "batch", "model", "width")
+    given = [f"--{name}={getattr(options, name)}" for name in passed_on]
+    one = epoch_times(options, parallel=False)
+    two = in_processes([*given, "--part=ddp"], 2)
+    alone = in_processes([*given, "--part=ddp"], 1)
+    figures: dict[str, Any] = {"options": vars(options) | {"json": None}, "optimizers": {}}
+    for name in MAKERS:
+        efficiency = statistics.median(alone[name]) / statistics.median(two[name])
+        figures["optimizers"][name] = {
+            "epoch_seconds": quartiles(one[name]),
+            "epoch_over_sgd": ratios(one[name], one[SGD]),
+            "peak_memory_mib": in_processes([*given, f"--part={name}"]),
+            "ddp_efficiency": efficiency,
+            "checkpoint": checkpoint_figures(name, options),
+        }
+    base = figures["optimizers"][SGD]
+    print(
+        f"{'optimizer':22}{'epoch / SGD':>22}{'memory / SGD':>14}{'DDP 2 / SGD':>13}"
+        f"{'checkpoint':>12}{'save':>9}{'resume':>9}"
+    )
+    for name, found in figures["optimizers"].items():
+        found["memory_over_sgd"] = found["peak_memory_mib"] / base["peak_memory_mib"]
+        found["ddp_over_sgd"] = found["ddp_efficiency"] / base["ddp_efficiency"]
+        low, middle, high = found["epoch_over_sgd"]
+        saved = found["checkpoint"]
+        print(
+            f"{name:22}{middle:8.3f} [{low:.3f}, {high:.3f}]{found['memory_over_sgd']:12.3f}"
+            f"{found['ddp_over_sgd']:13.3f}{saved['bytes'] / 1e6:9.2f} MB"
+            f"{1e3 * saved['save_seconds']:6.0f} ms{1e3 * saved['resume_seconds']:6.0f} ms"
+        )
+    return write(options.json, figures)
+
+
+if __name__ == "__main__":
+    main()
