@@ -3,7 +3,7 @@
 The same optimizer takes steps in turn with and without the comparison, on ResNet-50's tensors,
 on an otherwise idle machine. Half of the pairs start with one, half with the other.
 
-    python benchmarks/outside_changes.py [--rounds 400] [--json results/step/FILE.json]
+    python benchmarks/outside_changes.py [--rounds 400] [--json FILE.json]
 """
 
 import argparse
