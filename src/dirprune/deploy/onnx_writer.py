@@ -40,6 +40,11 @@ class OnnxNode:
         """The node's attributes."""
         return self.node.attrs
 
+    @property
+    def weighted_inputs(self) -> list[str]:
+        """The inputs, the weight, and the bias if there is one."""
+        return self.inputs + [self.tensors[r] for r in ("weight", "bias") if r in self.tensors]
+
 
 def onnx_graph(graph: Graph) -> GraphProto:
     """Write a graph in ONNX; tensors keep their names, the batch is called ``batch``.

@@ -10,7 +10,6 @@ from dirprune.deploy.graph.operators.layouts import Layout, varies_only_along, v
 from dirprune.deploy.graph.operators.lazy_torch import F
 from dirprune.deploy.graph.operators.record import (
     EPILOGUE,
-    Attributes,
     Operator,
     Shape,
     TensorShapes,
@@ -37,25 +36,59 @@ def pair(value: Any) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _conv2d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
-    weight, groups = tensors["weight"], attrs["groups"]
-    check_rank(x[0], 4)
-    check_rank(weight, 4)
-    if groups < 1 or weight[0] % groups or x[0][1] != weight[1] * groups:
-        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
+def convolution_shape(
+    x: Shape,
+    tensors: TensorShapes,
+    groups: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Shape:
+    """Return the shape of a convolution's output, in one to three dimensions of space.
+
+    Args:
+        x: Shape of the input, (-1, channels, *sizes).
+        tensors: Shapes of weight and bias.
+        groups: Number of groups of channels.
+        stride: One for each size.
+        padding: Before and behind each size.
+        dilation: One for each size.
+
+    Raises:
+        ValueError: If these do not fit each other.
+    """
+    weight, space = tensors["weight"], len(stride)
+    check_rank(x, space + 2)
+    check_rank(weight, space + 2)
+    if groups < 1 or weight[0] % groups or x[1] != weight[1] * groups:
+        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[1]} channels")
     check_vectors(tensors, {"bias": weight[0]})
-    top, bottom, left, right = attrs["padding"]
-    sizes = [
-        count_windows(size, kernel, stride, low, high, dilation)
-        for size, kernel, stride, (low, high), dilation in zip(
-            x[0][2:],
-            weight[2:],
-            attrs["stride"],
-            ((top, bottom), (left, right)),
-            attrs["dilation"],
-        )
-    ]
-    return (-1, weight[0], *sizes)
+    if (len(padding), len(dilation)) != (2 * space, space):
+        raise ValueError(f"needs {space} strides and dilations, and {2 * space} paddings")
+    windows = zip(x[2:], weight[2:], stride, padding[::2], padding[1::2], dilation)
+    return (-1, weight[0], *(count_windows(*window) for window in windows))
+
+
+def side_paddings(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """Return the padding before and behind each size.
+
+    Args:
+        padding: As torch takes it: "same", "valid", one integer, or one for each size.
+        kernel: One for each size.
+        dilation: One for each size.
+    """
+    if isinstance(padding, str):
+        total = [d * (k - 1) * (padding == "same") for d, k in zip(dilation, kernel)]
+        return tuple(side for t in total for side in (t // 2, t - t // 2))
+    each = [padding] if isinstance(padding, int) else list(padding)
+    each *= len(kernel) // len(each)
+    return tuple(side for p in each for side in (p, p))
+
+
+def _conv2d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
+    return convolution_shape(
+        x[0], tensors, attrs["groups"], attrs["stride"], attrs["padding"], attrs["dilation"]
+    )
 
 
 def _run_conv2d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Mapping[str, Any]) -> "Tensor":
@@ -69,23 +102,18 @@ def _run_conv2d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Mapping[str, An
 
 
 def _capture_conv2d(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    dilation, padding = pair(a.dilation), a.padding
-    if isinstance(padding, str):
-        kernel = b.sizes(a.weight)[2:]
-        total = [d * (k - 1) * (padding == "same") for d, k in zip(dilation, kernel)]
-        four = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
-    else:
-        high, wide = pair(padding)
-        four = (high, high, wide, wide)
-    attrs = {"stride": pair(a.stride), "padding": four, "dilation": dilation, "groups": a.groups}
+    dilation = pair(a.dilation)
+    padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
+    attrs = {"stride": pair(a.stride), "padding": padding, "dilation": dilation,
+             "groups": a.groups}  # fmt: skip
     return b.add("conv2d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
 
-def _write_conv2d(w: "Writer", n: "OnnxNode") -> None:
-    top, bottom, left, right = n.attrs["padding"]
-    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
-    w.add("Conv", inputs, n.name, pads=[top, left, bottom, right], strides=n.attrs["stride"],
-          dilations=n.attrs["dilation"], group=n.attrs["groups"])  # fmt: skip
+def write_convolution(w: "Writer", n: "OnnxNode") -> None:
+    """Write a convolution over maps or volumes."""
+    a = n.attrs
+    w.add("Conv", n.weighted_inputs, n.name, pads=[*a["padding"][::2], *a["padding"][1::2]],
+          strides=a["stride"], dilations=a["dilation"], group=a["groups"])  # fmt: skip
 
 
 class Filters(Channels):
@@ -157,7 +185,7 @@ CONVOLUTIONS = {
         attrs={"stride": "pair", "padding": "four", "dilation": "pair", "groups": "int"},
         optional_attrs=EPILOGUE,
         captured={"conv2d": _capture_conv2d},
-        onnx=_write_conv2d,
+        onnx=write_convolution,
         channels=Filters(0),
         epilogue=True,
     ),

@@ -52,8 +52,7 @@ def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _write_linear(w: "Writer", n: "OnnxNode") -> None:
     if len(n.shape) == 2:
-        inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
-        w.add("Gemm", inputs, n.name, transB=1)
+        w.add("Gemm", n.weighted_inputs, n.name, transB=1)
         return
     product = [n.inputs[0], w.add("Transpose", [n.tensors["weight"]], perm=[1, 0])]
     if "bias" in n.tensors:

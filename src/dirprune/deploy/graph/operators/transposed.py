@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators.convolution import pair
+from dirprune.deploy.graph.operators.convolution import convolution_shape, pair, side_paddings
 from dirprune.deploy.graph.operators.lazy_torch import F
 from dirprune.deploy.graph.operators.record import (
     Attributes,
@@ -14,7 +14,6 @@ from dirprune.deploy.graph.operators.record import (
     TensorShapes,
     check_rank,
     check_vectors,
-    count_windows,
 )
 
 if TYPE_CHECKING:
@@ -27,16 +26,9 @@ if TYPE_CHECKING:
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 
-def _conv1d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
-    weight, groups = tensors["weight"], attrs["groups"]
-    check_rank(x[0], 3)
-    check_rank(weight, 3)
-    if groups < 1 or weight[0] % groups or x[0][1] != weight[1] * groups:
-        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
-    check_vectors(tensors, {"bias": weight[0]})
-    low, high = attrs["padding"]
-    size = count_windows(x[0][2], weight[2], attrs["stride"], low, high, attrs["dilation"])
-    return (-1, weight[0], size)
+def _conv1d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
+    stride, dilation = (attrs["stride"],), (attrs["dilation"],)
+    return convolution_shape(x[0], tensors, attrs["groups"], stride, attrs["padding"], dilation)
 
 
 def _run_conv1d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> "Tensor":
@@ -46,19 +38,14 @@ def _run_conv1d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> 
 
 def _capture_conv1d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     dilation, stride = pair(a.dilation)[0], pair(a.stride)[0]
-    if isinstance(a.padding, str):
-        total = dilation * (b.sizes(a.weight)[2] - 1) * (a.padding == "same")
-        padding = (total // 2, total - total // 2)
-    else:
-        padding = (pair(a.padding)[0],) * 2
+    padding = side_paddings(a.padding, b.sizes(a.weight)[2:], (dilation,))
     attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": a.groups}
     return b.add("conv1d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
 
 def _write_conv1d(w: "Writer", n: "OnnxNode") -> None:
-    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
     a = n.attrs
-    w.add("Conv", inputs, n.name, pads=a["padding"], strides=[a["stride"]],
+    w.add("Conv", n.weighted_inputs, n.name, pads=a["padding"], strides=[a["stride"]],
           dilations=[a["dilation"]], group=a["groups"])  # fmt: skip
 
 
@@ -125,9 +112,8 @@ def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> 
 
 
 def _write_transposed(w: "Writer", n: "OnnxNode") -> None:
-    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
     a = n.attrs
-    w.add("ConvTranspose", inputs, n.name, pads=[*a["padding"], *a["padding"]],
+    w.add("ConvTranspose", n.weighted_inputs, n.name, pads=[*a["padding"], *a["padding"]],
           strides=a["stride"], dilations=a["dilation"], output_padding=a["output_padding"],
           group=a["groups"])  # fmt: skip
 

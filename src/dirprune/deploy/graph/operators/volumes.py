@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators.lazy_torch import F
-from dirprune.deploy.graph.operators.record import (
-    Attributes,
-    Operator,
-    Shape,
-    TensorShapes,
-    check_rank,
-    check_vectors,
-    count_windows,
+from dirprune.deploy.graph.operators.convolution import (
+    convolution_shape,
+    side_paddings,
+    write_convolution,
 )
+from dirprune.deploy.graph.operators.lazy_torch import F
+from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.lowering import Lowering
     from dirprune.deploy.graph.values import Arguments, Value
-    from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 
 def _triple(value: Any) -> tuple[int, int, int]:
@@ -32,19 +28,12 @@ def _triple(value: Any) -> tuple[int, int, int]:
     return (values[0], values[len(values) // 2], values[-1])
 
 
-def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
-    weight, groups = tensors["weight"], attrs["groups"]
-    check_rank(x[0], 5)
-    check_rank(weight, 5)
-    if groups < 1 or weight[0] % groups or x[0][1] != weight[1] * groups:
-        raise ValueError(f"a weight {weight} in {groups} groups does not fit {x[0][1]} channels")
-    check_vectors(tensors, {"bias": weight[0]})
-    padding = attrs["padding"]
-    if (len(attrs["stride"]), len(padding), len(attrs["dilation"])) != (3, 6, 3):
-        raise ValueError("needs three strides and dilations, and six paddings")
-    windows = zip(x[0][2:], weight[2:], attrs["stride"], padding[::2], padding[1::2],
-                  attrs["dilation"])  # fmt: skip
-    return (-1, weight[0], *(count_windows(*window) for window in windows))
+def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
+    if len(attrs["stride"]) != 3:
+        raise ValueError(f"needs three strides, got {attrs['stride']}")
+    return convolution_shape(
+        x[0], tensors, attrs["groups"], attrs["stride"], attrs["padding"], attrs["dilation"]
+    )
 
 
 def _run_conv3d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> "Tensor":
@@ -54,22 +43,11 @@ def _run_conv3d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> 
 
 
 def _capture_conv3d(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    dilation, kernel = _triple(a.dilation), b.sizes(a.weight)[2:]
-    if isinstance(a.padding, str):
-        total = [d * (k - 1) * (a.padding == "same") for d, k in zip(dilation, kernel)]
-        padding = tuple(side for t in total for side in (t // 2, t - t // 2))
-    else:
-        padding = tuple(side for p in _triple(a.padding) for side in (p, p))
+    dilation = _triple(a.dilation)
+    padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
     attrs: Any = {"stride": _triple(a.stride), "padding": padding, "dilation": dilation,
                   "groups": a.groups}  # fmt: skip
     return b.add("conv3d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
-
-
-def _write_conv3d(w: "Writer", n: "OnnxNode") -> None:
-    inputs = n.inputs + [n.tensors[role] for role in ("weight", "bias") if role in n.tensors]
-    a = n.attrs
-    w.add("Conv", inputs, n.name, pads=[*a["padding"][::2], *a["padding"][1::2]],
-          strides=a["stride"], dilations=a["dilation"], group=a["groups"])  # fmt: skip
 
 
 def _lower_conv3d(lowering: "Lowering", node: "Node") -> int:
@@ -173,7 +151,7 @@ VOLUMES = {
             "_adaptive_avg_pool3d": _capture_adaptive("adaptive_avg_pool2d"),
             "adaptive_max_pool3d": _without_indices(_capture_adaptive("adaptive_max_pool2d")),
         },
-        onnx=_write_conv3d,
+        onnx=write_convolution,
         lower=_lower_conv3d,
     ),
 }
