@@ -21,7 +21,14 @@ from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators.record import Attribute, Shape
 from dirprune.deploy.graph.shapes import infer_shape
 from dirprune.deploy.graph.signature import Signature
-from dirprune.deploy.graph.values import Constant, Value, graph_dims, plain_dims, renumbered
+from dirprune.deploy.graph.values import (
+    Constant,
+    Value,
+    graph_dims,
+    plain_dims,
+    renumbered,
+    reshaped,
+)
 
 Held = TypeVar("Held", Value, Constant)
 
@@ -136,27 +143,10 @@ class Builder:
             if prod(sizes) != prod(self.sizes(x)):
                 raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
             return self._same_for_all(x, sizes)
-        ahead = prod(before[g] for g in flat[: flat.index(0)])
-        held = [i for i, size in enumerate(sizes) if size < 0]
-        if len(held) != 1 or prod(sizes) != prod(self.sizes(x)):
-            raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
-        place, first = held[0], prod(sizes[: held[0]])
-        left, right = ahead // first, -sizes[place] * first // ahead
-        if left * first != ahead or left * right != -sizes[place]:
-            raise ValueError(f"it mixes the batch with the rest: {self.sizes(x)} to {sizes}")
-        shape: list[int] = [-1]
-        dims: list[tuple[int, ...]] = []
-        for i, size in enumerate(sizes):
-            parts = [size] if i != place else [s for s in (left, -1, right) if s != 1]
-            numbers = []
-            for part in parts:
-                numbers.append(0 if part == -1 else len(shape))
-                if part != -1:
-                    shape.append(part)
-            dims.append(tuple(numbers))
-        if tuple(shape) == before:
-            return Value(x.number, tuple(dims))
-        y = self.add("reshape", [x], {"size": tuple(shape)}, dims=tuple(dims))
+        shape, dims = reshaped(before, x.dims, sizes)
+        if shape == before:
+            return Value(x.number, dims)
+        y = self.add("reshape", [x], {"size": shape}, dims=dims)
         if x.number in self.batch_indices:
             self.batch_indices.add(y.number)
         return y

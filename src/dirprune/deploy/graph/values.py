@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -89,3 +90,43 @@ def graph_dims(sizes: Sequence[int], like: Sequence[tuple[int, ...]]) -> tuple[i
             raise ValueError(f"it combines the batch with a size of {size}")
         found += (1,) * (len(group) - 1)
     return tuple(found)
+
+
+def reshaped(
+    shape: Sequence[int], dims: Sequence[tuple[int, ...]], sizes: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Reshape a value that holds the batch.
+
+    Args:
+        shape: Of the value in the graph, -1 first.
+        dims: Of the value.
+        sizes: The new ones; ``-c`` is c times the batch.
+
+    Returns:
+        The new shape in the graph, and the new dims.
+
+    Raises:
+        ValueError: If the batch would be mixed with another dimension.
+    """
+    flat = [g for group in dims for g in group]
+    before = tuple(prod(shape[g] for g in group) for group in dims)
+    mixed = ValueError(f"it mixes the batch with the rest: {before} to {tuple(sizes)}")
+    ahead = prod(shape[g] for g in flat[: flat.index(0)])
+    held = [i for i, size in enumerate(sizes) if size < 0]
+    if len(held) != 1 or prod(sizes) != prod(before):
+        raise mixed
+    place, first = held[0], prod(sizes[: held[0]])
+    left, right = ahead // first, -sizes[place] * first // ahead
+    if left * first != ahead or left * right != -sizes[place]:
+        raise mixed
+    new: list[int] = [-1]
+    found: list[tuple[int, ...]] = []
+    for i, size in enumerate(sizes):
+        parts = [size] if i != place else [s for s in (left, -1, right) if s != 1]
+        numbers = []
+        for part in parts:
+            numbers.append(0 if part == -1 else len(new))
+            if part != -1:
+                new.append(part)
+        found.append(tuple(numbers))
+    return tuple(new), tuple(found)
