@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dirprune import GRDA, AdamGRDA, SparsityPlan
 from dirprune._support import native
+from dirprune.changes import adopt_concatenated
+from dirprune.kernels.rows import Row
 
 PATHS = {
     "fused": {},
@@ -189,6 +191,23 @@ def test_a_parameter_without_gradient_keeps_written_values() -> None:
     b.grad = None
     optimizer.step()
     assert (b > 2.5).all()
+
+
+def test_rows_of_all_shapes_are_adopted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dirprune.changes.CHUNK", 8)
+    channels_last = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    shapes = [torch.zeros(()), torch.zeros(0, 3), torch.zeros(3, 4), channels_last, torch.zeros(5)]
+    rows = [Row(w.clone(), torch.full_like(w, 0.25), None, None, None) for w in shapes]
+    rows[2].w[1, 2] = -2.0
+    rows[3].w[1, 2, 0, 1] = 3.0
+    rows[4].v[3] = 9.0  # its weight was set to zero from outside
+    adopt_concatenated(rows, 1.0, 1.0)
+    expected = [torch.full(w.shape, 0.25) for w in shapes]
+    expected[2][1, 2] = -3.0
+    expected[3][1, 2, 0, 1] = 4.0
+    expected[4][3] = 1.0
+    assert [row.v.tolist() for row in rows] == [v.tolist() for v in expected]
+    assert rows[3].v.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_empty_group_is_accepted() -> None:

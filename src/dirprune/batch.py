@@ -28,8 +28,8 @@ class ParameterBatch(NamedTuple):
     """The options; only Adam's direction has "betas"."""
     lr: Tensor
     g: Tensor
-    g_before: Tensor
-    """The threshold that gave the current weights; NaN if v is up to date."""
+    g_before: Tensor | None
+    """The threshold that gave the current weights; None if v is up to date."""
     step: Tensor
     """Adam's step, counted from 1."""
     power: float
@@ -39,16 +39,13 @@ class ParameterBatch(NamedTuple):
 
     @classmethod
     def empty(
-        cls, group: Group, lr: float, g: float, g_before: float, step: int, power: float
+        cls, group: Group, lr: float, g: float, g_before: float | None, step: int, power: float
     ) -> "ParameterBatch":
         """Make a batch without parameters."""
-        scalars = torch.tensor([lr, g, g_before, step], dtype=torch.float64, device="cpu")
-        return cls(group, scalars[0], scalars[1], scalars[2], scalars[3], power, [])
-
-    @property
-    def is_current(self) -> bool:
-        """Whether v is up to date with the weights."""
-        return self.g_before.is_cpu and bool(self.g_before.isnan())
+        numbers = [lr, g, g_before or 0.0, step]
+        scalars = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        before = None if g_before is None else scalars[2]
+        return cls(group, scalars[0], scalars[1], before, scalars[3], power, [])
 
 
 def state_dtype(p: Tensor) -> torch.dtype:

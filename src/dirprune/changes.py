@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from dirprune.batch import ParameterBatch, chunks
+from dirprune.batch import CHUNK, ParameterBatch, chunks
 from dirprune.kernels import extension
 from dirprune.kernels.rows import Row
 from dirprune.prox import invert_threshold, power_threshold
@@ -27,18 +27,49 @@ def adopt(batch: ParameterBatch) -> None:
     Args:
         batch: The parameters; dense parameters are skipped.
     """
-    if batch.is_current:
+    if batch.g_before is None:
         return
     traced = torch.compiler.is_compiling() or batch.g_before.is_cuda
     g = batch.g_before if traced else float(batch.g_before)
-    for row in chunks(batch.rows):
-        if row.v is not None:
-            _adopt_one(row.w, row.v, g, batch.power)
+    rows = [row for row in chunks(batch.rows) if row.v is not None]
+    if torch.compiler.is_compiling() or all(row.w.is_cpu for row in rows):
+        for row in rows:
+            row.v.copy_(_adopted(row.w, row.v, g, batch.power))
+    else:
+        adopt_concatenated(rows, g, batch.power)
 
 
-def _adopt_one(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> None:
+def adopt_concatenated(rows: Sequence[Row], g: float | Tensor, power: float) -> None:
+    """Adopt in few launches: on a GPU, one by one takes 30 times as long for many small tensors.
+
+    Args:
+        rows: Rows of one dtype and device, with v.
+        g: The threshold that gave the weights.
+        power: The exponent of the threshold function.
+    """
+    for part in _parts(rows):
+        w, v = (torch.cat([row[i].reshape(-1) for row in part]) for i in (0, 1))
+        new = torch.split(_adopted(w, v, g, power), [row.v.numel() for row in part])
+        torch._foreach_copy_([row.v for row in part], [x.view_as(r.v) for x, r in zip(new, part)])
+
+
+def _adopted(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> Tensor:
     left = power_threshold(v, g, power).to(w.dtype)
-    v.copy_(torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power)))
+    return torch.where(w == left, v, invert_threshold(w.to(v.dtype), v, g, power))
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Consecutive rows of about CHUNK elements together, which bounds the temporary memory."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        if part and size + row.v.numel() > CHUNK:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += row.v.numel()
+    if part:
+        yield part
 
 
 def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
@@ -48,12 +79,13 @@ def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
     elements.
 
     Args:
-        batch: Rows on the CPU.
+        batch: Rows on the CPU, with ``g_before``.
         phase: Selects the lines; 64 successive phases cover all of them.
 
     Returns:
         The rows that differ.
     """
+    assert batch.g_before is not None
     g, p = float(batch.g_before), batch.power
     changed, rest = extension.find_changed(batch.rows, g, p, phase)
     for row in rest:
@@ -89,7 +121,7 @@ class LastWeights:
         if batch.together:
             return
         first = batch.rows[0]
-        if first.v is None or not first.w.is_cpu or batch.group["capturable"] or batch.is_current:
+        if first.v is None or not first.w.is_cpu or batch.group["capturable"] or batch.g_before is None:
             return
         weights = [row.w for row in batch.rows]
         left = map(self._left.get, map(id, weights))

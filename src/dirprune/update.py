@@ -205,7 +205,7 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
 def _step_triton(batch: ParameterBatch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
     group, together = batch.group, batch.together
-    if batch.is_current or not (together or may_use_triton(group, batch.rows[0].w)):
+    if batch.g_before is None or not (together or may_use_triton(group, batch.rows[0].w)):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)

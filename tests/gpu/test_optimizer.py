@@ -69,9 +69,10 @@ def test_without_a_threshold_the_bits_are_those_of_sgd(dtype: torch.dtype, optio
     assert all(p.equal(q) for p, q in zip(ours.parameters(), theirs.parameters()))
 
 
-def test_writes_from_outside_count() -> None:
+@pytest.mark.parametrize("options", [OPTIONS[0], *OPTIONS[3:]], ids=str)
+def test_writes_from_outside_count(options: dict) -> None:
     model = network("cuda", torch.float32)
-    optimizer = GRDA(model.parameters(), lr=0.1, c=0.1)
+    optimizer = GRDA(model.parameters(), lr=0.1, c=0.1, **options)
     give_gradients(model, 0)
     optimizer.step()
     before = [optimizer.state[p]["v"].clone() for p in model.parameters()]

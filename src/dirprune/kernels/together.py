@@ -6,6 +6,7 @@ not change between steps is prepared once, and a step only checks that it has no
 
 import operator
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -40,15 +41,17 @@ class Together(NamedTuple):
         states = self.states
         first = "exp_avg" if "betas" in group else "momentum_buffer"
         columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
+        counters = ("n", "g", "step") if "step" in states[0] else ("n", "g")
         return (
             PLAIN.issuperset(map(type, self.grads))
             and {torch.strided}.issuperset(map(_layout, self.grads))
-            and len({(state["n"], state["g"], state.get("step")) for state in states}) == 1
+            and len(set(map(operator.itemgetter(*counters), states))) == 1
             and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
             and (self.m[0] is not None or not group.get("momentum"))
             and all(
-                all(map(operator.is_, column, [state.get(name) for state in states]))
+                all(map(operator.is_, column, map(dict.get, states, repeat(name))))
                 for column, name in columns
+                if column[0] is not None
             )
             and self.tables.are_of(self.w)
         )

@@ -4,7 +4,6 @@ The state of a parameter: n, the number of its steps with a gradient and a rate 
 threshold; v, the accumulator, unless it is dense; and the state of the direction.
 """
 
-import math
 import operator
 from collections.abc import MutableMapping
 from typing import Any
@@ -61,7 +60,7 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
             own["step"] += 1
         step = own.get("step", 0)
         row = row_of(p, grad, own)
-        g, g_before = (0.0, math.nan) if structured else (own["g"], before[1])
+        g, g_before = (0.0, None) if structured else (own["g"], before[1])
         key = g, g_before, step, p.dtype, p.device, row.v is None
         batch = batches.get(key)
         if batch is None:
