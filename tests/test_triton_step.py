@@ -260,3 +260,33 @@ def test_parameters_that_step_together_take_the_short_way(monkeypatch: pytest.Mo
     model[0].weight.data = torch.ones(40, 30)  # new memory
     optimizer.step()
     assert (model[0].weight < 1).all()
+
+
+def test_tensors_with_thresholds_of_their_own_are_stepped_in_one_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
+    make = lambda: GRDA(model.parameters(), lr=0.1, plan=SparsityPlan(0.9, steps=8))  # noqa: E731
+    optimizer = make()
+    for n in range(8):
+        generator = torch.Generator().manual_seed(n)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    assert len({state["g"] for state in optimizer.state.values()}) > 1
+    assert sum(int((p == 0).sum()) for p in model.parameters()) == round(0.9 * 1363)
+    resumed = make()
+    resumed.load_state_dict(optimizer.state_dict())
+    launches = []
+    step = triton_step.Tables.step
+    monkeypatch.setattr(
+        triton_step.Tables, "step", lambda self, *a: launches.append(1) or step(self, *a)
+    )
+    weights = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad.zero_()
+    resumed.step()
+    assert len(launches) == 2  # the step, and the new threshold
+    resumed.step()
+    assert len(launches) == 4
+    assert all(p.equal(w) for p, w in zip(model.parameters(), weights))

@@ -1,6 +1,6 @@
 """Batches of parameters that one step updates together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +17,12 @@ CHUNK = 1 << 22
 
 
 class ParameterBatch(NamedTuple):
-    """Parameters of one group, dtype and device that share step, rate and threshold.
+    """Parameters of one group, dtype and device that share step and rate.
 
     v is None for all rows or for none, and so are m and s. The scalars are 0-dimensional float64
     tensors: Python numbers would be constants of a compiled step, which would be recompiled
-    whenever they change.
+    whenever they change. g and ``g_before`` may be vectors on the device of the weights, with one
+    threshold per row.
     """
 
     group: Group
@@ -46,6 +47,30 @@ class ParameterBatch(NamedTuple):
         scalars = torch.tensor(numbers, dtype=torch.float64, device="cpu")
         before = None if g_before is None else scalars[2]
         return cls(group, scalars[0], scalars[1], before, scalars[3], power, [])
+
+    def split_by_threshold(self) -> "list[ParameterBatch]":
+        """Split a batch with one threshold per row into batches with one threshold each."""
+        before = self.g if self.g_before is None else self.g_before
+        if self.group["capturable"]:  # nothing may be copied to the host
+            return [
+                self._replace(g=g, g_before=b, rows=[row])
+                for g, b, row in zip(self.g, before, self.rows)
+            ]
+        parts: dict[tuple[float, float], list[Row]] = {}
+        for g, b, row in zip(self.g.tolist(), before.tolist(), self.rows):
+            parts.setdefault((g, b), []).append(row)
+        numbers = torch.tensor(list(parts), dtype=torch.float64)
+        return [
+            self._replace(g=g, g_before=b, rows=rows)
+            for (g, b), rows in zip(numbers, parts.values())
+        ]
+
+    def with_thresholds(self, g: Sequence[float], g_before: Sequence[float]) -> "ParameterBatch":
+        """Give every row its own thresholds, unless all are equal."""
+        if len(set(g)) == len(set(g_before)) == 1:
+            return self
+        both = torch.tensor([g, g_before], dtype=torch.float64).to(self.rows[0].w.device)
+        return self._replace(g=both[0], g_before=both[1])
 
 
 def state_dtype(p: Tensor) -> torch.dtype:

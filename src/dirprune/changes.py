@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from dirprune.batch import CHUNK, ParameterBatch, chunks
-from dirprune.kernels import extension
+from dirprune.kernels import extension, triton_step
 from dirprune.kernels.rows import Row
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like, is_sharded
@@ -72,28 +72,28 @@ def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield part
 
 
-def find_changed(batch: ParameterBatch, phase: int) -> list[Row]:
+def find_changed(rows: Sequence[Row], g: float, power: float, phase: int) -> list[Row]:
     """Find rows with weights that differ from the result of the last step, on a sample.
 
     A tensor of up to 4,096 elements is compared completely, a larger one on 128 of every 8,192
     elements.
 
     Args:
-        batch: Rows on the CPU, with ``g_before``.
+        rows: Weights and accumulators on the CPU.
+        g: The threshold of the last step.
+        power: The exponent of the threshold function.
         phase: Selects the lines; 64 successive phases cover all of them.
 
     Returns:
         The rows that differ.
     """
-    assert batch.g_before is not None
-    g, p = float(batch.g_before), batch.power
-    changed, rest = extension.find_changed(batch.rows, g, p, phase)
+    changed, rest = extension.find_changed(rows, g, power, phase)
     for row in rest:
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
             lines = w.numel() // LINE
             w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
-        left = power_threshold(v, g, p).to(w.dtype)
+        left = power_threshold(v, g, power).to(w.dtype)
         if not torch.equal(left, w):
             changed.append(row)
     return changed
@@ -118,10 +118,11 @@ class LastWeights:
         Args:
             batch: The parameters. Those on other devices are handled by :func:`adopt`.
         """
-        if batch.together:
+        group, g = batch.group, batch.g_before
+        if batch.together or g is None or group["capturable"]:
             return
         first = batch.rows[0]
-        if first.v is None or not first.w.is_cpu or batch.group["capturable"] or batch.g_before is None:
+        if first.v is None or not first.w.is_cpu or triton_step.is_chosen(group, first.w):
             return
         weights = [row.w for row in batch.rows]
         left = map(self._left.get, map(id, weights))
@@ -130,7 +131,7 @@ class LastWeights:
         changed = list(compress(batch.rows, map(operator.not_, same)))
         if rest:
             self._phase += 1
-            changed += find_changed(batch._replace(rows=rest), self._phase)
+            changed += find_changed(rest, float(g), batch.power, self._phase)
         if changed:
             adopt(batch._replace(rows=changed))
 

@@ -43,16 +43,18 @@ def tensor_thresholds(
     candidates = list(tensors)
     while zeros:
         kept = count_above(tensors, g).tolist()
-        found = {
-            i: float(_own_threshold(tensors[i], minimum)[1])
+        found = [
+            i
             for i, (k, size) in enumerate(zip(kept, sizes))
             if k < min(minimum, size) and i not in own
-        }
+        ]
         if not found:
             empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
-        own |= found
-        for i, level in found.items():  # entries that a tensor keeps are not counted
+        levels = torch.stack([_own_threshold(tensors[i], minimum)[1] for i in found])
+        for i, level in zip(found, levels.tolist()):
+            own[i] = level
+            # entries that a tensor keeps are not counted
             candidates[i] = torch.where(candidates[i].abs() > level, math.inf, candidates[i])
         protected = sum(min(minimum, sizes[i]) for i in own)
         g = kth_magnitude(candidates, min(zeros, sum(sizes) - protected))

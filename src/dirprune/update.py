@@ -12,7 +12,6 @@ outside (`adopt`). The paths:
 - tensor by tensor, in chunks (the default on the CPU without the extension).
 """
 
-import os
 from typing import Any
 
 import torch
@@ -34,11 +33,15 @@ def update(batch: ParameterBatch) -> None:
     Args:
         batch: The parameters.
     """
-    capturable = batch.group["capturable"]
+    group, capturable = batch.group, batch.group["capturable"]
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
     if batch.together:
         batch = batch._replace(rows=batch.together.rows(), together=None)
+    if batch.g.dim():
+        for part in batch.split_by_threshold():
+            update(part)
+        return
     if torch.compiler.is_compiling() or capturable:
         if batch.rows[0].w.is_cuda or capturable:
             adopt(batch)
@@ -47,10 +50,10 @@ def update(batch: ParameterBatch) -> None:
             if row.v is not None:
                 _write(row.w, power_threshold(row.v, batch.g, batch.power))
         return
-    if batch.rows[0].w.is_cuda:
+    if not batch.rows[0].w.is_cpu or triton_step.is_chosen(group, batch.rows[0].w):
         adopt(batch)
     lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
-    rows, group = batch.rows, batch.group
+    rows = batch.rows
     if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
         rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power)
     if not rows:
@@ -71,10 +74,14 @@ def threshold(batch: ParameterBatch) -> None:
     p, first = batch.power, batch.rows[0]
     if first.v is None:
         return
-    if may_use_triton(batch.group, first.w):
-        level: Any = batch.g if batch.g.is_cuda else float(batch.g)
+    if triton_step.is_chosen(batch.group, first.w):
+        level: Any = batch.g if batch.g.is_cuda or batch.g.dim() else float(batch.g)
         if triton_step.step(batch.rows, None, level, level, p):
             return
+    if batch.g.dim():
+        for part in batch.split_by_threshold():
+            threshold(part)
+        return
     if batch.g.is_cuda:
         for row in batch.rows:
             _write(row.w, power_threshold(row.v, batch.g, p))
@@ -205,10 +212,10 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
 def _step_triton(batch: ParameterBatch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
     group, together = batch.group, batch.together
-    if batch.g_before is None or not (together or may_use_triton(group, batch.rows[0].w)):
+    if batch.g_before is None or not (together or triton_step.is_chosen(group, batch.rows[0].w)):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
-    lr, step, g, g_before = (x if x.is_cuda else float(x) for x in numbers)
+    lr, step, g, g_before = (x if x.is_cuda or x.dim() else float(x) for x in numbers)
     rule = _adam_rule(group, lr, step) if "betas" in group else _gradient_rule(group, lr)
     if together:
         return together.tables.step(together.w, together.grads, rule, g, g_before, batch.power)
@@ -223,9 +230,3 @@ def _gradient_rule(group: Group, lr: Scalar) -> Gradient:
 def _adam_rule(group: Group, lr: Scalar, step: Scalar) -> Adam:
     options = group["betas"], group["eps"], group["weight_decay"], group["maximize"]
     return Adam(lr, step, *options)
-
-
-def may_use_triton(group: Group, w: Tensor) -> bool:
-    """Whether the options and the device leave a step to Triton: CUDA, or its interpreter."""
-    on_triton = w.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return on_triton and group["fused"] is not False and not group["foreach"]

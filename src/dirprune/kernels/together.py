@@ -37,15 +37,17 @@ class Together(NamedTuple):
         return None if tables is None else cls(w, v, m, s, states, tables)
 
     def is_current(self, group: dict[str, Any]) -> bool:
-        """Whether all share one state, all gradients exist and no tensor was replaced."""
+        """Whether all share the counters, all gradients exist and no tensor was replaced."""
         states = self.states
         first = "exp_avg" if "betas" in group else "momentum_buffer"
         columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
-        counters = ("n", "g", "step") if "step" in states[0] else ("n", "g")
+        counters = [name for name in ("n", "g", "step") if name in states[0]]
+        if group["plan"]:
+            counters.remove("g")  # of every tensor
         return (
             PLAIN.issuperset(map(type, self.grads))
             and {torch.strided}.issuperset(map(_layout, self.grads))
-            and len(set(map(operator.itemgetter(*counters), states))) == 1
+            and all(len(set(map(operator.itemgetter(name), states))) == 1 for name in counters)
             and (self.v[0] is not None or not (group["plan"] or group["c"] or states[0]["g"]))
             and (self.m[0] is not None or not group.get("momentum"))
             and all(

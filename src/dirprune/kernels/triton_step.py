@@ -6,8 +6,9 @@ arguments. A step does not copy from the host and does not synchronise.
 """
 
 import math
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from types import ModuleType
@@ -61,6 +62,17 @@ def step(
     w, v, grads, m, s = zip(*rows)
     tables = prepare(w, v, m, s)
     return tables is not None and tables.step(w, grads, rule, g, g_before, power)
+
+
+def is_chosen(group: Mapping[str, Any], w: Tensor) -> bool:
+    """Whether the options and the device leave a step to Triton: CUDA, or its interpreter."""
+    on_triton = w.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return (
+        on_triton
+        and group["fused"] is not False
+        and not group["foreach"]
+        and kernels() is not None
+    )
 
 
 def prepare(w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn) -> "Tables | None":
@@ -177,10 +189,18 @@ class Tables:
         self._addresses: list[int] = []
         self._strides: list[tuple[int, ...]] = []
         self._captured: list[Tensor] = []
+        self._values: list[float] = []
 
     def are_of(self, w: TensorColumn) -> bool:
         """Whether the weights still have the addresses of the tables."""
         return list(map(Tensor.data_ptr, w)) == self._weights
+
+    def thresholds(self, values: list[float]) -> Tensor:
+        """One threshold per row, on the device; they are copied there only if they are new."""
+        if values != self._values:
+            self._values = values
+            self._thresholds = torch.tensor(values, dtype=torch.float64).to(self.device)
+        return self._thresholds
 
     @torch.no_grad()
     def step(

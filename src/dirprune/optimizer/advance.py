@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from dirprune.batch import Group, ParameterBatch, state_dtype
+from dirprune.kernels import triton_step
 from dirprune.kernels.rows import Row
 from dirprune.kernels.together import Together
 from dirprune.optimizer.options import power_of
 from dirprune.optimizer.state import COUNTERS
 from dirprune.quantile import is_sharded, local_part
 from dirprune.threshold import threshold_increment
-from dirprune.update import may_use_triton
 
 State = MutableMapping[Tensor, dict[str, Any]]
 """An optimizer's state."""
@@ -43,7 +43,7 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
     if structured := plan is not None and plan.structure != "elements":
         power = 1.0  # the step leaves w = v, and the structure thresholds it
     grown: dict[tuple[int, float], tuple[int, float]] = {}
-    batches: dict[tuple[Any, ...], ParameterBatch] = {}
+    members: dict[tuple[Any, ...], list[tuple[Row, float, Any]]] = {}
     for p, grad in pairs:
         own = state[p]
         before = own.get("n", 0), own.get("g", 0.0)
@@ -61,12 +61,17 @@ def advance_group(state: State, group: Group, pairs: Pairs, rate: float) -> list
         step = own.get("step", 0)
         row = row_of(p, grad, own)
         g, g_before = (0.0, None) if structured else (own["g"], before[1])
-        key = g, g_before, step, p.dtype, p.device, row.v is None
-        batch = batches.get(key)
-        if batch is None:
-            batch = batches[key] = ParameterBatch.empty(group, lr, g, g_before, step, power)
-        batch.rows.append(row)
-    return list(batches.values())
+        key: tuple[Any, ...] = step, p.dtype, p.device, row.v is None
+        if not (plan and g_before is not None and triton_step.is_chosen(group, p)):
+            key = *key, g, g_before  # only Triton steps rows with different thresholds together
+        members.setdefault(key, []).append((row, g, g_before))
+    batches = []
+    for (step, *_), entries in members.items():
+        rows, levels, before_levels = zip(*entries)
+        batch = ParameterBatch.empty(group, lr, levels[0], before_levels[0], step, power)
+        batch.rows.extend(rows)
+        batches.append(batch.with_thresholds(levels, before_levels))
+    return batches
 
 
 def advance_on_device(
@@ -89,6 +94,7 @@ def advance_on_device(
     places: dict[tuple[Any, ...], dict[str, Tensor]] = {}
     advanced: dict[int, tuple[Tensor, Tensor]] = {}
     batches: dict[tuple[Any, ...], ParameterBatch] = {}
+    levels: dict[tuple[Any, ...], list[Tensor]] = {}
     for p, grad in pairs:
         own = state[p]
         if not isinstance(own.get("n"), Tensor):
@@ -109,16 +115,21 @@ def advance_on_device(
             n += lr > 0
         lr, g_before = advanced[id(n)]
         row = row_of(p, grad, own)
-        key = id(n), id(g), p.dtype, row.v is None
+        key = id(n), p.dtype, row.v is None
         if key not in batches:
-            before = g if plan else g_before
-            batches[key] = ParameterBatch(group, lr, g, before, step, power_of(group), [])
+            batches[key] = ParameterBatch(group, lr, g, g_before, step, power_of(group), [])
+            levels[key] = []
         batches[key].rows.append(row)
+        levels[key].append(g)
+    if plan:  # every parameter has its own threshold, which a step does not change
+        for key, own_levels in levels.items():
+            g = torch.stack(own_levels)
+            batches[key] = batches[key]._replace(g=g, g_before=g)
     return list(batches.values())
 
 
 def advance_together(group: Group, together: Together, rate: float) -> ParameterBatch:
-    """Advance parameters that share n, g and step; faster than :func:`advance_group`.
+    """Advance parameters that share n and step; faster than :func:`advance_group`.
 
     Args:
         group: The param group.
@@ -129,15 +140,22 @@ def advance_together(group: Group, together: Together, rate: float) -> Parameter
         A single batch.
     """
     states, c = together.states, 0.0 if group["plan"] else group["c"]
-    n, g = _grown(states[0]["n"], before := states[0]["g"], rate, c, group["mu"])
+    levels = list(map(operator.itemgetter("g"), states))
+    n, g = _grown(states[0]["n"], before := levels[0], rate, c, group["mu"])
     for own in states:
-        own["n"], own["g"] = n, g
+        own["n"] = n
+    if c:
+        for own in states:
+            own["g"] = g
     step = 0
     if "step" in states[0]:
         step = states[0]["step"] + 1
         for own in states:
             own["step"] = step
     batch = ParameterBatch.empty(group, float(group["lr"]), g, before, step, power_of(group))
+    if len(set(levels)) > 1:
+        own_levels = together.tables.thresholds(levels)
+        batch = batch._replace(g=own_levels, g_before=own_levels)
     return batch._replace(together=together)
 
 
@@ -153,7 +171,11 @@ def together_of(state: State, group: Group, batches: list[ParameterBatch]) -> To
         All its parameters, or None.
     """
     rows = batches[0].rows if len(batches) == 1 else []
-    if len(rows) != len(group["params"]) or not rows or not may_use_triton(group, rows[0].w):
+    if (
+        len(rows) != len(group["params"])
+        or not rows
+        or not triton_step.is_chosen(group, rows[0].w)
+    ):
         return None
     if group["plan"] and group["plan"].structure != "elements":
         return None
@@ -187,14 +209,14 @@ def _place_counters(
     """Move n, g and Adam's step to the device; parameters with equal values share them."""
     values = {name: float(own.get(name, 0)) for name in COUNTERS if name in own}
     values = {"n": 0.0, "g": float(plan.threshold) if plan else 0.0} | values
-    # with a plan every tensor has its own threshold
-    key = (*values.items(), p.device, id(p) if plan else None)
-    if key not in places:
-        places[key] = {
-            name: torch.full((), value, dtype=torch.float64, device=p.device)
-            for name, value in values.items()
-        }
-    own |= places[key]
+    numbers = {
+        name: torch.full((), value, dtype=torch.float64, device=p.device)
+        for name, value in values.items()
+    }
+    if plan:  # every tensor has its own threshold
+        own["g"] = numbers.pop("g")
+    key = (*((name, values[name]) for name in numbers), p.device)
+    own |= places.setdefault(key, numbers)
 
 
 def _grown(n: int, g: float, rate: float, c: float, mu: float) -> tuple[int, float]:

@@ -3,15 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from dirprune.batch import Group, ParameterBatch
 from dirprune.changes import LastWeights, adopt
+from dirprune.kernels import triton_step
+from dirprune.kernels.rows import Row
 from dirprune.optimizer.advance import State, lr_on, row_of
 from dirprune.optimizer.options import power_of
 from dirprune.plan import SparsityPlan
 from dirprune.update import threshold
+
+Member = tuple[Group, int, Tensor]
+"""A parameter with its group and its position in it."""
 
 
 class Planned:
@@ -76,7 +82,7 @@ class Planned:
         new = self.plan.structured_weights(pairs, self.power)
         return {p: w for (p, _), w in zip(pairs, new)}
 
-    def _members(self) -> list[tuple[Group, int, Tensor]]:
+    def _members(self) -> list[Member]:
         return [
             (group, i, p)
             for group in self._groups
@@ -92,26 +98,44 @@ class Planned:
                 batch = ParameterBatch.empty(group, 0.0, g, g, 0, power_of(group))
                 batch.rows.append(row_of(p, None, state[p]))
                 last.adopt_changed(batch)
-                if p.is_cuda:
+                if not p.is_cpu:
                     adopt(batch)
         accumulators = [state[p]["v"] for _, _, p in members]
         if members and members[0][0]["capturable"]:
-            on_device = []
-            for (group, _, p), level in zip(members, self.plan.choose_on_device(accumulators)):
-                own = state[p]
-                g = own["g"].copy_(level)
-                rows = [row_of(p, None, own)]
-                on_device.append(ParameterBatch(group, g, g, g, g, power_of(group), rows))
-            return on_device
+            return self._batches_on_device(members, self.plan.choose_on_device(accumulators))
         levels = self.plan.choose(accumulators, [_name(*member) for member in members])
-        batches: dict[tuple[Any, ...], ParameterBatch] = {}
+        parts: dict[tuple[Any, ...], list[tuple[Group, Row, float]]] = {}
         for (group, _, p), g in zip(members, levels):
             state[p]["g"] = g
-            key = id(group), g, p.dtype, p.device
-            if key not in batches:
-                batches[key] = ParameterBatch.empty(group, 0.0, g, g, 0, power_of(group))
-            batches[key].rows.append(row_of(p, None, state[p]))
-        return list(batches.values())
+            key: tuple[Any, ...] = id(group), p.dtype, p.device
+            if not triton_step.is_chosen(group, p):
+                key = *key, g  # only Triton takes rows with different thresholds together
+            parts.setdefault(key, []).append((group, row_of(p, None, state[p]), g))
+        batches = []
+        for entries in parts.values():
+            groups, rows, own = zip(*entries)
+            batch = ParameterBatch.empty(groups[0], 0.0, own[0], own[0], 0, power_of(groups[0]))
+            batch.rows.extend(rows)
+            batches.append(batch.with_thresholds(own, own))
+        return batches
+
+    def _batches_on_device(
+        self, members: Sequence[Member], levels: Sequence[Tensor]
+    ) -> list[ParameterBatch]:
+        """Write new thresholds into the state and group the parameters, without the host."""
+        parts: dict[tuple[Any, ...], list[tuple[Group, Row, Tensor]]] = {}
+        for (group, _, p), level in zip(members, levels):
+            own = self._state[p]
+            g = own["g"].copy_(level)
+            key = id(group), p.dtype, p.device
+            parts.setdefault(key, []).append((group, row_of(p, None, own), g))
+        batches = []
+        for entries in parts.values():
+            groups, rows, own_levels = zip(*entries)
+            g = torch.stack(own_levels)
+            power = power_of(groups[0])
+            batches.append(ParameterBatch(groups[0], g, g, g, g, power, list(rows)))
+        return batches
 
 
 def _name(group: Group, index: int, p: Tensor) -> str:
