@@ -253,3 +253,15 @@ def test_bad_options_are_refused(options: dict, message: str) -> None:
         SparsityPlan(**{"sparsity": 0.5, "steps": 10} | options)
     with pytest.raises(TypeError, match="plan must be a SparsityPlan"):
         GRDA([nn.Parameter(torch.ones(1))], plan=0.9)  # type: ignore[arg-type]
+
+
+def test_equal_entries_are_kept_together_where_a_tensor_would_lose_too_many() -> None:
+    equal = torch.nn.Parameter(torch.full((100,), 5.0))
+    mixed = torch.nn.Parameter(torch.tensor([1.0, 2.0, 2.0, 2.0, 2.0, 3.0]))
+    plan = SparsityPlan(0.8, steps=1, minimum=3)
+    optimizer = GRDA([equal, mixed], lr=0.1, plan=plan)
+    equal.grad, mixed.grad = torch.zeros(100), torch.zeros(6)
+    optimizer.step()
+    assert (equal > 0).all()
+    assert [bool(w) for w in mixed] == [False, True, True, True, True, True]
+    assert math.isfinite(plan.threshold)

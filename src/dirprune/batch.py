@@ -45,8 +45,8 @@ class ParameterBatch(NamedTuple):
         """Make a batch without parameters."""
         numbers = [lr, g, g_before or 0.0, step]
         scalars = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-        before = None if g_before is None else scalars[2]
-        return cls(group, scalars[0], scalars[1], before, scalars[3], power, [])
+        rate, level, before, count = scalars.unbind()
+        return cls(group, rate, level, None if g_before is None else before, count, power, [])
 
     def split_by_threshold(self) -> "list[ParameterBatch]":
         """Split a batch with one threshold per row into batches with one threshold each."""

@@ -35,7 +35,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     double = any(t.dtype == torch.float64 for t in tensors)
     dtype = torch.float64 if double else torch.float32
     parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
-    if _share_a_gpu(tensors):  # one tensor takes a fraction of the launches of many
+    if share_a_gpu(tensors):  # one tensor takes a fraction of the launches of many
         parts = [(torch.cat([part for part, _ in parts]), tensors[0])]
     parts = [(_magnitude_bits(part), t) for part, t in parts]
     integer, device = parts[0][0].dtype, parts[0][0].device
@@ -95,7 +95,7 @@ def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
         digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), missed)
         if digit.is_cuda:  # bincount synchronises with the device
             own = torch.zeros(2 * BINS, dtype=torch.int64, device=bits.device)
-            own.scatter_add_(0, digit.long(), torch.ones_like(digit, dtype=torch.int64))
+            own.scatter_add_(0, digit.long(), own.new_ones(()).expand(digit.shape))
         else:
             own = torch.bincount(digit, minlength=2 * BINS)
         counts += own[:BINS].to(counts.device)
@@ -116,7 +116,7 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
         >>> count_above([torch.tensor([3.0, -1.0]), torch.tensor([-2.0])], torch.tensor(1.0))
         tensor([1, 1])
     """
-    if g.dim() == 0 and _share_a_gpu(tensors):
+    if g.dim() == 0 and share_a_gpu(tensors):
         above = (torch.cat([flat(t) for t in tensors]).abs() > g).cumsum(0)
         ends = torch.tensor([0] + [t.numel() for t in tensors]).cumsum(0).to(g.device)
         running = torch.cat([above.new_zeros(1), above]).index_select(0, ends)
@@ -180,6 +180,8 @@ def flat_like(t: Tensor, other: Tensor) -> Tensor:
     Returns:
         A vector; a copy if the memory formats differ.
     """
+    if t.is_contiguous() and other.is_contiguous():
+        return t.view(-1)
     order = sorted(range(t.dim()), key=other.stride, reverse=True)
     return t.permute(order).reshape(-1)
 
@@ -189,7 +191,8 @@ def is_sharded(kind: type) -> bool:
     return hasattr(kind, "to_local")
 
 
-def _share_a_gpu(tensors: Sequence[Tensor]) -> bool:
+def share_a_gpu(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are ordinary tensors of one dtype on one GPU."""
     first = tensors[0]
     return first.is_cuda and all(
         not is_sharded(type(t)) and t.device == first.device and t.dtype == first.dtype

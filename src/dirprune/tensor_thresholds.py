@@ -4,9 +4,20 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from dirprune.quantile import count_above, kth_magnitude, largest_magnitudes, local_part
+from dirprune.quantile import (
+    count_above,
+    flat,
+    kth_magnitude,
+    largest_magnitudes,
+    share_a_gpu,
+)
+
+PADDED = 1 << 14
+"""Entries of the largest tensor whose magnitudes are sorted as a row of a matrix."""
 
 
 def tensor_thresholds(
@@ -34,10 +45,7 @@ def tensor_thresholds(
         ([1, 2], [])
     """
     sizes = [t.numel() for t in tensors]
-    if stride > 1:
-        g = kth_magnitude(tensors, max(0, round(zeros / stride)), stride)
-    else:
-        g = kth_magnitude(tensors, zeros)
+    g = kth_magnitude(tensors, max(0, round(zeros / stride)), stride)
     own: dict[int, float] = {}
     empty: list[int] = []
     candidates = list(tensors)
@@ -51,14 +59,17 @@ def tensor_thresholds(
         if not found:
             empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
-        levels = torch.stack([_own_threshold(tensors[i], minimum)[1] for i in found])
-        for i, level in zip(found, levels.tolist()):
-            own[i] = level
-            # entries that a tensor keeps are not counted
-            candidates[i] = torch.where(candidates[i].abs() > level, math.inf, candidates[i])
+        _, lower = _own_thresholds([tensors[i] for i in found], minimum)
+        above = _infinite_above([tensors[i] for i in found], lower)
+        for i, level, candidate in zip(found, lower.tolist(), above):
+            own[i], candidates[i] = level, candidate
         protected = sum(min(minimum, sizes[i]) for i in own)
-        g = kth_magnitude(candidates, min(zeros, sum(sizes) - protected))
-    return float(g), [min(float(g), own.get(i, math.inf)) for i in range(len(sizes))], empty
+        rank = min(zeros, sum(sizes) - protected)
+        g = kth_magnitude(candidates, round(rank / stride), stride)
+        if stride > 1 and g.isinf():  # the sample has too many of the entries that are kept
+            g = kth_magnitude(candidates, rank)
+    levels = [min(float(g), own.get(i, math.inf)) for i in range(len(sizes))]
+    return min(float(g), max(levels)), levels, empty  # g is infinite if all entries are kept
 
 
 def tensor_thresholds_on_device(
@@ -75,19 +86,31 @@ def tensor_thresholds_on_device(
         The common threshold and the threshold of each tensor, all 0-dimensional.
     """
     sizes = [t.numel() for t in tensors]
-    kept, own = zip(*(_own_threshold(t, minimum) for t in tensors))
-    # entries that a tensor keeps are not counted
-    candidates = [torch.where(t.abs() > o, math.inf, t) for t, o in zip(tensors, own)]
+    kept, own = _own_thresholds(tensors, minimum)
+    candidates = _infinite_above(tensors, own)
     protected = sum(min(minimum, size) for size in sizes)
     g = kth_magnitude(candidates, zeros.clamp(max=sum(sizes) - protected))
-    return g, [torch.where(g < k, g, o) for k, o in zip(kept, own)]
+    return g, list(torch.where(g < kept, g, own))
 
 
-def _own_threshold(v: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+def _infinite_above(tensors: Sequence[Tensor], levels: Tensor) -> list[Tensor]:
+    """Replace the entries that every tensor keeps, so that they are not counted."""
+    return [torch.where(t.abs() > level, math.inf, t) for t, level in zip(tensors, levels)]
+
+
+def _own_thresholds(tensors: Sequence[Tensor], minimum: int) -> tuple[Tensor, Tensor]:
     """The smallest of the ``minimum`` largest entries, and a threshold that keeps just these."""
-    nothing = local_part(v).new_zeros(())
-    if v.numel() <= minimum:
-        return nothing, nothing
-    infinite = local_part(v).new_full((1,), math.inf)
-    kept, lost = torch.cat([infinite, largest_magnitudes(v, minimum + 1)])[-2:]
-    return kept, torch.where(kept > lost, lost, torch.nextafter(kept, nothing))
+    largest = _largest_magnitudes(tensors, minimum + 1)
+    infinite = largest.new_full((len(tensors), 1), math.inf)
+    kept, lost = torch.cat([infinite, largest], 1)[:, -2:].unbind(1)
+    return kept, torch.where(kept > lost, lost, torch.nextafter(kept, torch.zeros_like(kept)))
+
+
+def _largest_magnitudes(tensors: Sequence[Tensor], number: int) -> Tensor:
+    """Rows of the ``number`` largest magnitudes, in descending order; 0 where there are fewer."""
+    if share_a_gpu(tensors) and max(t.numel() for t in tensors) <= PADDED:
+        # few launches for many small tensors
+        rows = pad_sequence([flat(t) for t in tensors], batch_first=True).abs()
+        rows = F.pad(rows, (0, max(0, number - rows.shape[1])))
+        return rows.topk(number).values
+    return torch.stack([largest_magnitudes(t, number) for t in tensors])

@@ -268,19 +268,22 @@ class Tables:
                 return None
             self._strides = strides
         dtypes = set(map(_dtype, grads))
-        if len(dtypes) > 1 or not dtypes <= FLOATS or any(map(Tensor.is_neg, grads)):
-            return None  # the memory of a negative view holds the negated values
+        if len(dtypes) > 1 or not dtypes <= FLOATS:
+            return None
         addresses = list(map(Tensor.data_ptr, grads))
+        if addresses == self._addresses and not captured:
+            return self._grads
+        if any(map(Tensor.is_neg, grads)):
+            return None  # the memory of a negative view holds the negated values
         if captured:
             # a graph has its own table, which later steps outside do not change
             own = torch.zeros_like(self._grads)
             torch._foreach_add_(own.unbind(), addresses)
             self._captured.append(own)
             return own
-        if addresses != self._addresses:
-            self._grads.zero_()
-            torch._foreach_add_(self._views, addresses)
-            self._addresses = addresses
+        self._grads.zero_()
+        torch._foreach_add_(self._views, addresses)
+        self._addresses = addresses
         return self._grads
 
 
