@@ -36,7 +36,7 @@ class FolderInUse(ValueError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
     """Hold an exclusive lock on a folder.
 
     The operating system releases the lock (``flock``) when the process ends for any reason. The
@@ -48,6 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
     Args:
         folder: It is created if it does not exist, and then removed again if it is still empty at
             the end.
+        timeout: Seconds to wait for another holder.
 
     Raises:
         FolderInUse: If another process, or another thread of this one, holds the lock.
@@ -63,7 +64,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with naming_errors(folder):
-        descriptor = _acquire(folder)
+        descriptor = _acquire(folder, timeout)
     owner = os.getpid()
     _held.add(descriptor)
     try:
@@ -79,7 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
                     path.rmdir()
 
 
-def _acquire(folder: Path) -> int:
+def _acquire(folder: Path, timeout: float) -> int:
     path = folder / NAME
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def _acquire(folder: Path) -> int:
         except FileNotFoundError:  # the previous holder has just removed the folder
             continue
         try:
-            _lock(descriptor, folder)
+            _lock(descriptor, folder, timeout)
             # The previous holder may have removed the file between open and lock.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.truncate(descriptor, 0)
@@ -101,10 +102,10 @@ def _acquire(folder: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path, timeout: float) -> None:
     if fcntl is None:
         return _log.warning("%s is not locked: this platform has no flock", folder)
-    until = time.monotonic() + TIMEOUT
+    until = time.monotonic() + timeout
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

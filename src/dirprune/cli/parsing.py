@@ -47,6 +47,11 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         for option, instead in (("--method", "--methods"), ("--seed", "--seeds")):
             if any(word.partition("=")[0] == option for word in arguments):
                 raise UsageError(f"compare has no {option}: use {instead} with one or more values")
+    if command == "tune" and any(word.partition("=")[0] == "--part" for word in arguments):
+        raise UsageError(
+            "tune has no --part: each trial depends on the one before; for array jobs, start one "
+            "tune for each mu (--mus), each in its own folder"
+        )
     arguments, start = _take_defaults(arguments)
     with _parse_errors(arguments):
         parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(

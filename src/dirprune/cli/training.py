@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dirprune.cli.options import Out
 from dirprune.cli.printing import is_first, print_exports, print_runs, print_trials
+from dirprune.study.parts import Part
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import COMPARED
 from dirprune.train.recipes import published
@@ -69,10 +70,14 @@ def compare(
     methods: tuple[str, ...] = COMPARED,
     seeds: tuple[int, ...] = (1, 2, 3),
     lrs: tuple[float, ...] | None = None,
+    part: str | None = None,
 ) -> None:
     """Compare methods at gRDA's sparsity, with equal epochs, initial weights and batches.
 
     To continue after an interruption, give the same command again.
+
+    For array jobs on a shared folder, --part 2/8 trains the second of eight parts of the runs.
+    Repeat the parts, or the command without --part, until nothing is missing.
 
     Args:
         config: Settings of all runs; momentum and weight decay apply to the momentum methods.
@@ -81,16 +86,23 @@ def compare(
         seeds: Every method is trained once with each seed.
         lrs: Learning rates to choose from, for every method, on held-out training data; by
             default --lr alone.
+        part: I/N: the part of the runs to train, with I from 1 to N; by default everything.
     """
+    if part is not None:
+        Part.parse(part)
     _share_cpus()
     from dirprune.report.runs.page import write_report
     from dirprune.study.compare import compare as compare_methods
-    from dirprune.study.comparison import finished_runs
+    from dirprune.study.comparison import finished_runs, has_missing_runs
     from dirprune.study.tables import markdown_text
 
-    table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs)
+    table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs, part=part)
+    runs = [out / run for run in finished_runs(out)]
+    if not runs:
+        return
     print(markdown_text(table))
-    _ship([out / run for run in finished_runs(out)])
+    if not has_missing_runs(out):
+        _ship(runs)
     page = write_report([out], out / "report.html")
     print(f"report: {page}")
 
@@ -105,7 +117,8 @@ def tune(
 ) -> None:
     """Choose c and mu by the authors' rule: the largest c that keeps early accuracy.
 
-    To continue after an interruption, give the same command again.
+    To continue after an interruption, give the same command again. The trials follow one another,
+    so there is no --part: array jobs start one tune for each mu, each in its own folder.
 
     Args:
         config: Config of the final run; accuracy is measured on held-out training data.

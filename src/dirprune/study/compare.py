@@ -5,17 +5,19 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dirprune._support.files import read_json, write_json, writing
+from dirprune._support.files import read_json, write_json
 from dirprune._support.lock import locked
 from dirprune.study.calibrate import calibrate, closest
 from dirprune.study.comparison import Plan, claim_folder, method_config, rescaled, run_name
 from dirprune.study.isolated import run_isolated
 from dirprune.study.one_shot import has_batchnorm, prune_finished
-from dirprune.study.tables import MethodRow, csv_text, markdown_text, rows
+from dirprune.study.parts import PATIENCE, Part, check_no_part_runs
+from dirprune.study.tables import MethodRow, write_tables
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import ConsoleDisplay
@@ -43,6 +45,7 @@ def compare(
     methods: Sequence[str] = COMPARED,
     seeds: Sequence[int] = (1, 2, 3),
     lrs: Sequence[float] | None = None,
+    part: str | None = None,
 ) -> list[MethodRow]:
     """Train every method for the same epochs from the same weights on the same batches.
 
@@ -59,6 +62,12 @@ def compare(
     Every run is a separate process, so that its peak memory can be measured. Finished runs are
     kept: the same call continues an interrupted comparison, bit-identically.
 
+    Array jobs share the runs: job I of N gives ``part="I/N"`` and the same folder. Part I trains
+    the seeds s of the methods m for which (m * number of seeds + s) % N = I - 1, counted from 0.
+    A run may need results of other parts, such as gRDA's sparsity or a rate chosen with the first
+    seed. A part leaves out such runs and says what is missing; then the same parts, or one call
+    without ``part``, continue. The results do not depend on the parts.
+
     Args:
         config: Settings of all runs; ``momentum`` and ``weight_decay`` apply only to the methods
             named after momentum.
@@ -66,13 +75,15 @@ def compare(
         methods: Names in `COMPARABLE`.
         seeds: One run per method and seed.
         lrs: The grid; by default only ``config.lr``.
+        part: The part to run, such as "1/4"; by default everything.
 
     Returns:
-        The table.
+        The table of the runs that exist.
 
     Raises:
-        ValueError: If the folder holds something else, the plan is not possible, or torchrun
-            started this process.
+        ValueError: If the folder holds something else, the plan or part is not possible, or
+            torchrun started this process.
+        FolderInUse: If another process runs the comparison, or this part of it.
         OSError: If the folder cannot be written, or the data is missing.
         Diverged: If all of gRDA's runs diverge.
         Interrupted: If SIGINT or SIGTERM was received.
@@ -86,16 +97,58 @@ def compare(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: give a folder for the comparison")
+    _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
+    if part is not None:
+        return _run_part(plan, folder, Part.parse(part))
     with locked(folder):
+        check_no_part_runs(folder)
         claim_folder(folder, plan)
         return _Comparison(plan, folder).run()
 
 
-class _Comparison:
-    """A comparison in progress: the results so far, and the methods that complete them."""
+def _run_part(plan: Plan, folder: Path, part: Part) -> list[MethodRow]:
+    """Run a part; the folder is locked only while the part starts and writes the table."""
+    with ExitStack() as running:
+        with locked(folder, PATIENCE):
+            running.enter_context(part.locked(folder))
+            claim_folder(folder, plan)
+        _Comparison(plan, folder, part.has, writes=False).run()
+        with locked(folder, PATIENCE):
+            claim_folder(folder, plan)  # refuses if the plan has grown since
+            whole = _Comparison(plan, folder, lambda number: False)
+            table = whole.run()
+    if whole.missing:
+        _log.info(
+            f"not finished yet: {', '.join(whole.missing)}, and the runs that need their results: "
+            "start the other parts, then all parts again, or the same command without --part"
+        )
+    return table
 
-    def __init__(self, plan: Plan, out: Path) -> None:
-        self.plan, self.out = plan, out
+
+class _Unfinished(Exception):
+    """A run belongs to another part, which has not finished it."""
+
+
+class _Comparison:
+    """A comparison in progress: the results so far, and the methods that complete them.
+
+    Args:
+        plan: Its plan.
+        out: Its folder.
+        has: Whether a run may be trained here, by the number of its method and seed.
+        writes: Whether to write the results.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        has: Callable[[int], bool] = lambda number: True,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self.plan, self.out, self.has, self.writes = plan, out, has, writes
+        self.missing: list[str] = []
         self.grid: dict[str, dict[str, float | None]] = {}
         self.chosen: dict[str, dict[str, float]] = {}
         self.calibration: dict[str, dict[str, Any]] = {}
@@ -105,17 +158,21 @@ class _Comparison:
     def run(self) -> list[MethodRow]:
         """Run everything that is missing; gRDA first, because it sets the sparsity of others."""
         plan = self.plan
-        _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
         follows_reference = (*CALIBRATED, *TARGETED, "magnitude")
         for method in (m for m in plan.methods if m not in follows_reference):
-            self._run_seeds(self._config(method, self._choose_rate(method)))
+            with suppress(_Unfinished):
+                self._run_seeds(self._config(method, self._choose_rate(method)))
         if plan.reference:
+            if any(run.startswith(f"{plan.reference}/") for run in self.missing):
+                return self._write_table()
             self.target = self._attained(plan.reference)
         _log.info(f"sparsity of the other methods: {self.target:.2%} of all trainable parameters")
         for method in (m for m in plan.methods if m in CALIBRATED):
-            self._run_calibrated(method)
+            with suppress(_Unfinished):
+                self._run_calibrated(method)
         for method in (m for m in plan.methods if m in TARGETED):
-            self._run_seeds(self._config(method, self._choose_rate(method)))
+            with suppress(_Unfinished):
+                self._run_seeds(self._config(method, self._choose_rate(method)))
         if "magnitude" in plan.methods:
             for method in (m for m in plan.methods if m in DENSE):
                 self._prune(method)
@@ -149,7 +206,10 @@ class _Comparison:
         for seed in self.plan.seeds:
             seeded = replace(config, seed=seed)
             self.finals.setdefault(config.method, []).append(seeded)
-            summaries.append(self._run(seeded))
+            with suppress(_Unfinished):
+                summaries.append(self._run(seeded))
+        if len(summaries) < len(self.plan.seeds):
+            raise _Unfinished
         return summaries
 
     def _attained(self, method: str) -> float:
@@ -219,10 +279,12 @@ class _Comparison:
             for run in runs:
                 config = replace(run, method=name, sparsity=self.target, refresh_batchnorm=refresh)
                 self.finals.setdefault(name, []).append(config)
-                self._do(config, prune_finished, self._folder(run).path, run)
+                with suppress(_Unfinished):
+                    self._do(config, prune_finished, self._folder(run).path, run)
 
     def _finished(self, method: str) -> list[TrainConfig]:
-        return [c for c in self.finals[method] if self._summary(c)["status"] == "finished"]
+        over = [c for c in self.finals.get(method, ()) if _is_over(self._folder(c))]
+        return [c for c in over if self._summary(c)["status"] == "finished"]
 
     def _run(self, config: TrainConfig) -> Summary:
         return self._do(config, train_or_resume)
@@ -231,7 +293,11 @@ class _Comparison:
         """Run a config unless it has already finished or diverged, and return its summary."""
         folder = self._folder(config)
         if not _is_over(folder):
-            _log.info(f"-- {folder.path.relative_to(self.out)}")
+            name = run_name(config, self.plan)
+            if not self.has(self.plan.number(config)):
+                self.missing.append(name)
+                raise _Unfinished
+            _log.info(f"-- {name}")
             run_isolated(call, *before, folder.path, config, out=self.out)
             self._write()
         return self._summary(config)
@@ -245,30 +311,25 @@ class _Comparison:
         return read_json(folder.summary)
 
     def _write(self) -> None:
+        if not self.writes:
+            return
         order = {method: i for i, method in enumerate(self.plan.methods)}
         methods = sorted(self.finals, key=lambda m: order.get(m, order.get("magnitude", 0)))
+        runs = [config for method in methods for config in self.finals[method]]
         record = {
             "plan": self.plan.as_json(),
             "sparsity": self.target,
             "lr_grid": self.grid,
             "chosen": self.chosen,
             "calibration": self.calibration,
-            "runs": [run_name(c, self.plan) for m in methods for c in self.finals[m]],
+            "runs": [run_name(c, self.plan) for c in runs if _is_over(self._folder(c))],
+            "missing": self.missing,
         }
         write_json(self.out / "comparison.json", record)
 
     def _write_table(self) -> list[MethodRow]:
         self._write()
-        runs = read_json(self.out / "comparison.json")["runs"]
-        summaries: dict[str, list[Summary]] = {}
-        for run in runs:
-            summary = read_json(self.out / run / "summary.json")
-            summaries.setdefault(run.partition("/")[0], []).append(summary)
-        table = rows(summaries)
-        for name, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
-            with writing(self.out / f"comparison.{name}") as temporary:
-                temporary.write_text(text)
-        return table
+        return write_tables(self.out, read_json(self.out / "comparison.json")["runs"])
 
 
 def train_or_resume(out: Path, config: TrainConfig) -> None:

@@ -72,6 +72,11 @@ class Plan:
         """The method whose sparsity the other methods get, if any."""
         return next((m for m in REFERENCES if m in self.methods), None)
 
+    def number(self, config: TrainConfig) -> int:
+        """Return the number of a run's method and seed, by which parts share the runs."""
+        method = "magnitude" if config.method.startswith("magnitude") else config.method
+        return self.methods.index(method) * len(self.seeds) + self.seeds.index(config.seed)
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan as it is written to the folder."""
         config = asdict(self.config)
@@ -175,6 +180,11 @@ def finished_runs(out: Path) -> list[str]:
     """Return the finished runs of a comparison's table, relative to the comparison's folder."""
     runs: list[str] = read_json(out / "comparison.json")["runs"]
     return [r for r in runs if read_json(out / r / "summary.json")["status"] == "finished"]
+
+
+def has_missing_runs(out: Path) -> bool:
+    """Return whether a comparison that ran in parts is not finished yet."""
+    return bool(read_json(out / "comparison.json").get("missing"))
 
 
 def claim_folder(out: Path, plan: Plan) -> None:

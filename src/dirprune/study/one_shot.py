@@ -15,7 +15,7 @@ from dirprune.groups import param_groups
 from dirprune.quantile import magnitudes, mark_smallest
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
-from dirprune.train.replaced import discard_replaced
+from dirprune.train.replaced import discard_replaced, locked_run
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import Progress, open_session
 from dirprune.train.summary import finished_summary
@@ -38,34 +38,36 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
 
     Raises:
         ValueError: If there are too few prunable weights.
+        FolderInUse: If another process is writing the folder.
     """
-    trained = RunFolder(dense)
-    session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
-    load_weights(session.net, read_weights(trained.weights), str(trained.weights))
-    prune_magnitude(session.net, config.mask_sparsity, config.prune)
-    if config.refresh_batchnorm:
-        refresh_statistics(session)
-    unmeasured = torch.ones(3, dtype=torch.float64, device=session.device)
-    progress = Progress(unmeasured, step=len(session.lrs))
-    seconds = statistics.median(epoch["seconds"] for epoch in trained.read_metrics())
-    record = epoch_record(session, progress)
-    record |= {"train_loss": None, "train_accuracy": None, "seconds": seconds}
+    with locked_run(out):
+        trained = RunFolder(dense)
+        session = open_session(replace(dense_config, refresh_batchnorm=config.refresh_batchnorm))
+        load_weights(session.net, read_weights(trained.weights), str(trained.weights))
+        prune_magnitude(session.net, config.mask_sparsity, config.prune)
+        if config.refresh_batchnorm:
+            refresh_statistics(session)
+        unmeasured = torch.ones(3, dtype=torch.float64, device=session.device)
+        progress = Progress(unmeasured, step=len(session.lrs))
+        seconds = statistics.median(epoch["seconds"] for epoch in trained.read_metrics())
+        record = epoch_record(session, progress)
+        record |= {"train_loss": None, "train_accuracy": None, "seconds": seconds}
 
-    folder = RunFolder(out)
-    folder.begin(config, None, session.device.type, session.data.task)
-    folder.append_metrics(record)
-    write_tensors(folder.weights, session.net.state_dict())
-    figures = finished_summary(
-        session.net,
-        session.optimizer,
-        session.lrs,
-        folder.read_metrics(),
-        best=None,
-        peak_memory_mib=(trained.read_summary() or {})["peak_memory_mib"],
-        weights=folder.weights,
-    )
-    write_json(folder.summary, figures | {"epochs": config.epochs})
-    discard_replaced(folder.path)  # an incomplete earlier attempt, if there was one
+        folder = RunFolder(out)
+        folder.begin(config, None, session.device.type, session.data.task)
+        folder.append_metrics(record)
+        write_tensors(folder.weights, session.net.state_dict())
+        figures = finished_summary(
+            session.net,
+            session.optimizer,
+            session.lrs,
+            folder.read_metrics(),
+            best=None,
+            peak_memory_mib=(trained.read_summary() or {})["peak_memory_mib"],
+            weights=folder.weights,
+        )
+        write_json(folder.summary, figures | {"epochs": config.epochs})
+        discard_replaced(folder.path)  # an incomplete earlier attempt, if there was one
 
 
 @torch.no_grad()

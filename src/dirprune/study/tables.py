@@ -5,7 +5,10 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from dirprune._support.files import read_json, writing
 
 FIGURES = {
     "test_accuracy": "test accuracy, %",
@@ -64,6 +67,27 @@ def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MethodRow
         std = {name: statistics.stdev(v) if len(v) > 1 else None for name, v in values.items()}
         found.append(MethodRow(method, len(counted), diverged, mean, std))
     return found
+
+
+def write_tables(out: Path, runs: Sequence[str]) -> list[MethodRow]:
+    """Write comparison.csv and comparison.md.
+
+    Args:
+        out: Folder of the comparison.
+        runs: The runs that are over, relative to it.
+
+    Returns:
+        The table.
+    """
+    summaries: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        summary = read_json(out / run / "summary.json")
+        summaries.setdefault(run.partition("/")[0], []).append(summary)
+    table = rows(summaries)
+    for name, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
+        with writing(out / f"comparison.{name}") as temporary:
+            temporary.write_text(text)
+    return table
 
 
 def csv_text(table: Sequence[MethodRow]) -> str:
