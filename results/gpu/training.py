@@ -99,9 +99,22 @@ class Slot:
         return build(s.network, num_classes=10, width=s.width)
 
     def begin(
-        self, lr: float, seed: int, sparsity: float = 0.0, law: Tensor | None = None
+        self,
+        lr: float,
+        seed: int,
+        sparsity: float = 0.0,
+        law: Tensor | None = None,
+        batches: int | None = None,
     ) -> None:
-        """Make ready for a run; ``law`` is gRDA's threshold after every step."""
+        """Make ready for a run.
+
+        Args:
+            lr: The peak learning rate.
+            seed: Of the initial weights and the order of the images.
+            sparsity: The target of the methods with a plan.
+            law: gRDA's threshold after every step.
+            batches: Another seed for the order of the images.
+        """
         s = self.settings
         fresh = self._fresh(seed)
         start = dict(zip(self.model.parameters(), fresh.parameters()))
@@ -123,7 +136,9 @@ class Slot:
         self.zeros[:-1].copy_(torch.tensor(numbers))
         for t in (self.g, self.g_before, self.count, self.loss):
             t.zero_()
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(
+            seed if batches is None else batches
+        )
         self.done = 0
         shapes = [tuple(p.shape) for p in self.planned.parameters]
         self.masked = Masked(

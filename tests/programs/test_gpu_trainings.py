@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "results" / "gpu"
 @pytest.fixture(autouse=True)
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("images", "methods", "training", "run", "vgg"):
+    for name in ("images", "methods", "training", "run", "vgg", "between"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -108,7 +108,15 @@ def test_a_dry_run_writes_rows_and_resumes(
         assert float(row["zeros"]) == pytest.approx(float(row["sparsity"]), abs=2e-3)
         assert 0 <= float(row["test"]) <= 1
     with (out / "vgg16.csv").open() as file:
-        assert {row["method"] for row in csv.DictReader(file)} == {"sgd", "grda"}
+        assert {row["method"] for row in csv.DictReader(file)} == {
+            "sgd", "grda", "sgd, other batches",
+        }  # fmt: skip
     with (out / "landscape.csv").open() as file:
-        assert {row["path"] for row in csv.DictReader(file)} == {"line", "curve"}
+        assert {row["path"] for row in csv.DictReader(file)} == {
+            "line", "line to the control", "curve",
+        }  # fmt: skip
+    with (out / "plane.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 9
+    with (out / "projections.csv").open() as file:
+        assert all(0 <= float(row["ratio"]) <= 1 for row in csv.DictReader(file))
     assert "done" in capsys.readouterr().out
