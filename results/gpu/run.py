@@ -26,8 +26,6 @@ HERE = Path(__file__).parent
 SPARSITIES = (0.95, 0.9, 0.98)
 RATES = (0.1, 0.2, 0.4)
 FINAL_SEEDS = (1, 2, 3)
-ROUNDS = len(RATES) + len(FINAL_SEEDS)
-"""Runs of a method at one sparsity."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,8 @@ def train_resnets(visit: Visit, until: float) -> None:
     took: list[float] = []
     while True:
         jobs = {m: job for m in METHODS if (job := next_job(m, done)) is not None}
-        # the first sparsity is worth more of the visit than its share
-        end = until if len(took) >= ROUNDS else visit.begun + 0.85 * (visit.deadline - visit.begun)
-        if not jobs or (visit.dry and took) or (took and time.monotonic() + mean(took) > end):
+        late = took and time.monotonic() + mean(took) > until
+        if not jobs or (visit.dry and took) or late:
             return
         begun = time.monotonic()
         for method, job in jobs.items():
@@ -152,7 +149,7 @@ def train_resnets(visit: Visit, until: float) -> None:
                 elapsed = time.monotonic() - begun
                 if not took and step == 599:
                     visit.say(f"{1e3 * elapsed / (step + 1):.2f} ms a step of {len(jobs)} runs")
-                if time.monotonic() > end + 20:
+                if time.monotonic() > until + 20:
                     return
         visit.wait()
         seconds = time.monotonic() - begun

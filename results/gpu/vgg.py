@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LR, C, MU = 0.1, 5e-4, 0.6
 EPOCHS = 600
 METHODS = ("sgd", "grda", "sgd, other batches")
-LANDSCAPE = 110.0
+LANDSCAPE = 95.0
 """Seconds kept for the landscape."""
 
 

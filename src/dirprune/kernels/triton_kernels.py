@@ -101,16 +101,6 @@ def scalar(scalars, index: tl.constexpr, number, STATE: tl.constexpr, ON_DEVICE:
 
 
 @triton.jit
-def divided(a, b):
-    """The quotient, rounded as IEEE 754 says; Triton's division of float32 is not."""
-    if a.dtype == tl.float32:
-        ratio = tl.div_rn(a, b)
-    else:
-        ratio = a / b
-    return ratio
-
-
-@triton.jit
 def adopted(w, v, g, POWER: tl.constexpr, WEIGHT: tl.constexpr):
     """v, or the inverse of the threshold of w if w was changed from outside."""
     stored = w.to(v.dtype)
@@ -158,10 +148,10 @@ def adam_direction(
     s = tl.fma(fresh, d * d, s * second)
     store(s_at, offsets, inside, s, STATE, WHOLE)
     if tl.float32 == STATE:
-        root = tl.sqrt_rn(s)
+        ratio = tl.div_rn(m, tl.sqrt_rn(s) * correction + eps)
     else:
-        root = tl.sqrt(s)
-    return divided(m, root * correction + eps)
+        ratio = m / (tl.sqrt(s) * correction + eps)
+    return ratio
 
 
 @triton.jit
@@ -241,8 +231,8 @@ def step(
         g = scalar(scalars, 1, g, STATE, ON_DEVICE)
         g_before = scalar(scalars, 2, g_before, STATE, ON_DEVICE)
     size = scalar(scalars, 3, size, STATE, ON_DEVICE)
-    # torch divides by a scalar by multiplying with its rounded inverse
-    correction = divided(tl.full((), 1.0, STATE), scalar(scalars, 4, correction, STATE, ON_DEVICE))
+    # torch divides by a scalar by multiplying with its inverse, which is computed in float64
+    correction = (1.0 / scalar(scalars, 4, correction, tl.float64, ON_DEVICE)).to(STATE)
     decay, eps = tl.full((), decay, STATE), tl.full((), eps, STATE)
     momentum, second = tl.full((), momentum, STATE), tl.full((), second, STATE)
     offsets = start + tl.arange(0, BLOCK)
