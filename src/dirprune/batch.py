@@ -35,6 +35,8 @@ class ParameterBatch(NamedTuple):
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
+    contiguous: bool = False
+    """Whether all weights and accumulators are known to be contiguous float32 arrays."""
     together: Together | None = None
     """All rows, if they are stepped with prepared tables; then ``rows`` is empty."""
 

@@ -72,7 +72,9 @@ def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield part
 
 
-def find_changed(rows: Sequence[Row], g: float, power: float, phase: int) -> list[Row]:
+def find_changed(
+    rows: Sequence[Row], g: float, power: float, phase: int
+) -> tuple[list[Row], bool]:
     """Find rows with weights that differ from the result of the last step, on a sample.
 
     A tensor of up to 4,096 elements is compared completely, a larger one on 128 of every 8,192
@@ -85,9 +87,9 @@ def find_changed(rows: Sequence[Row], g: float, power: float, phase: int) -> lis
         phase: Selects the lines; 64 successive phases cover all of them.
 
     Returns:
-        The rows that differ.
+        The rows that differ, and whether all tensors are contiguous float32 arrays.
     """
-    changed, rest = extension.find_changed(rows, g, power, phase)
+    changed, rest, contiguous = extension.find_changed(rows, g, power, phase)
     for row in rest:
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
@@ -96,7 +98,7 @@ def find_changed(rows: Sequence[Row], g: float, power: float, phase: int) -> lis
         left = power_threshold(v, g, power).to(w.dtype)
         if not torch.equal(left, w):
             changed.append(row)
-    return changed
+    return changed, contiguous
 
 
 class LastWeights:
@@ -112,18 +114,21 @@ class LastWeights:
         """Version and address of every weight."""
         self._phase = 0
 
-    def adopt_changed(self, batch: ParameterBatch) -> None:
+    def adopt_changed(self, batch: ParameterBatch) -> ParameterBatch:
         """Adopt the weights of the rows on the CPU that were changed since the last step.
 
         Args:
             batch: The parameters. Those on other devices are handled by :func:`adopt`.
+
+        Returns:
+            The batch, with what is now known of its tensors.
         """
         group, g = batch.group, batch.g_before
         if batch.together or g is None or group["capturable"]:
-            return
+            return batch
         first = batch.rows[0]
         if first.v is None or not first.w.is_cpu or triton_step.is_chosen(group, first.w):
-            return
+            return batch
         weights = [row.w for row in batch.rows]
         left = map(self._left.get, map(id, weights))
         same = list(map(operator.eq, left, _identities(weights)))
@@ -131,9 +136,13 @@ class LastWeights:
         changed = list(compress(batch.rows, map(operator.not_, same)))
         if rest:
             self._phase += 1
-            changed += find_changed(rest, float(g), batch.power, self._phase)
+            found, contiguous = find_changed(rest, float(g), batch.power, self._phase)
+            changed += found
+            if contiguous and len(rest) == len(batch.rows):
+                batch = batch._replace(contiguous=True)
         if changed:
             adopt(batch._replace(rows=changed))
+        return batch
 
     @_disable_dynamo
     def remember(self, state: Mapping[Tensor, dict[str, Any]]) -> None:

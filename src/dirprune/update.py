@@ -55,7 +55,7 @@ def update(batch: ParameterBatch) -> None:
     lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
     rows = batch.rows
     if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
-        rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power)
+        rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power, batch.contiguous)
     if not rows:
         return
     rest = batch._replace(rows=rows)
@@ -88,7 +88,7 @@ def threshold(batch: ParameterBatch) -> None:
         return
     g, rows = float(batch.g), batch.rows
     if _may_extend(batch):
-        rows = extension.step(rows, None, g, p)
+        rows = extension.step(rows, None, g, p, batch.contiguous)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)

@@ -21,7 +21,9 @@ Rows = Sequence[Row]
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 
-def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]:
+def step(
+    rows: Rows, rule: Gradient | None, g: float, power: float, contiguous: bool = False
+) -> list[Row]:
     """Descend along SGD's direction and threshold.
 
     Args:
@@ -29,13 +31,14 @@ def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]
         rule: The direction and its options; None where v stays and no gradients are needed.
         g: Threshold.
         power: p.
+        contiguous: Whether weights and accumulators are known to be contiguous float32 arrays.
 
     Returns:
         The rows that are still to be stepped.
     """
     call = native.grda_step()
     width = 5 if rule else 2
-    fused, rest = _split(rows, width) if call and power in (1, 2) else ([], list(rows))
+    fused, rest, _ = _split(rows, width, call, power, 2 if contiguous else 0)
     if call and fused:
         w, v, grad, m, _ = zip(*fused)
         options = rule or Gradient(0.0)
@@ -58,7 +61,9 @@ def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]
     return rest
 
 
-def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[Row], list[Row]]:
+def find_changed(
+    rows: Rows, g: float, power: float, phase: int
+) -> tuple[list[Row], list[Row], bool]:
     """Compare weights with the thresholds of v, long arrays on a sample.
 
     Args:
@@ -68,12 +73,13 @@ def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[R
         phase: Which lines of long arrays.
 
     Returns:
-        The rows that differ, and those that are still to be compared.
+        The rows that differ, those that are still to be compared, and whether all weights and
+        accumulators are contiguous float32 arrays.
     """
     call = native.grda_changed()
-    fused, rest = _split(rows, 2) if call and power in (1, 2) else ([], list(rows))
+    fused, rest, contiguous = _split(rows, 2, call, power)
     if not call or not fused:
-        return [], rest
+        return [], rest, False
     w, v, *_ = zip(*fused)
     found = call(
         list(map(Tensor.data_ptr, w)),
@@ -84,20 +90,27 @@ def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[R
         phase=phase,
         threads=torch.get_num_threads(),
     )
-    return [fused[i] for i in found], rest
+    return [fused[i] for i in found], rest, contiguous
 
 
-def _split(rows: Rows, width: int) -> tuple[list[Row], list[Row]]:
-    """The rows whose first tensors the extension can take, and the others."""
-    if _are_arrays([row[:width] for row in rows]):
-        return list(rows), []
+def _split(
+    rows: Rows, width: int, call: object, power: float, checked: int = 0
+) -> tuple[list[Row], list[Row], bool]:
+    """The rows whose first tensors the extension can take, the others, and if all are contiguous.
+
+    The first ``checked`` columns are known to be contiguous arrays.
+    """
+    if not call or power not in (1, 2):
+        return [], list(rows), False
+    if _are_arrays([row[checked:width] for row in rows], contiguous=True):
+        return list(rows), [], True
     parts: tuple[list[Row], list[Row]] = [], []
     for row in rows:
         parts[not _are_arrays([row[:width]])].append(row)
-    return parts
+    return *parts, False
 
 
-def _are_arrays(rows: Sequence[Any]) -> bool:
+def _are_arrays(rows: Sequence[Any], contiguous: bool = False) -> bool:
     """Whether rows are float32 arrays on the CPU, the elements of each row in the same order."""
     columns = [column for column in zip(*rows) if column[0] is not None]
     # map over columns: a hundred tensors are asked in a fifth of the time of a loop
@@ -109,7 +122,7 @@ def _are_arrays(rows: Sequence[Any]) -> bool:
         and not any(any(map(Tensor.is_neg, column)) for column in columns)
         and (
             all(all(map(Tensor.is_contiguous, column)) for column in columns)
-            or (len(rows) == 1 and all(_is_channels_last(*column) for column in columns))
+            or (not contiguous and all(_is_channels_last(*column) for column in columns))
         )
     )
 

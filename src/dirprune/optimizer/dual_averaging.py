@@ -201,9 +201,11 @@ class DualAveraging(ExactState):
         structured = [planned for planned in self._planned(active) if planned.is_structured]
         for planned in structured:
             planned.adopt_structure()
-        batches = [batch for entry in moving for batch in self._advance_group(*entry)]
-        for batch in batches:
+        batches = [
             self._last.adopt_changed(batch)
+            for entry in moving
+            for batch in self._advance_group(*entry)
+        ]
         due = [planned for planned in plans if planned.advance()]
         known = {id(planned.plan) for planned in due}
         return batches, due + [planned for planned in structured if id(planned.plan) not in known]
