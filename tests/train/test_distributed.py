@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dirprune._support.checkpoint import list_checkpoints
 from dirprune.train.config import TrainConfig
+from dirprune.train.display import Displays
+from dirprune.train.loop import train
 from dirprune.train.session import _was_meant_to_be_several, open_accelerator
 
 # Trains with the options given and leaves what this process saw in OUT.RANK.json and .safetensors.
@@ -96,7 +102,8 @@ RUNS = {
     "even": EXACT | {"validation": 157 / 1437, "batch_size": 64, "schedule": "cosine"},
     # 1437 images: slices of 33 and 34, and a last batch of 30
     "ragged": EXACT | {"batch_size": 67, "accumulation": 2},
-    "planned": EXACT | {"epochs": 6, "batch_size": 480, "target_sparsity": 0.6},
+    "planned": EXACT
+    | {"epochs": 6, "batch_size": 480, "target_sparsity": 0.6, "keep_checkpoints": 2},
     "normalised": NORMALISED,
     "stopped": NORMALISED,
 }
@@ -215,3 +222,75 @@ def test_all_processes_stop_together_and_go_on_to_the_same_bits(two: Path) -> No
     assert 13 <= steps[0] < 44
     stopped, whole = (two / name / "model.safetensors" for name in ("stopped", "normalised"))
     assert stopped.read_bytes() == whole.read_bytes()
+
+
+def before_the_last_epoch(run: Path, copy: Path) -> Path:
+    """A copy of a run, as if its processes had been killed in the last epoch."""
+    shutil.copytree(run, copy)
+    for file in (list_checkpoints(copy / "checkpoints")[-1], copy / "summary.json"):
+        file.unlink()
+    (copy / "model.safetensors").unlink()
+    return copy
+
+
+def check_same_to_rounding(out: Path, whole: Path) -> None:
+    found, expected = (load_file(run / "model.safetensors") for run in (out, whole))
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-10)
+        assert torch.equal(found[key] == 0, tensor == 0)
+
+
+def test_a_run_of_two_processes_resumes_on_one(two: Path, tmp_path: Path) -> None:
+    out = before_the_last_epoch(two / "planned", tmp_path / "run")
+    train(TrainConfig(**RUNS["planned"]), out, resume=True, display=Displays())
+    check_same_to_rounding(out, two / "planned")
+
+
+def torchrun(*words: str) -> "subprocess.Popen[str]":
+    """Start the command line on two processes that may be restarted once."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", "2", "--max-restarts", "1", "-m", "dirprune"]
+    return subprocess.Popen(
+        [*launcher, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_resumes_on_two(one: Path, tmp_path: Path) -> None:
+    out = before_the_last_epoch(one / "planned", tmp_path / "run")
+    config = str(out / "config.json")
+    with torchrun("train", "--config", config, "-o", str(out), "--resume") as process:
+        told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    check_same_to_rounding(out, one / "planned")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find a worker")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_restarted_and_the_run_keeps_its_bits(
+    two: Path, tmp_path: Path, rank: int
+) -> None:
+    """One command line; torchrun starts both workers again, and the run continues."""
+    whole, out = two / "planned", tmp_path / "run"
+    config = str(whole / "config.json")
+    killed = 0
+    with torchrun("train", "--config", config, "-o", str(out), "--resume") as process:
+        while not (out / "checkpoints").exists() or not list_checkpoints(out / "checkpoints"):
+            assert process.poll() is None
+            time.sleep(0.001)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in map(int, children):
+            if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert killed == 1
+    assert told.count(" 1/6 ") == 1  # the lines of the epochs: it did not start again
+    ours, theirs = (run / "model.safetensors" for run in (out, whole))
+    assert ours.read_bytes() == theirs.read_bytes()

@@ -1,5 +1,6 @@
 """The processes of a distributed run: the rank of this process, and values all ranks agree on."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,28 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def connect_after_restart(backend: str) -> None:
+    """Connect the processes that torchrun has restarted (``--max-restarts``) on one node.
+
+    The store of torchrun's agent outlives a restart, with the addresses of the earlier processes,
+    to which torch would connect. So each restart uses its own names in the store. On several nodes
+    this is not possible, because each agent counts its own restarts.
+
+    Args:
+        backend: As for :func:`torch.distributed.init_process_group`.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    on_one_node = os.environ.get("LOCAL_WORLD_SIZE") == str(world)
+    if restarts == "0" or world == 1 or not on_one_node or dist.is_initialized():
+        return
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False
+    )
+    own = dist.PrefixStore(f"restart-{restarts}", store)
+    dist.init_process_group(backend, store=own, rank=int(os.environ["RANK"]), world_size=world)
 
 
 def any_rank(flag: bool) -> bool:

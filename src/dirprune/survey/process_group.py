@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dirprune._support.lock import locked
-from dirprune._support.processes import call_on_rank0, rank_and_world
+from dirprune._support.processes import call_on_rank0, connect_after_restart, rank_and_world
 
 
 @contextmanager
@@ -36,7 +36,10 @@ def process_group(out: Path) -> Iterator[Path]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Tensors on the CPU and on GPUs, each by the backend that suits it.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        connect_after_restart(backend)
+        if not dist.is_initialized():
+            dist.init_process_group(backend)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
     folder: AbstractContextManager[Path] = (
