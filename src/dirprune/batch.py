@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dirprune.kernels.prepared_group import PreparedGroup
 from dirprune.kernels.rows import Row
-from dirprune.kernels.together import Together
 
 Group = dict[str, Any]
 
@@ -37,7 +37,7 @@ class ParameterBatch(NamedTuple):
     rows: list[Row]
     contiguous: bool = False
     """Whether all weights and accumulators are known to be contiguous float32 arrays."""
-    together: Together | None = None
+    prepared: PreparedGroup | None = None
     """All rows, if they are stepped with prepared tables; then ``rows`` is empty."""
 
     @classmethod

@@ -124,7 +124,7 @@ class LastWeights:
             The batch, with what is now known of its tensors.
         """
         group, g = batch.group, batch.g_before
-        if batch.together or g is None or group["capturable"]:
+        if batch.prepared or g is None or group["capturable"]:
             return batch
         first = batch.rows[0]
         if first.v is None or not first.w.is_cpu or triton_step.is_chosen(group, first.w):

@@ -36,8 +36,8 @@ def update(batch: ParameterBatch) -> None:
     group, capturable = batch.group, batch.group["capturable"]
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
-    if batch.together:
-        batch = batch._replace(rows=batch.together.rows(), together=None)
+    if batch.prepared:
+        batch = batch._replace(rows=batch.prepared.rows(), prepared=None)
     if batch.g.dim():
         for part in batch.split_by_threshold():
             update(part)
@@ -211,14 +211,14 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
 
 def _step_triton(batch: ParameterBatch) -> bool:
     """Step on a GPU in one launch, if Triton can take the rows."""
-    group, together = batch.group, batch.together
-    if batch.g_before is None or not (together or triton_step.is_chosen(group, batch.rows[0].w)):
+    group, prepared = batch.group, batch.prepared
+    if batch.g_before is None or not (prepared or triton_step.is_chosen(group, batch.rows[0].w)):
         return False
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda or x.dim() else float(x) for x in numbers)
     rule = _adam_rule(group, lr, step) if "betas" in group else _gradient_rule(group, lr)
-    if together:
-        return together.tables.step(together.w, together.grads, rule, g, g_before, batch.power)
+    if prepared:
+        return prepared.tables.step(prepared.w, prepared.grads, rule, g, g_before, batch.power)
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
 
 

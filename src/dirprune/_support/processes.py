@@ -32,10 +32,10 @@ def connect_after_restart(backend: str) -> None:
     on_one_node = os.environ.get("LOCAL_WORLD_SIZE") == str(world)
     if restarts == "0" or world == 1 or not on_one_node or dist.is_initialized():
         return
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False
     )
-    own = dist.PrefixStore(f"restart-{restarts}", store)
+    own = dist.PrefixStore(f"restart-{restarts}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=int(os.environ["RANK"]), world_size=world)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dirprune.batch import Group, ParameterBatch, state_dtype
 from dirprune.kernels import triton_step
+from dirprune.kernels.prepared_group import PreparedGroup
 from dirprune.kernels.rows import Row
-from dirprune.kernels.together import Together
 from dirprune.optimizer.options import power_of
 from dirprune.optimizer.state import COUNTERS
 from dirprune.quantile import is_sharded, local_part
@@ -128,18 +128,18 @@ def advance_on_device(
     return list(batches.values())
 
 
-def advance_together(group: Group, together: Together, rate: float) -> ParameterBatch:
+def advance_prepared(group: Group, prepared: PreparedGroup, rate: float) -> ParameterBatch:
     """Advance parameters that share n and step; faster than :func:`advance_group`.
 
     Args:
         group: The param group.
-        together: All its parameters.
+        prepared: All its parameters.
         rate: The effective learning rate, for the paper's threshold.
 
     Returns:
         A single batch.
     """
-    states, c = together.states, 0.0 if group["plan"] else group["c"]
+    states, c = prepared.states, 0.0 if group["plan"] else group["c"]
     levels = list(map(operator.itemgetter("g"), states))
     n, g = _grown(states[0]["n"], before := levels[0], rate, c, group["mu"])
     for own in states:
@@ -154,12 +154,14 @@ def advance_together(group: Group, together: Together, rate: float) -> Parameter
             own["step"] = step
     batch = ParameterBatch.empty(group, float(group["lr"]), g, before, step, power_of(group))
     if len(set(levels)) > 1:
-        own_levels = together.tables.thresholds(levels)
+        own_levels = prepared.tables.thresholds(levels)
         batch = batch._replace(g=own_levels, g_before=own_levels)
-    return batch._replace(together=together)
+    return batch._replace(prepared=prepared)
 
 
-def together_of(state: State, group: Group, batches: list[ParameterBatch]) -> Together | None:
+def prepare_group(
+    state: State, group: Group, batches: list[ParameterBatch]
+) -> PreparedGroup | None:
     """Prepare a group's next steps, if all its parameters are in one batch on a GPU.
 
     Args:
@@ -181,7 +183,7 @@ def together_of(state: State, group: Group, batches: list[ParameterBatch]) -> To
         return None
     if not all(map(operator.is_, (row.w for row in rows), group["params"])):
         return None
-    return Together.of(rows, [state[p] for p in group["params"]])
+    return PreparedGroup.of(rows, [state[p] for p in group["params"]])
 
 
 def lr_on(group: Group, device: torch.device) -> Tensor:

@@ -11,13 +11,13 @@ from torch.optim.optimizer import ParamsT
 
 from dirprune.batch import Group, ParameterBatch
 from dirprune.changes import LastWeights
-from dirprune.kernels.together import Together
+from dirprune.kernels.prepared_group import PreparedGroup
 from dirprune.optimizer.advance import (
     Pairs,
     advance_group,
     advance_on_device,
-    advance_together,
-    together_of,
+    advance_prepared,
+    prepare_group,
 )
 from dirprune.optimizer.options import check_group, check_options, power_of
 from dirprune.optimizer.planned import Planned
@@ -36,7 +36,7 @@ class DualAveraging(ExactState):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._last = LastWeights()
-        self._together: dict[int, Together | None] = {}
+        self._prepared: dict[int, PreparedGroup | None] = {}
         """Groups on a GPU whose parameters all took the last step together."""
 
     def add_param_group(self, param_group: Group) -> None:
@@ -88,7 +88,7 @@ class DualAveraging(ExactState):
             update(batch)
         for planned in due:
             planned.renew(self._last)
-        if not all(batch.together for batch in batches):
+        if not all(batch.prepared for batch in batches):
             self._last.remember(self.state)
         return loss
 
@@ -160,7 +160,7 @@ class DualAveraging(ExactState):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle or a deep copy, without the identities of the weights."""
         super().__setstate__(state)
-        self._last, self._together = LastWeights(), {}
+        self._last, self._prepared = LastWeights(), {}
 
     # Methods of a direction
 
@@ -190,13 +190,13 @@ class DualAveraging(ExactState):
         """
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self._check_capturable()
-        moving: list[tuple[Group, Pairs, Together | None]] = []
+        moving: list[tuple[Group, Pairs, PreparedGroup | None]] = []
         for group in self.param_groups:
             check_options(group)
             self._check_direction(group)
-            together = self._all_together(group) if eager else None
-            moving.append((group, [] if together else self._gradients(group), together))
-        active = [group for group, pairs, together in moving if pairs or together]
+            prepared = self._prepared_group(group) if eager else None
+            moving.append((group, [] if prepared else self._gradients(group), prepared))
+        active = [group for group, pairs, prepared in moving if pairs or prepared]
         plans = self._planned(group for group in active if _is_moving(group))
         structured = [planned for planned in self._planned(active) if planned.is_structured]
         for planned in structured:
@@ -211,17 +211,17 @@ class DualAveraging(ExactState):
         return batches, due + [planned for planned in structured if id(planned.plan) not in known]
 
     def _advance_group(
-        self, group: Group, pairs: Pairs, together: Together | None
+        self, group: Group, pairs: Pairs, prepared: PreparedGroup | None
     ) -> list[ParameterBatch]:
-        if together:
-            return [advance_together(group, together, self._effective_lr(group))]
+        if prepared:
+            return [advance_prepared(group, prepared, self._effective_lr(group))]
         for p, _ in pairs:
             self._direction_state(p, group, self.state[p])
         if group["capturable"]:
             factor = self._effective_lr({**group, "lr": 1.0})
             return advance_on_device(self.state, group, pairs, factor)
         batches = advance_group(self.state, group, pairs, self._effective_lr(group))
-        self._together[id(group)] = together_of(self.state, group, batches)
+        self._prepared[id(group)] = prepare_group(self.state, group, batches)
         return batches
 
     def _planned(self, groups: Iterable[Group]) -> list[Planned]:
@@ -235,13 +235,13 @@ class DualAveraging(ExactState):
                 "would be constant: make the optimizer with capturable=True"
             )
 
-    def _all_together(self, group: Group) -> Together | None:
+    def _prepared_group(self, group: Group) -> PreparedGroup | None:
         """All parameters with their gradients, if they can be stepped like at the last step."""
-        together = self._together.get(id(group))
-        if together is None or len(together.w) != len(group["params"]):
+        prepared = self._prepared.get(id(group))
+        if prepared is None or len(prepared.w) != len(group["params"]):
             return None
-        together = together._replace(grads=tuple(map(_grad, together.w)))
-        return together if together.is_current(group) else None
+        prepared = prepared._replace(grads=tuple(map(_grad, prepared.w)))
+        return prepared if prepared.is_current(group) else None
 
     def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
         """The parameters with a gradient, and their gradients."""

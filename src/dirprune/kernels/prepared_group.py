@@ -18,7 +18,7 @@ from dirprune.kernels.rows import PLAIN, Row
 _layout = operator.attrgetter("layout")
 
 
-class Together(NamedTuple):
+class PreparedGroup(NamedTuple):
     """The parameters of a group, in columns, which are all updated at every step."""
 
     w: tuple[Tensor, ...]
@@ -30,7 +30,7 @@ class Together(NamedTuple):
     grads: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], states: list[dict[str, Any]]) -> "Together | None":
+    def of(cls, rows: Sequence[Row], states: list[dict[str, Any]]) -> "PreparedGroup | None":
         """Prepare the rows, if one launch on a GPU can step them."""
         w, v, _, m, s = zip(*rows)
         tables = triton_step.prepare(w, v, m, s)
