@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | docs | bench | models | fuzz | selftest : each installs what it needs into .venv first.
+# make demo | test | test-all | check | docs | bench | models | fuzz | selftest: each target first installs its requirements into .venv.
 PYTHON ?= python3
 BIN = .venv/bin
 EXTENSION = CMakeLists.txt $(shell find cpp -type f)
@@ -6,7 +6,8 @@ CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 
 .PHONY: demo test test-all check docs format bench models fuzz selftest cross-check emulate clean
 
-# The import hook of an editable installation would come before PYTHONPATH: a path entry does not.
+# An editable installation installs an import hook, which takes precedence over PYTHONPATH. Replace it
+# by a path entry, which does not.
 PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune.* && \
 	echo $(CURDIR)/src > dirprune.pth
 
@@ -25,13 +26,13 @@ PLAIN_PATH = cd .venv/lib/python*/site-packages && rm -f _editable_skbc_dirprune
 demo: .venv/demo
 	$(BIN)/dirprune demo --out runs/demo --overwrite
 
-# Two files at a time, each on one thread: more threads than cores wait for each other.
+# Two files at a time, one thread each: more threads than cores slow each other down.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: .venv/dev
 	$(PYTEST)
 
-# What is marked slow or gpu as well.
+# Also the tests marked slow or gpu.
 test-all: .venv/dev
 	$(PYTEST) -m ""
 
@@ -59,7 +60,7 @@ models: .venv/dev
 	$(BIN)/pip install --quiet segmentation_models_pytorch
 	$(BIN)/python benchmarks/models.py
 
-# The parser of the engine's files under AddressSanitizer and UBSan, for a minute, by libFuzzer;
+# Fuzz the parser of the engine's files with libFuzzer, AddressSanitizer and UBSan for a minute;
 # on Debian: apt install clang
 fuzz: .venv/dev
 	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
@@ -67,20 +68,20 @@ fuzz: .venv/dev
 	$(BIN)/python cpp/fuzz/seeds.py build/fuzz/seeds
 	build/fuzz/fuzz -max_total_time=60 build/fuzz/seeds
 
-# The kernels of all instruction sets that this CPU has, and the pool, without Python.
+# Test the kernels of all instruction sets of this CPU, and the thread pool, without Python.
 selftest: .venv/dev
 	$(CMAKE) -B build/selftest -DDIRPRUNE_SELFTEST=ON
 	$(BIN)/cmake --build build/selftest
 	build/selftest/selftest
 
-# The same for aarch64; on Debian: apt install g++-aarch64-linux-gnu qemu-user
+# The self-test for aarch64; on Debian: apt install g++-aarch64-linux-gnu qemu-user
 cross-check: .venv/dev
 	$(CMAKE) -B build/aarch64 -DDIRPRUNE_SELFTEST=ON -DCMAKE_SYSTEM_NAME=Linux \
 	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(BIN)/cmake --build build/aarch64
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/selftest without-fork
 
-# The same with AVX-512 where the processor has none; needs Debian and 20 minutes.
+# The self-test with an emulated AVX-512; needs Debian and takes 20 minutes.
 emulate: .venv/dev
 	$(CMAKE) -B build/emulated -DDIRPRUNE_SELFTEST=ON -DCMAKE_EXE_LINKER_FLAGS=-static
 	$(BIN)/cmake --build build/emulated

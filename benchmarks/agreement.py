@@ -1,13 +1,13 @@
-"""What the engine answers on real images, beside torch.
+"""Compare the engine's outputs on real images with torch's.
 
     python benchmarks/agreement.py photographs FOLDER_OF_IMAGES [--json FILE.json]
     python benchmarks/agreement.py run RUN [--json FILE.json]
 
-``photographs``: ResNet-50 with random weights, as many zeros in every layer as the paper's, and
-BatchNorm re-estimated on the photographs, so that every layer's signal is as in a trained network.
-Random networks say nearly the same of all images, so the mean over images is taken from the
-outputs before they are compared. ``run``: a network that ``dirprune train`` trained, on its test
-images.
+``photographs``: ResNet-50 with random weights and the paper's share of zeros in every layer.
+BatchNorm is re-estimated on the photographs, so that activations have the scale of those in a
+trained network. A random network gives nearly the same output for all images, so the mean over
+images is subtracted from the outputs before they are compared. ``run``: a network trained by
+``dirprune train``, on its test images.
 """
 
 import argparse
@@ -33,8 +33,8 @@ BATCH = 50
 
 
 def photographs(folder: Path) -> Iterator[Tensor]:
-    """Batches in ImageNet's usual crop, normalised."""
-    change = transforms.Compose(
+    """Normalised batches of images, resized and cropped as usual for ImageNet."""
+    transform = transforms.Compose(
         [
             transforms.Resize(256),
             transforms.CenterCrop(224),
@@ -42,7 +42,7 @@ def photographs(folder: Path) -> Iterator[Tensor]:
             transforms.Normalize(*IMAGENET_STATISTICS),
         ]
     )
-    images = datasets.ImageFolder(str(folder), change)
+    images = datasets.ImageFolder(str(folder), transform)
     for x, _ in torch.utils.data.DataLoader(images, BATCH):
         yield x
 
@@ -58,8 +58,8 @@ def test_images(run: Path) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def compared(net: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
-    """Largest difference of the centred outputs over the largest of them, and the classes."""
-    theirs, ours = [], []
+    """Return the largest difference relative to the largest centred output, and equal classes."""
+    by_torch, by_engine = [], []
     with tempfile.TemporaryDirectory() as folder:
         engine = None
         for x in batches:
@@ -67,9 +67,9 @@ def compared(net: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
             if engine is None:
                 print(save(net, f"{folder}/model.dpz", x[:2]))
                 engine = Engine(f"{folder}/model.dpz", threads=torch.get_num_threads())
-            theirs.append(net(x))
-            ours.append(torch.from_numpy(engine(x.numpy())))
-    expected, found = torch.cat(theirs), torch.cat(ours)
+            by_torch.append(net(x))
+            by_engine.append(torch.from_numpy(engine(x.numpy())))
+    expected, found = torch.cat(by_torch), torch.cat(by_engine)
     mean = expected.mean(0)
     expected, found = expected - mean, found - mean
     return {
@@ -98,7 +98,7 @@ def main() -> None:
     print(figures)
     write(options.json, {"what": options.what, **figures})
     if figures["difference"] > 1e-4 or figures["same class"] < figures["images"]:
-        raise SystemExit("the engine's answers differ from torch's")
+        raise SystemExit("the engine's outputs differ from torch's")
 
 
 if __name__ == "__main__":

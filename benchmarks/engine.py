@@ -1,7 +1,8 @@
-"""Latency of sparse networks beside dense runtimes, in one process, outputs compared first.
+"""Latency of sparse networks in dirprune's engine and in dense runtimes, in one process.
 
-Every network runs as it is in each runtime: the peers multiply by its zeros. Weights and zeros are
-random (see ``sparse_networks.py``); for time only their number counts.
+Outputs are compared first. Every runtime gets the same network, so dense runtimes multiply by its
+zeros. Weights and the positions of the zeros are random (see ``sparse_networks.py``); the latency
+depends only on their number.
 
     python benchmarks/engine.py [--only NAME ...] [--threads 1 2] [--rounds 15] [--json FILE.json]
 """
@@ -25,15 +26,15 @@ from sparse_networks import masked, paper_resnet50
 
 
 class Case(NamedTuple):
-    """A network to measure, the shape of an input, and at which batch sizes."""
+    """A network to measure, the shape of one input, and the batch sizes."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, int, int]
     batches: tuple[int, ...]
 
 
-def own(name: str, zeros: float) -> Case:
-    """One of the paper's networks for CIFAR, every layer equally sparse."""
+def cifar(name: str, zeros: float) -> Case:
+    """One of the paper's networks for CIFAR, with the same share of zeros in every layer."""
 
     def make() -> nn.Module:
         return masked(build(name, num_classes=10, channels=3, size=(32, 32)), lambda *_: zeros)
@@ -42,7 +43,7 @@ def own(name: str, zeros: float) -> Case:
 
 
 def mobile() -> nn.Module:
-    """MobileNetV2 with 90 % zeros in its 1x1 convolutions, and in no others."""
+    """MobileNetV2 with 90 % zeros in its 1x1 convolutions; the other layers are dense."""
     net = torchvision.models.mobilenet_v2(weights=None)
     return masked(net, lambda _, p: 0.9 if p.dim() == 4 and p.shape[2:] == (1, 1) else 0.0)
 
@@ -59,8 +60,8 @@ def layer(channels: int, side: int, zeros: float) -> Case:
 
 CASES = {
     "resnet50": Case(paper_resnet50, (3, 224, 224), (1, 16)),
-    **{f"vgg16 {zeros:.0%}": own("vgg16", zeros) for zeros in (0.9, 0.97)},
-    **{f"wrn28x10 {zeros:.0%}": own("wrn28x10", zeros) for zeros in (0.9, 0.97)},
+    **{f"vgg16 {zeros:.0%}": cifar("vgg16", zeros) for zeros in (0.9, 0.97)},
+    **{f"wrn28x10 {zeros:.0%}": cifar("wrn28x10", zeros) for zeros in (0.9, 0.97)},
     "mobilenet_v2": Case(mobile, (3, 224, 224), (1, 16)),
     **{
         f"3x3 {channels}@{side} {zeros:.0%}": layer(channels, side, zeros)
@@ -71,7 +72,7 @@ CASES = {
 
 
 def dense_peak(threads: int) -> list[float]:
-    """GFLOP/s of a large dense product in torch, quartiles: what this machine's FMA units give."""
+    """Quartiles of the GFLOP/s of a large dense product in torch: the peak of this machine."""
     torch.set_num_threads(threads)
     a, b = torch.randn(2, 1536, 1536)
     [times] = interleaved({"gemm": lambda: a @ b}, rounds=9).values()
@@ -79,7 +80,7 @@ def dense_peak(threads: int) -> list[float]:
 
 
 def layers(net: nn.Module, case: Case, threads: int) -> list[dict[str, object]]:
-    """What every layer takes at the smallest batch: kernel, zeros, ms, useful GFLOP/s."""
+    """Profile every layer at the smallest batch: kernel, zeros, ms, useful GFLOP/s."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.dpz")
         save(net, path, torch.randn(2, *case.shape))

@@ -1,7 +1,7 @@
 """Times on a GPU: optimizer steps, a training step, Hessian products, synchronisations.
 
-Candidates of one comparison run in turn (A B C A B C ...); quoted are medians over the rounds.
-Where there is no GPU, `--device cpu` runs everything at a tiny size, to see that it runs.
+Candidates of one comparison are interleaved (A B C A B C ...); the medians are reported.
+`--device cpu` runs everything at a tiny size, as a smoke test without a GPU.
 
     python benchmarks/gpu.py [--json FILE] [--sweep]
 """
@@ -38,7 +38,7 @@ BYTES = {
     "GRDA momentum": 28,
     "AdamGRDA": 36,
 }
-"""Bytes that a step has to move for a float32 weight: what is read once and written once."""
+"""Bytes per float32 weight that a step has to read or write, each once."""
 
 
 class Clock:
@@ -48,12 +48,12 @@ class Clock:
         self.cuda = device == "cuda"
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Wait until the device has finished all its work."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def once(self, call: Step, repeats: int) -> tuple[float, float]:
-        """Milliseconds of a call until it is done, and until it returns."""
+        """Return the milliseconds until a call has finished on the device and until it returns."""
         self.wait()
         begun = time.perf_counter()
         for _ in range(repeats):
@@ -64,16 +64,16 @@ class Clock:
         return 1e3 * (done - begun) / repeats, 1e3 * (returned - begun) / repeats
 
     def compare(self, calls: dict[str, Step], repeats: int, rounds: int) -> dict[str, Any]:
-        """Medians of calls that take turns."""
+        """Return the medians of interleaved calls."""
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        often = {}
+        repeats_of = {}
         for name, call in calls.items():
             self.once(call, min(3, repeats))
             ms, _ = self.once(call, 1)
-            often[name] = min(repeats, max(1, int(40 / ms)))  # what is slow is measured less often
+            repeats_of[name] = min(repeats, max(1, int(40 / ms)))  # slow calls are repeated less
         for _ in range(rounds):
             for name, call in calls.items():
-                found[name].append(self.once(call, often[name]))
+                found[name].append(self.once(call, repeats_of[name]))
         return {
             name: {
                 "ms": round(statistics.median(done for done, _ in times), 4),
@@ -93,7 +93,7 @@ def parameters_of(model: nn.Module, device: str) -> list[nn.Parameter]:
 
 
 def optimizer_steps(model: nn.Module, device: str) -> dict[str, Step]:
-    """A step of every optimizer, each on its own copy of the parameters."""
+    """The step functions of all optimizers, each with its own copy of the parameters."""
 
     def of(factory: Callable[[list[nn.Parameter]], Any]) -> Step:
         return factory(parameters_of(model, device)).step
@@ -129,7 +129,7 @@ def optimizer_steps(model: nn.Module, device: str) -> dict[str, Step]:
 
 
 def kernel_steps(model: nn.Module, device: str) -> dict[str, Step]:
-    """The Triton launch alone, without the optimizer around it."""
+    """The launches of the Triton kernels alone, without the rest of the optimizer's step."""
 
     def of(moments: int, rule: Any, power: float) -> Step:
         rows = [
@@ -147,7 +147,7 @@ def kernel_steps(model: nn.Module, device: str) -> dict[str, Step]:
 
 
 def captured(call: Step) -> Step:
-    """The replay of a graph that holds the call ten times."""
+    """Capture ten calls in a CUDA graph; return its replay."""
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -157,7 +157,7 @@ def captured(call: Step) -> Step:
 
 
 def sweep(model: nn.Module, clock: Clock) -> dict[str, Any]:
-    """The kernels' time alone (from graphs) by block size and warps."""
+    """Time of the kernels alone (in CUDA graphs) for several block sizes and numbers of warps."""
     module: Any = triton_step.kernels()
     found = {}
     chosen = module.BLOCK, module.WARPS
@@ -182,7 +182,7 @@ def bandwidth(clock: Clock, device: str) -> float:
 
 
 def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict[str, Step]:
-    """A whole training step in bfloat16, channels last, by optimizer."""
+    """Complete training steps in bfloat16 and channels-last format, one per optimizer."""
     x = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     y = torch.randint(1000, (batch,), device=device)
 
@@ -209,7 +209,7 @@ def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict
 
 
 def curvature(clock: Clock, device: str, images: int, size: int, rounds: int) -> dict[str, Any]:
-    """A Hessian product of ResNet-18 beside a gradient, in true float32."""
+    """Compare a Hessian product of ResNet-18 with a gradient, in float32 without TF32."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).to(device).eval()
     x = torch.randn(images, 3, size, size, device=device)
@@ -229,7 +229,7 @@ def curvature(clock: Clock, device: str, images: int, size: int, rounds: int) ->
         hessian = Hessian(model, F.cross_entropy, [(x, y)], mode=mode)
         try:
             products[mode] = hessian(v)
-        except Exception as error:  # a mode that is refused is a result
+        except Exception as error:  # a refused mode is a result
             found[f"{mode} refused"] = str(error)[:200]
         else:
             calls[mode] = lambda hessian=hessian: hessian(v)
@@ -244,7 +244,7 @@ def curvature(clock: Clock, device: str, images: int, size: int, rounds: int) ->
 
 
 def synchronisations(device: str) -> dict[str, float]:
-    """How often a run on the digits waits for the device in a step."""
+    """Count the synchronisations with the device per step of a training run on the digits."""
     from dirprune.train.config import TrainConfig
     from dirprune.train.display import Displays
     from dirprune.train.loop import train
@@ -301,7 +301,7 @@ def main() -> None:
         begun = time.perf_counter()
         try:
             record[name] = measure()
-        except Exception as error:  # the other figures are still wanted
+        except Exception as error:  # continue with the other measurements
             record[name] = f"{type(error).__name__}: {error}"[:500]
         print(
             f"{name} ({time.perf_counter() - begun:.1f} s): {json.dumps(record[name], indent=1)}"
@@ -330,7 +330,7 @@ def main() -> None:
 
 
 def without_host(model: nn.Module, clock: Clock, limit: Any, numel: int) -> dict[str, Any]:
-    """Kernel times from graphs, and the bytes they move as a share of a copy's."""
+    """Time of the kernels in CUDA graphs, and their bandwidth relative to that of a copy."""
     calls = {name: captured(call) for name, call in kernel_steps(model, "cuda").items()}
     found = {}
     for name, times in clock.compare(calls, 5, 5).items():

@@ -1,13 +1,14 @@
-"""Products with the Hessian beside a gradient, and ten eigenpairs beside other libraries.
+"""Time of Hessian products relative to a gradient, and of ten eigenpairs in several libraries.
 
     python benchmarks/hessian.py products [--json results/hessian/products.json]
     python benchmarks/hessian.py eigenpairs [--json results/hessian/eigenpairs.json]
 
 Products: a batch of random images of CIFAR's size; the gradient in evaluation mode in both memory
-formats; products by ``Hessian``, with and without what it keeps between them, and by autograd's
-double backward in both formats. Eigenpairs: the ten largest, everybody to the residual that eigsh
-reaches, recomputed here; hessian-eigenthings once told the fewest steps that get there, and once
-as without that knowledge. All in one process, in turn; outputs are compared.
+formats; products by ``Hessian``, with and without its cache, and by autograd's double backward in
+both formats. Eigenpairs: the ten largest. Every library has to reach the residual that eigsh
+reaches, which is recomputed here. hessian-eigenthings runs with the smallest sufficient number of
+steps, and with its default number, doubled until it suffices. All calls run in one process and
+products are interleaved; outputs are compared.
 """
 
 import argparse
@@ -33,7 +34,12 @@ NETWORKS = {"resnet20": ("resnet20", 1.0), "vgg16_bn, width .25": ("vgg16_bn", 0
 
 
 def network(name: str, smooth: bool = False) -> nn.Module:
-    """An untrained network with statistics from random images."""
+    """An untrained network with BatchNorm statistics of random images.
+
+    Args:
+        name: A key of ``NETWORKS``.
+        smooth: Replace ReLU by SiLU and maximum by average pooling.
+    """
     torch.manual_seed(0)
     kind, width = NETWORKS[name]
     model = build(kind, num_classes=10, channels=3, size=(32, 32), width=width)
@@ -61,11 +67,11 @@ def double_backward(model: nn.Module, x: Tensor, y: Tensor, v: Tensor) -> Tensor
 
 
 def differences(model: nn.Module, x: Tensor, y: Tensor, v: Tensor) -> list[float]:
-    """Relative, from autograd in float64, by tens of samples.
+    """Relative differences from autograd in float64, for groups of ten samples.
 
-    The Hessian of a network with ReLU jumps: where rounding decides which side of zero, or which
-    maximum of a window, a sample is on, its share of the product is another one. That is seen in
-    some tens and not in most.
+    The Hessian of a network with ReLU is discontinuous: rounding may decide whether a ReLU's input
+    is positive, or which element of a window is the maximum, and the product changes. This affects
+    a few groups of samples; most are unaffected.
     """
     found = []
     for images, labels in list(zip(x.split(10), y.split(10)))[:9]:
@@ -82,7 +88,7 @@ def products(name: str, options: argparse.Namespace) -> dict[str, Any]:
     model = network(name)
     x, y = torch.randn(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
     v = torch.randn(sum(w.numel() for w in model.parameters()))
-    # Default options but for the memory: what is kept between products, and nothing.
+    # Default options except for the cache: larger than needed, and none.
     ours = {
         "product, kept": Hessian(model, F.cross_entropy, [(x, y)], keep=8e9),
         "product, nothing kept": Hessian(model, F.cross_entropy, [(x, y)], keep=0),
@@ -133,7 +139,7 @@ def products(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def cpu_seconds(
     candidates: dict[str, Callable[[], Tensor]], rounds: int
 ) -> dict[str, list[float]]:
-    """Processor time in turn: what one thread takes when others keep the machine busy."""
+    """Processor time of interleaved calls, for one thread on a busy machine."""
     times: dict[str, list[float]] = {title: [] for title in candidates}
     for _ in range(rounds):
         for title, call in candidates.items():
@@ -144,7 +150,7 @@ def cpu_seconds(
 
 
 class Timed:
-    """A product that notes the clock and how often it was called."""
+    """A product that records the seconds of each call."""
 
     def __init__(self, multiply: Callable[[Any], Any], clock: Callable[[], float]) -> None:
         self._multiply, self._clock = multiply, clock
@@ -159,7 +165,7 @@ class Timed:
 
 
 class Found(NamedTuple):
-    """Eigenpairs, by rows, and the products that led to them."""
+    """Eigenvalues, eigenvectors as rows, and the timed products."""
 
     values: Tensor
     vectors: Tensor
@@ -201,7 +207,7 @@ def with_curvlinops(model: nn.Module, data: Data, tol: float, clock: Clock) -> F
 def with_eigenthings(
     model: nn.Module, data: Data, tol: float, clock: Clock, steps: int | None = None
 ) -> Found:
-    """Take so many steps; without, double its default until it says that it has converged."""
+    """Take ``steps`` steps; without ``steps``, double the default until the search converges."""
     from hessian_eigenthings import algorithms
     from hessian_eigenthings.loss_fns import supervised_loss
     from hessian_eigenthings.operators import HessianOperator
@@ -219,9 +225,9 @@ def with_eigenthings(
 
 
 def fewest_steps(hessian: Hessian, goal: float) -> int:
-    """How many steps hessian-eigenthings needs, which it leaves to its user to know.
+    """Find the number of steps that hessian-eigenthings needs, which its user has to choose.
 
-    Its own process with its own start, by our products, off the clock.
+    This runs hessian-eigenthings' iteration and start with dirprune's products, untimed.
     """
     from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
 
@@ -240,7 +246,7 @@ def fewest_steps(hessian: Hessian, goal: float) -> int:
 def worst_residual(
     multiply: Callable[[Tensor], Tensor], found: Found, dtype: torch.dtype
 ) -> float:
-    """The largest, each over its eigenvalue, of vectors of length 1."""
+    """The largest residual of the normalised eigenvectors, each relative to its eigenvalue."""
     worst = 0.0
     for row, value in zip(found.vectors.double(), found.values.double()):
         row = row / row.norm()
@@ -250,14 +256,14 @@ def worst_residual(
 
 
 def eigenpairs(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Ten eigenpairs by everybody to the residual that eigsh reaches with ``--tol``.
+    """Find ten eigenpairs with every library, to the residual that eigsh reaches with ``--tol``.
 
-    A residual is measured by two products: by the float32 one that found the pair, which tells how
-    well the search did its work, and by one in float64, of the same network and data. The two
-    differ where the network has kinks: a ReLU whose input is rounding, some 1e-7, is on here and
-    off there. Every order of summation, so every library and memory format, decides such a case in
-    its own way, and the Hessian jumps between them by far more than rounding. A network without
-    kinks (``--smooth``) has no such cases.
+    Each residual is measured with two products: the float32 product that found the pair, which
+    shows whether the search converged, and a float64 product of the same network and data. They
+    differ where the network has kinks: the sign of a ReLU's input of about 1e-7 depends on
+    rounding, so on the order of summation, which differs between libraries and memory formats.
+    Such a sign changes the Hessian by far more than rounding does. A network without kinks
+    (``--smooth``) has no such cases.
     """
     model = network(name, smooth=options.smooth)
     x, y = torch.randn(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
@@ -311,9 +317,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--tol", type=float, default=1e-3)
-    parser.add_argument("--smooth", action="store_true", help="eigenpairs without kinks")
-    parser.add_argument("--double-backward", action="store_true", help="time autograd's too")
-    parser.add_argument("--cpu", action="store_true", help="processor time, not time")
+    parser.add_argument("--smooth", action="store_true", help="networks without ReLU")
+    parser.add_argument("--double-backward", action="store_true", help="time double backward too")
+    parser.add_argument("--cpu", action="store_true", help="measure processor time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Cost of the input pipeline beside a training step: quarter-width vgg16_bn, CIFAR-10's size.
+"""Cost of the input pipeline relative to a training step of a quarter-width vgg16_bn.
 
-Batches of 128 with crop and flip, drawn from 50,000 random images (their content decides
-nothing), in turn with training steps on them, in one process:
+Batches of 128 with crop and flip, drawn from 50,000 random images of CIFAR-10's size, interleaved
+with training steps on them, in one process:
 
     python benchmarks/input.py [--rounds 25] [--json results/input/FILE.json]
 """

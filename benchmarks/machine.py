@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures, and how it times."""
+"""Timing of interleaved calls, and figures written together with the machine."""
 
 import json
 import statistics
@@ -15,7 +15,7 @@ from dirprune._support.environment import environment
 def interleaved(
     candidates: dict[str, Callable[[], object]], rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of every call, all candidates in turn, so that a drift of the machine is shared."""
+    """Seconds of every call. Candidates are interleaved, so a drift of the machine affects all."""
     for _ in range(warmup):
         for call in candidates.values():
             call()
@@ -34,12 +34,12 @@ def quartiles(values: list[float], scale: float = 1.0) -> list[float]:
 
 
 def ratios(times: list[float], base: list[float]) -> list[float]:
-    """Quartiles of the ratio round by round."""
+    """Quartiles of the ratios of the same round."""
     return quartiles([a / b for a, b in zip(times, base)])
 
 
 def write(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write figures with the machine they were measured on, if a file is asked for."""
+    """Write figures together with the machine they were measured on, if a path is given."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         machine = environment("cpu") | {"threads": torch.get_num_threads()}

@@ -1,12 +1,12 @@
-"""Networks of public libraries through file and engine, compared with torch.
+"""Save networks of public libraries, run them in the engine, and compare the outputs with torch's.
 
-The weights are random and 90 % of them zero; BatchNorm statistics are drawn at random. A network
-is saved with a batch of 2 as the example and run on a batch of 3. ``difference`` is the largest
-one between the engine's output and that of the network in float32, over the largest output;
-``torch`` is the same between the network in float32 and in float64. A network passes if its
-difference is at most 1e-4, or at most torch's own. Each runs in a process of its own.
+The weights are random and 90 % of them are zero; BatchNorm statistics are random. A network is
+saved with a batch of 2 as the example and run on a batch of 3. ``difference`` is the largest
+difference between the outputs of the engine and of the float32 network, relative to the largest
+output; ``torch`` is that between the float32 and the float64 network. A network passes if its
+difference is at most 1e-4, or at most torch's own. Each network runs in a new process.
 
-A run that was stopped goes on where its tables end.
+An interrupted run continues where its tables end.
 
     python benchmarks/models.py [--suites timm transformers] [--only resnet18 vgg11]
 """
@@ -40,9 +40,9 @@ COLUMNS = ("model", "outcome", "difference", "torch", "parameters", "nodes", "lo
 
 @torch.no_grad()
 def make_sparse(model: nn.Module) -> None:
-    """Set most weights to zero, and have every BatchNorm do something."""
+    """Set most weights to zero, and give every BatchNorm random statistics and parameters."""
     for p in model.parameters():
-        if not p.any():  # as some heads begin, which would hide what comes before
+        if not p.any():  # a zero head would hide errors of the layers before it
             p.normal_(std=0.02)
         if p.dim() > 1:
             # Keep the variance, so that signals neither die nor explode.
@@ -57,20 +57,20 @@ def make_sparse(model: nn.Module) -> None:
 
 
 def call(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """All tensors that a network returns, in order."""
+    """Run a network; return all its output tensors in order."""
     if isinstance(inputs, dict):
         return leaves(model(**inputs))
     return leaves(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
 
 
 def leaves(outputs: Any) -> list[Tensor]:
-    """Arrays and tensors of nested structures, as tensors."""
+    """Flatten nested outputs to a list of tensors."""
     outputs = dict(outputs) if isinstance(outputs, dict) else outputs
     return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(outputs) if leaf is not None]
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest one of all outputs, each over its largest element."""
+    """The largest difference over all outputs, each relative to its largest element."""
     worst = 0.0
     for wanted, own in zip(expected, found, strict=True):
         wanted, own = wanted.double(), own.double()
@@ -83,7 +83,7 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
 
 @torch.no_grad()
 def measure(suite: str, name: str) -> dict[str, Any]:
-    """One row of a table."""
+    """Measure one row of a table."""
     torch.manual_seed(0)
     model, inputs = build(suite, name)
     make_sparse(model.eval())
@@ -116,8 +116,8 @@ def measure(suite: str, name: str) -> dict[str, Any]:
     }
 
 
-def measured_apart(suite: str, name: str) -> dict[str, Any]:
-    """One row, made by a process of its own: what goes wrong there ends there."""
+def measure_in_process(suite: str, name: str) -> dict[str, Any]:
+    """Measure one row in a new process, so that a crash affects only this row."""
     command = [sys.executable, __file__, "--suites", suite, "--one", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode == 0:
@@ -127,17 +127,17 @@ def measured_apart(suite: str, name: str) -> dict[str, Any]:
 
 
 def one(suite: str, name: str) -> dict[str, Any]:
-    """One row, with the reason in the place of numbers where there are none."""
+    """Measure one row; if an exception is raised, the row contains its message."""
     warnings.simplefilter("ignore")
     try:
         return measure(suite, name)
-    except Exception as error:  # whatever a network may raise
+    except Exception as error:  # a network may raise anything
         reason = " | ".join(line.strip() for line in str(error).splitlines())
         return {"model": name, "outcome": f"{type(error).__name__}: {reason}"[:500]}
 
 
 def complete(suite: str, only: list[str] | None, path: Path) -> list[dict[str, Any]]:
-    """Append the rows that a table lacks; return all."""
+    """Measure and append the missing rows of a table; return all rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n")
@@ -146,7 +146,7 @@ def complete(suite: str, only: list[str] | None, path: Path) -> list[dict[str, A
     for name in only or names(suite):
         if name in {row["model"] for row in rows}:
             continue
-        rows.append(measured_apart(suite, name))
+        rows.append(measure_in_process(suite, name))
         print(suite, *rows[-1].values(), file=sys.stderr, flush=True)
         with path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(rows[-1])

@@ -1,7 +1,7 @@
 """A training step of ResNet-50 at 224 x 224 with GRDA, SGD and SGD with momentum.
 
-Time: the three in turn in one process, on the same batches of real images. Peak memory: each in
-a process of its own (``--only`` is how those are started).
+Time: interleaved steps in one process, on the same batches of real images. Peak memory: each
+method in a new process, started with ``--only``.
 
     python benchmarks/resnet50.py FOLDER_OF_IMAGES [--rounds 10] [--json FILE.json]
 """
@@ -32,7 +32,7 @@ METHODS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 
 def batches(folder: Path, size: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Decode real images, cropped and flipped as for training, before anything is timed."""
+    """Decode images, cropped and flipped as for training, so that decoding is not timed."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(224),
@@ -52,7 +52,7 @@ def batches(folder: Path, size: int, count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def stepper(method: str, data: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
-    """Make a function that takes the next training step, each on the next batch."""
+    """Return a function that takes a training step on the next batch."""
     torch.manual_seed(0)
     model = torchvision.models.resnet50().to(memory_format=torch.channels_last)
     optimizer = METHODS[method](model)
@@ -68,7 +68,7 @@ def stepper(method: str, data: list[tuple[Tensor, Tensor]]) -> Callable[[], None
 
 
 def peak_mib(method: str, options: argparse.Namespace) -> float:
-    """Peak memory of three steps in a process of their own."""
+    """Peak memory of three steps in a new process."""
     command = [sys.executable, __file__, str(options.folder), "--only", method]
     command += ["--batch", str(options.batch), "--threads", str(options.threads)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -91,7 +91,7 @@ def main() -> None:
             step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    # Before this process grows: one that is started inherits the peak of the one that starts it.
+    # Before this process allocates: a child process starts at its parent's peak.
     peaks = {name: peak_mib(name, options) for name in METHODS}
     data = batches(options.folder, options.batch, options.rounds)
     times = interleaved({name: stepper(name, data) for name in METHODS}, options.rounds)

@@ -1,6 +1,6 @@
-"""Size of a pruned ResNet-50 as a file: ours beside zstandard's and the entropy of what is in it.
+"""File size of a pruned ResNet-50, compared with zstandard and the entropy of the weights.
 
-Trained weights have more order than these; they are the hardest case for any compressor.
+The weights are random. Trained weights are less random, so they compress better.
 
     python benchmarks/size.py [--json FILE.json]
 """
@@ -22,7 +22,7 @@ from sparse_networks import PAPER, paper_resnet50
 
 
 def entropy_bound(weights: list[Tensor]) -> float:
-    """Bytes for where the zeros are, sign and mantissa as they come, and the exponents."""
+    """Bytes for the positions of the zeros, raw signs and mantissas, and coded exponents."""
     total = 0.0
     for weight in weights:
         values = weight[weight != 0].numpy()
@@ -34,7 +34,7 @@ def entropy_bound(weights: list[Tensor]) -> float:
 
 
 def entropy(shares: np.ndarray) -> float:
-    """Bits of one draw."""
+    """Shannon entropy in bits."""
     positive = shares[shares > 0]
     return float(-(positive * np.log2(positive)).sum())
 

@@ -1,4 +1,4 @@
-"""Networks with zeros at random places: what is measured where nothing trained is at hand."""
+"""Networks with random weights and zeros at random positions, to measure time and size."""
 
 import csv
 from collections.abc import Callable
@@ -13,7 +13,7 @@ PAPER = Path(__file__).with_name("resnet50_sparsity.csv")
 
 
 def paper_resnet50() -> nn.Module:
-    """ResNet-50 with Gaussian weights, and as many zeros in every layer as the paper's network."""
+    """ResNet-50 with Gaussian weights and the paper's share of zeros in every layer."""
     with PAPER.open() as file:
         shares = {row["layer"]: float(row["zeros"]) for row in csv.DictReader(file)}
     return masked(torchvision.models.resnet50(weights=None), lambda name, p: shares[name])
@@ -21,14 +21,14 @@ def paper_resnet50() -> nn.Module:
 
 @torch.no_grad()
 def masked(model: nn.Module, share: Callable[[str, Tensor], float]) -> nn.Module:
-    """Draw a network's weights anew, He-normal, with a share of zeros in every layer.
+    """Initialise a network's weights again (He-normal), with a share of zeros in every layer.
 
     Args:
         model: Changed in place.
-        share: Of zeros, from the name and the tensor of a weight.
+        share: Maps a weight's name and tensor to its share of zeros.
 
     Returns:
-        The network in evaluation mode, with BatchNorm as irregular as training makes it.
+        The network in evaluation mode, with random BatchNorm parameters and statistics.
     """
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():

@@ -1,8 +1,8 @@
-"""Time and memory of one optimizer step: GRDA beside SGD, the authors' way and torch.compile.
+"""Time and memory of a step of GRDA, SGD, the paper authors' implementation and torch.compile.
 
-All candidates run in one process, in turn (A B C A B C ...), on copies of the same weights and
-gradients, with the outputs of the gRDA variants compared first. Quoted are medians over the
-rounds and quartiles of the ratio to ``torch.optim.SGD(momentum=0.9, fused=True)`` of the same
+All candidates run interleaved in one process (A B C A B C ...), on copies of the same weights and
+gradients. The outputs of the gRDA variants are compared first. The table shows medians over the
+rounds, and quartiles of the ratio to ``torch.optim.SGD(momentum=0.9, fused=True)`` of the same
 round, so that a drift of the machine's speed cancels. Run it on an otherwise idle machine:
 
     python benchmarks/step.py [--rounds 101] [--compile] [--json results/step/FILE.json]
@@ -26,8 +26,8 @@ from machine import interleaved, quartiles, ratios, write
 
 LR, C, MU = 0.1, 1e-3, 0.6
 
-# Bytes that a step moves for one float32 weight if nothing stays in cache between its passes; a
-# tensor that is written without being read counts twice, since its lines are fetched first.
+# Bytes per float32 weight that a step moves if nothing stays in cache between its passes. A tensor
+# that is written without being read is counted twice, because its cache lines are fetched first.
 BYTES = {
     "SGD momentum, fused": 20,  # read w, d, m; write w, m
     "SGD, fused": 12,  # read w, d; write w
@@ -50,7 +50,7 @@ LEAST = 16
 def authors_way(
     weights: list[nn.Parameter], accumulators: list[Tensor], counters: list[tuple[Tensor, Tensor]]
 ) -> None:
-    """The update as a loop over tensors with temporaries and one-element counter tensors."""
+    """Update as the authors do: a loop over tensors, with temporaries and counters as tensors."""
     for w, v, (n, g) in zip(weights, accumulators, counters):
         n.add_(1)
         v.add_(w.grad, alpha=-LR)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def measure(shapes: list[torch.Size], rounds: int, with_compile: bool) -> dict[s
 
 
 def allocated(step: Callable[[], object]) -> int:
-    """Most bytes of tensors that one step holds at a time, above what was there before."""
+    """Peak of the tensor memory during one step in bytes, minus the memory before the step."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         step()
     now = peak = 0
@@ -149,7 +149,7 @@ def _memory_events(prof: profile) -> list[tuple[int, int]]:
 
 
 def bandwidth() -> float:
-    """GB/s of ``a += b`` on tensors that no cache holds: two reads and a write, median of 15."""
+    """GB/s of ``a += b`` on tensors larger than the caches (two reads, a write), median of 15."""
     a, b = torch.randn(1 << 26), torch.randn(1 << 26)
     times = []
     for _ in range(15):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 Build = Callable[[], tuple[nn.Module, Callable[[int], Inputs]]]
-"""Makes a network, and its inputs for a batch size."""
+"""Returns a network, and a function that returns inputs for a batch size."""
 
 TIMM = """
 resnet18d:64 resnetv2_50:64 resnest14d:64 seresnet18:64 ecaresnet26t:64 skresnet18:64
@@ -34,7 +34,7 @@ inception_next_atto:64 hiera_tiny_224:224 efficientvit_m0:224
 """
 
 SEGMENTATION = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
-POINTERS = ("Unet", "FPN", "DeepLabV3", "MAnet", "PSPNet", "UnetPlusPlus", "Linknet")
+DECODERS = ("Unet", "FPN", "DeepLabV3", "MAnet", "PSPNet", "UnetPlusPlus", "Linknet")
 
 
 def images(side: int, batch: int) -> Tensor:
@@ -43,13 +43,13 @@ def images(side: int, batch: int) -> Tensor:
 
 
 def timm_network(spec: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """One of timm, for images of the side that is behind its name."""
+    """A network of timm; ``spec`` is "NAME:IMAGE_SIZE"."""
     import timm
 
     name, side = spec.split(":")
     try:
         model = timm.create_model(name, num_classes=10, img_size=int(side))
-    except TypeError:  # it takes images of any size
+    except TypeError:  # a network without img_size accepts images of any size
         model = timm.create_model(name, num_classes=10)
     return model, partial(images, int(side))
 
@@ -64,7 +64,7 @@ def classifier(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
 
 
 def segmentation(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """A network of torchvision that labels every pixel."""
+    """A segmentation network of torchvision."""
     from torchvision.models import segmentation as models
 
     model = getattr(models, name)(weights=None, weights_backbone=None, num_classes=5)
@@ -72,7 +72,7 @@ def segmentation(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
 
 
 def backbone(_: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """The backbone of a detector: five maps in a dictionary."""
+    """The backbone of a detector, which returns a dictionary of five feature maps."""
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     model = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
@@ -80,7 +80,7 @@ def backbone(_: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
 
 
 def encoder_decoder(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """A network of segmentation_models_pytorch on resnet18."""
+    """A network of segmentation_models_pytorch with a resnet18 encoder."""
     import segmentation_models_pytorch as smp
 
     model = getattr(smp, name)("resnet18", encoder_weights=None, classes=4)
@@ -88,7 +88,7 @@ def encoder_decoder(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
 
 
 def tokens(more: tuple[str, ...], batch: int) -> Inputs:
-    """Token numbers, and a mask that leaves the last few of some out."""
+    """Random tokens, with a mask that excludes the last three tokens of every second row."""
     held: dict[str, Any] = {"input_ids": torch.randint(100, (batch, 12))}
     if "mask" in more:
         mask = torch.ones(batch, 12, dtype=torch.int64)
@@ -149,7 +149,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
 
 
 def transformer(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """A network of Hugging Face, small, from its configuration."""
+    """A small network of Hugging Face transformers, with random weights."""
     import transformers
 
     model, config, values, inputs = TRANSFORMERS[name]
@@ -158,7 +158,7 @@ def transformer(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
 
 
 def names(suite: str) -> list[str]:
-    """What a suite holds."""
+    """The networks of a suite."""
     if suite == "torchvision":
         from torchvision import models
 
@@ -167,13 +167,13 @@ def names(suite: str) -> list[str]:
     return {
         "timm": TIMM.split(),
         "torchvision segmentation": [*SEGMENTATION, "resnet18 FPN backbone"],
-        "segmentation_models_pytorch": list(POINTERS),
+        "segmentation_models_pytorch": list(DECODERS),
         "transformers": list(TRANSFORMERS),
     }[suite]
 
 
 def build(suite: str, name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """Make a network and its inputs."""
+    """Return a network, and a function that returns inputs for a batch size."""
     make = {
         "timm": timm_network,
         "torchvision": classifier,
@@ -189,7 +189,7 @@ SUITES = ("timm", "torchvision segmentation", "segmentation_models_pytorch", "tr
 
 
 def family(name: str) -> str:
-    """A name up to what tells its size."""
+    """A network's name without its size, such as "resnet" for "resnet18"."""
     found = re.match(r"[a-z]+(_[a-z]+\b)?", name)
     return found.group() if found else name
 

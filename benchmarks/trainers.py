@@ -1,10 +1,10 @@
-"""A trainer's figures with GRDA beside SGD with momentum: epochs, memory, DDP, checkpoints.
+"""Epoch time, memory, DDP efficiency and checkpoints of GRDA, relative to SGD with momentum.
 
-The optimizers train copies of one network on the same batches, an epoch each, alternately; ratios
-are taken round by round, so that a drift of the machine's speed cancels. Peak memory is that of a
-process in which one optimizer trains alone. DDP runs in two processes, each with batches of the
-same size as one process and half of the threads; its efficiency is the epoch time of one such
-process over that of two. Run it on an otherwise idle machine:
+The optimizers train copies of one network on the same batches. Their epochs are interleaved and
+ratios are taken within a round, so that a drift of the machine's speed cancels. Peak memory is
+that of a process in which one optimizer trains alone. DDP runs in two processes, each with full
+batches and half of the threads; its efficiency is the epoch time of one such process divided by
+that of two. Run it on an otherwise idle machine:
 
     python benchmarks/trainers.py [--rounds 11] [--batches 20] [--json results/trainers/FILE.json]
 """
@@ -47,7 +47,7 @@ MAKERS: dict[str, Callable[[nn.Module, int], Optimizer]] = {
 def trainer(
     name: str, options: argparse.Namespace, parallel: bool
 ) -> tuple[Callable[[], None], nn.Module, Optimizer]:
-    """A function that trains one epoch, the network and the optimizer."""
+    """Return a function that trains one epoch, the network and the optimizer."""
     torch.manual_seed(0)
     net = build(options.model, num_classes=10, width=options.width)
     model = DistributedDataParallel(net) if parallel else net
@@ -67,23 +67,23 @@ def trainer(
 
 
 def epoch_times(options: argparse.Namespace, parallel: bool) -> dict[str, list[float]]:
-    """Seconds of every epoch of every optimizer."""
+    """Measure the seconds of every epoch of every optimizer."""
     candidates = {name: trainer(name, options, parallel)[0] for name in MAKERS}
     return interleaved(candidates, options.rounds)
 
 
 def peak_memory_mib(name: str, options: argparse.Namespace) -> float:
-    """Largest resident memory of this process after two epochs."""
+    """Peak resident memory of this process after two epochs."""
     epoch, _, _ = trainer(name, options, parallel=False)
     for _ in range(2):
         epoch()
-    # not ru_maxrss, which starts at the parent's peak
+    # Not ru_maxrss, which starts at the parent's peak.
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 def checkpoint_figures(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Bytes of a checkpoint, and median seconds to save and to resume from it."""
+    """Return the bytes of a checkpoint, and the median seconds to save and to resume."""
     epoch, net, optimizer = trainer(name, options, parallel=False)
     epoch()
     saving, resuming = [], []
@@ -111,8 +111,8 @@ def checkpoint_figures(name: str, options: argparse.Namespace) -> dict[str, floa
 def in_processes(arguments: list[str], world: int = 1) -> Any:
     """Run this script in new processes; return what the first one prints as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"WORLD_SIZE": str(world), "MEETING_POINT": f"{folder}/point"}
-        if "--part=ddp" in arguments:  # of one process and of two: as many threads each
+        environment = os.environ | {"WORLD_SIZE": str(world), "DIST_FILE": f"{folder}/init"}
+        if "--part=ddp" in arguments:  # the same number of threads for one process and for two
             environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // 2))
         processes = [
             subprocess.Popen(
@@ -129,12 +129,12 @@ def in_processes(arguments: list[str], world: int = 1) -> Any:
     return json.loads(printed[0].splitlines()[-1])
 
 
-def work(options: argparse.Namespace) -> None:
-    """Measure one thing in this process, print it and end."""
+def run_part(options: argparse.Namespace) -> None:
+    """Measure the part ``--part`` in this process, print it as JSON and exit."""
     if options.part == "ddp":
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        point = f"file://{os.environ['MEETING_POINT']}"
-        dist.init_process_group("gloo", init_method=point, rank=rank, world_size=world)
+        init = f"file://{os.environ['DIST_FILE']}"
+        dist.init_process_group("gloo", init_method=init, rank=rank, world_size=world)
         print(json.dumps(epoch_times(options, parallel=True)), flush=True)
         dist.barrier()
     else:
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.part:
-        return work(options)
+        return run_part(options)
     passed_on = ("rounds", "batches", "batch", "model", "width")
     given = [f"--{name}={getattr(options, name)}" for name in passed_on]
     one = epoch_times(options, parallel=False)

@@ -1,4 +1,4 @@
-"""Sphinx: `make docs` writes the pages to build/docs, and fails on a warning."""
+"""Configuration of Sphinx. `make docs` writes the pages to build/docs and fails on a warning."""
 
 import dirprune
 
@@ -19,4 +19,4 @@ napoleon_google_docstring = True
 autosummary_generate = True
 autodoc_typehints = "none"
 html_theme = "alabaster"
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository, which are no pages
+suppress_warnings = ["myst.xref_missing"]  # links to files of the repository outside docs/

@@ -1,13 +1,14 @@
-"""Where gRDA ends, seen from where SGD ends: paths between them, and the Hessian's spectrum.
+"""The loss landscape between SGD's and gRDA's solutions: paths and the Hessian's spectrum.
 
     python results/landscape/measure.py [FOLDER [PART ...]]
 
-Trains what is missing in FOLDER (runs/landscape by default), surveys it as `dirprune landscape`
-does, and writes a file for each PART (seeds, variants, training, planes, projections and edges;
-without any, all): a line for each network that was compared with SGD's, for each epoch, or for
-each point of a plane, of what is projected on it, or of its edges. The parts vgg16 and vgg16_bn
-have to be asked for: they need images in FOLDER/cifar10/train and FOLDER/cifar10/test, a folder a
-class; here they were the first 1,000 and 200 of every class of CIFAR-10.
+Trains the missing runs in FOLDER (runs/landscape by default), measures them as
+`dirprune landscape` does, and writes one CSV file for each PART: seeds, variants, training,
+planes, projections and edges (by default, these six). A row is a network compared with SGD's, an
+epoch, a point of a plane, a projection onto a plane, or an edge of a plane's triangle. The parts
+vgg16 and vgg16_bn run only on request: they need images in FOLDER/cifar10/train and
+FOLDER/cifar10/test, one folder per class. The published figures use the first 1,000 and 200 images
+of every class of CIFAR-10.
 """
 
 import csv
@@ -38,8 +39,8 @@ from dirprune.train.schedule import learning_rates
 HERE = Path(__file__).parent
 SEEDS = (1, 2, 3)
 OTHER_BATCHES = 1000
-"""Added to a seed where batches come in another order."""
-# c was picked for nine zeros in ten with seed 1.
+"""Added to the seed for another order of the batches."""
+# c was chosen for 90 % zeros with seed 1.
 DIGITS = TrainConfig(device="cpu", keep_checkpoints=1)
 NETWORKS = {
     "mlp": replace(DIGITS, model="mlp", c=0.015),
@@ -47,34 +48,34 @@ NETWORKS = {
 }
 SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
-# Of the Hessian a plane takes the sharp directions alone, for directional pruning.
+# A plane needs only the Hessian's top eigenvectors, for directional pruning.
 PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
-# Of images, without and with BatchNorm: c is found within gRDA's run, for nine zeros in ten.
+# Images, without and with BatchNorm: gRDA's run determines c for 90 % zeros.
 IMAGES = TrainConfig(device="cpu", keep_checkpoints=1, width=0.25)
 PHOTOGRAPHS = {
-    # with augmentation it would take far longer
+    # Without augmentation, because it trains far faster.
     "vgg16": replace(IMAGES, model="vgg16", batch_size=32, epochs=25, augment=False),
     "vgg16_bn": replace(IMAGES, model="vgg16_bn", batch_size=64, epochs=20, mu=0.6),
 }
 FIRST_EPOCHS = {"vgg16": 10}
-"""Epochs of SGD before any run begins: without BatchNorm the loss stays on a plateau for some, and
-from fresh weights gRDA's threshold was faster than what leads off it."""
+"""Epochs of SGD before the runs begin. Without BatchNorm the loss starts on a plateau, and from
+random weights gRDA's threshold prunes the network before it leaves the plateau."""
 PHOTOGRAPHS_SURVEY = SurveyConfig(
     what="hessian,curve", samples=500, test_samples=500, probes=1, points=31,
     curve_epochs=6, curve_momentum=0.9,
 )  # fmt: skip
 THIRDS = ("other batches", "other seed")
-"""The second SGD run, whose end spans a plane together with the first one's and gRDA's."""
+"""The second SGD run: its solution, the first run's and gRDA's span a plane."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A change of settings, for SGD and gRDA alike.
+    """A change of settings.
 
     Attributes:
-        changes: Of the config.
-        factor: On c, beyond what makes the threshold end where it does without the changes.
-        alone: Whether only gRDA changes, so that SGD's runs serve again.
+        changes: Config fields and their values, for SGD and gRDA.
+        factor: Final threshold relative to that without the changes; determines c.
+        alone: Whether the change affects only gRDA, so that SGD's run is reused.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -91,11 +92,11 @@ VARIANTS = {
     "epochs x 3": Variant({"epochs": 180}, alone=False),
 }
 FLOORS = (1e-1, 1e-2, 1e-3)
-"""Over the largest eigenvalue: which share of a difference lies above?"""
+"""Eigenvalues relative to the largest; the share of a difference above each is measured."""
 
 
 def threshold(config: TrainConfig) -> float:
-    """Where gRDA's threshold ends."""
+    """The final threshold of a gRDA run."""
     steps = -(
         -len(
             load(
@@ -108,13 +109,13 @@ def threshold(config: TrainConfig) -> float:
 
 
 def varied(config: TrainConfig, variant: Variant) -> TrainConfig:
-    """Apply a variant, with c such that the threshold ends at ``factor`` times where it did."""
+    """Apply a variant. c is such that the final threshold is ``factor`` times that of config."""
     changed = replace(config, **variant.changes)
     return replace(changed, c=changed.c * variant.factor * threshold(config) / threshold(changed))
 
 
 def trained(folder: Path, config: TrainConfig) -> Path:
-    """Train a network unless that has been done to the end."""
+    """Train a network unless its run has finished."""
     if (RunFolder(folder).read_summary() or {}).get("status") != "finished":
         print(folder, flush=True)
         train(config, folder, resume=(folder / "config.json").exists(), display=Displays())
@@ -122,7 +123,7 @@ def trained(folder: Path, config: TrainConfig) -> Path:
 
 
 def family(runs: Path, config: TrainConfig) -> dict[str, Path]:
-    """SGD and gRDA from one start with one order of batches, then both with another order."""
+    """SGD and gRDA with the same start and batches, then both with another order of batches."""
     found = {}
     for order, batches in (("", None), (", other batches", config.seed + OTHER_BATCHES)):
         for method in ("sgd", "grda"):
@@ -136,14 +137,14 @@ def family(runs: Path, config: TrainConfig) -> dict[str, Path]:
 def surveyed(
     paths: dict[str, Path], config: SurveyConfig, out: Path, head: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Survey the networks around the first one; a line for each."""
+    """Measure the landscape around the first network; return a row per network."""
     figures = survey(list(paths.values()), config, out)
     labels = dict(zip([n["name"] for n in figures["networks"]], paths))
     return [head | line(figures, n, labels.get(n["name"])) for n in figures["networks"][1:]]
 
 
 def line(figures: dict[str, Any], network: dict[str, Any], label: str | None) -> dict[str, Any]:
-    """What landscape.json has of one network beside the dense one."""
+    """The row of one network, from landscape.json."""
     name, hessian = network["name"], figures["hessian"]
     of, top = hessian["of"][name], hessian["top"]["values"][0]
     found = {"network": label or name, "zeros": network["zeros"], "distance": network["distance"]}
@@ -186,14 +187,14 @@ def line(figures: dict[str, Any], network: dict[str, Any], label: str | None) ->
 
 
 def energy_above(of: dict[str, Any], t: float) -> tuple[float, float]:
-    """Bounds of the share of a difference in eigenvalues above the threshold next to t."""
+    """Bounds of the share of a difference above the threshold nearest to t."""
     at = min(range(len(of["t"])), key=lambda k: abs(of["t"][k] - t))
     low, high = of["below"][at]
     return 1 - high, 1 - low
 
 
 def seeds(runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """Every network with every seed, and SGD's from another one."""
+    """Every network with every seed, and SGD from another seed."""
     for name, config in NETWORKS.items():
         starts = {s: family(runs / name, replace(config, seed=s)) for s in SEEDS}
         for seed, paths in starts.items():
@@ -221,7 +222,7 @@ def variants(runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """Projection ratios at every epoch's checkpoint, as in the paper's figure 6."""
+    """Projection ratios at the checkpoint of every epoch, as in the paper's figure 6."""
     config = replace(NETWORKS["mlp"], keep_checkpoints=1000)
     folder = runs / "mlp-checkpoints"
     paths = family(folder, config)
@@ -237,7 +238,7 @@ def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def begun(folder: Path, config: TrainConfig) -> TrainConfig:
-    """Let a run start where SGD was after its first epochs, where there are such."""
+    """Start a run from SGD's weights after ``FIRST_EPOCHS``, if the model has an entry there."""
     if (epochs := FIRST_EPOCHS.get(config.model)) is None:
         return config
     first = replace(config, method="sgd", epochs=epochs, schedule="constant")
@@ -265,7 +266,7 @@ def photographs(name: str, runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]]:
-    """What a line begins with, networks with all their checkpoints, and a survey's folder."""
+    """Yield the first columns of a row, networks with all their checkpoints, and a folder."""
     for name, plain in NETWORKS.items():
         config, folder = replace(plain, keep_checkpoints=1000), runs / f"{name}-checkpoints"
         paths = family(folder, config)
@@ -296,7 +297,7 @@ def planes(runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def projections(runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """Where networks, their ways and directional pruning lie on the plane, and how far off."""
+    """Project networks, their checkpoints and directional pruning onto every plane."""
     for head, paths, out in corners(runs):
         figures = survey(list(paths.values()), PLANE, out)
         plane, ends = figures["plane"], figures["networks"]
@@ -333,12 +334,12 @@ def edges(runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def shown(value: Any) -> Any:
-    """A figure as the table shows it."""
+    """Format a figure for a CSV file."""
     return "" if value is None else f"{value:.5g}" if isinstance(value, float) else value
 
 
 def main() -> None:
-    """Do every part and write its file."""
+    """Measure the parts and write their files."""
     torch.set_num_threads(1)
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/landscape")
     parts = {"seeds": seeds, "variants": variants, "training": training}

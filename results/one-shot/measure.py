@@ -2,8 +2,8 @@
 
     python results/one-shot/measure.py [FOLDER]
 
-Networks that are trained in FOLDER (runs/one-shot by default) already, and seeds that are in
-one_shot.csv, are not done again.
+Networks already trained in FOLDER (runs/one-shot by default) and seeds already in one_shot.csv are
+not repeated.
 """
 
 import csv
@@ -45,15 +45,15 @@ NETWORKS = {
 SEEDS = {"mlp": (1, 2, 3), "convnet": (1, 2, 3), "resnet20": (1,)}
 SPARSITIES = (0.5, 0.8, 0.9)
 KNOWN = {"convnet": 100, "resnet20": 50}
-"""Eigenpairs of largest magnitude, in float32; elsewhere the whole Hessian is computed."""
+"""Number of eigenpairs of largest magnitude, in float32; the MLP's dense Hessian is computed."""
 SAMPLES = 100
-"""Products for the estimate of the diagonal where the Hessian is not known."""
+"""Products for the estimate of the diagonal if the dense Hessian is not computed."""
 RANKS = (0, 10, 50, 100, 300, 600, 1000, 1500)
 SHOWN = ("rule", "rank", "lam", "sparsity", "overlap", "clipped", "leaves", "curvature")
 
 
 def dense(objective: Objective, point: Point) -> Tensor:
-    """The Hessian as a matrix, many columns at a time."""
+    """The dense Hessian, 50 columns at a time."""
     objective.load(point)
     model, total = objective.model, torch.zeros(len(point.w), len(point.w), dtype=point.w.dtype)
     for inputs, targets in objective.batches():
@@ -74,7 +74,7 @@ def dense(objective: Objective, point: Point) -> Tensor:
 def curvature(
     objective: Objective, point: Point, known: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues, eigenvectors as rows and the diagonal, as exactly as size allows."""
+    """Eigenvalues, eigenvectors as rows and the diagonal: all, or the ``known`` largest."""
     if known is None:
         hessian = dense(objective, point)
         values, columns = torch.linalg.eigh(hessian)
@@ -91,7 +91,7 @@ def curvature(
 
 
 def trained(runs: Path, name: str, seed: int) -> tuple[Objective, Objective, Point]:
-    """A network that SGD trained, over the training and the test images."""
+    """A network trained by SGD: objectives on the training and test images, and its weights."""
     config = replace(NETWORKS[name], seed=seed)
     folder = runs / f"{name}-seed{seed}"
     if not (folder / "summary.json").exists():
@@ -115,7 +115,7 @@ def trained(runs: Path, name: str, seed: int) -> tuple[Objective, Objective, Poi
 
 
 def measure(runs: Path, name: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Prune one network by every rule, to every sparsity, and evaluate what is left."""
+    """Prune one network by every rule to every sparsity, and evaluate the results."""
     objective, test, point = trained(runs, name, seed)
     head = {"network": name, "weights": len(point.w), "seed": seed}
     has_statistics = any("running" in key for key in point.rest)
@@ -139,18 +139,18 @@ def measure(runs: Path, name: str, seed: int) -> Iterator[dict[str, Any]]:
     ranks = [rank for rank in RANKS if rank <= len(values)]
     for sparsity in SPARSITIES:
         for shot in prune_once(point.w, sparsity, values, vectors, diagonal, ranks):
-            figures = {key: told(getattr(shot, key)) for key in SHOWN}
+            figures = {key: format_figure(getattr(shot, key)) for key in SHOWN}
             for refreshed in (False, True)[: 1 + has_statistics]:
                 yield head | {"asked": sparsity} | figures | evaluated(shot.weights, refreshed)
 
 
-def told(value: object) -> str:
-    """A figure as the table shows it."""
+def format_figure(value: object) -> str:
+    """Format a figure for the CSV file."""
     return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
-    """Measure everything that is missing and write one_shot.csv and environment.json."""
+    """Measure the missing seeds and write one_shot.csv and environment.json."""
     torch.set_num_threads(1)
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/one-shot")
     path = HERE / "one_shot.csv"

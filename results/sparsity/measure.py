@@ -1,4 +1,4 @@
-"""Trains the grid of PROTOCOL.md: first the rates, then the seeds; a line of CSV for each run.
+"""Train the grid of PROTOCOL.md: first the rates, then the seeds; one CSV row per run.
 
     python results/sparsity/measure.py --problems characters fashion-cnn --workers 2 --minutes 60
 
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result(Job):
-    """A run and what came out of it; NaN where training diverged."""
+    """A run and its results; NaN if training diverged."""
 
     zeros: float
     validation: float
@@ -130,7 +130,7 @@ def run(job: Job) -> Result:
 
 
 def read(path: Path) -> dict[Job, Result]:
-    """The runs of a CSV file."""
+    """Read the runs of a CSV file."""
     if not path.exists():
         return {}
     names = {field.name for field in fields(Job)}
@@ -172,7 +172,7 @@ def cells(problem: str) -> Iterator[tuple[str, float]]:
 
 
 def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:
-    """Runs that are still to be made, in order: all rates of a sparsity, then its seeds."""
+    """The missing runs, in order: all rates of a sparsity, then its seeds."""
     for problem in problems:
         all_cells = list(cells(problem))
         for sparsity in dict.fromkeys(s for _, s in all_cells):
@@ -192,7 +192,7 @@ def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:
 
 
 def append(path: Path, result: Result) -> None:
-    """Add a line and flush it to the disk."""
+    """Append a row and sync it to the disk."""
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Result)])
@@ -208,7 +208,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=HERE / "runs.csv")
-    parser.add_argument("--known", type=Path, default=None, help="more runs not to repeat")
+    parser.add_argument(
+        "--known", type=Path, default=None, help="CSV file of further runs to skip"
+    )
     args = parser.parse_args()
     done = read(args.out) | (read(args.known) if args.known else {})
     deadline = time.monotonic() + 60 * args.minutes
@@ -229,7 +231,7 @@ def main() -> None:
             left = max(0.0, deadline - time.monotonic())
             finished, _ = wait(running, left, return_when=FIRST_COMPLETED)
             if not finished:
-                break  # out of time: what is running is lost
+                break  # out of time: unfinished runs are lost
             for future in finished:
                 result = future.result()
                 done[running.pop(future)] = result

@@ -1,4 +1,4 @@
-"""The methods of the comparison: each makes an optimizer that ends at the wanted sparsity."""
+"""The methods of the comparison: each returns an optimizer that reaches the given sparsity."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from dirprune import GRDA, AdamGRDA, SparsityPlan
 
 BEGIN, END = 0.1, 0.7
-"""Where the cubic path of every method begins and ends, as shares of the run."""
+"""Begin and end of the cubic path of every method, as shares of the run."""
 
 
 def is_planned(parameter: Tensor) -> bool:
@@ -20,7 +20,7 @@ def is_planned(parameter: Tensor) -> bool:
 
 
 def groups(model: nn.Module, **dense: Any) -> list[dict[str, Any]]:
-    """Planned parameters first, the others with the options of a dense group."""
+    """Parameter groups: the planned parameters, and the others with the options ``dense``."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if is_planned(p)]},
@@ -44,7 +44,7 @@ def smallest(values: Tensor, share: float) -> Tensor:
 def prune_gradually(
     optimizer: Optimizer, steps: int, sparsity: float, begin: float, end: float, every: int = 10
 ) -> Optimizer:
-    """Gradual magnitude pruning on top of any optimizer: what is pruned stays zero."""
+    """Add gradual magnitude pruning to an optimizer; pruned weights stay zero."""
     weights = optimizer.param_groups[0]["params"]
     masks = [torch.zeros_like(w, dtype=torch.bool) for w in weights]
     count = 0
@@ -68,7 +68,7 @@ def prune_gradually(
 
 
 class AdaBreg(Optimizer):
-    r"""AdaBreg (Bungert et al., 2022), its l1 weight steered along the same cubic path.
+    r"""AdaBreg (Bungert et al., 2022); a controller of its l1 weight follows the cubic path.
 
     The dual variable accumulates Adam's direction, and the weights are its soft threshold:
     :math:`v \leftarrow v - \gamma\, \hat m / (\sqrt{\hat s} + \epsilon)`,
@@ -110,7 +110,7 @@ class AdaBreg(Optimizer):
 
 
 Maker = Callable[[nn.Module, float, int, float], Optimizer]
-"""From the model, the rate, the steps of the run and the sparsity to an optimizer."""
+"""Maps a model, the learning rate, the steps of the run and the sparsity to an optimizer."""
 
 
 def _adam_grda(power: float, end: float = END) -> Maker:

@@ -1,4 +1,4 @@
-"""The learning problems of the comparison: data, model, loss, and what is reported."""
+"""The learning problems of the comparison: data, model, loss and the reported figure."""
 
 import gzip
 import math
@@ -117,7 +117,7 @@ def _text() -> tuple[dict[str, Tensor], int]:
 
 
 def characters(steps: int, clip: float = math.inf) -> Problem:
-    """English text that ships with Python, 64 characters at a time, 16 windows a batch."""
+    """English text that ships with Python, in batches of 16 windows of 64 characters."""
 
     def batches(seed: int) -> Iterator[Batch]:
         data = _text()[0]["train"]

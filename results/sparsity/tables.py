@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def figures(done: dict[Job, Result], problem: str, method: str, sparsity: float) -> list[float]:
-    """The test figures of the seeds that are measured, at the chosen rate."""
+    """The test figures of the measured seeds at the chosen rate."""
     lr = best_rate(done, problem, method, sparsity)
     if lr is None:
         return []
@@ -25,7 +25,7 @@ def figures(done: dict[Job, Result], problem: str, method: str, sparsity: float)
 
 
 def cell(values: list[float], lr: float | None, digits: int) -> str:
-    """Mean and standard deviation, with the number of seeds where it is not three."""
+    """Mean and standard deviation, with the number of seeds unless it is three."""
     if not values or lr is None:
         return ""
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""

@@ -1,4 +1,4 @@
-"""How close gRDA comes to directional pruning in linear models, seed by seed.
+"""Distance between gRDA and directional pruning in linear models, for each seed.
 
 python results/theorem/linear.py
 """

@@ -1,4 +1,4 @@
-"""How close gRDA comes to directional pruning in a small network.
+"""Distance between gRDA and directional pruning in a small network.
 
     python results/theorem/network.py
 
@@ -169,7 +169,7 @@ def hessian(w: Tensor, data: Digits, setting: Setting) -> Tensor:
 def candidates(
     ends: Ends, seed: int, values: Tensor, vectors: Tensor, time: float
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Predictions of gRDA's solution: a name, how P0 was chosen, and the weights."""
+    """Yield predictions of gRDA's solution: a name, the choice of P0, and the weights."""
     w = ends.sgd[seed]
     magnitude = w.abs().argsort()[: int((ends.grda[seed] == 0).sum())]
     yield "SGD itself", "", w
@@ -186,7 +186,7 @@ def candidates(
 
 
 def measure(setting: Setting, training: Digits, test: Digits) -> list[dict[str, Any]]:
-    """Train and compare with every candidate."""
+    """Train one setting and compare gRDA's solution with every candidate."""
     ends = train(setting, training)
     rows: list[dict[str, Any]] = []
 
@@ -256,7 +256,7 @@ def _curvature(step: Tensor, values: Tensor, columns: Tensor) -> float:
 
 
 def main() -> None:
-    """Measure every setting that is not in network.csv yet, and add it."""
+    """Measure every setting that is not in network.csv yet, and append it."""
     torch.set_num_threads(1)
     path = HERE / "network.csv"
     rows: list[dict[str, Any]] = []
