@@ -3,16 +3,19 @@
     python tests/stress.py --minutes 60 [--seed 0] [--folder FOLDER]
 
 Commands run in children forked from this process, which has torch loaded, so that a round takes
-seconds. Four kinds are killed with SIGKILL at a random moment, then repeated until they finish;
-the result must equal that of an undisturbed command bit for bit. Two kinds run mutated command
-lines, and ordinary commands on damaged files: both must end in an exit status of the command
-line, without a traceback. One line per kind is printed at the end; the exit status is 1 if
+seconds; torchrun is a process of its own. Most kinds are killed at a random moment: with SIGKILL,
+or as batch systems do, with SIGTERM and ten seconds later SIGKILL. Then they are repeated until
+they finish; the result must equal that of an undisturbed command bit for bit. Under torchrun, the
+kill may also hit one of the two workers, which torchrun restarts. Two kinds run mutated command
+lines, and ordinary commands on damaged files: both must end in an exit status of the command line,
+without a traceback. One line per kind is printed at the end; the exit status is 1 if
 anything failed. SIGINT and SIGTERM end it early, with the same lines.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -20,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ import dirprune.cli.program
 import dirprune.cli.shipping
 import dirprune.report.runs.page
 import dirprune.study.compare
+import dirprune.study.tune
+import dirprune.survey.survey
 import dirprune.train.loop
 from dirprune.cli import main as dirprune_main
 
@@ -37,6 +42,12 @@ SMALL = ["--model", "mlp", "--width", "0.1", "--threads", "1"]
 TRAIN = ["train", *SMALL, "--epochs", "6", "--c", "0.05"]
 COMPARE = ["compare", *SMALL, "--epochs", "2", "--c", "0.1", "--seeds", "1"]
 COMPARE += ["--methods", "sgd", "grda"]
+TUNE = ["tune", *SMALL, "--tune-epochs", "2", "--mus", "0.51", "0.6", "--cs", "0.05", "0.2"]
+LANDSCAPE = ["--samples", "200", "--test-samples", "100", "--points", "5", "--grid", "4"]
+LANDSCAPE += ["--curve-epochs", "2", "--eigenvectors", "2", "--steps", "5", "--probes", "1"]
+LANDSCAPE += ["--what", "hessian,directional,curve,plane,along,training"]
+TORCHRUN = ["torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+TORCHRUN += ["-m", "dirprune", *TRAIN, "--device", "cpu"]
 BENCH = ["--vs", "torch", "--batch", "1", "--threads", "1", "--rounds", "2"]
 EXIT_STATUSES = {0, 1, 2, 130, 141}
 LONGEST = 90.0
@@ -44,8 +55,12 @@ LONGEST = 90.0
 OUTLIVED = 120.0
 """Seconds in which a killed command's processes must have ended. They notice when their imports
 are done, which on a busy machine takes half a minute."""
-UNREPEATABLE = {"seconds", "peak_memory_mib", "time"}
-"""Figures of an epoch that no second run repeats."""
+GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
+STOPPED = {-signal.SIGKILL, -signal.SIGTERM, 130}
+"""Exit statuses of a command that was killed."""
+UNREPEATABLE = {"seconds", "peak_memory_mib", "time", "command", "started", "plan"}
+"""Figures of an epoch or a landscape that no second run repeats."""
 
 
 @dataclass
@@ -74,22 +89,46 @@ class Commands:
         self.log = folder / "output.txt"
         self.tally = Tally()
 
-    def run(self, words: list[str], limit: float | None = None) -> int | None:
-        """Run a command; return its exit status, or None if it was killed after ``limit``."""
+    def run(
+        self,
+        words: list[str],
+        limit: float | None = None,
+        signals: Sequence[int] = (signal.SIGKILL,),
+        targets: Callable[[int], list[int]] | None = None,
+    ) -> int | None:
+        """Run a command.
+
+        Args:
+            words: The command line without "dirprune", or one of torchrun.
+            limit: Seconds after which it is killed; by default never.
+            signals: What it is then sent, ``GRACE`` seconds apart.
+            targets: The processes that receive the signals, from that of the command; by default
+                it, and of torchrun also its workers.
+
+        Returns:
+            The exit status, or None if it was killed.
+        """
         self.log.write_text("")
         child = os.fork()
         if child == 0:
             self._be(words)
-        deadline = time.monotonic() + (1e9 if limit is None else limit)
+        deadline = time.monotonic() + (math.inf if limit is None else limit)
+        left, is_torchrun = list(signals), words[0] == "torchrun"
         try:
             while True:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
-                    return os.waitstatus_to_exitcode(status)
-                if time.monotonic() >= deadline:
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-                    return None
+                    code = os.waitstatus_to_exitcode(status)
+                    expected = STOPPED | ({1} if is_torchrun else set())
+                    stopped = len(left) < len(signals) and code in expected
+                    return None if stopped else code
+                if time.monotonic() >= deadline and left:
+                    number = left.pop(0)
+                    workers = _children(child) if is_torchrun else []
+                    for pid in targets(child) if targets else [child, *workers]:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, number)
+                    deadline += GRACE
                 time.sleep(0.005)
         finally:
             _wait_for_session(child)
@@ -97,20 +136,38 @@ class Commands:
     def killed_and_repeated(self, words: list[str], seconds: float) -> None:
         """Kill a command once or twice at random moments, then let it finish."""
         for _ in range(self.random.randint(1, 2)):
-            if self.run(words, self.random.uniform(0, seconds)) is not None:
+            restarts = words[0] == "torchrun" and self.random.random() < 0.5
+            signals = self.random.choice([(signal.SIGKILL,), (signal.SIGTERM, signal.SIGKILL)])
+            limit = self.random.uniform(0, seconds)
+            if restarts:
+                status = self.run(words, limit, signals[:1], self.one_worker)
+                self.tally.kills += 1
+            else:
+                status = self.run(words, limit, signals)
+            if status == 0:
                 return
+            if restarts or status is not None:
+                self._fail(status, words)
             self.tally.kills += 1
         status = self.run(words)
         if status != 0:
-            raise Failure(f"exit status {status} of {' '.join(words)}: {self.output()[-2000:]}")
+            self._fail(status, words)
+
+    def one_worker(self, child: int) -> list[int]:
+        """One of torchrun's two workers, if they exist."""
+        workers = _children(child)
+        return self.random.sample(workers, min(1, len(workers)))
+
+    def _fail(self, status: int | None, words: list[str]) -> None:
+        raise Failure(f"exit status {status} of {' '.join(words)}: {self.output()[-8000:]}")
 
     def check_status(self, words: list[str]) -> None:
         """Run a command that may fail, but in words."""
         status = self.run(words, LONGEST)
         if status is not None and status not in EXIT_STATUSES:
-            raise Failure(f"exit status {status} of {words}: {self.output()[-2000:]}")
+            raise Failure(f"exit status {status} of {words}: {self.output()[-8000:]}")
         if status is not None and "--debug" not in words and "Traceback" in self.output():
-            raise Failure(f"traceback of {words}: {self.output()[-2000:]}")
+            raise Failure(f"traceback of {words}: {self.output()[-8000:]}")
 
     def output(self) -> str:
         """What the last command printed."""
@@ -119,11 +176,16 @@ class Commands:
     def _be(self, words: list[str]) -> None:
         status = 70
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
             os.chdir(self.folder)
             descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
+            if words[0] == "torchrun":
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+                os.execve(sys.executable, launcher, environment)
             status = dirprune_main(words)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -140,6 +202,14 @@ def _wait_for_session(leader: int) -> None:
             return
         time.sleep(0.02)
     raise Failure(f"processes {', '.join(left)} outlive the command that started them")
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended since
+        return []
 
 
 def _session(pid: int) -> int:
@@ -182,6 +252,10 @@ class Stress:
             "target": lambda: self.train("target", [*TRAIN, "--target-sparsity", "0.8"]),
             "overwrite": self.overwrite,
             "compare": self.compare,
+            "parts": self.parts,
+            "tune": self.tune,
+            "landscape": self.landscape,
+            "two processes": lambda: self.train("two", TORCHRUN),
             "command line": self.command_line,
             "damaged file": self.damaged_file,
         }
@@ -226,19 +300,58 @@ class Stress:
 
     def compare(self) -> None:
         """A comparison that is killed leaves no process; repeated, it ends in the same bits."""
+        self.compared(self.fresh("compare"), [[]])
+
+    def parts(self) -> None:
+        """The same of a comparison in parts; the last part completes it."""
+        self.compared(self.fresh("parts"), [["--part", "1/2"], ["--part", "2/2"]])
+
+    def compared(self, out: Path, parts: list[list[str]]) -> None:
+        """Kill and repeat a comparison or its parts."""
         reference = self.folder / "reference-compare"
-        if "compare" not in self.undisturbed:
-            start = time.monotonic()
-            status = self.commands.run([*COMPARE, "--out", str(reference)])
-            if status != 0:
-                raise Failure(f"reference compare: {status}: {self.commands.output()}")
-            self.undisturbed["compare"] = {}, time.monotonic() - start
-        out = self.fresh("compare")
-        seconds = self.undisturbed["compare"][1]
-        self.commands.killed_and_repeated([*COMPARE, "--out", str(out)], seconds)
+        seconds = self.seconds_of([*COMPARE, "--out", str(reference)], "compare")
+        for part in parts:
+            self.commands.killed_and_repeated([*COMPARE, *part, "--out", str(out)], seconds)
         for summary in reference.glob("*/*/summary.json"):
             run = summary.parent.relative_to(reference)
             check_equal(out / run, results(reference / run))
+
+    def tune(self) -> None:
+        """A tuning that is killed and repeated chooses the same, from the same trials."""
+        reference, out = self.folder / "reference-tune", self.fresh("tune")
+        seconds = self.seconds_of([*TUNE, "--out", str(reference)], "tune")
+        self.commands.killed_and_repeated([*TUNE, "--out", str(out)], seconds)
+        for path in reference.glob("*/model.safetensors"):
+            check_equal(out / path.parent.name, results(path.parent))
+        if (out / "tune.json").read_bytes() != (reference / "tune.json").read_bytes():
+            raise Failure(f"{out}: another choice than without the kill")
+
+    def landscape(self) -> None:
+        """A landscape that is killed and repeated has the same figures and directions."""
+        self.reference("train", TRAIN)
+        self.reference("other", [*TRAIN, "--seed", "2"])
+        words = ["landscape", *(str(self.folder / f"reference-{n}") for n in ("train", "other"))]
+        words += [*LANDSCAPE, "--out"]
+        reference, out = self.folder / "reference-landscape", self.fresh("landscape")
+        seconds = self.seconds_of([*words, str(reference)], "landscape")
+        self.commands.killed_and_repeated([*words, str(out)], seconds)
+        records = [json.loads((f / "landscape.json").read_text()) for f in (out, reference)]
+        for name in records[1].keys() - UNREPEATABLE:
+            if records[0].get(name) != records[1][name]:
+                raise Failure(f"{out}: other {name} than without the kill")
+        for path in reference.glob("*.safetensors"):
+            if path.read_bytes() != (out / path.name).read_bytes():
+                raise Failure(f"{out}: other {path.name} than without the kill")
+
+    def seconds_of(self, words: list[str], name: str) -> float:
+        """Run a command undisturbed, once; return its seconds."""
+        if name not in self.undisturbed:
+            start = time.monotonic()
+            status = self.commands.run(words)
+            if status != 0:
+                raise Failure(f"reference {name}: {status}: {self.commands.output()}")
+            self.undisturbed[name] = {}, time.monotonic() - start
+        return self.undisturbed[name][1]
 
     def command_line(self) -> None:
         """No command line ends in a traceback."""
