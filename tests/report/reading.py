@@ -1,4 +1,4 @@
-"""Pages as a reader has them: their text and tables, and what a browser makes of them."""
+"""Text and tables of a page, and the page as a browser renders it."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ CHROMIUM = next(
 )
 
 SLOW = ("GL Driver Message (OpenGL, Performance", "are faster with the willReadFrequently")
-"""The browser's notes on drawing without a graphics card."""
+"""Messages of the browser about drawing without a graphics card."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 
 def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The document after its scripts have run, and what the console said."""
+    """Return the document after its scripts have run, and the messages of the console."""
     flags = "--headless=new --no-sandbox --disable-gpu --enable-logging=stderr --v=0"
     flags += " --enable-unsafe-swiftshader"  # WebGL without a graphics card
     command = [str(CHROMIUM), *flags.split(), "--virtual-time-budget=10000", "--dump-dom"]
@@ -76,5 +76,5 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
         timeout=120,
         check=True,
     )
-    said = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
-    return ended.stdout, [line for line in said if not any(note in line for note in SLOW)]
+    console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
+    return ended.stdout, [line for line in console if not any(note in line for note in SLOW)]

@@ -19,7 +19,7 @@ SECTIONS = ("hessian", "training", "directional", "curve", "plane", "along")
 
 
 class Quadratic:
-    """All networks, and every figure that the layout asks for."""
+    """The networks and the exact figures of a landscape."""
 
     def __init__(self, seed: int = 0) -> None:
         draw = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def error(loss: float) -> float:
 def landscape(
     sections: tuple[str, ...] = SECTIONS, status: str = "finished", seed: int = 0
 ) -> dict[str, Any]:
-    """What docs/landscape.md describes, with these sections."""
+    """Return landscape.json with the given sections, as docs/landscape.md describes it."""
     made = Quadratic(seed)
     parts = {
         "hessian": _hessian,

@@ -1,4 +1,4 @@
-"""Run folders written from fixed formulas, as the training loop would leave them."""
+"""Run folders with figures from fixed formulas, in the format of the training loop."""
 
 import json
 import math
@@ -37,7 +37,7 @@ OUTCOME = {  # final accuracy and sparsity
 def write_run(
     folder: Path, method: str = "grda", *, seed: int = 1, status: str = "finished", **changes: Any
 ) -> Path:
-    """A run of 30 epochs; without status "finished" it stops after 7, unless it has not ended."""
+    """Write a run of 30 epochs; unless its status is "finished", it stops after 7."""
     config = replace(TrainConfig(method=method, seed=seed, epochs=30), **changes)
     last = config.epochs if status == "finished" else min(7, config.epochs)
     epochs = [epoch_line(config, e) for e in range(1, last + 1)]
@@ -102,7 +102,7 @@ def epoch_line(config: TrainConfig, epoch: int) -> dict[str, Any]:
 
 
 def summary(config: TrainConfig, epochs: list[dict[str, Any]], status: str) -> dict[str, Any]:
-    """The last epoch's figures and what only the end of a run knows."""
+    """The figures of the last epoch, and those that exist only at the end of a run."""
     end = epochs[-1]
     zeros, g = TOTAL - end["nonzeros"], end["threshold"]
     path = [round(len(epochs) * STEPS * i / 100) for i in range(101)]
@@ -147,7 +147,7 @@ def _layer(name: str, shape: tuple[int, ...], share: float) -> dict[str, Any]:
 
 
 def _bell(number: int, width: float) -> dict[str, list[Any]]:
-    """40 bins from -1 to 1 that hold ``number`` values in all."""
+    """A histogram with 40 bins from -1 to 1 and ``number`` values in total."""
     edges = [(i - 20) / 20 for i in range(41)]
     heights = [math.exp(-(((e + 0.025) / width) ** 2)) for e in edges[:-1]]
     counts = [int(number * h / sum(heights)) for h in heights]

@@ -1,4 +1,4 @@
-"""The page of a landscape says what landscape.json says, however much of it is there."""
+"""The page of a landscape shows the figures of a complete or partial landscape.json."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reading import CHROMIUM, Page, browse
-from synthetic_landscape import NAMES, SECTIONS, SIZE, K, Quadratic, landscape, write_landscape
+from synthetic_landscape import SECTIONS, SIZE, K, Quadratic, landscape, write_landscape
 from synthetic_runs import write_json, write_run
 
 from dirprune.report.landscape import paths, planes, spectra
@@ -18,7 +18,7 @@ from dirprune.report.landscape.page import render, write_landscape_report
 from dirprune.report.landscape.panels import panels
 from dirprune.report.landscape.read import Density, Landscape, Spectrum, Top, read_landscape
 from dirprune.report.landscape.styles import styles_of
-from dirprune.report.landscape.verdict import cards, verdict
+from dirprune.report.landscape.summary import cards, lead
 from dirprune.report.runs.page import write_report
 from dirprune.report.shared.numbers import brief
 from dirprune.report.shared.published import of_dimension, paper
@@ -70,28 +70,18 @@ def test_convex_loss_has_no_barrier_on_a_line(tmp_path: Path) -> None:
     assert number(rows["grda"]["curve: barrier of train loss"]) > 1
 
 
-@pytest.mark.parametrize(("ours", "rank"), [(0.2, "at least as well"), (0.4, "less well")])
-def test_verdict_ranks_the_straight_line_among_other_runs(
-    tmp_path: Path, ours: float, rank: str
-) -> None:
+def test_card_shows_the_barriers_between_both_networks(tmp_path: Path) -> None:
     def set_barriers(record: dict[str, Any]) -> None:
-        barriers = dict(zip(NAMES[1:], (ours, 0.5, 0.3, 0.0, 0.0, 0.0), strict=True))
-        for name, barrier in barriers.items():
-            record["curve"][name]["line"]["loss"]["train"]["barrier"] = barrier
-        record["curve"]["grda"]["bezier"]["loss"]["train"]["barrier"] = 0.01
+        for path, barrier in (("line", 0.2), ("bezier", 0.01)):
+            record["curve"]["grda"][path]["loss"]["train"]["barrier"] = barrier
 
     found = read(tmp_path, set_barriers)
-    assert verdict(found, styles_of(found.networks))[0] == (
-        f"Same valley? Between grda and sgd the training loss rises by {ours} on the straight"
-        f" line and by 0.01 on a fitted curve: on the straight line {rank} connected as"
-        " sgd-seed-7, another run (0.3)."
-    )
     barrier = next(card for card in cards(found) if card.title.startswith("Loss barrier"))
-    assert (barrier.value, barrier.note) == ("0.01", f"on the straight line: {ours}")
+    assert (barrier.value, barrier.note) == ("0.01", "on the straight line: 0.2")
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_any_section_may_be_there_alone_or_missing(tmp_path: Path, section: str) -> None:
+def test_any_section_may_be_the_only_one_or_missing(tmp_path: Path, section: str) -> None:
     rest = tuple(name for name in SECTIONS if name != section)
     for sections in ((section,), rest):
         folder = write_landscape(
@@ -100,7 +90,7 @@ def test_any_section_may_be_there_alone_or_missing(tmp_path: Path, section: str)
         found = read_landscape(folder)
         text = render(found)
         assert "<figure" in text
-        text = verdict(found, styles_of(found.networks))[0]
+        text = lead(found)[0]
         assert text.startswith("Still running")
         missing = text.partition("; missing: ")[2].partition(".")[0].split(", ")
         assert set(missing) == set(SECTIONS) - set(sections)
@@ -119,7 +109,7 @@ def test_entries_of_a_section_may_be_missing(tmp_path: Path) -> None:
     assert page.table("network")["random direction"]["line: barrier of train loss"] == "–"
 
 
-def test_an_empty_landscape_says_that_nothing_is_measured(tmp_path: Path) -> None:
+def test_page_of_an_empty_landscape(tmp_path: Path) -> None:
     record = {"format": "dirprune-landscape", "version": 1, "status": "running"}
     write_json(tmp_path / "landscape.json", record)
     page = Page(write_landscape_report(tmp_path).read_text(encoding="utf-8"))
@@ -127,7 +117,7 @@ def test_an_empty_landscape_says_that_nothing_is_measured(tmp_path: Path) -> Non
     assert "figure" not in page.tags
 
 
-def test_figures_that_are_not_finite_are_named_and_leave_gaps(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_named_and_leave_gaps(tmp_path: Path) -> None:
     def blow_up(record: dict[str, Any]) -> None:
         loss = record["curve"]["grda"]["line"]["loss"]["train"]
         loss["values"][7] = loss["barrier"] = loss["largest"]["value"] = None
@@ -138,20 +128,20 @@ def test_figures_that_are_not_finite_are_named_and_leave_gaps(tmp_path: Path) ->
     page = Page(write_landscape_report(folder).read_text(encoding="utf-8"))
     assert page.table("network")["grda"]["line: barrier of train loss"] == "not finite"
     assert "1 of 225 points are not finite" in page.text
-    figure = paths.profiles(found.curve, styles_of(found.networks), lambda ways: ways.line)
+    figure = paths.profiles(found.curve, styles_of(found.networks), lambda pair: pair.line)
     assert figure.data[1].y[7] is None
     assert found.plane is not None
     assert planes.logarithms(found.plane.loss["train"])[0][0] is None
 
 
-def test_what_lies_on_the_plane_lies_on_its_surface(tmp_path: Path) -> None:
+def test_points_on_the_plane_are_drawn_on_its_surface(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert found.plane is not None
     figure = planes.surface(found.plane, styles_of(found.networks), "train")
     made = Quadratic()
     dense = next(t for t in figure.data[1:] if t.name == "sgd" and t.mode == "markers")
     spread = max(map(max, figure.data[0].z)) - min(map(min, figure.data[0].z))
-    # between grid points the surface is straight, in logarithms
+    # Between grid points the logarithm is interpolated linearly.
     assert dense.z[0] == pytest.approx(math.log10(made.loss(made.dense)), abs=0.2 * spread)
     curve = next(t for t in figure.data[1:] if t.mode == "lines" and len(t.x) > 2)
     assert len(curve.x) == 61
@@ -159,7 +149,9 @@ def test_what_lies_on_the_plane_lies_on_its_surface(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("height", [0.001, 1.0])
-def test_a_flat_plane_is_stretched_and_says_so(tmp_path: Path, height: float) -> None:
+def test_a_flat_plane_is_stretched_and_the_caption_states_it(
+    tmp_path: Path, height: float
+) -> None:
     def flatten(record: dict[str, Any]) -> None:
         figures = record["plane"]["measured"]["figures"]
         figures["y"] = [height * y for y in figures["y"]]
@@ -167,7 +159,7 @@ def test_a_flat_plane_is_stretched_and_says_so(tmp_path: Path, height: float) ->
     found = read(tmp_path, flatten)
     shown = {panel.name: panel for panel in panels(found, styles_of(found.networks))}
     flat = height < 1
-    assert ("the map is stretched" in shown["plane_loss"].caption) == flat
+    assert ("different scales" in shown["plane_loss"].caption) == flat
     assert (shown["plane_loss"].figure.layout.yaxis.scaleanchor is None) == flat
 
 
@@ -186,7 +178,7 @@ def read_names() -> Any:
     return (NetworkRecord("sgd", "dense"), NetworkRecord("grda", "sparse"))
 
 
-def test_paper_stands_beside_the_same_network_alone(tmp_path: Path) -> None:
+def test_published_figures_are_shown_only_for_the_same_network(tmp_path: Path) -> None:
     for size in (15_245_130, SIZE):
         found = read(tmp_path, lambda record, d=size: record.update(dimension=d))
         shown = {panel.name: panel for panel in panels(found, styles_of(found.networks))}

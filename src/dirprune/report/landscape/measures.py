@@ -2,12 +2,12 @@
 
 import math
 
-from dirprune.report.landscape.read import Along, Landscape, NetworkRecord, Seen
+from dirprune.report.landscape.read import DirectionSpectrum, Landscape, NetworkRecord, PathRecord
 from dirprune.report.landscape.spectra import above
 from dirprune.report.shared.numbers import Number
 
 
-def barrier(path: Along | None, quantity: str = "loss", data: str = "train") -> Number:
+def barrier(path: PathRecord | None, quantity: str = "loss", data: str = "train") -> Number:
     """Largest excess of a quantity on a path over linear interpolation between its ends."""
     profiles = (path.loss if quantity == "loss" else path.error) if path else {}
     return profiles[data].barrier if data in profiles else None
@@ -25,25 +25,25 @@ def curve_barrier(found: Landscape, name: str) -> Number:
 
 def sharp_share(found: Landscape, name: str) -> Number:
     """Share of w - D in all known sharp directions."""
-    seen = seen_by(found, name)
+    seen = direction_spectrum(found, name)
     return seen.ratios[-1] if seen and seen.ratios else None
 
 
 def times_chance(found: Landscape, name: str) -> Number:
-    """The same share, divided by that of a random direction."""
+    """:func:`sharp_share` divided by that of a random direction."""
     share = sharp_share(found, name)
     chance = found.hessian.chance[-1] if found.hessian and found.hessian.chance else None
     return share / chance if share is not None and chance else None
 
 
-def seen_by(found: Landscape, name: str) -> Seen | None:
+def direction_spectrum(found: Landscape, name: str) -> DirectionSpectrum | None:
     """Energy of the direction w - D in the spectrum."""
     return found.hessian.of.get(name) if found.hessian else None
 
 
 def energy_threshold(found: Landscape) -> Number:
-    """The eigenvalue above which energy is compared: a hundredth of the largest, on the grid."""
-    seen = seen_by(found, found.sparse.name) if found.networks else None
+    """The point of the grid that is closest to a hundredth of the largest eigenvalue."""
+    seen = direction_spectrum(found, found.sparse.name) if found.networks else None
     places = [t for t, _, _ in above(seen)] if seen else []
     top = found.hessian.eigenvalues[0] if found.hessian and found.hessian.eigenvalues else None
     if not places or not top or top <= 0:
@@ -54,13 +54,13 @@ def energy_threshold(found: Landscape) -> Number:
 
 def energy_bounds(found: Landscape, name: str, t: float) -> tuple[float, float] | None:
     """Lower and upper bound of the share of energy above t."""
-    seen = seen_by(found, name)
+    seen = direction_spectrum(found, name)
     places = {place: (low, high) for place, low, high in above(seen)} if seen else {}
     nearest = min(places, key=lambda place: abs(place - t), default=None)
     return None if nearest is None else places[nearest]
 
 
 def error_of(network: NetworkRecord, data: str = "test") -> Number:
-    """Error with the common policy for BatchNorm's statistics."""
+    """Error with the BatchNorm statistics that all networks share, or else with its own."""
     figures = network.measured or network.stored or {}
     return figures[data].error if data in figures else None

@@ -15,7 +15,7 @@ from dirprune.report.landscape.styles import (
     style_of_method,
     styles_of,
 )
-from dirprune.report.landscape.verdict import cards, verdict
+from dirprune.report.landscape.summary import cards, lead
 from dirprune.report.shared.page import LegendKey, page, pairs, write_page
 from dirprune.report.shared.published import of_dimension, paper
 
@@ -33,7 +33,7 @@ def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: If there is no ``landscape.json``, or no folder for the page.
-        ValueError: If it is not what ``dirprune landscape`` writes.
+        ValueError: If ``dirprune landscape`` did not write it.
 
     Example:
         >>> write_landscape_report(Path("here"))  # doctest: +ELLIPSIS
@@ -69,7 +69,7 @@ def render(found: Landscape) -> str:
         shown,
         kind="landscape",
         title=f"Landscape: {' and '.join(names)}" if names else "Landscape",
-        verdict=verdict(found, styles),
+        lead=lead(found),
         cards=cards(found),
         tables=[tables.answers(found, styles)] if found.networks else [],
         keys=[LegendKey.of(style) for style in every if style.key in drawn],

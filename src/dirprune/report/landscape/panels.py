@@ -24,28 +24,29 @@ def panels(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
 
 
 def _paths(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
-    ways = {name: way for name, way in found.curve.items() if name in styles}
+    pairs = {name: pair for name, pair in found.curve.items() if name in styles}
     made = []
     data = "Thick: training data; thin and dotted: test data."
-    if any(way.line for way in ways.values()):
-        figure = paths.profiles(ways, styles, lambda way: way.line)
-        made.append(Panel("line", "Along the straight lines", f"Straight lines to D. {data}",
+    if any(pair.line for pair in pairs.values()):
+        figure = paths.profiles(pairs, styles, lambda pair: pair.line)
+        made.append(Panel("line", "PathRecord the straight lines", f"Straight lines to D. {data}",
                           figure))  # fmt: skip
-    if any(way.bezier for way in ways.values()):
+    if any(pair.bezier for pair in pairs.values()):
         caption = f"Bézier curves to D, fitted for low training loss. {data}"
-        figure = paths.profiles(ways, styles, lambda way: way.bezier)
-        made.append(Panel("curve", "Along the curves", caption, figure, "Figures 1 and 5"))
+        figure = paths.profiles(pairs, styles, lambda pair: pair.bezier)
+        made.append(Panel("curve", "PathRecord the curves", caption, figure, "Figures 1 and 5"))
     sparse = {
-        name: way
-        for name, way in ways.items()
-        if any(path is not None and path.off_face is not None for path in (way.line, way.bezier))
+        name: pair
+        for name, pair in pairs.items()
+        if any(path is not None and path.off_face is not None for path in (pair.line, pair.bezier))
     }
     if sparse:
         caption = (
-            "Exact zeros on the way, and the norm of the weights that are zero at the sparser end"
-            " over the norm of all. Thick: curves; thin and dotted: straight lines."
+            "Above: share of exact zeros. Below: norm of the weights that are zero at the sparser"
+            " end, relative to the norm of all weights. Thick: curves; thin and dotted: straight"
+            " lines."
         )
-        made.append(Panel("zeros", "Zeros on the way", caption, paths.zeros(sparse, styles)))
+        made.append(Panel("zeros", "Zeros along the paths", caption, paths.zeros(sparse, styles)))
     return made
 
 
@@ -63,7 +64,7 @@ def _planes(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
             gaps = f" {lost} of {count} points are not finite." if lost else ""
             if (ratio := planes.stretch(plane)) != 1:
                 times = brief(max(ratio, 1 / ratio))
-                gaps += f" Height and width differ {times}-fold: the map is stretched."
+                gaps += f" The axes have different scales, because the sides differ {times}-fold."
             figure = planes.loss_map(plane, styles, "train")
             made.append(Panel(f"{name}_loss", f"{title}: training loss", caption + gaps, figure,
                               reference))  # fmt: skip
@@ -72,7 +73,7 @@ def _planes(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
                 Panel(
                     "plane_surface",
                     f"{title}: training loss as a surface",
-                    "The same values; turn them with the pointer.",
+                    "The same values as a surface. Drag to rotate.",
                     planes.surface(plane, styles, "train"),
                     "Figure 11",
                 )
@@ -82,7 +83,7 @@ def _planes(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
             kind = "test" if data == "test" else "training"
             figure = planes.error_map(plane, styles, data)
             made.append(Panel(f"{name}_error", f"{title}: {kind} error",
-                              "The error at the same places as above.", figure))  # fmt: skip
+                              "The error at the same points.", figure))  # fmt: skip
     return made
 
 
@@ -92,22 +93,22 @@ def _spectrum(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
         return []
     if hessian.density or hessian.eigenvalues:
         caption = (
-            "Above: the density of the Hessian's eigenvalues at D, each node of the quadrature"
-            " drawn as a bell; the area over an interval is the share of eigenvalues in it. Below:"
-            " the largest eigenvalues, each at its own network."
+            "Above: density of the Hessian's eigenvalues at D (the quadrature, smoothed by"
+            " Gaussians); the area over an interval is the share of eigenvalues in it. Below: the"
+            " largest eigenvalues at each network."
         )
         made.append(Panel("spectrum", "Spectrum", caption, spectra.spectrum(hessian, styles)))
     if any(spectra.above(seen) for seen in hessian.of.values()):
         caption = (
-            "The share of |w − D|² in eigenvalues above t, between the rigorous lower and upper"
-            " bounds of the Lanczos steps. Where two bands overlap, nothing is decided."
+            "Share of |w − D|² in eigenvalues above t. Bands: rigorous lower and upper bounds from"
+            " the Lanczos steps. If two bands overlap, the order of the shares is not known."
         )
         figure = spectra.energy(hessian.of, styles)
         made.append(Panel("energy", "Energy of the differences", caption, figure))
     if any(seen.ratios for seen in hessian.of.values()):
         caption = (
-            "The share of w − D in the k sharpest directions at D. Grey and dotted: √(k/d), the"
-            " share of a random direction. Thin: the weights of D and G themselves."
+            "Share of w − D in the k sharpest directions at D. Grey and dotted: √(k/d), the share"
+            " of a random direction. Thin: the share of the weights of D and G."
         )
         figure = spectra.ratios(hessian, styles)
         made.append(Panel("ratios", "Projection on the sharp directions", caption, figure))
@@ -122,9 +123,8 @@ def _training(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
     paper = of_dimension(found.dimension)
     paper = paper if paper and paper.ratios else None
     caption = (
-        "The share in the sharpest directions at checkpoints: every network minus D of the same"
-        " epoch, on the sharpest directions of that D. The published figure shows these ratios"
-        " divided by √10."
+        "Share of w − D in the sharpest directions at D, for w and D of the same epoch. The"
+        " published figure shows these ratios divided by √10."
     )
     figure = spectra.over_training(moments, level, styles, paper)
     return [Panel("training", "Projection over training", caption, figure, "Figure 6")]
@@ -137,16 +137,16 @@ def _pruning(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
     sharp = directional.sharp
     if sharp and sharp.sample:
         caption = (
-            "Scores of weights of D, drawn at random, with all known sharp directions protected."
-            " Where all scores are 1, directional pruning equals soft thresholding by magnitude;"
-            " a weight whose score is not above 0 is never pruned."
+            "Scores of randomly chosen weights of D, with all known sharp directions protected. If"
+            " all scores are 1, directional pruning equals the soft threshold. A weight with a"
+            " score of 0 or less is never pruned."
         )
         figure = pruning.scores(sharp.sample)
         made.append(Panel("scores", "Scores against magnitudes", caption, figure))
     if len({row.sparsity for row in directional.rows}) > 1:
         caption = (
-            "D pruned without any training after it. Thin and dotted: with BatchNorm's statistics"
-            " estimated again."
+            "D pruned, without training afterwards. Thin and dotted: with re-estimated BatchNorm"
+            " statistics."
         )
         figure = pruning.one_shot(directional.rows, styles)
         made.append(Panel("one_shot", "One-shot pruning", caption, figure))
@@ -155,9 +155,9 @@ def _pruning(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
 
 _PLANE = (
     "Training loss on a logarithmic scale; distances are in weight space. Hollow points and"
-    " trajectories are projections: the map shows the loss below them, not theirs."
+    " trajectories are projections onto the plane, where the loss is not their own loss."
 )
 _ALONG = (
-    "Training loss on a logarithmic scale around D (0, 0) along two random directions, each filter"
-    " as long as D's own."
+    "Training loss on a logarithmic scale around D (0, 0) along two random directions, normalised"
+    " to the norms of D's filters."
 )

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 from plotly.subplots import make_subplots
 
-from dirprune.report.landscape.read import Along, Numbers, Ways
-from dirprune.report.shared.drawing import decades, lay_out, of_style, on_hover, scatter
+from dirprune.report.landscape.read import Numbers, PathRecord, PathsToDense
+from dirprune.report.shared.drawing import decades, hover_template, lay_out, scatter, style_options
 from dirprune.report.shared.numbers import finite
 from dirprune.report.shared.styles import Style
 
@@ -26,13 +26,15 @@ def two_rows(upper: str, lower: str, x: str, height: int = 600, **style: object)
 
 
 def profiles(
-    ways: Mapping[str, Ways], styles: Mapping[str, Style], along: Callable[[Ways], Along | None]
+    pairs: Mapping[str, PathsToDense],
+    styles: Mapping[str, Style],
+    choose: Callable[[PathsToDense], PathRecord | None],
 ) -> Figure:
     """Loss on a logarithmic scale and error in per cent, for all networks."""
     figure = two_rows("loss", "error, %", WHERE)
     heights: list[float | None] = []
-    for name, way in ways.items():
-        path = along(way)
+    for name, pair in pairs.items():
+        path = choose(pair)
         if path is None:
             continue
         for row, (quantities, scale) in enumerate(((path.loss, 1), (path.error, 100)), start=1):
@@ -48,11 +50,11 @@ def profiles(
     return figure
 
 
-def zeros(ways: Mapping[str, Ways], styles: Mapping[str, Style]) -> Figure:
-    """Exact zeros along a path, and the distance of the weights from the sparser end's zeros."""
+def zeros(pairs: Mapping[str, PathsToDense], styles: Mapping[str, Style]) -> Figure:
+    """Exact zeros along a path, and the norm of the weights that are zero at the sparser end."""
     figure = two_rows("exact zeros, %", "norm off the zeros, %", WHERE, height=520)
-    for name, way in ways.items():
-        for path, kind in ((way.line, "line"), (way.bezier, "curve")):
+    for name, pair in pairs.items():
+        for path, kind in ((pair.line, "line"), (pair.bezier, "curve")):
             if path is None or path.off_face is None:
                 continue
             for row, values in enumerate((path.zeros, path.off_face), start=1):
@@ -72,6 +74,6 @@ def _line(style: Style, t: Numbers, values: list[float | None], which: str) -> d
             "width": 2.5 if main else 1.5,
             "dash": style.dash if main else "dot",
         },
-        hovertemplate=on_hover(f"{style.label}, {which}", "t = %{x:.3f}: %{y:.4g}"),
-        **of_style(style, mode="lines"),
+        hovertemplate=hover_template(f"{style.label}, {which}", "t = %{x:.3f}: %{y:.4g}"),
+        **style_options(style, mode="lines"),
     )

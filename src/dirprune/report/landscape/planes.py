@@ -11,27 +11,27 @@ from dirprune.report.landscape.read import Grid, Numbers, Plane
 from dirprune.report.landscape.styles import PATHS, PRUNED
 from dirprune.report.shared.drawing import (
     FONT,
-    blank,
     decades,
+    empty_figure,
+    hover_template,
     lay_out,
-    of_style,
-    on_hover,
     plain,
     scatter,
+    style_options,
 )
 from dirprune.report.shared.numbers import Number
 from dirprune.report.shared.styles import Style
 
-SCALE = "YlGnBu"  # light in the valleys, so that what is drawn there can be seen
-INK = "#1c1e21"  # on that scale, in the dark as in the light
-HALO = ", ".join(["0 0 3px #ffffff"] * 4)  # where the scale is dark itself
-LONGEST = 4  # of a map's sides over the other, beyond which its axes are scaled apart
-ON = 1e-6  # distance from the plane that is rounding
-Place = tuple[str, Style, Sequence[Numbers], str, list[str]]
+SCALE = "YlGnBu"  # light where the loss is low, so that lines and points are visible
+INK = "#1c1e21"  # labels on the map, on light and dark pages
+HALO = ", ".join(["0 0 3px #ffffff"] * 4)  # makes the labels readable on dark parts of the map
+MAX_ASPECT = 4  # if the sides differ by a larger factor, the axes have different scales
+ON_PLANE = 1e-6  # smaller distances from the plane are rounding errors
+Overlay = tuple[str, Style, Sequence[Numbers], str, list[str]]
 
 
 def loss_map(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
-    """The loss as contours at equal ratios, with networks, curve, trajectories and solutions."""
+    """Contours of the logarithm of the loss, with networks, curve and trajectories."""
     grid = logarithms(plane.loss[data])
     ticks = decades([10**v for row in grid for v in row if v is not None])
     places = [math.log10(tick) for tick in ticks.get("tickvals", ())]
@@ -62,10 +62,10 @@ def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
         showscale=False,
         lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
         contours={"z": {"show": True, "color": "rgba(255,255,255,0.35)", "width": 1}},
-        hovertemplate=on_hover("loss", "%{text}"),
+        hovertemplate=hover_template("loss", "%{text}"),
     )
     lift = 0.015 * (max(known) - min(known))
-    for kind, style, at, _, _ in _places(plane, styles):
+    for kind, style, at, _, _ in _overlays(plane, styles):
         z = [_height(plane, grid, place) for place in at]
         if kind == "near" and z == [None]:
             continue
@@ -98,7 +98,7 @@ def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
             "xaxis": {**axis, "title": {"text": ""}, "range": [plane.x[0], plane.x[-1]]},
             "yaxis": {**axis, "title": {"text": ""}, "range": [plane.y[0], plane.y[-1]]},
             "zaxis": {**axis, "title": {"text": "loss"}, **heights},
-            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, 1 / _wide(plane))), "z": 0.5},
+            "aspectratio": {"x": 1, "y": min(1.0, max(0.5, 1 / _aspect(plane))), "z": 0.5},
             "camera": {"eye": {"x": 0.62, "y": -1.25, "z": 0.85}, "center": {"z": -0.12}},
         },
         font={"family": FONT, "size": 12, "color": "#404040"},
@@ -107,9 +107,9 @@ def surface(plane: Plane, styles: Mapping[str, Style], data: str) -> Figure:
 
 
 def stretch(plane: Plane) -> float:
-    """Vertical over horizontal scale of the axes; 1 unless the figure would be too flat."""
-    wide = _wide(plane)
-    return 1.0 if 1 / LONGEST <= wide <= LONGEST else wide
+    """Vertical divided by horizontal scale of the axes; 1 unless the figure would be too flat."""
+    aspect = _aspect(plane)
+    return 1.0 if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else aspect
 
 
 def logarithms(grid: Grid) -> Grid:
@@ -127,7 +127,7 @@ def _map(
     grid: Grid,
     bar: dict[str, Any],
 ) -> Figure:
-    figure = blank(*_titles(plane), height=520)
+    figure = empty_figure(*_titles(plane), height=520)
     known = [v for row in grid for v in row if v is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     step = _round_step((high - low) / 20)
@@ -148,9 +148,9 @@ def _map(
             "y": -0.16,
             "yanchor": "top",
         },
-        hovertemplate=on_hover(bar["title"]["text"], "%{text}"),
+        hovertemplate=hover_template(bar["title"]["text"], "%{text}"),
     )
-    for kind, style, at, label, texts in _places(plane, styles):
+    for kind, style, at, label, texts in _overlays(plane, styles):
         figure.add_trace(
             scatter(
                 x=[place[0] for place in at],
@@ -159,7 +159,7 @@ def _map(
                 customdata=texts,
                 textposition="top center",
                 textfont={"color": INK, "size": 13, "shadow": HALO},
-                hovertemplate=on_hover(style.label, "%{customdata}"),
+                hovertemplate=hover_template(style.label, "%{customdata}"),
                 **_style(kind, style),
             )
         )
@@ -174,9 +174,8 @@ def _map(
     return figure
 
 
-def _wide(plane: Plane) -> float:
-    wide, deep = plane.x[-1] - plane.x[0], plane.y[-1] - plane.y[0]  # type: ignore[operator]
-    return wide / deep
+def _aspect(plane: Plane) -> float:
+    return (plane.x[-1] - plane.x[0]) / (plane.y[-1] - plane.y[0])  # type: ignore[operator]
 
 
 def _titles(plane: Plane) -> tuple[str, str | None]:
@@ -186,7 +185,7 @@ def _titles(plane: Plane) -> tuple[str, str | None]:
 
 
 def _round_step(step: float) -> float:
-    """The next of 1, 2.5 and 5 times a power of ten."""
+    """Round up to 1, 2.5 or 5 times a power of ten."""
     if not step > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
@@ -194,7 +193,7 @@ def _round_step(step: float) -> float:
 
 
 def _style(kind: str, style: Style) -> dict[str, Any]:
-    """Styles of lines and points, by their meaning."""
+    """Options of a trace of the given kind."""
     mode = {"corner": "markers+text", "near": "markers", "curve": "lines", "line": "lines"}
     size = {"corner": 12, "near": 10}.get(kind, 5)
     open_ = "-open" if kind == "near" and style.symbol not in ("cross", "x") else ""
@@ -210,17 +209,17 @@ def _style(kind: str, style: Style) -> dict[str, Any]:
             "size": size,
             "line": {"width": 2 if open_ else 1, "color": style.colour if open_ else "#ffffff"},
         },
-        **of_style(style, mode=mode.get(kind, "lines+markers")),
+        **style_options(style, mode=mode.get(kind, "lines+markers")),
     }
 
 
-def _places(plane: Plane, styles: Mapping[str, Style]) -> Iterator[Place]:
-    """Traces of everything on the plane; the corners are last, so that they are on top."""
+def _overlays(plane: Plane, styles: Mapping[str, Style]) -> Iterator[Overlay]:
+    """Yield everything drawn on the plane; the corners are last, so that they are on top."""
     for name, track in plane.trajectories.items():
         if name in styles and track.at:
             epochs = track.epoch or [None] * len(track.at)
             texts = [
-                f"epoch {e:g}, {_off(place)}" if e is not None else _off(place)
+                f"epoch {e:g}, {_distance_text(place)}" if e is not None else _distance_text(place)
                 for e, place in zip(epochs, track.at, strict=False)
             ]
             yield "track", styles[name], track.at, "", texts
@@ -229,20 +228,26 @@ def _places(plane: Plane, styles: Mapping[str, Style]) -> Iterator[Place]:
         yield "line", PATHS, at, "", ["straight line"] * len(at)
     if plane.curve:
         at = plane.curve.at
-        yield "curve", PATHS, at, "", [f"curve, {_off(place)}" for place in at]
+        yield "curve", PATHS, at, "", [f"curve, {_distance_text(place)}" for place in at]
     if plane.directional:
         found = plane.directional
         texts = [
-            f"{s:.1%} zeros, {_off(place)}" if s is not None else _off(place)
+            f"{s:.1%} zeros, {_distance_text(place)}" if s is not None else _distance_text(place)
             for s, place in zip(found.sparsity, found.at, strict=False)
         ]
         yield "pruned", PRUNED, found.at, "", texts
     corners = _corners(plane, styles)
     for name, place in plane.networks.items():
         if name in styles and name not in corners:
-            yield "near", styles[name], [place], "", [_off(place)]
+            yield "near", styles[name], [place], "", [_distance_text(place)]
     for label, (style, place) in corners.items():
-        yield "corner", style, [place], style.label if label in styles else label, [_off(place)]
+        yield (
+            "corner",
+            style,
+            [place],
+            style.label if label in styles else label,
+            [_distance_text(place)],
+        )
 
 
 def _corners(plane: Plane, styles: Mapping[str, Style]) -> dict[str, tuple[Style, Numbers]]:
@@ -254,9 +259,9 @@ def _corners(plane: Plane, styles: Mapping[str, Style]) -> dict[str, tuple[Style
     }
 
 
-def _off(place: Numbers) -> str:
+def _distance_text(place: Numbers) -> str:
     off = place[2] if len(place) > 2 else None
-    return f"{off:.3g} off the plane" if off and off > ON else "on the plane"
+    return f"{off:.3g} off the plane" if off and off > ON_PLANE else "on the plane"
 
 
 def _texts(values: Grid) -> list[list[str]]:

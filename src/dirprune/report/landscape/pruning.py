@@ -6,32 +6,39 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 
 from dirprune.report.landscape.read import Pruned, Sample
 from dirprune.report.landscape.styles import DASHES, PRUNED, style_of_method
-from dirprune.report.shared.drawing import blank, curve, decades, of_style, on_hover, scatter
+from dirprune.report.shared.drawing import (
+    curve,
+    decades,
+    empty_figure,
+    hover_template,
+    scatter,
+    style_options,
+)
 from dirprune.report.shared.numbers import finite
 from dirprune.report.shared.styles import Style
 
 
 def scores(sample: Sample) -> Figure:
     """Scores of weights against their magnitudes."""
-    figure = blank("|w|", "score s", height=420)
+    figure = empty_figure("|w|", "score s", height=420)
     figure.add_trace(
         scatter(
             x=[w or None for w in sample.w],
             y=list(sample.s),
             marker={"color": PRUNED.colour, "size": 4, "opacity": 0.35},
-            hovertemplate=on_hover("coordinate", "|w| = %{x:.3g}, s = %{y:.3g}"),
-            **of_style(PRUNED, mode="markers"),
+            hovertemplate=hover_template("coordinate", "|w| = %{x:.3g}, s = %{y:.3g}"),
+            **style_options(PRUNED, mode="markers"),
         )
     )
     level = {"color": "#767676", "width": 1.5, "dash": "dot"}
     figure.add_hline(0, line=level)
-    figure.add_hline(1, line=level, annotation={"text": "1: magnitude alone", "xanchor": "right"})
+    figure.add_hline(1, line=level, annotation={"text": "1: soft threshold", "xanchor": "right"})
     return figure.update_xaxes(**decades(sample.w))
 
 
 def one_shot(table: Sequence[Pruned], styles: Mapping[str, Style]) -> Figure:
     """Test error against sparsity, without training after pruning."""
-    figure = blank("zeros, %", "test error, %", height=420)
+    figure = empty_figure("zeros, %", "test error, %", height=420)
     ranks = sorted({row.k or 0 for row in table if row.method == "directional"})
     for method, k in dict.fromkeys((row.method, row.k) for row in table):
         style = style_of_method(method, styles)
@@ -47,7 +54,7 @@ def one_shot(table: Sequence[Pruned], styles: Mapping[str, Style]) -> Figure:
                         style,
                         points,
                         line={"color": style.colour, "width": width, "dash": pattern},
-                        hovertemplate=on_hover(f"{name}{which}", "%{x:.4g} %: %{y:.4g} %"),
+                        hovertemplate=hover_template(f"{name}{which}", "%{x:.4g} %: %{y:.4g} %"),
                     )
                 )
     return figure

@@ -28,7 +28,6 @@ class NetworkRecord:
 
     name: str
     role: str
-    path: str | None = None
     method: str | None = None
     seed: int | None = None
     batch_seed: int | None = None
@@ -45,7 +44,6 @@ class Density:
 
     nodes: Grid
     weights: Grid
-    trace: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,10 @@ class Top:
     """The largest eigenvalues, descending."""
 
     values: Numbers
-    residuals: Numbers | None = None
 
 
 @dataclass(frozen=True)
-class Seen:
+class DirectionSpectrum:
     """Energy of one direction in the spectrum; ``below`` has bounds of its energy up to ``t``."""
 
     ratios: Numbers | None = None
@@ -73,7 +70,7 @@ class Spectrum:
     top: Top | None = None
     density: Density | None = None
     chance: Numbers | None = None
-    of: Mapping[str, Seen] = field(default_factory=dict)
+    of: Mapping[str, DirectionSpectrum] = field(default_factory=dict)
     weights_ratios: Mapping[str, Numbers] = field(default_factory=dict)
     top_of: Mapping[str, Numbers] = field(default_factory=dict)
 
@@ -93,13 +90,6 @@ class MomentRecord:
 
 
 @dataclass(frozen=True)
-class ScoresRecord:
-    """Share of the scores with s <= 0, and quantiles of all scores."""
-
-    negative: Number = None
-
-
-@dataclass(frozen=True)
 class Sample:
     """Magnitudes of some weights, and their scores."""
 
@@ -111,9 +101,7 @@ class Sample:
 class Sharp:
     """Scores with all known sharp directions protected."""
 
-    scores: ScoresRecord | None = None
     sample: Sample | None = None
-    largest_sparsity: Number = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +111,6 @@ class Pruned:
     method: str
     k: int | None = None
     sparsity: Number = None
-    lam: Number = None
     overlap: Number = None
     clipped: Number = None
     off_flat: Number = None
@@ -160,13 +147,11 @@ class ProfileRecord:
 
     values: Numbers
     largest: Largest
-    mean: Number
     barrier: Number
-    rise: Number
 
 
 @dataclass(frozen=True)
-class Along:
+class PathRecord:
     """Measurements on the path from a network (t = 0) to the dense network (t = 1)."""
 
     t: Numbers
@@ -179,11 +164,11 @@ class Along:
 
 
 @dataclass(frozen=True)
-class Ways:
+class PathsToDense:
     """The straight line, and the fitted curve."""
 
-    line: Along | None = None
-    bezier: Along | None = None
+    line: PathRecord | None = None
+    bezier: PathRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -202,10 +187,9 @@ class CurveRecord:
 
 
 @dataclass(frozen=True)
-class Solutions:
+class PrunedPath:
     """Directional pruning of the dense network, for increasing lambda."""
 
-    lam: Numbers
     sparsity: Numbers
     at: tuple[Numbers, ...]
 
@@ -220,13 +204,11 @@ class Plane:
     error: Mapping[str, Grid]
     third: str | None = None
     known: tuple[Numbers, ...] = ()
-    measured: tuple[Mapping[str, MeasuredRecord], ...] = ()
-    policy: str | None = None
     networks: Mapping[str, Numbers] = field(default_factory=dict)
     curve: CurveRecord | None = None
     line: CurveRecord | None = None
     trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
-    directional: Solutions | None = None
+    directional: PrunedPath | None = None
 
     def __post_init__(self) -> None:
         """Check that there is a row for every y with a value for every x."""
@@ -251,7 +233,7 @@ class Landscape:
     hessian: Spectrum | None = None
     training: Mapping[str, MomentRecord] = field(default_factory=dict)
     directional: Directional | None = None
-    curve: Mapping[str, Ways] = field(default_factory=dict)
+    curve: Mapping[str, PathsToDense] = field(default_factory=dict)
     plane: Plane | None = None
     along: Plane | None = None
     rest: Mapping[str, Any] = field(default_factory=dict)
@@ -265,11 +247,6 @@ class Landscape:
     def sparse(self) -> NetworkRecord:
         """The sparse network, G."""
         return self.networks[1]
-
-    @property
-    def others(self) -> tuple[NetworkRecord, ...]:
-        """The networks that G is compared with: other runs and the controls."""
-        return self.networks[2:]
 
 
 def read_landscape(folder: Path) -> Landscape:
@@ -295,7 +272,8 @@ def read_landscape(folder: Path) -> Landscape:
         raise ValueError(f"{path} is not a landscape of dirprune: give another folder")
     if record.get("version") != 1:
         raise ValueError(
-            f"{path} has version {record.get('version')!r}, this dirprune reads 1: measure again"
+            f"{path} has version {record.get('version')!r}, but this dirprune reads version 1: "
+            "run dirprune landscape again"
         )
     known = {*Landscape.__dataclass_fields__, "format", "version"}
     rest = {key: value for key, value in record.items() if key not in known}

@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly loads it lazily
 
 from dirprune.report.landscape.paths import two_rows
-from dirprune.report.landscape.read import Density, MomentRecord, Seen, Spectrum
+from dirprune.report.landscape.read import Density, DirectionSpectrum, MomentRecord, Spectrum
 from dirprune.report.landscape.styles import CHANCE, PAPER
 from dirprune.report.shared.drawing import (
-    blank,
     curve,
     decades,
-    of_style,
-    on_hover,
+    empty_figure,
+    hover_template,
     plain,
     scatter,
+    style_options,
     whole_epochs,
 )
 from dirprune.report.shared.numbers import Number, finite
 from dirprune.report.shared.published import Setting
 from dirprune.report.shared.styles import Style
 
-FINE = 1e-4  # of the largest eigenvalue: below it the axis is linear, above it logarithmic
-LEAST = 1e-9  # share of energy below which nothing is drawn
-BELL = 0.12  # width of a node, in units of that axis
+FINE = 1e-4  # times the largest eigenvalue: below it the axis is linear, above it logarithmic
+LEAST = 1e-9  # smaller shares of energy are not drawn
+BELL = 0.12  # standard deviation of the Gaussian of a node, in units of the axis
 
 
 def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
@@ -50,15 +50,15 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
         grid = [math.asinh(min(nodes) / s) - 0.5, math.asinh(max(nodes) / s) + 0.5]
         us = [grid[0] + (grid[1] - grid[0]) * i / 400 for i in range(401)]
         style = next(iter(styles.values()))
-        heights = _bells(found.density, us, s)
+        heights = _smoothed_density(found.density, us, s)
         figure.add_trace(
             scatter(
                 x=us,
                 y=[v if v > 1e-6 * max(heights) else None for v in heights],
                 customdata=[s * math.sinh(u) for u in us],
                 line={"color": style.colour, "width": 2},
-                hovertemplate=on_hover("density", "at %{customdata:.3g}: %{y:.3g}"),
-                **of_style(style, mode="lines"),
+                hovertemplate=hover_template("density", "at %{customdata:.3g}: %{y:.3g}"),
+                **style_options(style, mode="lines"),
             ),
             row=1,
             col=1,
@@ -75,8 +75,8 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
                     "size": 16,
                     "line": {"width": 2, "color": style.colour},
                 },
-                hovertemplate=on_hover(style.label, "λ = %{customdata:.4g}"),
-                **of_style(style, mode="markers"),
+                hovertemplate=hover_template(style.label, "λ = %{customdata:.4g}"),
+                **style_options(style, mode="markers"),
             ),
             row=2,
             col=1,
@@ -87,9 +87,9 @@ def spectrum(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
     return figure
 
 
-def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
+def energy(of: Mapping[str, DirectionSpectrum], styles: Mapping[str, Style]) -> Figure:
     """Bounds of the share of a direction's energy in eigenvalues above t, as a band."""
-    figure = blank("eigenvalue t", "energy above t, share", height=460)
+    figure = empty_figure("eigenvalue t", "energy above t, share", height=460)
     bands = {name: above(seen) for name, seen in of.items() if name in styles}
     positive = [v for band in bands.values() for _, *pair in band for v in pair if v > 0]
     floor = max(min(positive, default=LEAST) / 2, LEAST)
@@ -108,8 +108,8 @@ def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
                     fillcolor=_faint(style.colour),
                     line={"color": style.colour, "width": 1.5, "dash": style.dash},
                     text=texts,
-                    hovertemplate=on_hover(style.label, "%{text}"),
-                    **of_style(style, mode="lines"),
+                    hovertemplate=hover_template(style.label, "%{text}"),
+                    **style_options(style, mode="lines"),
                 )
             )
     drawn = [v for trace in figure.data for v in trace.y]
@@ -118,7 +118,7 @@ def energy(of: Mapping[str, Seen], styles: Mapping[str, Style]) -> Figure:
     return figure
 
 
-def above(seen: Seen) -> list[tuple[float, float, float]]:
+def above(seen: DirectionSpectrum) -> list[tuple[float, float, float]]:
     """Bounds of the share above each positive threshold: (t, lower, upper)."""
     return [
         (t, 1 - pair[1], 1 - pair[0])
@@ -128,8 +128,8 @@ def above(seen: Seen) -> list[tuple[float, float, float]]:
 
 
 def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
-    """Share of each direction in the k sharpest directions, and the share by chance."""
-    figure = blank("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
+    """Share of each direction in the k sharpest directions, and that of a random direction."""
+    figure = empty_figure("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
     for name, values in list(found.weights_ratios.items()):
         if name in list(styles)[:2]:
             style = styles[name]
@@ -138,7 +138,9 @@ def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
                     style,
                     {i + 1: finite(v) for i, v in enumerate(values)},
                     line={"color": style.colour, "width": 1.5, "dash": "dot"},
-                    hovertemplate=on_hover(f"weights of {style.label}", "k = %{x}: %{y:.3g}"),
+                    hovertemplate=hover_template(
+                        f"weights of {style.label}", "k = %{x}: %{y:.3g}"
+                    ),
                 )
             )
     if found.chance:
@@ -146,7 +148,7 @@ def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
             curve(
                 CHANCE,
                 {i + 1: v for i, v in enumerate(found.chance)},
-                hovertemplate=on_hover("chance", "k = %{x}: %{y:.3g}"),
+                hovertemplate=hover_template("chance", "k = %{x}: %{y:.3g}"),
             )
         )
     for name, seen in found.of.items():
@@ -156,10 +158,10 @@ def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
                 curve(
                     style,
                     {i + 1: finite(v) for i, v in enumerate(seen.ratios)},
-                    hovertemplate=on_hover(style.label, "k = %{x}: %{y:.3g}"),
+                    hovertemplate=hover_template(style.label, "k = %{x}: %{y:.3g}"),
                 )
             )
-    _both(figure)
+    _log_axes(figure)
     return figure
 
 
@@ -169,30 +171,32 @@ def over_training(
     styles: Mapping[str, Style],
     paper: Setting | None,
 ) -> Figure:
-    """Projection ratios at checkpoints, with chance and, for its networks, the paper's ratios."""
-    figure = blank("epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420)
+    """Projection ratios at checkpoints, that of a random direction, and the paper's if known."""
+    figure = empty_figure(
+        "epoch", f"|P(w − D)| / |w − D|, k = {len(moments[0].values)}", height=420
+    )
     for series in paper.ratios if paper else ():
         points: dict[float, Number] = dict(zip(series.epochs, series.ratios, strict=True))
-        hover = on_hover(f"paper, μ = {series.mu:g}", "epoch %{x}: %{y:.3g}")
+        hover = hover_template(f"paper, μ = {series.mu:g}", "epoch %{x}: %{y:.3g}")
         figure.add_trace(curve(PAPER, points, hovertemplate=hover))
     if level is not None:
         ends = dict.fromkeys((moments[0].epoch, moments[-1].epoch), level)
-        figure.add_trace(curve(CHANCE, ends, hovertemplate=on_hover("chance", "%{y:.3g}")))
+        figure.add_trace(curve(CHANCE, ends, hovertemplate=hover_template("chance", "%{y:.3g}")))
     for name, style in styles.items():
         points = {m.epoch: finite(m.ratios[name]) for m in moments if name in m.ratios}
         if points:
-            hover = on_hover(style.label, "epoch %{x:.4g}: %{y:.3g}")
+            hover = hover_template(style.label, "epoch %{x:.4g}: %{y:.3g}")
             figure.add_trace(curve(style, points, hovertemplate=hover))
     figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
     return whole_epochs(figure, moments[-1].epoch)
 
 
-def _both(figure: Figure) -> None:
+def _log_axes(figure: Figure) -> None:
     figure.update_xaxes(**decades(x for trace in figure.data for x in trace.x))
     figure.update_yaxes(**decades(y for trace in figure.data for y in trace.y))
 
 
-def _bells(density: Density, us: list[float], s: float) -> list[float]:
+def _smoothed_density(density: Density, us: list[float], s: float) -> list[float]:
     total = [0.0] * len(us)
     height = 1 / (BELL * math.sqrt(2 * math.pi) * len(density.nodes))
     step = us[1] - us[0]

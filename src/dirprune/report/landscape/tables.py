@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from dirprune.report.landscape.measures import (
     barrier,
+    direction_spectrum,
     energy_bounds,
     energy_threshold,
     error_of,
-    seen_by,
     sharp_share,
     times_chance,
 )
 from dirprune.report.landscape.read import (
-    Along,
     Landscape,
     MeasuredRecord,
     NetworkRecord,
+    PathRecord,
     ProfileRecord,
     Pruned,
 )
@@ -48,8 +48,8 @@ def answers(found: Landscape, styles: Styles) -> Table:
         return f"{brief(100 * bounds[0])} to {brief(100 * bounds[1])}" if bounds else MISSING
 
     def curvature(network: NetworkRecord) -> str:
-        seen = seen_by(found, network.name)
-        return brief(seen.rayleigh) if seen else MISSING
+        direction = direction_spectrum(found, network.name)
+        return brief(direction.rayleigh) if direction else MISSING
 
     columns = [
         Column[NetworkRecord]("zeros, %", lambda n: _cell(n.zeros, 100)),
@@ -66,14 +66,15 @@ def answers(found: Landscape, styles: Styles) -> Table:
         Column[NetworkRecord](f"energy above {brief(t)}, %", energy),
     ]
     note = (
-        "D is the dense reference. Barrier: how far the values on the way to D rise above a"
-        " straight line between those of its ends. With the Hessian H at D and P the projection on"
-        " its sharpest directions: share |P(w − D)| / |w − D|; times chance: the share over"
-        " √(k/d), that of a random direction; mean curvature (w − D)ᵀH(w − D) / |w − D|²; energy:"
-        " rigorous bounds for the share of |w − D|² in eigenvalues above a hundredth of the"
-        " largest."
+        "D is the dense reference, G the sparse network. Barrier: largest excess of the values on"
+        " the path to D over linear interpolation between its ends; if G's barrier is not above"
+        " those of other runs, G is as well connected to D as they are. H is the Hessian at D, P"
+        " the projection on its sharpest directions. Share: |P(w − D)| / |w − D|. Times chance:"
+        " share / √(k/d), the share of a random direction. Mean curvature: (w − D)ᵀH(w − D) /"
+        " |w − D|². Energy: rigorous bounds of the share of |w − D|² in eigenvalues above a"
+        " hundredth of the largest."
     )
-    titles, rows = tabulate(columns, _labelled(found.networks[1:], styles))
+    titles, rows = tabulate(columns, _with_styles(found.networks[1:], styles))
     return Table("Valley and sharp directions", "network", titles, rows, note)
 
 
@@ -95,38 +96,40 @@ def networks(found: Landscape, styles: Styles) -> Table:
         Column[NetworkRecord]("test error, measured, %", lambda n: _error(n.measured)),
     ]
     note = (
-        "Stored: with the BatchNorm statistics saved with the network. Measured: with those of the"
-        " policy that all networks and all points between them share."
+        "Stored: with the BatchNorm statistics saved with the network. Measured: with statistics"
+        " that are determined in the same way for all networks and all points between them."
     )
-    titles, rows = tabulate(columns, _labelled(found.networks, styles))
+    titles, rows = tabulate(columns, _with_styles(found.networks, styles))
     return Table("The networks", "network", titles, rows, note)
 
 
 def paths(found: Landscape, styles: Styles, paper: Setting | None) -> Table | None:
     """Length and barriers of every line and curve, with the paper's for the same network."""
     columns = [
-        Column[Along]("length / distance", _stretch),
-        Column[Along]("train loss at the ends", lambda p: _ends(p.loss.get("train"))),
-        Column[Along]("largest train loss", lambda p: _largest(p.loss.get("train"))),
-        Column[Along]("barrier of train loss", lambda p: _barrier(p, "loss", "train")),
-        Column[Along]("barrier, augmented", lambda p: _barrier(p, "loss", "augmented")),
-        Column[Along]("largest test loss", lambda p: _largest(p.loss.get("test"))),
-        Column[Along]("barrier of test loss", lambda p: _barrier(p, "loss", "test")),
-        Column[Along]("test error at the ends, %", lambda p: _ends(p.error.get("test"), 100)),
-        Column[Along]("largest test error, %", lambda p: _largest(p.error.get("test"), 100)),
-        Column[Along]("barrier of test error, points", lambda p: _barrier(p, "error", "test")),
+        Column[PathRecord]("length / distance", _stretch),
+        Column[PathRecord]("train loss at the ends", lambda p: _ends(p.loss.get("train"))),
+        Column[PathRecord]("largest train loss", lambda p: _largest(p.loss.get("train"))),
+        Column[PathRecord]("barrier of train loss", lambda p: _barrier(p, "loss", "train")),
+        Column[PathRecord]("barrier, augmented", lambda p: _barrier(p, "loss", "augmented")),
+        Column[PathRecord]("largest test loss", lambda p: _largest(p.loss.get("test"))),
+        Column[PathRecord]("barrier of test loss", lambda p: _barrier(p, "loss", "test")),
+        Column[PathRecord]("test error at the ends, %", lambda p: _ends(p.error.get("test"), 100)),
+        Column[PathRecord]("largest test error, %", lambda p: _largest(p.error.get("test"), 100)),
+        Column[PathRecord](
+            "barrier of test error, points", lambda p: _barrier(p, "error", "test")
+        ),
     ]
-    things = [
+    items = [
         (f"{styles[name].label}, {kind}", styles[name].colour, path)
         for name, ways in found.curve.items()
         for kind, path in (("line", ways.line), ("curve", ways.bezier))
         if path is not None and name in styles
     ]
-    if not things:
+    if not items:
         return None
-    titles, rows = tabulate(columns, things)
+    titles, rows = tabulate(columns, items)
     published = tuple(_published_path(row, titles) for row in _published_rows(paper))
-    note = "Ends: the network's, then D's. Largest: on the way, ends included." + (
+    note = "Ends: the network's, then D's. Largest: on the path, including its ends." + (
         " The paper measured the training loss on augmented images." if published else ""
     )
     return Table("Lines and curves to D", "from", titles, rows + published, note)
@@ -146,16 +149,16 @@ def one_shot(found: Landscape, styles: Styles) -> Table | None:
         Column[Pruned]("lost by clipping, %", lambda r: _known(r.clipped, 100)),
         Column[Pruned]("in the sharp directions, %", lambda r: _known(r.off_flat, 100)),
     ]
-    things = []
+    items = []
     for row in pruned:
         style = style_of_method(row.method, styles)
         rank = f", k = {row.k}" if row.k is not None else ""
-        things.append((f"{style.label}{rank}", style.colour, row))
+        items.append((f"{style.label}{rank}", style.colour, row))
     note = (
-        "Nothing is trained after pruning. Lost by clipping: the part of |λ P₀ sign(w)| that is"
-        " lost because weights stop at zero. In the sharp directions: the part of |w − D| in them."
+        "No training after pruning. Lost by clipping: the share of |λ P₀ sign(w)| that is lost"
+        " because weights stop at zero. In the sharp directions: the share of |w − D| in them."
     )
-    titles, rows = tabulate(columns, things)
+    titles, rows = tabulate(columns, items)
     return Table("D pruned in one shot", "method", titles, rows, note)
 
 
@@ -206,18 +209,18 @@ def _published_path(row: tuple[str, dict[str, str]], titles: Sequence[str]) -> T
     return TableRow(label, PAPER.colour, tuple(cells.get(title, MISSING) for title in titles))
 
 
-def _labelled(
+def _with_styles(
     found: Sequence[NetworkRecord], styles: Styles
 ) -> list[tuple[str, str, NetworkRecord]]:
     return [(styles[n.name].label, styles[n.name].colour, n) for n in found]
 
 
-def _stretch(path: Along) -> str:
+def _stretch(path: PathRecord) -> str:
     is_known = path.length is not None and path.distance
     return f"{path.length / path.distance:.3f}" if is_known else MISSING  # type: ignore[operator]
 
 
-def _barrier(path: Along | None, quantity: str, data: str) -> str:
+def _barrier(path: PathRecord | None, quantity: str, data: str) -> str:
     profiles = (path.loss if quantity == "loss" else path.error) if path else {}
     scale = 100 if quantity == "error" else 1
     return _cell(barrier(path, quantity, data), scale) if data in profiles else MISSING

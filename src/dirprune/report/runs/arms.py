@@ -1,4 +1,4 @@
-"""Arms, which are groups of runs that differ only in the seed, with names and styles."""
+"""Arms: groups of runs that differ only in the seed, with names and styles."""
 
 import math
 import statistics

@@ -8,14 +8,14 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 
 from dirprune.report.runs.arms import Arm, statistic
 from dirprune.report.shared.drawing import (
-    blank,
     curve,
     decades,
+    empty_figure,
     error_bar,
-    of_style,
-    on_hover,
+    hover_template,
     plain,
     scatter,
+    style_options,
     whole_epochs,
 )
 from dirprune.report.shared.numbers import Number, finite
@@ -28,7 +28,7 @@ REMAINING_IF_DENSE = (100, 98, 96, 94, 92, 90, 85, 80, 70, 60, 50)
 
 def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.0) -> Figure:
     """One quantity after every epoch: the mean of each arm, with thin lines for the seeds."""
-    figure = blank("epoch", title)
+    figure = empty_figure("epoch", title)
     for arm in arms:
         curves = [
             {e.epoch: finite(getattr(e, quantity), scale) for e in run.epochs}
@@ -40,7 +40,7 @@ def trajectory(arms: Sequence[Arm], quantity: str, title: str, scale: float = 1.
             figure.add_trace(curve(arm, seed, line=line, opacity=0.4, hoverinfo="skip"))
         shared = sorted(set[int]().union(*curves).intersection(*curves))
         means = {e: statistic(seed[e] for seed in curves).mean for e in shared}
-        hover = on_hover(arm.label, "epoch %{x}: %{y:.4g}")
+        hover = hover_template(arm.label, "epoch %{x}: %{y:.4g}")
         figure.add_trace(curve(arm, means, hovertemplate=hover))
     return whole_epochs(figure, _last_epoch(arms))
 
@@ -57,7 +57,7 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
     The horizontal axis is logarithmic in the share of nonzero weights, so that the sparse end,
     where methods differ, has enough space.
     """
-    figure = blank("sparsity", "test accuracy, %", height=460)
+    figure = empty_figure("sparsity", "test accuracy, %", height=460)
     for series in published.series if published else ():
         figure.add_trace(_published_points(series))
     remaining = []
@@ -73,8 +73,10 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
             error_x=error_bar(zeros.std, arm.colour),
             error_y=error_bar(accuracy.std, arm.colour),
             marker={"symbol": arm.symbol, "size": 12, "color": arm.colour, "opacity": 0.8},
-            hovertemplate=on_hover(arm.label, f"{zeros.mean:.2%} zeros, %{{y:.2f}} % accuracy"),
-            **of_style(arm, mode="markers"),
+            hovertemplate=hover_template(
+                arm.label, f"{zeros.mean:.2%} zeros, %{{y:.2f}} % accuracy"
+            ),
+            **style_options(arm, mode="markers"),
         )
     drawn = remaining + [x for trace in figure.data for x in trace.x]
     least = min(drawn, default=1.0)
@@ -102,7 +104,7 @@ def layers(arms: Sequence[Arm]) -> Figure:
         names.update(dict.fromkeys(share))
         shares.append(share)
     order = list(names)
-    figure = blank("zeros in the layer, %", None, height=110 + max(20 * len(order), 120))
+    figure = empty_figure("zeros in the layer, %", None, height=110 + max(20 * len(order), 120))
     for arm, share in zip(arms, shares, strict=True):
         figure.add_scatter(
             x=[statistic(values).mean for values in share.values()],
@@ -110,8 +112,8 @@ def layers(arms: Sequence[Arm]) -> Figure:
             text=[plain(name) for name in share],
             marker={"symbol": arm.symbol, "size": 9, "color": arm.colour},
             line={"color": arm.colour, "width": 1, "dash": arm.dash},
-            hovertemplate=on_hover(arm.label, "%{text}: %{x:.2f} %"),
-            **of_style(arm, mode="lines+markers"),
+            hovertemplate=hover_template(arm.label, "%{text}: %{x:.2f} %"),
+            **style_options(arm, mode="lines+markers"),
         )
     figure.update_yaxes(
         tickvals=list(range(len(order))),
@@ -147,7 +149,7 @@ def norm_ratio(arms: Sequence[Arm]) -> Figure:
 
 def threshold(arms: Sequence[Arm]) -> Figure:
     """The path of the threshold: per step if the run stored it, otherwise per epoch."""
-    figure = blank("epoch", "threshold g")
+    figure = empty_figure("epoch", "threshold g")
     for arm in arms:
         run = arm.counted[0]
         path: dict[float, Number] = {e.epoch: finite(e.threshold) for e in run.epochs}
@@ -156,7 +158,7 @@ def threshold(arms: Sequence[Arm]) -> Figure:
             kept = run.summary.threshold_path
             path = {s / steps_per_epoch: g for s, g in zip(kept.step, kept.g, strict=True)}
         if any(g is not None for g in path.values()):
-            hover = on_hover(arm.label, "epoch %{x:.4g}: g = %{y:.4g}")
+            hover = hover_template(arm.label, "epoch %{x:.4g}: g = %{y:.4g}")
             figure.add_trace(curve(arm, path, hovertemplate=hover))
     figure.update_yaxes(rangemode="tozero")
     return whole_epochs(figure, _last_epoch(arms))
@@ -190,7 +192,7 @@ def _published_points(series: Series) -> dict[str, Any]:
         },
         text=[f"{p.sparsity:.2%} zeros<br>{s}" for p, s in zip(points, settings, strict=True)],
         marker={"symbol": symbol, "size": 9, "color": paint, "line": {"width": 1.5}},
-        hovertemplate=on_hover(f"paper: {series.label}", "%{y:.2f} % accuracy, %{text}"),
+        hovertemplate=hover_template(f"paper: {series.label}", "%{y:.2f} % accuracy, %{text}"),
         mode="markers",
         name=plain(f"paper: {series.label}"),
         legendgroup=f"paper-{series.method}",

@@ -9,7 +9,13 @@ from plotly.subplots import make_subplots
 
 from dirprune.report.runs.arms import Arm
 from dirprune.report.runs.read import Histogram, RunSummary
-from dirprune.report.shared.drawing import blank, lay_out, of_style, on_hover, scatter
+from dirprune.report.shared.drawing import (
+    empty_figure,
+    hover_template,
+    lay_out,
+    scatter,
+    style_options,
+)
 from dirprune.report.shared.numbers import finite
 
 
@@ -33,10 +39,10 @@ def weight_histogram(arms: Sequence[Arm]) -> Figure:
                 x=["= 0"],
                 y=[zeros],
                 marker={"symbol": arm.symbol, "size": 11, "color": arm.colour},
-                hovertemplate=on_hover(arm.label, "%{y:,.0f} weights are exactly zero"),
+                hovertemplate=hover_template(arm.label, "%{y:,.0f} weights are exactly zero"),
                 row=1,
                 col=1,
-                **of_style(arm, mode="markers"),
+                **style_options(arm, mode="markers"),
             )
         figure.add_trace(_staircase(arm, histogram), row=1, col=2)
     figure.update_yaxes(type="log", dtick=1, exponentformat="SI")
@@ -48,7 +54,7 @@ def weight_histogram(arms: Sequence[Arm]) -> Figure:
 
 def accumulator_histogram(arms: Sequence[Arm]) -> Figure:
     """Histogram of the accumulators v; values within the threshold g give zero weights."""
-    figure = blank("value of the accumulator v", "number of accumulators")
+    figure = empty_figure("value of the accumulator v", "number of accumulators")
     for arm in arms:
         summary = arm.counted[0].summary
         if not summary or not summary.histograms or not summary.histograms.accumulators:
@@ -73,8 +79,8 @@ def _staircase(arm: Arm, histogram: Histogram) -> dict[str, Any]:
         x=[(left + right) / 2 for left, right in bins],
         y=[count or None for count in histogram.counts],
         line={"color": arm.colour, "width": 2, "dash": arm.dash, "shape": "hvh"},
-        hovertemplate=on_hover(arm.label, "about %{x:.3g}: %{y:,.0f}"),
-        **of_style(arm, mode="lines"),
+        hovertemplate=hover_template(arm.label, "about %{x:.3g}: %{y:,.0f}"),
+        **style_options(arm, mode="lines"),
     )
 
 

@@ -32,8 +32,8 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
         Panel(
             "loss",
             "Training loss",
-            "Mean training loss of every epoch, on a logarithmic scale. A loss that is not finite"
-            " leaves a gap.",
+            "Mean training loss of every epoch, on a logarithmic scale. Gaps: the loss is not"
+            " finite.",
             figures.loss(arms),
             trajectories,
         ),
@@ -48,32 +48,30 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
         Panel(
             "norms",
             "Ratio of norms",
-            "The l2 norm of all weights over their l1 norm. Its lower bound 1/√d (dotted) belongs"
-            " to d weights of equal magnitude; it rises as fewer weights carry more.",
+            "The l2 norm of all weights divided by their l1 norm. It equals its lower bound 1/√d"
+            " (dotted) for d weights of equal magnitude, and grows as weights become sparse.",
             figures.norm_ratio(arms),
             "Figure 2",
         ),
         Panel(
             "threshold",
             "Threshold",
-            "The largest threshold g. An accumulator below it in magnitude gives a weight of"
-            " exactly zero.",
+            "The largest threshold g. A weight is exactly zero if the magnitude of its accumulator"
+            " is below g.",
             figures.threshold(arms),
         ),
         Panel(
             "weights",
             "Weights",
-            "Left: the number of weights that are exactly zero. Right: all other weights, in bins"
-            " over each run's own range. Counts on one logarithmic scale; the first seed of each"
-            " setting.",
+            "The first seed of each setting. Left: the number of weights that are exactly zero."
+            " Right: histogram of the other weights. Both have the same logarithmic scale.",
             histograms.weight_histogram(arms),
         ),
         Panel(
             "accumulators",
             "Accumulators",
-            "The accumulators v, from which the weights are soft-thresholded: values between the"
-            " dotted lines at −g and g give zero weights. Logarithmic counts; the first seed of"
-            " each setting.",
+            "The first seed of each setting. The weights are the soft-thresholded accumulators v:"
+            " accumulators between the dotted lines at −g and g give zero weights.",
             histograms.accumulator_histogram(arms),
         ),
     ]
@@ -81,17 +79,17 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
 
 
 def _outcome(arms: Sequence[Arm]) -> list[Panel]:
-    """Accuracy against sparsity, if there is something to compare."""
+    """Accuracy against sparsity, if there are several arms or published results."""
     is_one_task = len({task(arm.config) for arm in arms}) == 1
     paper = published(arms[0].config) if is_one_task else None
     if len(arms) == 1 and paper is None:
         return []
     caption = (
-        "The end of every finished setting: higher is more accurate, further right is sparser, on"
-        " an axis that widens towards the sparse end. Bars: one standard deviation over seeds."
+        "The result of every finished setting. The horizontal axis is logarithmic in the share of"
+        " nonzero weights. Bars: one standard deviation over seeds."
     )
     if paper:
-        caption += f" Hollow: results published with the paper. {paper.note}"
+        caption += f" Hollow points: the paper's results. {paper.note}"
     figure = figures.accuracy_against_sparsity(arms, paper)
     reference = "Figures 4 (left) and 7"
     return [Panel("outcome", "Accuracy against sparsity", caption, figure, reference)]

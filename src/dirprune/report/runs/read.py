@@ -17,25 +17,18 @@ class Epoch:
 
     epoch: int
     step: int
-    lr: Number
     train_loss: Number
-    train_accuracy: Number
     test_loss: Number
     test_accuracy: Number
-    validation_loss: Number
-    validation_accuracy: Number
     sparsity: Number
     nonzeros: Number
     threshold: Number
-    l1: Number
-    l2: Number
     l2_over_l1: Number
-    seconds: Number
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Zeros of one parameter tensor, and of whole rows and columns in it."""
+    """Zeros of one parameter tensor, and its rows and columns of zeros."""
 
     name: str
     shape: tuple[int, ...]
@@ -100,9 +93,7 @@ class RunSummary:
     """``summary.json``: the final figures of a run."""
 
     status: str
-    epochs: int
     train_loss: Number
-    train_accuracy: Number
     test_loss: Number
     test_accuracy: Number
     sparsity: Number
@@ -110,9 +101,6 @@ class RunSummary:
     nonzeros: Number
     total: int | None
     threshold: Number
-    l1: Number
-    l2: Number
-    l2_over_l1: Number
     seconds_per_epoch: Number
     peak_memory_mib: Number
     weights_bytes: Number

@@ -1,4 +1,4 @@
-"""The results on a page: a summary, four cards and the tables."""
+"""The results on a page: the state of the main arm, four cards and the tables."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,41 +18,12 @@ from dirprune.report.shared.page import Card
 from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
 
 
-def verdict(arms: Sequence[Arm]) -> str:
-    """Compare the sparse network with its dense counterpart in one sentence.
-
-    Args:
-        arms: At least one arm.
-
-    Returns:
-        For example "gRDA is 0.3 points above SGD at 92.8 % zeros; the file is 13× smaller."
-    """
+def lead(arms: Sequence[Arm]) -> list[str]:
+    """Return the main arm's label and, unless all its runs finished, their state."""
     arm = subject(arms)
-    zeros, accuracy = arm.final("sparsity"), arm.final("test_accuracy")
-    if zeros.mean is None and accuracy.mean is None:
-        return f"{arm.label}: no epoch is complete yet."
-    result = f"{_spread(accuracy)} test accuracy at {percent(zeros.mean)} zeros"
-    if not arm.is_finished:
-        last = max((run.epochs[-1].epoch for run in arm.runs if run.epochs), default=0)
-        state = "diverged" if arm.runs[0].status == "diverged" else "is not finished"
-        return f"{arm.label} {state} (epoch {last} of {arm.config['epochs']}): {result}."
-    twin = baseline(arm, arms)
-    points = _points(arm, twin)
-    if twin is None or points is None:
-        text = f"{arm.label} reaches {result}"
-    else:
-        size = round(points, 2)
-        side = f"{abs(size):.2f} points {'above' if size > 0 else 'below'}"
-        place = f"{side} {twin.label}" if size else f"level with {twin.label}"
-        text = f"{arm.label} is {place} at {percent(zeros.mean)} zeros"
-    clauses = []
-    if ratio := _file(arm)[1]:
-        clauses.append(f"the file is {times(ratio)} smaller")
-    if (latency := _latency(arm)) and latency[2]:
-        clauses.append(f"one image is {times(latency[2])} faster than with {latency[1]}")
-    if omitted := len(arm.runs) - len(arm.counted):
-        clauses.append(f"{omitted} of {len(arm.runs)} runs did not finish and are left out")
-    return "; ".join([text, ", ".join(clauses)] if clauses else [text]) + "."
+    if len(arm.counted) < len(arm.runs) or not arm.is_finished:
+        return [f"{arm.label}: seeds {_seeds(arm)}"]
+    return [arm.label]
 
 
 def cards(arms: Sequence[Arm]) -> list[Card]:
@@ -61,7 +32,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
     twin = baseline(arm, arms) if arm.is_finished else None
     points, (size, ratio), latency = _points(arm, twin), _file(arm), _latency(arm)
     seeds = f"{len(arm.counted)} seed{'s' if len(arm.counted) > 1 else ''}"
-    accuracy = _spread(arm.final("test_accuracy"))
+    accuracy = _mean_and_std(arm.final("test_accuracy"))
     return [
         Card("Accuracy", accuracy, seeds)
         if twin is None or points is None
@@ -72,7 +43,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
         if ratio and size
         else Card("File", MISSING, "not exported yet"),
         Card("Latency", f"{brief(latency[0])} ms",
-             f"{latency[1]}: {times(latency[2])} as long" if latency[2] else "per image")
+             f"{latency[1]} takes {times(latency[2])} as long" if latency[2] else "per image")
         if latency
         else Card("Latency", MISSING, "not measured: dirprune bench"),
     ]  # fmt: skip
@@ -90,9 +61,9 @@ def summary_table(arms: Sequence[Arm]) -> Table:
     ]
     note = (
         "Figures of the last epoch. Zeros: exact zeros / all trainable parameters. Several seeds:"
-        " mean ± sample standard deviation over finished runs. File: the exported file or, before"
-        " there is one, the weights after zstd; in brackets, how many times smaller than dense."
-        " Dense: the same optimizer without pruning."
+        " mean ± sample standard deviation over finished runs. File: the exported file or, without"
+        " an export, the weights compressed by zstd; in brackets, dense size / file size. Dense:"
+        " the same optimizer without pruning."
     )
     titles, rows = tabulate(columns, [(arm.label, arm.colour, arm) for arm in arms])
     return Table("Results", "setting", titles, rows, note)
@@ -106,7 +77,7 @@ def full_table(arms: Sequence[Arm]) -> Table:
         Column[Arm]("nonzeros", lambda a: _cell(a, "nonzeros", lambda x: fixed(x, 0))),
         Column[Arm]("test loss", lambda a: _cell(a, "test_loss", significant)),
         Column[Arm]("train loss", lambda a: _cell(a, "train_loss", significant)),
-        Column[Arm]("peak memory, MiB", lambda a: _cell(a, "peak_memory_mib", _whole)),
+        Column[Arm]("peak memory, MiB", lambda a: _cell(a, "peak_memory_mib", _integer)),
         Column[Arm]("weights after zstd, kB", _compressed),
         Column[Arm]("status", lambda a: a.runs[0].status),
     ]
@@ -153,7 +124,7 @@ def _against_dense(arm: Arm, arms: Sequence[Arm]) -> str:
 
 
 def _file(arm: Arm) -> tuple[Number, Number]:
-    """Size in bytes and the ratio of dense to it: of the exported file, otherwise after zstd."""
+    """File size in bytes and dense size / file size; without an export, of zstd's output."""
     found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
     pairs = [(one.dense_bytes, one.file_bytes) for one in found]
     pairs = pairs or [
@@ -223,7 +194,7 @@ def _cell(arm: Arm, name: str, text: Callable[[float], str]) -> str:
     return f"{fixed(value.mean, digits)} ± {fixed(value.std, digits)}"
 
 
-def _spread(value: Statistic) -> str:
+def _mean_and_std(value: Statistic) -> str:
     """A share with its spread, such as "98.1 ± 0.2 %"."""
     if value.mean is None or value.std is None:
         return percent(value.mean)
@@ -244,5 +215,5 @@ def _hundredths(share: float) -> str:
     return fixed(100 * share, 2)
 
 
-def _whole(value: float) -> str:
+def _integer(value: float) -> str:
     return fixed(value, 0)

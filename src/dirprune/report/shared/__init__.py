@@ -1,1 +1,1 @@
-"""Parts of all pages."""
+"""Parts that both kinds of pages share."""

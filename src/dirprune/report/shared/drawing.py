@@ -1,4 +1,4 @@
-"""Frame, axes and traces of all figures."""
+"""Layout, axes and traces of all figures."""
 
 import html
 import math
@@ -13,7 +13,7 @@ from dirprune.report.shared.styles import Style
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
 
 
-def blank(x: str, y: str | None, height: int = 360) -> Figure:
+def empty_figure(x: str, y: str | None, height: int = 360) -> Figure:
     """An empty figure with titled axes."""
     figure = Figure()  # type: ignore[no-untyped-call]
     lay_out(figure, height)
@@ -23,7 +23,7 @@ def blank(x: str, y: str | None, height: int = 360) -> Figure:
 
 
 def lay_out(figure: Figure, height: int) -> None:
-    """The frame of every figure, transparent for light and dark pages."""
+    """Set the common layout, transparent for light and dark pages."""
     figure.update_layout(
         template=None,
         height=height,
@@ -32,8 +32,8 @@ def lay_out(figure: Figure, height: int) -> None:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#8a8f96", "activecolor": "#0072B2"},
-        showlegend=False,  # one key on the page serves all figures
-        dragmode=False,  # a finger on the figure scrolls the page
+        showlegend=False,  # the page has one legend for all figures
+        dragmode=False,  # on a touch screen, dragging scrolls the page
         hovermode="closest",
         hoverlabel={"align": "left"},
     )
@@ -48,13 +48,13 @@ def lay_out(figure: Figure, height: int) -> None:
     figure.update_yaxes(**axis)
 
 
-def of_style(style: Style, mode: str) -> dict[str, Any]:
+def style_options(style: Style, mode: str) -> dict[str, Any]:
     """Options that connect a trace with its style and the page's legend."""
     return {"mode": mode, "name": plain(style.label), "legendgroup": style.key}
 
 
 def scatter(**trace: Any) -> dict[str, Any]:
-    """A trace as plotly's own dictionary."""
+    """A scatter trace as a dictionary."""
     return {"type": "scatter", **trace}
 
 
@@ -65,12 +65,12 @@ def curve(style: Style, points: Mapping[Any, Number], **trace: Any) -> dict[str,
         y=list(points.values()),
         **{"line": {"color": style.colour, "width": 2.5, "dash": style.dash}, **trace},
         marker={"color": style.colour, "symbol": style.symbol, "size": 8},
-        **of_style(style, mode="lines" if len(points) > 1 else "markers"),
+        **style_options(style, mode="lines" if len(points) > 1 else "markers"),
     )
 
 
 def error_bar(std: Number, paint: str) -> dict[str, Any]:
-    """Error bars of one standard deviation, in per cent, where there is one."""
+    """Error bars of one standard deviation in per cent, invisible if ``std`` is None."""
     return {
         "type": "constant",
         "value": 100 * (std or 0),
@@ -99,8 +99,8 @@ def decades(values: Iterable[Number]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def on_hover(label: str, rest: str) -> str:
-    """Text under the pointer: the label in bold, then plotly's template ``rest``."""
+def hover_template(label: str, rest: str) -> str:
+    """The text shown on hover: the label in bold, then plotly's template ``rest``."""
     return f"<b>{plain(label)}</b><br>{rest}<extra></extra>"
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-Number = float | None  # None: not measured; NaN and infinity: measured, and that is what it was
+Number = float | None  # None: not measured; NaN and infinity are measured values
 
 MISSING = "–"
 NOT_FINITE = "not finite"

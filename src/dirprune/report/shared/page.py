@@ -19,7 +19,7 @@ from dirprune.report.shared.styles import Style
 
 LINE = "M1 5H29"
 BASIC = {"scatter", "bar", "pie"}
-"""Traces that plotly's basic bundle draws, which is a quarter of the whole library."""
+"""Trace types in plotly's basic bundle, whose size is a quarter of the full library's."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ def write_page(path: Path, text: str) -> Path:
 
 
 def _plotly(panels: Sequence[Panel]) -> str:
-    """The smallest of plotly's bundles that draws the figures."""
+    """Return the smallest bundle of plotly.js that can draw the figures."""
     if not panels:
         return ""
     if {trace.type for panel in panels for trace in panel.figure.data} <= BASIC:
         place = files("dirprune.report.shared").joinpath("plotly/plotly-basic.min.js")
         return place.read_text(encoding="utf-8")
-    whole: str = get_plotlyjs()  # type: ignore[no-untyped-call]
-    return whole
+    full: str = get_plotlyjs()  # type: ignore[no-untyped-call]
+    return full
 
 
 def _dash_pattern(dash: str) -> str:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-# Okabe and Ito's palette (2008), which colour-blind readers can tell apart. Its black and its
-# yellow become a grey and a dark yellow, so that every line shows on white and on dark grey.
+# The palette of Okabe and Ito (2008), which is safe for colour-blind readers. Grey and dark yellow
+# replace its black and yellow, so that every line is visible on white and on dark grey.
 GREY, ORANGE, AMBER, PINK = "#767676", "#D55E00", "#E69F00", "#CC79A7"
 GREEN, BLUE, SKY, OLIVE = "#009E73", "#0072B2", "#56B4E9", "#9C8F00"
-PURPLE, TEAL, BROWN = "#7B4FA3", "#00808A", "#8C6D31"  # not of the palette
+PURPLE, TEAL, BROWN = "#7B4FA3", "#00808A", "#8C6D31"  # not in the palette
 METHODS = {
     "sgd": ("SGD", GREY),
     "adamw": ("AdamW", GREY),

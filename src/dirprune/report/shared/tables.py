@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line; ``cells`` stand below the table's columns."""
+    """One row, with a cell for each of the table's columns."""
 
     label: str
     colour: str
@@ -20,7 +20,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """With its heading, the title of its first column, and what its columns mean."""
+    """A table; ``heading`` is the title of its first column, ``note`` explains the columns."""
 
     title: str
     heading: str
@@ -31,20 +31,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """A column's title, and how its cell is made for one thing."""
+    """A column's title, and a function that formats its cell for one item."""
 
     title: str
     cell: Callable[[T], str]
 
 
 def tabulate(
-    columns: Sequence[Column[T]], things: Sequence[tuple[str, str, T]]
+    columns: Sequence[Column[T]], items: Sequence[tuple[str, str, T]]
 ) -> tuple[tuple[str, ...], tuple[TableRow, ...]]:
-    """Make the titles and the rows of a table, without the columns that are empty."""
-    cells = [[column.cell(thing) for _, _, thing in things] for column in columns]
+    """Return the titles and rows of a table, without empty columns.
+
+    Args:
+        columns: All columns.
+        items: Label, colour and item of each row.
+    """
+    cells = [[column.cell(item) for _, _, item in items] for column in columns]
     kept = [i for i, column in enumerate(cells) if any(cell != MISSING for cell in column)]
     rows = tuple(
         TableRow(label, colour, tuple(cells[i][k] for i in kept))
-        for k, (label, colour, _) in enumerate(things)
+        for k, (label, colour, _) in enumerate(items)
     )
     return tuple(columns[i].title for i in kept), rows

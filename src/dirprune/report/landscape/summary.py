@@ -1,6 +1,4 @@
-"""The summary of a landscape's page: is the sparse network in the dense network's valley?"""
-
-from collections.abc import Mapping
+"""The summary of a landscape's page: its state, the two networks and four cards."""
 
 from dirprune.report.landscape.measures import (
     curve_barrier,
@@ -11,11 +9,10 @@ from dirprune.report.landscape.measures import (
 from dirprune.report.landscape.read import SECTIONS, Landscape
 from dirprune.report.shared.numbers import brief, percent
 from dirprune.report.shared.page import Card
-from dirprune.report.shared.styles import Style
 
 
-def verdict(found: Landscape, styles: Mapping[str, Style]) -> list[str]:
-    """Summarise the measurements so far."""
+def lead(found: Landscape) -> list[str]:
+    """Return the state of an unfinished landscape, and zeros and errors of both networks."""
     if not found.networks:
         return ["Still running: nothing is measured yet."]
     sparse, dense = found.sparse, found.dense
@@ -23,7 +20,7 @@ def verdict(found: Landscape, styles: Mapping[str, Style]) -> list[str]:
         f"{sparse.name} (G): {percent(sparse.zeros)} zeros, {percent(error_of(sparse))} test"
         f" error; {dense.name} (D): {percent(error_of(dense))} test error."
     )
-    return [*_progress(found), *_valley(found, styles), text]
+    return [*_progress(found), text]
 
 
 def cards(found: Landscape) -> list[Card]:
@@ -47,33 +44,6 @@ def cards(found: Landscape) -> list[Card]:
     return cards
 
 
-def _valley(found: Landscape, styles: Mapping[str, Style]) -> list[str]:
-    """Give the barriers between G and D, and rank the straight line among other runs'."""
-    names = f"{found.sparse.name} and {found.dense.name}"
-    line, curve = (value(found, found.sparse.name) for value in (line_barrier, curve_barrier))
-    rises = [
-        f"by {brief(barrier)} on {kind}"
-        for barrier, kind in ((line, "the straight line"), (curve, "a fitted curve"))
-        if barrier is not None
-    ]
-    if not rises:
-        return []
-    text = f"Same valley? Between {names} the training loss rises {' and '.join(rises)}"
-    runs = [
-        (barrier, network)
-        for network in found.others
-        if network.role != "control" and (barrier := line_barrier(found, network.name)) is not None
-    ]
-    if line is None or not runs:
-        return [f"{text}."]
-    theirs, other = min(runs, key=lambda pair: pair[0])
-    rank = "at least as well" if line <= theirs else "less well"
-    return [
-        f"{text}: on the straight line {rank} connected as {styles[other.name].label}, another"
-        f" run ({brief(theirs)})."
-    ]
-
-
 def _progress(found: Landscape) -> list[str]:
     if found.status != "running":
         return []
@@ -81,5 +51,5 @@ def _progress(found: Landscape) -> list[str]:
     parts = [name for name in SECTIONS if name in requested] or list(SECTIONS)
     present = [name for name in parts if getattr(found, name)]
     missing = [name for name in parts if name not in present]
-    text = f"Still running. So far there is {', '.join(present) or 'nothing'}"
+    text = f"Still running. Measured: {', '.join(present) or 'nothing'}"
     return [f"{text}; missing: {', '.join(missing)}." if missing else f"{text}."]
