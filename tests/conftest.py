@@ -1,4 +1,4 @@
-"""Every test starts from the same random state."""
+"""Common set-up: every test starts from the same random state."""
 
 import signal
 
@@ -13,13 +13,13 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Take back that SIGINT is ignored, as it is in a job that a shell put in the background."""
+    """Restore the default handler of SIGINT, which background jobs of a shell ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of a GPU where there is none."""
+    """Skip GPU tests without a CUDA device."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -1,4 +1,4 @@
-"""A signal at a chosen step."""
+"""A display that interrupts a run at a chosen step."""
 
 import signal
 
@@ -6,7 +6,7 @@ from dirprune.train.display import Displays
 
 
 class StopAt(Displays):
-    """Interrupts the run that shows itself here after a step."""
+    """Interrupt the displayed run after a given step."""
 
     def __init__(self, at: int) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ def test_equals_the_reference(power: float, foreach: bool | None) -> None:
 @pytest.mark.parametrize("foreach", [None, True])
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_without_threshold_it_is_adamw(
+def test_without_threshold_it_equals_adamw(
     dtype: torch.dtype, foreach: bool | None, maximize: bool, weight_decay: float
 ) -> None:
     options = {"betas": (0.85, 0.99), "eps": 1e-7, "maximize": maximize}

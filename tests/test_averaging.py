@@ -1,4 +1,4 @@
-"""Averages of accumulators: as sparse as the weights, and better than the last ones."""
+"""Averages of accumulators: as sparse as the last weights, and more accurate."""
 
 import pytest
 import torch

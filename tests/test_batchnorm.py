@@ -1,4 +1,4 @@
-"""BatchNorm refresh against the statistics of the data itself."""
+"""Refreshed BatchNorm statistics, compared with those of the data."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_statistics_are_those_of_the_data() -> None:
     assert not layer.training
 
 
-def test_deeper_layers_see_what_earlier_ones_pass_on_and_dropout_is_off() -> None:
+def test_deeper_layers_use_refreshed_earlier_ones_and_dropout_is_off() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.9), nn.BatchNorm1d(6))
     model.train()

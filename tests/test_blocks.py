@@ -41,7 +41,7 @@ def channel_groups(net: nn.Sequential) -> list[dict]:
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, math.inf])
-def test_channels_vanish_as_a_whole(power: float) -> None:
+def test_complete_channels_become_zero(power: float) -> None:
     net = network()
     blocks = channel_blocks(net)
     plan = SparsityPlan(0.6, steps=12, structure="channels", blocks=blocks)
@@ -133,7 +133,9 @@ def test_outside_changes_are_adopted_and_runs_resume(structure: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 5), fours=st.integers(1, 4), seed=st.integers(0, 99))
-def test_the_level_of_four_is_their_second_smallest(rows: int, fours: int, seed: int) -> None:
+def test_the_threshold_of_four_weights_is_the_second_smallest(
+    rows: int, fours: int, seed: int
+) -> None:
     v = torch.randn(rows, 4 * fours, 3, generator=torch.Generator().manual_seed(seed))
     levels = two_four_levels(v)
     for i in range(rows):
@@ -143,7 +145,7 @@ def test_the_level_of_four_is_their_second_smallest(rows: int, fours: int, seed:
                 assert levels[i, 4 * j : 4 * j + 4, k].tolist() == [four[1]] * 4
 
 
-def test_factors_go_from_zero_to_one() -> None:
+def test_factors_lie_between_zero_and_one() -> None:
     norms = torch.tensor([0.0, 0.5, 1.0, 2.0, 1e6], dtype=torch.float64)
     for power in (1.0, 2.0, 3.0, math.inf):
         factors = block_factors(norms, torch.full_like(norms, 0.5), power)

@@ -82,7 +82,7 @@ def test_a_rate_of_zero_in_a_tensor_does_not_advance() -> None:
     assert (w == 0).sum() == 10
 
 
-def test_a_capture_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_without_capturable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     w = nn.Parameter(torch.ones(2))

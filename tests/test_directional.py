@@ -37,7 +37,7 @@ PROBLEMS = st.tuples(st.integers(0, 10**6), st.integers(1, 40)).flatmap(
 
 @settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 30))
-def test_it_minimises_the_definitions_objective(
+def test_it_minimises_the_objective_of_the_definition(
     drawn: tuple[Tensor, FlatProjector], lam: float
 ) -> None:
     w, flat = drawn
@@ -80,7 +80,7 @@ def test_all_flat_is_the_soft_threshold_and_none_flat_is_the_identity(
 
 @settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 1))
-def test_until_a_weight_is_gone_the_step_is_flat(
+def test_until_a_weight_is_zero_the_step_is_flat(
     drawn: tuple[Tensor, FlatProjector], share: float
 ) -> None:
     w, flat = drawn
@@ -98,7 +98,7 @@ def test_until_a_weight_is_gone_the_step_is_flat(
 
 @settings(deadline=None)
 @given(PROBLEMS, st.lists(st.floats(0, 1), min_size=1, max_size=5))
-def test_the_path_gives_the_sparsity_that_it_names(
+def test_the_path_reaches_the_stated_sparsity(
     drawn: tuple[Tensor, FlatProjector], shares: list[float]
 ) -> None:
     w, flat = drawn
@@ -139,7 +139,7 @@ def test_float32_and_large_thresholds_leave_exact_zeros() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_where_nothing_is_flat_nothing_can_be_pruned(dtype: torch.dtype) -> None:
+def test_without_flat_directions_no_weight_is_pruned(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.linalg.qr(torch.randn(60, 60, generator=generator, dtype=dtype)).Q
     path = DirectionalPath(torch.randn(60, generator=generator).to(dtype), FlatProjector(q))

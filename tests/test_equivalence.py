@@ -1,4 +1,4 @@
-"""Several processes train as one does: see scripts/equivalence.py, whose checks these are."""
+"""Several processes train like one: runs the checks of scripts/equivalence.py."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ BY_FOUR = [
 
 
 def launch(folder: Path, world: int, names: Sequence[str]) -> Path:
-    """Run checks in new processes; each leaves one file a check, empty if it has passed."""
+    """Run checks in new processes; each writes a file per check, empty if the check passed."""
     script = Path(equivalence.__file__)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(script.parents[1])])
@@ -77,7 +77,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_four(slow: Path) -> Path:
-    """In the same folder, whose checkpoints two processes have saved."""
+    """Four processes in the same folder, with the checkpoints saved by two processes."""
     return launch(slow, 4, BY_FOUR)
 
 
@@ -88,7 +88,7 @@ def test_two_processes(name: str, quick: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_two_processes_further(name: str, slow: Path) -> None:
+def test_two_processes_slow(name: str, slow: Path) -> None:
     assert_passed(slow, name, 2)
 
 
@@ -105,7 +105,7 @@ def test_every_check_is_run() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("name", equivalence.MAKERS)
-def test_one_process_loads_what_two_have_saved(name: str, slow: Path) -> None:
+def test_one_process_loads_a_checkpoint_of_two(name: str, slow: Path) -> None:
     ours, theirs = equivalence.plain(), equivalence.plain()
     a, b = (equivalence.MAKERS[name](net) for net in (ours, theirs))
     equivalence.load_checkpoint(ours, a, slow / name)
@@ -129,12 +129,12 @@ def test_an_optimizer_for_each_parameter_in_a_backward_hook() -> None:
 
     for p in trained:
         p.register_post_accumulate_grad_hook(step)
-    whole = GRDA(theirs.parameters(), **options)
+    single = GRDA(theirs.parameters(), **options)
     for n in range(equivalence.STEPS):
         ours.step = n
         ours(equivalence.batch(n)).square().mean().backward()
-    equivalence.train(theirs, whole, lambda x: x)
+    equivalence.train(theirs, single, lambda x: x)
     for p, q in zip(ours.parameters(), theirs.parameters()):
         assert torch.equal(p, q)
         if p.requires_grad:
-            assert optimizers[p].state[p]["n"] == whole.state[q]["n"]
+            assert optimizers[p].state[p]["n"] == single.state[q]["n"]

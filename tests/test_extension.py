@@ -1,4 +1,4 @@
-"""The C++ extension's step against the definition, against torch's path, and against misuse."""
+"""The C++ extension's step, compared with the definition and the PyTorch step; errors."""
 
 import itertools
 import os
@@ -19,8 +19,8 @@ _cpp = pytest.importorskip("dirprune._cpp", reason="the C++ extension is not bui
 
 FUSED_MULTIPLY_ADD = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 KINDS = [(), ("momentum",), ("momentum", "nesterov"), ("decay",), ("momentum", "decay")]
-# of several shares of 65,536, which threads take in turn; empty, odd and short ones between; with
-# the last one enough that weights go past the caches
+# several chunks of 65,536, which threads share; between them empty, odd and short columns; the
+# last one is long enough for streaming stores
 LENGTHS = [70_001, 0, 3, 200_000, 1, 65_536, 0, 131_071]
 LONG = 2_000_003
 
@@ -53,7 +53,7 @@ def noise(length: int, seed: int, columns: int = 3) -> tuple[np.ndarray, ...]:
 
 
 def bits(a: np.ndarray | Tensor) -> np.ndarray:
-    """The bit patterns, all NaN alike, since their payload is nobody's business."""
+    """The bit patterns, with one pattern for all NaN: their payload is unspecified."""
     a = np.array(a.detach().float().numpy() if isinstance(a, Tensor) else a, dtype=np.float32)
     a[np.isnan(a)] = np.nan
     return a.view(np.int32)
@@ -114,7 +114,7 @@ def test_any_values_lengths_and_alignments(
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 @pytest.mark.parametrize("maximize", [False, True])
-def test_steps_are_those_of_the_equations(kind: tuple[str, ...], maximize: bool, isa: str) -> None:
+def test_steps_follow_the_equations(kind: tuple[str, ...], maximize: bool, isa: str) -> None:
     lr, g, beta, decay = 0.1, 0.02, 0.9 * ("momentum" in kind), 0.3 * ("decay" in kind)
     w, v, d, *m = noise(1003, 0, 4 if beta else 3)
     exact_w, exact_v, exact_d = (a.astype(np.float64) for a in (w, v, d))
@@ -148,7 +148,7 @@ def test_results_do_not_depend_on_threads(threads: int, columns: int, isa: str) 
 
 
 @pytest.mark.parametrize("offset", [0, 1, 5])
-def test_streamed_weights_are_those_of_short_calls(offset: int, isa: str) -> None:
+def test_streaming_stores_give_the_same_weights(offset: int, isa: str) -> None:
     streamed, cached = ([noise(n, i) for i, n in enumerate([*LENGTHS, LONG])] for _ in range(2))
     call([tuple(a[offset:] for a in row) for row in streamed], threads=2)
     for row in cached:
@@ -211,12 +211,12 @@ assert step(3)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("companion", ["numpy", "torch"])
-def test_the_child_of_a_fork_can_step(companion: str) -> None:
+def test_a_forked_child_can_step(companion: str) -> None:
     python = [sys.executable, "-W", "ignore:.*multi-threaded.*:DeprecationWarning", "-c", FORK]
     subprocess.run([*python, companion], check=True, timeout=60)
 
 
-def test_an_instruction_set_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _cpp.chosen() == _cpp.available()[-1]
     monkeypatch.setenv("DIRPRUNE_ISA", "sse9")
     with pytest.raises(ValueError, match="DIRPRUNE_ISA is 'sse9', this CPU has: portable"):
@@ -273,14 +273,16 @@ def assert_equal(a: list[nn.Parameter], x: GRDA, b: list[nn.Parameter], y: GRDA)
 
 @pytest.mark.skipif(not FUSED_MULTIPLY_ADD, reason="torch rounds like the portable step here")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_whole_runs_equal_torchs_to_the_bit(options: dict) -> None:
+def test_runs_are_bit_identical_to_torch(options: dict) -> None:
     a, b = twins(*(torch.randn(s) * 0.05 for s in [(33, 7), (5,), (1,), (0,), (16, 3, 3, 3)]))
     x, y = train(a, fused=True, **options), train(b, fused=False, **options)
     assert_equal(a, x, b, y)
     assert any((w == 0).any() for w in a)
 
 
-def test_it_is_the_default_where_torch_can_be_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extension_is_the_default_for_supported_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from dirprune._support import native
 
     seen: list[int] = []
@@ -335,7 +337,7 @@ def test_autograd_sees_that_weights_changed() -> None:
         loss.backward()
 
 
-def test_states_travel_between_the_paths() -> None:
+def test_states_are_exchangeable_between_implementations() -> None:
     a, b = twins(torch.randn(40, 3) * 0.05, torch.randn(7) * 0.05)
     x, y = (train(w, fused=f, momentum=0.9) for w, f in ((a, True), (b, False)))
     y.load_state_dict(x.state_dict())

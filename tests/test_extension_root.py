@@ -1,4 +1,4 @@
-"""The extension at power 2: its bits are PyTorch's, and it sees what has changed."""
+"""The extension at power 2: bit-identical to PyTorch, and it detects outside changes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""GRDA against the reference, against torch.optim.SGD, and against its own laws."""
+"""GRDA, compared with the reference and torch.optim.SGD; laws of its step."""
 
 import itertools
 import math
@@ -33,7 +33,7 @@ OPTIONS = [
 
 @pytest.fixture(params=["torch", "foreach", "chunked", "extension"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """Every way in which a step can be computed, as keyword arguments."""
+    """Each implementation of the step, as keyword arguments."""
     if request.param == "chunked":
         monkeypatch.setattr(batch_module, "CHUNK", 3)
     if request.param == "extension":
@@ -44,7 +44,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dic
 
 
 def gradient(step: int, index: int, shape: torch.Size) -> Tensor | None:
-    """Fixed noise; parameter 1 joins late, 2 is intermittent, 3 is frozen half-way."""
+    """Fixed noise; parameter 1 starts late, 2 is intermittent, 3 is frozen halfway."""
     absent = {1: step < 9, 2: step % 3 == 1, 3: step >= 15}.get(index, False)
     if absent:
         return None
@@ -58,7 +58,7 @@ def gradient(step: int, index: int, shape: torch.Size) -> Tensor | None:
 def test_equals_the_reference(
     options: dict, schedule: str, dtype: torch.dtype, path: dict[str, bool]
 ) -> None:
-    # two vectors are joined; (16, 8) is long enough for softshrink's SIMD part
+    # two vectors are concatenated; (16, 8) is long enough for the SIMD code of softshrink
     shapes = [(16, 8), (5,), (2, 2, 3), (3, 1), (7,), (6,)]
     starts = [torch.linspace(-0.4, 0.5, math.prod(s), dtype=dtype).view(s) for s in shapes]
     weights = [nn.Parameter(w.clone()) for w in starts]
@@ -98,7 +98,7 @@ def test_equals_the_reference(
      if o[0] or not o[1]],
 )  # fmt: skip
 @pytest.mark.parametrize("foreach", [None, True])
-def test_without_threshold_it_is_sgd(
+def test_without_threshold_it_equals_sgd(
     momentum: float, nesterov: bool, weight_decay: float, maximize: bool, foreach: bool | None,
     dtype: torch.dtype,
 ) -> None:  # fmt: skip
@@ -209,7 +209,7 @@ def test_no_length_and_no_layout_leaves_a_negative_zero(dtype: torch.dtype, thre
         torch.set_num_threads(before)
 
 
-def test_half_precision_keeps_updates_below_the_weights_rounding() -> None:
+def test_half_precision_accumulates_updates_below_the_rounding_of_the_weights() -> None:
     w = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = GRDA([w], lr=1e-4, c=1e-6, mu=0.5)
     for _ in range(1000):
@@ -239,7 +239,7 @@ def test_a_step_allocates_no_more_than_a_chunk(
     optimizer = GRDA(weights, lr=0.1, c=0.1, **options)
     optimizer.step()
     chunk = 50_000 * 4
-    # without weight decay only the sample that looks for changes from outside
+    # without weight decay only the sample that detects outside changes
     assert allocated(optimizer.step) <= (1.1 if "weight_decay" in options else 0.4) * chunk
 
 

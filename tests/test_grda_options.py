@@ -1,4 +1,4 @@
-"""GRDA's options: what is refused, and when."""
+"""GRDA's options: which values are refused, and when."""
 
 import math
 
@@ -49,7 +49,7 @@ BAD_OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=str)
-def test_bad_options_are_refused_at_once_and_later(options: dict, message: str) -> None:
+def test_bad_options_are_refused_at_construction_and_later(options: dict, message: str) -> None:
     w = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=message):
         GRDA([w], **options)
@@ -75,7 +75,7 @@ def test_bad_parameters_are_refused() -> None:
         optimizer.step()
 
 
-def test_fused_without_the_extension_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_without_the_extension_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "grda_step", lambda: None)
     with pytest.raises(ValueError, match=r"needs dirprune's C\+\+ extension"):
         GRDA([nn.Parameter(torch.ones(2))], fused=True)

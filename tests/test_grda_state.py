@@ -1,4 +1,4 @@
-"""GRDA's state: saved, loaded, copied, adopted from changed weights."""
+"""GRDA's state: saving, loading, copying, and adopting changed weights."""
 
 import copy
 import io
@@ -126,7 +126,7 @@ def test_state_of_several_groups_loads_into_an_optimizer_with_the_same() -> None
     assert one.thresholds() == two.thresholds()
 
 
-def test_after_the_state_of_sgd_it_starts_afresh() -> None:
+def test_the_state_of_sgd_is_ignored() -> None:
     w = nn.Parameter(torch.ones(3))
     sgd = torch.optim.SGD([w], lr=0.1, momentum=0.9)
     w.grad = torch.ones(3)
@@ -166,7 +166,7 @@ def test_loaded_state_shares_no_memory() -> None:
 
 
 @pytest.mark.parametrize("trip", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies_continue_alike(trip: Callable) -> None:
+def test_copies_continue_identically(trip: Callable) -> None:
     _, optimizer, step = toy(momentum=0.9)
     for n in range(3):
         step(n)

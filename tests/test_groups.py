@@ -1,4 +1,4 @@
-"""Which parameters each rule thresholds, against lists written by hand."""
+"""Which parameters each rule thresholds, compared with hand-written lists."""
 
 import warnings
 
@@ -21,7 +21,7 @@ def thresholded(model: nn.Module) -> set[str]:
 
 
 class Tables(nn.Module):
-    """Tensors of two and more dimensions, of which only the last three are kernels."""
+    """Tensors of two or more dimensions; only the last three are kernels."""
 
     def __init__(self) -> None:
         super().__init__()

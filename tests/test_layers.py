@@ -10,8 +10,8 @@ import pytest
 import dirprune
 
 SOURCE = Path(dirprune.__file__).parent
-# Floors from the bottom up. Parts on one floor never import each other, except the mathematics,
-# whose files import one another, and never the other way round.
+# Floors from the bottom up. Parts on one floor never import each other, except the files of the
+# mathematics.
 FLOORS = [
     {"_support"},
     {

@@ -1,4 +1,4 @@
-"""The weights are the truth: whatever else writes into them is adopted, on every path."""
+"""Every implementation of the step adopts changes that other code makes to the weights."""
 
 import copy
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def run(w: nn.Parameter, optimizer: torch.optim.Optimizer, steps: range) -> None
 
 
 def still(w: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
-    """A step that moves next to nothing: what was written must still be there."""
+    """Take a step that hardly moves the weights: the written values must remain."""
     for group in optimizer.param_groups:
         group["lr"] = 1e-6
     w.grad = torch.zeros_like(w)
@@ -70,7 +70,7 @@ def swapped(w: nn.Parameter, new: Tensor) -> None:
 
 @pytest.mark.parametrize("write", [assigned, behind, replaced, swapped])
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_written_is_what_the_next_step_starts_from(
+def test_the_next_step_starts_from_the_written_weights(
     path: str, write: Callable[[nn.Parameter, Tensor], None]
 ) -> None:
     if path == "fused" and native.extension() is None:

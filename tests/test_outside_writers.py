@@ -1,4 +1,4 @@
-"""Others that write into the weights are honoured on every path: the reference adopts them too."""
+"""Common code that writes into the weights, compared with a reference that adopts the changes."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "sharded bfloat16": {"sharded": True, "dtype": torch.bfloat16},
 }
 
-# A writer takes the module, whose weights it may change after every step, and the step's number.
+# A writer may change the module's weights after every step; it takes the number of the step.
 Writer = Callable[[nn.Module, int], None]
 
 
@@ -127,13 +127,15 @@ def reference_of(w: Tensor, options: dict[str, Any]) -> AdoptingOptimizer:
     "path",
     [pytest.param(p, marks=pytest.mark.slow if p == "inductor" else []) for p in PATHS],
 )
-def test_writers_are_honoured(path: str, writer: Callable[[nn.Module], Writer], mesh: Any) -> None:
+def test_changes_of_writers_are_adopted(
+    path: str, writer: Callable[[nn.Module], Writer], mesh: Any
+) -> None:
     options = dict(PATHS[path])
     backend, dtype = options.pop("compile", None), options.pop("dtype", torch.float32)
     sharded = options.pop("sharded", False)
     start = (0.6 * torch.randn(60, 64, generator=torch.Generator().manual_seed(0))).to(dtype)
-    whole = distribute_tensor(start.clone(), mesh, [Shard(0)]) if sharded else start.clone()
-    ours, theirs = Weights(whole), Weights(start.clone())
+    full = distribute_tensor(start.clone(), mesh, [Shard(0)]) if sharded else start.clone()
+    ours, theirs = Weights(full), Weights(start.clone())
     optimizer, reference = optimizer_of(ours.w, options), reference_of(theirs.w.data, options)
     step = torch.compile(optimizer.step, backend=backend) if backend else optimizer.step
     writes = [writer(ours), writer(theirs)]

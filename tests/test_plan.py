@@ -1,4 +1,4 @@
-"""Sparsity plans: exact at the end, whatever the groups, the power and the interruptions."""
+"""Sparsity plans: exact at the end, for all groups and powers, and when interrupted."""
 
 import copy
 import logging
@@ -77,7 +77,7 @@ def test_the_target_is_hit_at_the_end_and_kept(
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.3])
-def test_the_path_is_the_cubic_one(begin: float) -> None:
+def test_the_path_is_cubic(begin: float) -> None:
     w = nn.Parameter(torch.linspace(-1, 1, 1000, dtype=torch.float64) + 1e-4)
     optimizer = GRDA([w], plan=SparsityPlan(0.9, steps=50, begin=begin, end=0.8))
     for step in range(1, 51):
@@ -201,7 +201,7 @@ def test_parameters_without_gradient_are_thresholded_but_frozen_ones_are_left() 
     assert zeros(weights[3]) == 0
 
 
-def test_a_sample_serves_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_gives_the_quantile_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "SAMPLE", 4000)
     w = nn.Parameter(torch.randn(40_000, generator=torch.Generator().manual_seed(0)))
     optimizer = GRDA([w], plan=SparsityPlan(0.9, steps=40))
@@ -228,7 +228,7 @@ def test_kth_magnitude_is_that_of_sorting(
     assert float(kth_magnitude([t[:cut], t[cut:]], k)) == float(t.abs().sort().values[k - 1])
 
 
-def test_flat_takes_any_layout_without_a_copy() -> None:
+def test_flat_does_not_copy_any_layout() -> None:
     t = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
     for view in (t, t.permute(2, 0, 3, 1)):
         assert flat(view).data_ptr() == t.data_ptr()
@@ -255,7 +255,7 @@ def test_bad_options_are_refused(options: dict, message: str) -> None:
         GRDA([nn.Parameter(torch.ones(1))], plan=0.9)  # type: ignore[arg-type]
 
 
-def test_equal_entries_are_kept_together_where_a_tensor_would_lose_too_many() -> None:
+def test_equal_entries_are_kept_if_a_tensor_would_lose_too_many() -> None:
     equal = torch.nn.Parameter(torch.full((100,), 5.0))
     mixed = torch.nn.Parameter(torch.tensor([1.0, 2.0, 2.0, 2.0, 2.0, 3.0]))
     plan = SparsityPlan(0.8, steps=1, minimum=3)

@@ -28,9 +28,7 @@ def test_minimises_its_objective() -> None:
 
 
 @given(tensors, levels)
-def test_moreau_the_remainder_lies_in_the_box_and_touches_it_where_alive(
-    v: torch.Tensor, g: float
-) -> None:
+def test_moreau_decomposition(v: torch.Tensor, g: float) -> None:
     w = soft_threshold(v, g)
     remainder = v - w
     assert (remainder.abs() <= g * (1 + 1e-9) + 1e-9).all()
@@ -111,9 +109,7 @@ def test_power_threshold_is_odd_monotone_and_between_soft_and_hard(
 
 @settings(deadline=None)
 @given(tensors, levels, powers)
-def test_the_inverse_goes_back_and_moves_as_little_as_possible(
-    v: torch.Tensor, g: float, p: float
-) -> None:
+def test_the_inverse_is_the_closest_preimage(v: torch.Tensor, g: float, p: float) -> None:
     w = power_threshold(v, g, p)
     back = invert_threshold(w, v, g, p)
     torch.testing.assert_close(back, v, rtol=1e-9, atol=1e-9)

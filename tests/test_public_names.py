@@ -15,7 +15,7 @@ PACKAGES = ("dirprune", "dirprune.data", "dirprune.models", "dirprune.landscape"
 
 
 def described(value: object) -> str:
-    """The parameters of a function or class, without types: those are written differently."""
+    """The parameters of a function or class without types, whose text depends on the version."""
     if not callable(value):
         return ""
     try:

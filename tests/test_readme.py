@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""The README's examples and commands run."""
 
 import json
 import re

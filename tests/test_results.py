@@ -1,4 +1,4 @@
-"""The README's tables are those of the files in results/."""
+"""The tables of the pages agree with the files in results/."""
 
 import subprocess
 import sys

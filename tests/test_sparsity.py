@@ -1,4 +1,4 @@
-"""Accounting against counting by hand and slow loops."""
+"""Sparsity reports, compared with manual counts and slow loops."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ def sparsify(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
 
 
 def silent_channels(conv: nn.Module, x_channels: int, x: Tensor) -> tuple[int, int]:
-    """Dead outputs and unread inputs, by changing the input and watching the output."""
+    """Count dead outputs and unread inputs by changing the input and comparing outputs."""
     with torch.no_grad():
         conv.bias.zero_()
         base = conv(x)
@@ -48,7 +48,7 @@ def silent_channels(conv: nn.Module, x_channels: int, x: Tensor) -> tuple[int, i
     share=st.floats(0.5, 1.0),
     seed=st.integers(0, 1000),
 )
-def test_silent_channels_are_those_that_no_experiment_hears(
+def test_silent_channels_equal_those_of_an_experiment(
     groups: int, transposed: bool, share: float, seed: int
 ) -> None:
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
@@ -73,7 +73,7 @@ def test_totals_and_norms_are_numpys() -> None:
     assert [layer.outputs for layer in report.layers] == [5, None, None, None, 2, None]
 
 
-def test_what_counts() -> None:
+def test_which_tensors_count() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[1].weight = model[0].weight
     model[2].weight.requires_grad_(False)
@@ -121,14 +121,14 @@ def test_a_shared_weight_counts_once_with_its_first_owner() -> None:
 
 
 def hooked(layer: nn.Module, name: str) -> nn.Module:
-    """A layer under the norm that torch kept in a hook before it had parametrizations."""
+    """A layer with one of torch's older, hook-based norms."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return getattr(nn.utils, name)(layer)  # type: ignore[no-any-return]
 
 
 class LowRank(nn.Module):
-    """A parametrization with parameters, a buffer that reading moves, and random numbers."""
+    """A parametrization with parameters, a buffer that each read changes, and random numbers."""
 
     def __init__(self) -> None:
         super().__init__()

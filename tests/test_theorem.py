@@ -17,7 +17,7 @@ TIME = 15.0
 
 
 def holds(logistic: bool, optimizer: Factory = GRDA) -> bool:
-    """Whether gRDA ends where the theorem says, up to noise proportional to sqrt(gamma)."""
+    """Whether gRDA's solution follows the theorem, up to noise proportional to sqrt(gamma)."""
     given = theorem.problem(separated=True, logistic=logistic)
     ends = [theorem.run(given, rate, TIME, optimizer) for rate in theorem.RATES]
     noise = [end.distance(end.linearised) for end in ends]
@@ -63,7 +63,7 @@ def test_the_valley_minimum_is_optimal() -> None:
         assert float((x - simple).norm()) > 1e-3
 
 
-def test_the_page_is_drawn_and_its_assertions_hold(tmp_path: Path) -> None:
+def test_the_page_of_the_gallery_runs(tmp_path: Path) -> None:
     theorem.main(tmp_path / "gallery" / "theorem.html")
     page = (tmp_path / "gallery" / "theorem.html").read_text()
     assert "directional pruning" in page

@@ -1,4 +1,4 @@
-"""The threshold's law against published values and a plain sum."""
+"""The law of the threshold, compared with published values and a plain sum."""
 
 import math
 

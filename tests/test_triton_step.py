@@ -1,4 +1,4 @@
-"""The Triton step, run by Triton's interpreter on the CPU, against float64 arithmetic.
+"""The Triton step in Triton's CPU interpreter, compared with float64 arithmetic.
 
 On a GPU the same is run by tests/gpu.
 """
@@ -54,7 +54,7 @@ def test_three_steps_of_gradient_descent(dtype: torch.dtype, power: float) -> No
             close(row[3], expected[3])
             close(row[0], threshold(row[1].double(), g, power), power)
             row[2].add_(0.125)
-            # the decay acts on the rounded weights
+            # weight decay uses the rounded weights
             expected[:3] = [t.double().clone() for t in row[:3]]
 
 
@@ -172,7 +172,7 @@ def test_without_a_rule_only_the_threshold_changes() -> None:
         close(row[0], threshold(before.double(), 0.5, 2.0), 2.0)
 
 
-def test_gradients_may_move_and_come_in_another_precision() -> None:
+def test_gradients_may_change_address_and_precision() -> None:
     rows = tensors(torch.float32, 0)
     v = [row[1].clone() for row in rows]
     for g_before in (0.0, 0.3):
@@ -184,7 +184,7 @@ def test_gradients_may_move_and_come_in_another_precision() -> None:
             torch.testing.assert_close(row[1], expected)
 
 
-def test_a_step_counts_as_a_change_of_the_weights() -> None:
+def test_a_step_increments_the_version_of_the_weights() -> None:
     rows = tensors(torch.float32, 0)
     version = rows[0][0]._version
     triton_step.step(rows, Gradient(0.5), 0.3)
@@ -224,7 +224,7 @@ def network() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_optimizers_step_through_triton_as_without_it(name: str) -> None:
+def test_the_optimizers_step_identically_through_triton(name: str) -> None:
     ours, theirs = network(), network()
     a, b = OPTIMIZERS[name](ours.parameters()), OPTIMIZERS[name](theirs.parameters(), fused=False)
     for n in range(10):
@@ -240,14 +240,14 @@ def test_the_optimizers_step_through_triton_as_without_it(name: str) -> None:
         a.step()
         b.step()
         for p, q in zip(ours.parameters(), theirs.parameters()):
-            # just above the threshold a weight is the root of a small difference
+            # a weight just above the threshold is the root of a difference near zero
             torch.testing.assert_close(p, q, rtol=1e-4, atol=3e-4)
             torch.testing.assert_close(a.state[p].get("v", p), b.state[q].get("v", q))
             assert a.state[p]["n"] == b.state[q]["n"]
             assert ((p == 0) == (q == 0)).all()
 
 
-def test_parameters_that_step_together_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_that_step_together_use_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     optimizer = GRDA(model.parameters(), lr=0.1, c=0.1)
     for p in model.parameters():
@@ -262,7 +262,7 @@ def test_parameters_that_step_together_take_the_short_way(monkeypatch: pytest.Mo
     assert (model[0].weight < 1).all()
 
 
-def test_tensors_with_thresholds_of_their_own_are_stepped_in_one_launch(
+def test_tensors_with_different_thresholds_are_stepped_in_one_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = network()

@@ -1,4 +1,4 @@
-"""Files that version 0.1 wrote are still read: runs, checkpoints, networks, optimizer states."""
+"""Files of version 0.1 can be read: runs, checkpoints, networks, optimizer states."""
 
 import shutil
 from pathlib import Path
@@ -13,11 +13,11 @@ from dirprune.cli import main
 from dirprune.deploy import load
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v0_1"
-# Weights recorded on another processor: the same arithmetic, summed in another order.
+# The weights were recorded on another processor, which sums in another order.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
-def test_an_optimizer_state_continues_as_it_did() -> None:
+def test_an_optimizer_state_continues_identically() -> None:
     saved = torch.load(FIXTURES / "optimizer.pt", weights_only=True)
     net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
     net.load_state_dict(saved["weights"])
@@ -50,7 +50,7 @@ def test_a_network_is_read_with_the_weights_of_its_run() -> None:
     assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_a_run_that_was_stopped_resumes(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(FIXTURES / "run", run)
     finished = load_file(run / "model.safetensors")

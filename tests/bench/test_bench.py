@@ -1,4 +1,4 @@
-"""Benchmarks: what they compare, refuse and print. No test depends on the speed of anything."""
+"""Benchmarks: compared outputs, errors and tables. No test depends on measured times."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ X = torch.randn(2, 3, 6, 6)
 
 @pytest.fixture
 def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaces the engine, so that the tests run without the C++ extension."""
+    """Replace the engine, so that the tests run without the C++ extension."""
 
     def engine(path: Path, threads: int) -> Callable[[Array], Array]:
         from dirprune.deploy import load
@@ -149,7 +149,7 @@ def test_without_the_extension_nothing_is_measured(monkeypatch: pytest.MonkeyPat
             benchmark(network(), X, against=[])
 
 
-def test_masking_takes_the_smallest_of_every_layer() -> None:
+def test_masking_zeroes_the_smallest_weights_of_every_layer() -> None:
     graph = capture(network(), X)
     half = masked(graph, 0.5)
     for name in ("0.weight", "3.weight"):
@@ -164,7 +164,9 @@ def test_masking_takes_the_smallest_of_every_layer() -> None:
     [([0.5, 1.5, 2.0], 0.6), ([0.5, 0.9, 0.99], None), ([1.0, 2.0, 3.0], 0.5),
      ([1.2, 0.8, 1.2], 0.8)],
 )  # fmt: skip
-def test_where_ratios_pass_one(ratios: list[float], expected: float | None) -> None:
+def test_break_even_interpolates_between_ratios(
+    ratios: list[float], expected: float | None
+) -> None:
     assert crossing([0.5, 0.7, 0.9], ratios) == pytest.approx(expected)
 
 

@@ -1,4 +1,4 @@
-"""The command line in this process: results in folders, mistakes in one line."""
+"""The command line, called in this process: files of results, and user errors in one line."""
 
 import json
 import os
@@ -111,20 +111,20 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=lambda x: " ".join(x)[-40:])
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda x: " ".join(x)[-40:])
 def test_a_user_error_gives_one_line(
     arguments: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("dirprune: ")
-    assert complaint.count("\n") == 1
-    assert told in complaint
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("dirprune: ")
+    assert stderr.count("\n") == 1
+    assert message in stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -143,20 +143,20 @@ def test_an_interrupt_while_parsing_gives_one_line(
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("dirprune.cli.program.parse", parse)
     assert cli.main(["train"]) == 130
-    complaint = capsys.readouterr().err
-    assert complaint == "dirprune: interrupted; saved files are kept\n"
+    stderr = capsys.readouterr().err
+    assert stderr == "dirprune: interrupted; saved files are kept\n"
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_divergence_has_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*QUICK, "--out", str(tmp_path / "run"), "--c", "50"]) == 1
-    complaint = capsys.readouterr().err
-    assert "every weight is zero" in complaint
-    assert "smaller" in complaint
+    stderr = capsys.readouterr().err
+    assert "every weight is zero" in stderr
+    assert "smaller" in stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
 
 
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_states_how_to_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -218,7 +218,7 @@ def test_the_version_is_printed(words: list[str], capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"dirprune {dirprune.__version__}\n"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "dirprune", "train", "--help"],
         stdout=subprocess.PIPE,
@@ -242,9 +242,9 @@ def test_only_user_errors_give_one_line(
     assert "Traceback" in capsys.readouterr().err
     monkeypatch.setattr("dirprune.cli.inspection._runs_inside", lambda path: int("one"))
     assert cli.main(words) == 70
-    complaint = capsys.readouterr().err
-    assert "Traceback" in complaint
-    assert "bug in dirprune" in complaint
+    stderr = capsys.readouterr().err
+    assert "Traceback" in stderr
+    assert "bug in dirprune" in stderr
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_out_of_memory_gives_one_line(
 
     monkeypatch.setattr("dirprune.cli.inspection._runs_inside", fail)
     assert cli.main(["report", "x"]) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("dirprune: out of memory")
-    assert complaint.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("dirprune: out of memory")
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
@@ -292,9 +292,9 @@ def test_a_value_of_another_type_gives_one_line(
     (tmp_path / "config.json").write_text(json.dumps(record))
     (tmp_path / "model.safetensors").touch()
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "m.dpz")]) == 2
-    complaint = capsys.readouterr().err
-    assert "damaged" in complaint
-    assert complaint.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "damaged" in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**5, "\xff", "", "3"])

@@ -100,7 +100,7 @@ def test_bench_prints_and_saves(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["export", "nowhere", "--out", "m.dpz"], "--checkpoint"),
         (["export", ".", "--out", "m.dpz"], "not a finished run"),
@@ -113,16 +113,16 @@ def test_bench_prints_and_saves(
 )
 def test_a_user_error_gives_one_line(
     words: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1
-    assert told in complaint
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert message in stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Runs as they would be shipped."""
+"""Export and latency of finished runs."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_size_and_latency_join_the_summary(run: Path) -> None:
+def test_size_and_latency_are_added_to_the_summary(run: Path) -> None:
     before = json.loads((run / "summary.json").read_text())
     found = ship(run)
     after = json.loads((run / "summary.json").read_text())
@@ -35,7 +35,7 @@ def test_size_and_latency_join_the_summary(run: Path) -> None:
     assert not isinstance(load(RunFolder(run).exported), dict)
 
 
-def test_a_new_run_takes_the_old_export_away(run: Path) -> None:
+def test_a_new_run_removes_the_old_export(run: Path) -> None:
     ship(run)
     assert cli.main([*TRAIN, "--out", str(run), "--overwrite"]) == 0
     assert not RunFolder(run).exported.exists()

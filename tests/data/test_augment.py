@@ -1,4 +1,4 @@
-"""Augmentation of a batch, against torchvision's functions applied image by image."""
+"""Augmentation of a batch, compared with torchvision's functions applied to each image."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (16, 3, 32, 28), dtype=torch.uint8)
 
 
-def test_crop_is_torchvisions_one_by_one(images: torch.Tensor) -> None:
+def test_crop_equals_torchvisions(images: torch.Tensor) -> None:
     top, left = torch.randint(0, 9, (2, 16))
     expected = [
         crop_one(x, int(t), int(s), 24, 20) for x, t, s in zip(images, top, left, strict=True)
@@ -24,7 +24,7 @@ def test_crop_is_torchvisions_one_by_one(images: torch.Tensor) -> None:
     assert torch.equal(crop(images, top, left, (24, 20)), torch.stack(expected))
 
 
-def test_flip_is_torchvisions_one_by_one(images: torch.Tensor) -> None:
+def test_flip_equals_torchvisions(images: torch.Tensor) -> None:
     which = torch.arange(16) % 3 == 0
     expected = [hflip(x) if chosen else x for x, chosen in zip(images, which, strict=True)]
     assert torch.equal(flip(images, which), torch.stack(expected))

@@ -1,4 +1,4 @@
-"""Data by name: what is read, how it is split, and what is refused."""
+"""Data sets by name: reading, splitting, and errors."""
 
 import gzip
 import hashlib
@@ -21,10 +21,10 @@ from dirprune.data.loading import Dataset, channel_statistics, load
 from dirprune.data.sources import MemorySource, Source
 from dirprune.data.stream import StreamSource
 
-# --- what is read ---
+# --- Reading ---
 
 
-def test_digits_are_scikit_learns() -> None:
+def test_digits_equal_scikit_learns() -> None:
     data = load("digits")
     assert (len(data.train), len(data.test), data.num_classes) == (1437, 360, 10)
     assert (data.channels, data.size, data.augment) == (1, (8, 8), False)
@@ -72,9 +72,9 @@ def test_validation_is_stratified_disjoint_and_decided_by_the_seed() -> None:
     assert shares[0] == pytest.approx(shares[1], abs=0.005)
     assert parts(1)[2] == held_out
     assert parts(2)[2] != held_out
-    whole = load("digits")
-    assert whole.validation is None
-    assert torch.equal(whole.test.labels, data.test.labels)
+    original = load("digits")
+    assert original.validation is None
+    assert torch.equal(original.test.labels, data.test.labels)
 
 
 def write_idx(path: Path, array: np.ndarray, packed: bool) -> None:
@@ -234,7 +234,7 @@ def test_labels_of_other_parts_are_those_of_the_same_class_in_training(tmp_path:
     assert set(data.test.labels.tolist()) == {0, 2}
 
 
-# --- what is refused ---
+# --- Errors ---
 
 
 def no_training_images(root: Path) -> None:
@@ -322,8 +322,8 @@ def test_bad_name_or_path(tmp_path: Path, name: str, error: type[Exception], mes
 def test_damaged_fashion_mnist(tmp_path: Path) -> None:
     write_fashion(tmp_path, packed=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    whole = path.read_bytes()
-    for content in (whole[:1000], b"", b"\x1f\x8b garbage", gzip.compress(b"no IDX at all")):
+    original = path.read_bytes()
+    for content in (original[:1000], b"", b"\x1f\x8b garbage", gzip.compress(b"no IDX at all")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"train-images.* is not a complete IDX file"):
             load(f"fashion-mnist:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Image files are read as a person sees them."""
+"""Image files are read as an image viewer shows them."""
 
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_the_still_picture_of_an_animated_png_is_not_its_first_frame(tmp_path: P
     assert seen(tmp_path / "x.png")[0, 0].tolist() == [*RED]
 
 
-def test_hidden_folders_and_files_are_no_data(tmp_path: Path) -> None:
+def test_hidden_folders_and_files_are_ignored(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8))
     hidden = ("train/.ipynb_checkpoints/1.png", "train/__MACOSX/cat/1.png", "train/cat/._1.png")
     nested = ("train/cat/.ipynb_checkpoints/1-checkpoint.png", "train/cat/in/2.png")

@@ -1,4 +1,4 @@
-"""Sources: what each of them promises of its batches, in memory or streamed."""
+"""Sources: properties of their batches, in memory or streamed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -80,14 +80,14 @@ def test_images_and_labels_stay_together(source: Source) -> None:
         assert torch.equal(images, stored[labels])
 
 
-def test_starting_late_gives_the_rest(source: Source) -> None:
+def test_starting_later_gives_the_remaining_batches(source: Source) -> None:
     batches = read(source)
     for start in (0, 3, 5, 6):
         assert equal(read(source, start=start), batches[start:])
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_slices_of_the_processes_make_the_batch(source: Source, world: int) -> None:
+def test_slices_of_the_processes_form_the_batch(source: Source, world: int) -> None:
     parts = [read(source, rank=rank, world=world) for rank in range(world)]
     joined = [
         (torch.cat([x for x, _ in slices]), torch.cat([y for _, y in slices]))
@@ -113,7 +113,7 @@ def test_random_batches_without_a_seed_are_refused(source: Source) -> None:
         next(source.batches(4, augment=True))
 
 
-def test_taken_images_are_those_asked_for(source: Source) -> None:
+def test_take_returns_the_requested_images(source: Source) -> None:
     indices = torch.tensor([7, 3, 20])
     (images, labels), *rest = source.take(indices).batches(9)
     assert not rest
@@ -121,7 +121,7 @@ def test_taken_images_are_those_asked_for(source: Source) -> None:
     assert torch.equal(images, next(source.batches(23))[0][indices])
 
 
-# torch says so where fewer processors are usable than workers are asked for
+# torch warns if fewer processors are usable than workers are requested
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker:UserWarning")
 # Forking a process that has threads, as PyTorch's loader does, warns from Python 3.12 on.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""Tests that need a CUDA device: `pytest -m gpu`."""
+"""Tests that need a CUDA device; run them with `pytest -m gpu`."""
 
 from pathlib import Path
 

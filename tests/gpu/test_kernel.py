@@ -133,7 +133,7 @@ def test_a_captured_step_has_the_bits_of_an_eager_one(
     g, g_before = on_device(0.3), on_device(0.3)
     triton_step.step(captured, fixed, g, g_before, 2.0)
     triton_step.step(eager, numbers, 0.3, 0.3, 2.0)
-    # gradients lie elsewhere in the capture
+    # the captured gradients have other addresses
     moved = [(w, v, grad.clone(), m, s) for w, v, grad, m, s in captured]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -146,7 +146,7 @@ def test_a_captured_step_has_the_bits_of_an_eager_one(
             other[2].copy_(row[2])
         graph.replay()
         triton_step.step(eager, numbers, threshold_now, float(g_before), 2.0)
-        # a step outside, with other gradients, leaves the graph's table alone
+        # an eager step with other gradients does not change the graph's table
         other = tensors(torch.float32, 0, "cuda", seed=9)
         triton_step.step(other, Gradient(0.1), 0.1)
     for a, b in zip(moved, eager):

@@ -1,4 +1,4 @@
-"""GRDA on a CUDA device: against itself in float64 on the CPU, and beside torch's machinery."""
+"""GRDA on a CUDA device: compared with float64 on the CPU, with GradScaler, compile and graphs."""
 
 import copy
 
@@ -45,7 +45,7 @@ def test_steps_agree_with_float64_on_the_cpu(dtype: torch.dtype, options: dict) 
     eps = torch.finfo(dtype).eps
     for p, q in zip(ours.parameters(), reference.parameters()):
         v, exact = a.state[p]["v"].double().cpu(), b.state[q]["v"]
-        # the decay is one of weights that were rounded
+        # weight decay uses the rounded weights
         decays = 0.05 * eps if options.get("weight_decay") else 0.0
         torch.testing.assert_close(v, exact, rtol=1e-6, atol=1e-6 + decays)
         w = p.detach().double().cpu()
@@ -70,7 +70,7 @@ def test_without_a_threshold_the_bits_are_those_of_sgd(dtype: torch.dtype, optio
 
 
 @pytest.mark.parametrize("options", [OPTIONS[0], *OPTIONS[3:]], ids=str)
-def test_writes_from_outside_count(options: dict) -> None:
+def test_outside_changes_are_adopted(options: dict) -> None:
     model = network("cuda", torch.float32)
     optimizer = GRDA(model.parameters(), lr=0.1, c=0.1, **options)
     give_gradients(model, 0)
@@ -123,22 +123,22 @@ def test_a_compiled_step_agrees_with_an_eager_one() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_state_moves_between_devices(first: str, second: str) -> None:
-    whole, before = network("cpu", torch.float32), network(first, torch.float32)
-    a = GRDA(whole.parameters(), lr=0.1, c=0.1, momentum=0.9)
+    uninterrupted, before = network("cpu", torch.float32), network(first, torch.float32)
+    a = GRDA(uninterrupted.parameters(), lr=0.1, c=0.1, momentum=0.9)
     b = GRDA(before.parameters(), lr=0.1, c=0.1, momentum=0.9)
     for n in range(3):
-        for model, optimizer in ((whole, a), (before, b)):
+        for model, optimizer in ((uninterrupted, a), (before, b)):
             give_gradients(model, n)
             optimizer.step()
     after = copy.deepcopy(before).to(second)
     c = GRDA(after.parameters(), lr=0.1, c=0.1, momentum=0.9)
     c.load_state_dict(b.state_dict())
     for n in range(3, 6):
-        for model, optimizer in ((whole, a), (after, c)):
+        for model, optimizer in ((uninterrupted, a), (after, c)):
             give_gradients(model, n)
             optimizer.step()
     assert c.thresholds() == a.thresholds()
-    for p, q in zip(whole.parameters(), after.parameters()):
+    for p, q in zip(uninterrupted.parameters(), after.parameters()):
         torch.testing.assert_close(p, q.cpu())
 
 
@@ -150,7 +150,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_step_in_a_graph_is_an_ordinary_one(name: str) -> None:
+def test_a_step_in_a_graph_equals_an_eager_one(name: str) -> None:
     eager, captured = network("cuda", torch.float32), network("cuda", torch.float32)
     a = MAKERS[name](eager.parameters())
     b = MAKERS[name](captured.parameters(), capturable=True)

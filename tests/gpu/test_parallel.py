@@ -1,4 +1,4 @@
-"""GRDA under NCCL in one process: DDP and FSDP2 step as a plain model does."""
+"""GRDA under NCCL in one process: steps under DDP and FSDP2 equal those of a plain model."""
 
 import copy
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def train(model: nn.Module, steps: int = 5) -> GRDA:
 
 @pytest.mark.filterwarnings("ignore")  # torch's own about process groups
 @pytest.mark.parametrize("kind", ["ddp", "ddp with views", "fsdp2"])
-def test_a_wrapped_model_steps_as_a_plain_one(kind: str, group: None) -> None:
+def test_a_wrapped_model_trains_like_a_plain_one(kind: str, group: None) -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(20, 31), nn.Tanh(), nn.Linear(31, 5)).cuda()
     wrapped = copy.deepcopy(plain)

@@ -1,4 +1,4 @@
-"""Small networks, their data, and dense second derivatives to compare products with."""
+"""Small networks, their data, and their dense Hessians as reference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ MODES = ["graph", "reverse-over-reverse", "forward-over-reverse"]
 
 
 class Residual(nn.Module):
-    """Sums, a shared layer, BatchNorm before and after convolutions, and a maximum over all."""
+    """Sums, a shared layer, BatchNorm before and after convolutions, and global max pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Traceable(Residual):
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """Give BatchNorm statistics and weights of its own."""
+    """Give BatchNorm random statistics and weights."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
@@ -86,7 +86,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 
 def dense(model: nn.Module, loss: Any, x: Tensor, y: Tensor) -> Tensor:
-    """The whole matrix by torch.func.hessian, in the order of parameters()."""
+    """The dense Hessian from torch.func.hessian, in the order of parameters()."""
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     own = dict(model.named_parameters())
     sizes = [own[n].numel() for n in names]

@@ -1,4 +1,4 @@
-"""Fitting curves: the gradient, what it is good for, and continuing to the same bits."""
+"""Fitting curves: the gradient, known solutions, and bit-identical resuming."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_through_the_curve(bends: int, t: float) -> None:
 
 
 class Ring(nn.Module):
-    """Its loss is zero on a circle: (|w|^2 - 1)^2."""
+    """A model with the loss (|w|^2 - 1)^2, which is zero on a circle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("stops", [(1,), (3,), (2, 7)])
-def test_broken_off_and_continued_gives_the_same_bits(
+def test_an_interrupted_fit_resumes_bit_identically(
     stops: tuple[int, ...], tmp_path: Path
 ) -> None:
     a, b, model, data = network().state_dict(), network().state_dict(), network(), loader()
@@ -137,20 +137,20 @@ def test_broken_off_and_continued_gives_the_same_bits(
         )
         return found.curve.bends, found.losses
 
-    whole = fit(None, None)
+    uninterrupted = fit(None, None)
     for stop in stops:
         with pytest.raises(Stop):
             fit(tmp_path / "fit", stop)
     torch.rand(5)  # what else uses random numbers does not matter
     continued = fit(tmp_path / "fit", None)
-    assert torch.equal(whole[0], continued[0])
-    assert whole[1] == continued[1]
-    assert torch.equal(fit(tmp_path / "fit", None)[0], whole[0])
+    assert torch.equal(uninterrupted[0], continued[0])
+    assert uninterrupted[1] == continued[1]
+    assert torch.equal(fit(tmp_path / "fit", None)[0], uninterrupted[0])
     with pytest.raises(ValueError, match="of other networks, data or options"):
         fit_bezier(a, b, model, F.cross_entropy, data, epochs=4, save=tmp_path / "fit")
 
 
-def test_a_step_that_was_cut_in_two_is_not_saved(tmp_path: Path) -> None:
+def test_an_interrupted_step_is_not_saved(tmp_path: Path) -> None:
     a, b, model, data = network().state_dict(), network().state_dict(), network(), loader()
     calls = 0
 
@@ -161,12 +161,12 @@ def test_a_step_that_was_cut_in_two_is_not_saved(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return F.cross_entropy(outputs, targets)
 
-    whole = fit_bezier(a, b, model, F.cross_entropy, data, epochs=2)
+    uninterrupted = fit_bezier(a, b, model, F.cross_entropy, data, epochs=2)
     with pytest.raises(KeyboardInterrupt):
         fit_bezier(a, b, model, loss, data, epochs=2, save=tmp_path / "fit")
     assert not (tmp_path / "fit").exists()
     again = fit_bezier(a, b, model, loss, data, epochs=2, save=tmp_path / "fit")
-    assert torch.equal(whole.curve.bends, again.curve.bends)
+    assert torch.equal(uninterrupted.curve.bends, again.curve.bends)
 
 
 def test_model_ends_and_random_numbers_stay_as_they_were() -> None:
@@ -197,7 +197,7 @@ def test_the_seed_decides_the_curve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"bends": 0}, "at least 1 bend"),
@@ -207,9 +207,9 @@ def test_the_seed_decides_the_curve() -> None:
         ({"lr": 1e30, "epochs": 9}, "the loss on the curve is .*: take a smaller lr"),
     ],
 )
-def test_bad_options_give_clear_messages(options: dict[str, float], told: str) -> None:
+def test_bad_options_give_clear_messages(options: dict[str, float], message: str) -> None:
     a, b = network().state_dict(), network().state_dict()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit_bezier(a, b, network(), F.cross_entropy, loader(), **({"epochs": 1} | options))
 
 

@@ -1,4 +1,4 @@
-"""Densities and their bounds against matrices of which every eigenpair is known."""
+"""Densities and their bounds for matrices with known eigenpairs."""
 
 import math
 from itertools import pairwise
@@ -38,7 +38,7 @@ spectra = st.lists(
 
 @settings(deadline=None, max_examples=200)
 @given(spectra, st.integers(1, 12), st.floats(-2, 21), st.integers(0, 99), st.booleans())
-def test_the_truth_lies_between_the_bounds(
+def test_the_exact_share_lies_between_the_bounds(
     spectrum: list[float], steps: int, t: float, seed: int, at_eigenvalue: bool
 ) -> None:
     values = torch.tensor(spectrum, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_the_truth_lies_between_the_bounds(
     density = directional_density(MatrixOperator(matrix), d, steps)
     low, high = density.cumulative(t)
     rounding = 1e-9
-    # An eigenvalue within rounding of the threshold may be counted on either side.
+    # Rounding decides on which side of the threshold an equal eigenvalue is counted.
     assert low - 1e-7 <= share(values, vectors, d, values <= t + rounding)
     assert share(values, vectors, d, values < t - rounding) <= high + 1e-7
     assert 0 <= low <= high <= 1
@@ -57,7 +57,9 @@ def test_the_truth_lies_between_the_bounds(
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 99), st.floats(-1, 6), st.floats(0, 3))
-def test_the_truth_of_a_band_lies_between_the_bounds(seed: int, low: float, width: float) -> None:
+def test_the_exact_share_of_a_band_lies_between_the_bounds(
+    seed: int, low: float, width: float
+) -> None:
     torch.manual_seed(seed)
     values = torch.randn(40, dtype=torch.float64) ** 3
     matrix, vectors = matrix_with(values, seed)
@@ -72,7 +74,7 @@ def test_the_truth_of_a_band_lies_between_the_bounds(seed: int, low: float, widt
     assert density.between(low, math.inf)[1] >= density.above(low)[0]
 
 
-def test_bounds_tighten_with_every_step_and_end_in_the_truth() -> None:
+def test_bounds_tighten_with_every_step_and_become_exact() -> None:
     values = torch.linspace(0, 1, 24, dtype=torch.float64) ** 4
     matrix, vectors = matrix_with(values)
     d, t = torch.randn(24, dtype=torch.float64), 0.1
@@ -86,8 +88,8 @@ def test_bounds_tighten_with_every_step_and_end_in_the_truth() -> None:
     assert bounds[-1] == pytest.approx((truth, truth), abs=1e-9)
 
 
-def test_bounds_cannot_tell_zero_from_tiny_and_say_so() -> None:
-    """The bulk is 1e-9 and not 0: no share above 0 may be excluded, and none above 1 claimed."""
+def test_bounds_do_not_separate_zero_from_tiny() -> None:
+    """Most eigenvalues are 1e-9, not 0: the bounds must admit shares above 0, but none above 1."""
     values = torch.tensor([1e-9] * 190 + [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], dtype=torch.float64)
     matrix, vectors = matrix_with(values)
     d = torch.randn(200, dtype=torch.float64)
@@ -100,8 +102,8 @@ def test_bounds_cannot_tell_zero_from_tiny_and_say_so() -> None:
     assert high - low < 0.1
 
 
-def test_the_bounds_are_the_best_there_are() -> None:
-    """A measure with the same moments reaches them: the quadrature with the threshold as node."""
+def test_the_bounds_are_optimal() -> None:
+    """The quadrature with the threshold as a node has the same moments and attains the bounds."""
     values = torch.linspace(-1, 2, 15, dtype=torch.float64)
     matrix, _ = matrix_with(values)
     d = torch.randn(15, dtype=torch.float64)
@@ -168,7 +170,7 @@ def test_at_full_steps_a_probe_is_exact() -> None:
     assert math.isnan(density.cumulative(0.0)[1])
 
 
-def test_a_low_rank_matrix_exhausts_its_space() -> None:
+def test_a_low_rank_matrix_exhausts_its_krylov_space() -> None:
     matrix, _ = matrix_with(torch.tensor([2.0] + [0.0] * 9, dtype=torch.float64))
     density = spectral_density(MatrixOperator(matrix), probes=3, steps=8)
     assert density.nodes.shape == density.weights.shape == (3, 8)
@@ -177,10 +179,10 @@ def test_a_low_rank_matrix_exhausts_its_space() -> None:
 
 
 def test_progress_and_wrong_input() -> None:
-    op, told = MatrixOperator(torch.eye(6)), []
+    op, reports = MatrixOperator(torch.eye(6)), []
     op.matrix = torch.arange(6.0).diag()
-    spectral_density(op, probes=2, steps=3, progress=lambda *state: told.append(state))
-    assert told == [(n, 6) for n in range(1, 7)]
+    spectral_density(op, probes=2, steps=3, progress=lambda *state: reports.append(state))
+    assert reports == [(n, 6) for n in range(1, 7)]
     with pytest.raises(ValueError, match="at least 1 probe"):
         spectral_density(op, probes=0)
     with pytest.raises(ValueError, match="at least 1 step"):

@@ -1,4 +1,4 @@
-"""Diagonals, against the matrices themselves."""
+"""Diagonals, compared with dense matrices."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_the_diagonal_is_exact_or_estimated_without_bias() -> None:
     limit = norm.isf(1e-5 / 24)
     assert float(errors.abs().max()) < limit
     assert 0.3 < float(errors.square().mean().sqrt()) < 2  # and no better than it can be
-    # Where nothing is off the diagonal, one sample will do.
+    # For a diagonal matrix one sample is exact.
     assert torch.equal(hessian_diagonal(MatrixOperator(truth.diag()), 1), truth)
 
 
@@ -54,5 +54,5 @@ def test_the_diagonal_is_that_of_the_gauss_newton_matrix() -> None:
     objective = Objective(model, F.cross_entropy, data)
     found = gauss_newton_diagonal(objective, draws, 0, lambda done, total: None)
     assert bool((found >= 0).all())
-    # A sum of squares of near-Gaussian variables: two relative variances a draw, five sigma.
+    # A sum of squares of nearly Gaussian variables has relative variance 2 per draw; five sigma.
     torch.testing.assert_close(found, expected, rtol=5 * (3 / draws) ** 0.5, atol=1e-12)

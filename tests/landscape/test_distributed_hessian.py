@@ -1,4 +1,4 @@
-"""Two processes on the CPU, started by torchrun, against one."""
+"""Hessian products of two processes, started by torchrun, equal those of one process."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def run(folder: Path, processes: int) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     (alone,) = run(tmp_path / "one", 1)
     first, second = run(tmp_path / "two", 2)
     assert first == second

@@ -47,7 +47,7 @@ def test_products_are_those_of_the_dense_hessian(network: str, mode: Any) -> Non
 
 
 @pytest.mark.parametrize("keep", [0.0, 3000.0, 1e9])
-def test_what_is_kept_changes_nothing(keep: float) -> None:
+def test_the_cache_does_not_change_products(keep: float) -> None:
     model, (x, y) = shaken(Traceable()), images(11)
     data = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
     hessian = Hessian(model, F.cross_entropy, data, mode="graph", keep=keep)
@@ -60,12 +60,12 @@ def test_what_is_kept_changes_nothing(keep: float) -> None:
 def test_batch_size_and_order_change_nothing(mode: Any) -> None:
     model, (x, y) = mlp(), rows(23)
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=D)
-    whole = Hessian(model, F.cross_entropy, (x, y), mode=mode)(v)
+    full = Hessian(model, F.cross_entropy, (x, y), mode=mode)(v)
     order = torch.randperm(23)
     for size in (1, 5, 22):
         data = list(zip(x[order].split(size), y[order].split(size)))
         found = Hessian(model, F.cross_entropy, data, mode=mode)(v)
-        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(found, full, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("of", [Hessian, GaussNewton])
@@ -103,21 +103,21 @@ def test_gauss_newton(network: str, mode: Any) -> None:
 def test_a_restricted_hessian_is_a_submatrix(mode: Any) -> None:
     model, (x, y) = mlp(), rows()
     full = dense(model, F.cross_entropy, x, y)
-    whole = Hessian(model, F.cross_entropy, (x, y), mode=mode)
+    full = Hessian(model, F.cross_entropy, (x, y), mode=mode)
     places, start = {}, 0
     for name, p in model.named_parameters():
         places[name] = list(range(start, start + p.numel()))
         start += p.numel()
-    asked = ["4.bias", "0.weight"]  # in any order: they lie as in parameters()
+    selected = ["4.bias", "0.weight"]  # in any order: the result follows parameters()
     index = torch.tensor(places["0.weight"] + places["4.bias"])
     for restricted in (
-        Hessian(model, F.cross_entropy, (x, y), mode=mode, parameters=asked),
-        whole.restricted(lambda name, _: name in asked),
+        Hessian(model, F.cross_entropy, (x, y), mode=mode, parameters=selected),
+        full.restricted(lambda name, _: name in selected),
     ):
         assert list(restricted.shapes) == ["0.weight", "4.bias"]
         found = matrix_of(restricted)
         torch.testing.assert_close(found, full[index][:, index], rtol=1e-9, atol=1e-12)
-    layers = whole.layers()
+    layers = full.layers()
     assert list(layers) == ["0", "1", "4", "6", "7"]
     index = torch.tensor(places["1.weight"] + places["1.bias"])
     torch.testing.assert_close(
@@ -162,7 +162,7 @@ def test_batchnorm_by_the_batch(mode: Any) -> None:
     assert model[1].running_mean is not None
 
 
-def test_auto_captures_what_it_knows_and_times_the_rest() -> None:
+def test_auto_captures_known_modules_and_times_the_others() -> None:
     model, data = shaken(Traceable()), images()
     hessian = Hessian(model, F.cross_entropy, data)
     hessian(torch.randn(hessian.dimension, dtype=D))
@@ -172,7 +172,7 @@ def test_auto_captures_what_it_knows_and_times_the_rest() -> None:
     assert set(other.timings) == {"reverse-over-reverse", "forward-over-reverse"}
 
 
-def test_batchnorm_is_folded_where_one_layer_reads() -> None:
+def test_batchnorm_is_folded_if_one_layer_reads_it() -> None:
     names = [type(s.rule).__name__ for s in capture(shaken(Traceable()).eval()).steps]
     assert names == [
         *("Convolution", "Convolution", "Smooth", "Add", "Scale", "ReLU", "Convolution", "ReLU"),
@@ -214,8 +214,8 @@ def test_float32_and_channels_last() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_eigenpairs_found_in_float32_stand_in_float64_without_kinks(layout: Any) -> None:
-    # With kinks they need not: rounding decides on which side of one a unit is.
+def test_float32_eigenpairs_are_float64_eigenpairs_without_kinks(layout: Any) -> None:
+    # With kinks they may differ: the side of a kink depends on rounding.
     model = shaken(
         nn.Sequential(
             *(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.AvgPool2d(2)),
@@ -235,7 +235,7 @@ def test_eigenpairs_found_in_float32_stand_in_float64_without_kinks(layout: Any)
 
 
 class Once(torch.autograd.Function):
-    """A square that has no second derivative."""
+    """A square without a second derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ class Once(torch.autograd.Function):
 
 
 class Wrong(torch.autograd.Function):
-    """A function whose derivative is that of none."""
+    """A function with a wrong derivative, which is no gradient of any function."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -295,7 +295,7 @@ def test_randomness_and_infinite_losses_are_refused() -> None:
 
 
 class Shifting:
-    """Data that is augmented anew in every pass."""
+    """Data that is augmented differently in every pass."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.rand(5, 4, dtype=D), torch.arange(5) % 3
@@ -325,7 +325,7 @@ def test_wrong_input() -> None:
         capture(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())
 
 
-def test_a_single_sample_cannot_be_normalised_by_itself() -> None:
+def test_a_single_sample_cannot_be_normalised() -> None:
     x, y = rows(9)
     with pytest.raises(ValueError, match="a batch of one sample cannot be normalised by itself"):
         Hessian(mlp(), F.cross_entropy, list(zip(x.split(4), y.split(4))), batchnorm="batch")

@@ -1,4 +1,4 @@
-"""Second derivatives of networks as people write them: structures, pruning, wrappers."""
+"""Second derivatives of common kinds of networks: structured outputs, pruning, wrappers."""
 
 import warnings
 from collections import namedtuple
@@ -20,7 +20,7 @@ Out = namedtuple("Out", "logits hidden")
 
 @dataclass
 class Output:
-    """As the transformers library returns them."""
+    """An output object like those of the transformers library."""
 
     logits: Tensor
     loss: Tensor | None = None
@@ -71,7 +71,7 @@ def weight_normed() -> nn.Module:
 
 
 class Pooled(nn.Module):
-    """A sum of two shapes, and values that are read after they were changed in place."""
+    """Adds tensors of two shapes, and reads values after an in-place change."""
 
     def __init__(self, inplace: bool) -> None:
         super().__init__()

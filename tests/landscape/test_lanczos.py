@@ -1,4 +1,4 @@
-"""Eigenpairs against matrices of which every eigenpair is known."""
+"""Eigenpairs of matrices with known eigenpairs."""
 
 import warnings
 from pathlib import Path
@@ -29,7 +29,7 @@ def matrix_with(values: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def network_like(n: int) -> Tensor:
-    """A bulk around zero and a few eigenvalues far above it, as a trained network has."""
+    """Many eigenvalues around zero and a few far above it, as in a trained network."""
     bulk = 0.05 * torch.randn(n - 12)
     return torch.cat([bulk, torch.logspace(-0.5, 1.5, 12)]).double()
 
@@ -79,7 +79,7 @@ def test_any_k_of_any_dimension(k: int, n: int, seed: int) -> None:
     )
 
 
-def test_repeated_eigenvalues_and_a_space_that_is_exhausted() -> None:
+def test_repeated_eigenvalues_and_an_exhausted_krylov_space() -> None:
     matrix = matrix_with(torch.tensor([5.0, 5.0, 5.0] + [1.0] * 20))
     pairs = top_eigenpairs(MatrixOperator(matrix), 4)
     torch.testing.assert_close(pairs.values, torch.tensor([5.0, 5, 5, 1]).double())
@@ -108,7 +108,7 @@ def test_float32_reaches_its_floor_and_stops_there() -> None:
     assert not floor.converged
     exact = values.sort(descending=True).values[:5]
     torch.testing.assert_close(floor.values, exact, rtol=1e-5, atol=1e-5)
-    # The floor that was stated can be reached, and little less.
+    # The reported floor can be reached, and hardly less.
     assert 1e-8 * 31.6 < floor.noise < 1e-5 * 31.6
     reachable = float((floor.residuals / floor.targets).max()) * 1e-9
     with warnings.catch_warnings():
@@ -128,7 +128,7 @@ class Diagonal:
 
 
 def test_float32_keeps_its_accuracy_over_long_vectors() -> None:
-    # Summed in float32 from end to end, what follows a few large terms is lost.
+    # A plain float32 sum loses the small terms after a few large ones.
     large = torch.logspace(-0.5, 1.5, 12, dtype=torch.float64).flip(0)
     op = Diagonal(torch.cat([large, 0.05 * torch.randn(400_000)]).float())
     krylov = Krylov(op, torch.randn(op.dimension), 20)
@@ -145,7 +145,7 @@ def test_float32_keeps_its_accuracy_over_long_vectors() -> None:
 
 
 class Rough(Diagonal):
-    """Whose products carry some rounding, always the same."""
+    """A diagonal matrix whose products have a reproducible rounding error."""
 
     def __init__(self, values: Tensor, size: float) -> None:
         super().__init__(values)
@@ -194,15 +194,15 @@ class Counting(MatrixOperator):
 @pytest.mark.parametrize("stop", [1, 4, 13, 14, 17])
 def test_a_search_resumes_bit_identically(tmp_path: Path, stop: int) -> None:
     matrix = matrix_with(network_like(100))
-    whole = top_eigenpairs(MatrixOperator(matrix), 5, basis=13, tol=1e-10)
+    uninterrupted = top_eigenpairs(MatrixOperator(matrix), 5, basis=13, tol=1e-10)
     state = tmp_path / "search.safetensors"
     with pytest.raises(Interrupted):
         top_eigenpairs(Counting(matrix, stop), 5, basis=13, tol=1e-10, state=state)
     op = Counting(matrix)
     resumed = top_eigenpairs(op, 5, basis=13, tol=1e-10, state=state)
-    assert torch.equal(resumed.values, whole.values)
-    assert torch.equal(resumed.vectors, whole.vectors)
-    assert resumed.products == whole.products == stop - 1 + op.products
+    assert torch.equal(resumed.values, uninterrupted.values)
+    assert torch.equal(resumed.vectors, uninterrupted.vectors)
+    assert resumed.products == uninterrupted.products == stop - 1 + op.products
     assert not state.exists()
 
 
@@ -218,7 +218,7 @@ def test_a_state_of_another_search_is_refused(tmp_path: Path) -> None:
         top_eigenpairs(MatrixOperator(matrix), 3, state=state)
 
 
-def test_a_state_names_its_operator(tmp_path: Path) -> None:
+def test_a_state_identifies_its_operator(tmp_path: Path) -> None:
     x, y = torch.randn(30, 4), torch.randint(3, (30,))
     model = torch.nn.Linear(4, 3)
     state = tmp_path / "search.safetensors"
@@ -240,7 +240,7 @@ def test_a_state_names_its_operator(tmp_path: Path) -> None:
             other()
     assert search(model, y).converged
 
-    # A matrix without a name is told by one product, and so is a state of version 0.1.
+    # A matrix without a name, or a state of version 0.1, is identified by one product.
     matrix = matrix_with(network_like(60))
 
     class Function:
@@ -256,9 +256,9 @@ def test_a_state_names_its_operator(tmp_path: Path) -> None:
         top_eigenpairs(Function(matrix, 9), 3, basis=12, state=state)
     with pytest.raises(ValueError, match="another matrix, whose product differs"):
         top_eigenpairs(Function(matrix.roll((1, 1), (0, 1))), 3, basis=12, state=state)
-    whole = top_eigenpairs(MatrixOperator(matrix), 3, basis=12)
+    uninterrupted = top_eigenpairs(MatrixOperator(matrix), 3, basis=12)
     resumed = top_eigenpairs(Function(matrix), 3, basis=12, state=state)
-    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.values, uninterrupted.values)
 
     with pytest.raises(Interrupted):
         top_eigenpairs(Counting(matrix, 9), 3, basis=12, state=state)
@@ -268,20 +268,20 @@ def test_a_state_names_its_operator(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another matrix, whose product differs"):
         top_eigenpairs(MatrixOperator(2 * matrix), 3, basis=12, state=state)
     resumed = top_eigenpairs(MatrixOperator(matrix), 3, basis=12, state=state)
-    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.values, uninterrupted.values)
     save_checkpoint(state, tensors, old | {"version": 9})
     with pytest.raises(ValueError, match="version 9 of a search's state, this dirprune reads up"):
         top_eigenpairs(MatrixOperator(matrix), 3, basis=12, state=state)
 
 
 def test_progress_begins_with_the_memory() -> None:
-    op, told = MatrixOperator(matrix_with(network_like(100))), list[LanczosProgress]()
-    pairs = top_eigenpairs(op, 3, basis=20, progress=told.append)
-    assert told[0].memory == (20 + 3 + 5) * 100 * 8
-    assert [state.products for state in told] == list(range(pairs.products))
-    assert told[-1].converged == 3
-    assert told[-1].worst <= 1 < told[3].worst
-    assert float(told[-1].values[0]) == float(pairs.values[0])
+    op, reports = MatrixOperator(matrix_with(network_like(100))), list[LanczosProgress]()
+    pairs = top_eigenpairs(op, 3, basis=20, progress=reports.append)
+    assert reports[0].memory == (20 + 3 + 5) * 100 * 8
+    assert [state.products for state in reports] == list(range(pairs.products))
+    assert reports[-1].converged == 3
+    assert reports[-1].worst <= 1 < reports[3].worst
+    assert float(reports[-1].values[0]) == float(pairs.values[0])
 
 
 def test_wrong_input() -> None:

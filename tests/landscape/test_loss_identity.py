@@ -1,4 +1,4 @@
-"""Two losses have one identity exactly where they compute the same."""
+"""Two losses have the same identity if and only if they compute the same."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Points and objectives: exact means over ragged batches, and a model that stays as it was."""
+"""Points and objectives: exact means over batches of different sizes, and an unchanged model."""
 
 from collections.abc import Iterator
 

@@ -23,7 +23,7 @@ ROWS, COLUMNS = 6, 20
 
 
 class LeastSquares:
-    """A linear model that meets its data, so that all but six directions are flat, exactly."""
+    """A linear model that fits its data: all but six directions are exactly flat."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -55,11 +55,11 @@ def test_without_clipping_directional_pruning_costs_nothing() -> None:
     assert directional.clipped == pytest.approx(0, abs=1e-12)
     assert directional.leaves == pytest.approx(0, abs=1e-20)
     assert net.loss(directional.weights) == pytest.approx(0, abs=1e-20)
-    # Magnitude costs what one weight alone does to a parabola.
+    # The loss of magnitude pruning is the sum of one-dimensional parabolas.
     smallest = int(net.w.abs().argmin())
     cost = float((net.x[:, smallest] * net.w[smallest]).square().mean())
     assert net.loss(shots["magnitude None"].weights) == pytest.approx(cost)
-    # Protecting half of the sharp directions leaves the other half, and only that.
+    # If half of the sharp directions is protected, the step moves only in the other half.
     half = shots["directional 3"]
     assert half.leaves == pytest.approx(0, abs=1e-20)
     rest = net.vectors[3:] @ (half.weights - net.w)
@@ -80,14 +80,14 @@ def test_clipped_weights_make_the_step_leave_the_floor() -> None:
         quadratic = 0.5 * shot.curvature * float(step.square().sum())
         assert net.loss(shot.weights) == pytest.approx(quadratic)
         assert shot.lam is not None
-        whole = -shot.lam * (net.w.sign() - torch.linalg.pinv(net.x) @ net.x @ net.w.sign())
-        assert shot.clipped == pytest.approx(float((step - whole).norm() / whole.norm()))
+        unclipped = -shot.lam * (net.w.sign() - torch.linalg.pinv(net.x) @ net.x @ net.w.sign())
+        assert shot.clipped == pytest.approx(float((step - unclipped).norm() / unclipped.norm()))
         assert shot.clipped > before
         before = shot.clipped
         assert net.loss(shot.weights) > 1e-4
 
 
-def test_with_nothing_protected_it_is_the_soft_threshold() -> None:
+def test_without_protected_directions_it_is_the_soft_threshold() -> None:
     net = LeastSquares()
     shots = net.shots(0.7)
     shrunk, directional = shots["soft_threshold None"], shots["directional 0"]
@@ -113,7 +113,7 @@ def test_overlap_counts_the_zeros_that_magnitude_has_too() -> None:
 def test_ranks_that_cannot_reach_a_sparsity_are_left_out() -> None:
     w = torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=DOUBLE)
     protected = torch.ones(1, 4, dtype=DOUBLE) / 2
-    # P0 sign(w) = (1, 1, 1, -3) / 2, so no weight grows; with signs alike none can be pruned.
+    # P0 sign(w) = (1, 1, 1, -3) / 2, so no weight grows; with equal signs none can be pruned.
     values, diagonal = torch.ones(1, dtype=DOUBLE), torch.ones(4, dtype=DOUBLE)
     assert len(prune_once(w, 1.0, values, protected, diagonal, [0, 1])) == 5
     assert len(prune_once(w.abs(), 0.25, values, protected, diagonal, [0, 1])) == 4
@@ -135,7 +135,7 @@ def test_obd_is_best_where_the_hessian_is_diagonal() -> None:
     assert best < loss(magnitude_prune(w, 3 / 8))
 
 
-def test_where_nothing_is_curved_obd_is_magnitude() -> None:
+def test_without_curvature_obd_is_magnitude() -> None:
     w = torch.randn(50, generator=torch.Generator().manual_seed(0))
     for h in (torch.zeros(50), -torch.rand(50)):
         assert torch.equal(obd_prune(w, 0.7, h), magnitude_prune(w, 0.7))

@@ -1,4 +1,4 @@
-"""Curvature of a small ResNet against two libraries that others wrote."""
+"""Curvature of a small ResNet, compared with curvlinops and hessian-eigenthings."""
 
 import pytest
 import torch

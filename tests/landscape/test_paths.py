@@ -1,4 +1,4 @@
-"""Paths: closed forms on quadratics, BatchNorm's rules, and measuring no point twice."""
+"""Paths: closed forms on quadratics, policies for BatchNorm, and no repeated measurements."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def network() -> nn.Module:
 
 
 def trained(seed: int) -> tuple[nn.Module, Point]:
-    """A network with running statistics of its own."""
+    """A network with random running statistics."""
     torch.manual_seed(seed)
     model = network()
     for _ in range(3):
@@ -68,7 +68,7 @@ def test_profiles() -> None:
 
 
 @pytest.mark.parametrize("policy", ["refresh", "interpolate", "eval"])
-def test_the_rule_for_batchnorm(policy: str) -> None:
+def test_the_policy_for_batchnorm(policy: str) -> None:
     (model, a), (_, b) = trained(1), trained(2)
     batches = list(zip(DATA.split(25), LABELS.split(25)))
     line = straight_line(a, b)
@@ -108,7 +108,7 @@ def test_statistics_that_are_fresh_do_not_shift() -> None:
     assert found.stored[0]["d"].loss == found.loss["d"].values[0]
 
 
-def test_where_the_sparse_face_is_left() -> None:
+def test_off_face_measures_weights_that_were_zero() -> None:
     a, b = Point(torch.tensor([3.0, 0.0, 4.0, 0.0]), {}), Point(torch.tensor([3.0, 2, 4, 0]), {})
     model = nn.Linear(4, 1, bias=False)
     data = {"train": (torch.randn(5, 4), torch.randn(5, 1))}
@@ -129,7 +129,7 @@ def counting(calls: list[int]) -> Callable[[int, int], None]:
     return progress
 
 
-def test_broken_off_and_continued(tmp_path: Path) -> None:
+def test_an_interrupted_measurement_resumes_bit_identically(tmp_path: Path) -> None:
     (model, a), (_, b) = trained(1), trained(2)
     data = {"train": (DATA, LABELS), "test": (DATA[:9] + 1, LABELS[:9])}
     save, calls = tmp_path / "path", []
@@ -139,13 +139,13 @@ def test_broken_off_and_continued(tmp_path: Path) -> None:
         line = straight_line(a, b)
         return path(line, model, F.cross_entropy, data, points=9, save=save, progress=progress)
 
-    whole = measure(None)
+    uninterrupted = measure(None)
     with pytest.raises(KeyboardInterrupt):
         measure(save)
     continued = measure(save)
     assert calls == list(range(1, 10))
-    assert continued == whole
-    assert measure(save) == whole
+    assert continued == uninterrupted
+    assert measure(save) == uninterrupted
     assert calls == list(range(1, 10))
     with pytest.raises(ValueError, match="of other networks, data or options"):
         path(straight_line(b, a), model, F.cross_entropy, data, points=9, save=save)
@@ -165,7 +165,7 @@ def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
     assert two == [one | {"points": 4}, one | {"points": 3}]
 
 
-def test_what_does_not_do_is_told() -> None:
+def test_unsuitable_paths_are_refused() -> None:
     (model, a), (_, b) = trained(1), trained(2)
     data = {"train": (DATA, LABELS)}
     line = straight_line(a, b)

@@ -100,7 +100,7 @@ def test_other_points_are_projected() -> None:
     assert skewed.project(skewed.at(0.3, 0.7))[:2] == pytest.approx((0.3, 0.7), rel=1e-5)
 
 
-def test_directional_pruning_is_a_line_until_something_is_zero() -> None:
+def test_directional_pruning_is_a_line_until_a_weight_is_zero() -> None:
     w = torch.rand(12, dtype=torch.float64) + 1
     flat = FlatProjector(torch.linalg.qr(torch.randn(12, 2, dtype=torch.float64)).Q.T)
     way = DirectionalPath(w, flat)
@@ -113,7 +113,7 @@ def test_directional_pruning_is_a_line_until_something_is_zero() -> None:
 
 
 @pytest.mark.parametrize("policy", ["refresh", "interpolate", "eval"])
-def test_the_rule_for_batchnorm(policy: str) -> None:
+def test_the_policy_for_batchnorm(policy: str) -> None:
     model, states = networks(3)
     found = plane(*states, model, F.cross_entropy, DATA, points=2, margin=0.0, policy=policy)  # type: ignore[call-arg]
     layout = ParameterLayout(model)
@@ -144,7 +144,7 @@ def test_the_rule_for_batchnorm(policy: str) -> None:
         assert value == pytest.approx(found.measured[k]["test"].loss, rel=1e-4)
 
 
-def test_broken_off_and_continued(tmp_path: Path) -> None:
+def test_an_interrupted_measurement_resumes_bit_identically(tmp_path: Path) -> None:
     model, states = networks(3)
     calls: list[int] = []
 
@@ -155,16 +155,16 @@ def test_broken_off_and_continued(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     def measure(save: Path | None) -> PlaneFigures:
-        told = progress if save else None
-        return plane(*states, model, F.cross_entropy, DATA, points=3, save=save, progress=told)  # type: ignore[call-arg]
+        report = progress if save else None
+        return plane(*states, model, F.cross_entropy, DATA, points=3, save=save, progress=report)  # type: ignore[call-arg]
 
-    whole = measure(None)
+    uninterrupted = measure(None)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path / "plane")
     continued = measure(tmp_path / "plane")
     assert calls == list(range(1, 13))
-    assert (continued.loss, continued.error) == (whole.loss, whole.error)
-    assert (continued.measured, continued.stored) == (whole.measured, whole.stored)
+    assert (continued.loss, continued.error) == (uninterrupted.loss, uninterrupted.error)
+    assert (continued.measured, continued.stored) == (uninterrupted.measured, uninterrupted.stored)
 
 
 def test_along_two_directions() -> None:
@@ -194,11 +194,11 @@ def test_filter_normalised_directions() -> None:
     assert not torch.equal(filter_normalised(layout, w, 2), filter_normalised(layout, w, 1))
 
 
-def test_what_spans_no_plane_is_told() -> None:
+def test_points_on_one_line_are_refused() -> None:
     model, (a, b, c) = networks(3)
     middle = {n: (t + b[n]) / 2 if t.is_floating_point() else t for n, t in a.items()}
-    for third, told in ((a, "a and c are the same point"), (middle, "lie on one line")):
-        with pytest.raises(ValueError, match=told):
+    for third, message in ((a, "a and c are the same point"), (middle, "lie on one line")):
+        with pytest.raises(ValueError, match=message):
             plane(a, b, third, model, F.cross_entropy, DATA)
     other = nn.Linear(4, 3).state_dict()
     with pytest.raises(ValueError, match="c belongs to another model"):
@@ -207,14 +207,14 @@ def test_what_spans_no_plane_is_told() -> None:
         with pytest.raises(ValueError, match="at least"):
             plane(a, b, c, model, F.cross_entropy, DATA, **options)
     u = torch.randn(ParameterLayout(model).size)
-    for v, told in ((2 * u, "parallel"), (0 * u, "is zero"), (u[:5], r"shape \(5,\)")):
-        with pytest.raises(ValueError, match=told):
+    for v, message in ((2 * u, "parallel"), (0 * u, "is zero"), (u[:5], r"shape \(5,\)")):
+        with pytest.raises(ValueError, match=message):
             plane_along(a, u, v, model, F.cross_entropy, DATA)
     with pytest.raises(ValueError, match="span must be positive"):
         plane_along(a, u, u.flip(0), model, F.cross_entropy, DATA, span=0)
 
 
-def test_a_last_batch_of_one_sample_meets_batchnorm() -> None:
+def test_a_last_batch_of_one_sample_with_batchnorm() -> None:
     torch.manual_seed(1)
     build = lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))  # noqa: E731
     states = [build().state_dict() for _ in range(3)]
@@ -223,7 +223,7 @@ def test_a_last_batch_of_one_sample_meets_batchnorm() -> None:
     found = plane(*states, build(), nn.functional.cross_entropy, {"train": data}, points=2)
     model = build()
     model.load_state_dict(states[0])
-    # The statistics are those of the batches that have a variance.
+    # Only batches with more than one sample contribute to the statistics.
     hidden = [model[0](part).detach() for part in x.split(4)[:2]]
     model[1].running_mean.copy_(torch.stack([h.mean(0) for h in hidden]).mean(0))
     model[1].running_var.copy_(torch.stack([h.var(0) for h in hidden]).mean(0))

@@ -1,4 +1,4 @@
-"""Means over batches equal the mean over all data in one batch, for every loss that is a mean."""
+"""The mean over batches equals the mean over one batch of all data, for every weighted mean."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ CLASS_WEIGHTS = torch.tensor([0.2, 3.0, 0.7], dtype=D)
 
 
 def masked(outputs: Tensor, targets: Tensor) -> Tensor:
-    """A mean over tokens that is written by hand."""
+    """A hand-written mean over tokens."""
     keep = (targets > 0).to(outputs)
     return (F.cross_entropy(outputs, targets, reduction="none") * keep).sum() / keep.sum()
 
@@ -28,7 +28,7 @@ def focal(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def labels(count: int, *sizes: int) -> Tensor:
-    """Classes, of which the later samples have fewer and the second batch none."""
+    """Classes with ignored entries: more in later samples, all in the second batch."""
     y = torch.randint(3, (count, *sizes))
     y.view(-1)[::4] = -100
     y[4:8] = -100
@@ -68,10 +68,10 @@ def test_classes_that_are_ignored_or_weighted(name: str, sizes: tuple[int, ...])
     x, y = torch.randn(13, *sizes, 2, dtype=D), labels(13, *sizes)
     if name == "another index":
         y = y.clamp(min=0)
-    whole = Objective(ChannelsSecond(), loss, [(x, y)]).measure()
+    expected = Objective(ChannelsSecond(), loss, [(x, y)]).measure()
     parts = Objective(ChannelsSecond(), loss, split(x, y)).measure()
-    assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
-    assert parts.error == whole.error
+    assert parts.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert parts.error == expected.error
     answered = (y >= 0) & (y != (1 if name == "another index" else -1))
     wrong = ChannelsSecond()(x).argmax(1) != y
     assert parts.error == float(wrong[answered].double().mean())
@@ -105,12 +105,12 @@ def test_means_over_samples_weigh_a_batch_by_its_samples(name: str) -> None:
     x, y = torch.randn(13, 2, dtype=D), draw(13, 3).to(D)
     objective = Objective(nn.Linear(2, 3, dtype=D), loss, split(x, y))
     assert objective.weights() == [4, 4, 4, 1]
-    whole = Objective(objective.model, loss, (x, y)).measure()
-    assert objective.measure().loss == pytest.approx(whole.loss, rel=1e-13)
+    expected = Objective(objective.model, loss, (x, y)).measure()
+    assert objective.measure().loss == pytest.approx(expected.loss, rel=1e-13)
 
 
 def test_batches_of_other_lengths() -> None:
-    """Sentences that are padded to the longest of their batch only."""
+    """Sentences padded to the longest sentence of their batch."""
     data = [(torch.randn(3, 2, n), torch.randint(3, (3, n))) for n in (4, 9)]
     model = nn.Conv1d(2, 3, 1)
     tokens = [int((y > 0).sum()) for _, y in data]
@@ -121,7 +121,7 @@ def test_batches_of_other_lengths() -> None:
         Objective(model, lambda z, y: 3 * masked(z, y), data).weights()
 
 
-def test_losses_that_are_no_weighted_means_are_refused() -> None:
+def test_losses_that_are_not_weighted_means_are_refused() -> None:
     x, y = torch.randn(9, 2), torch.randn(9, 1)
     two = list(zip(x.split(5), y.split(5)))
     for loss in (

@@ -1,4 +1,4 @@
-"""Networks: the parameter counts that the paper and the field report, shapes, and errors."""
+"""Networks: published parameter counts, shapes, and errors."""
 
 import sys
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_vgg16_starts_as_in_the_papers_code() -> None:
         assert layer.bias is not None
         assert not layer.bias.any()
         expected = (2 / (9 * layer.out_channels)) ** 0.5
-        # The sampling error of a standard deviation is 1 / sqrt(2 n) of it: five of them.
+        # The relative standard error of a standard deviation is 1 / sqrt(2 n); allow five.
         error = 5 / (2 * layer.weight.numel()) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=error)
 

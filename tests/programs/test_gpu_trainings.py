@@ -1,4 +1,4 @@
-"""results/gpu: the step that a CUDA graph repeats is that of the library's optimizers."""
+"""results/gpu: the step in a CUDA graph equals that of the library's optimizers."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", ["dense", "p=1", "p=2"])
-def test_a_step_is_that_of_grda(method: str) -> None:
+def test_a_step_equals_that_of_grda(method: str) -> None:
     from images import Images
     from training import Settings, Slot
 
@@ -63,7 +63,7 @@ def test_a_step_is_that_of_grda(method: str) -> None:
         optimizer.step()
     found = slot.state()
     for name, value in model.state_dict().items():
-        # at p = 2 a weight just above the threshold is the root of a small difference
+        # at p = 2 a weight just above the threshold is the root of a difference near zero
         atol = 1e-2 if method == "p=2" else 2e-4
         torch.testing.assert_close(found[name], value, rtol=2e-3, atol=atol)
     if method != "dense":

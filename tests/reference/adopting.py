@@ -1,4 +1,4 @@
-"""GRDA and AdamGRDA that adopt outside changes, from the equations, one tensor at a time.
+"""Reference GRDA and AdamGRDA that adopt outside changes, from the equations, tensor by tensor.
 
 Nothing is shared with the package. Slow on purpose.
 """
@@ -14,7 +14,7 @@ from reference.kernel_step import adam_step, gradient_step, state_dtype, thresho
 
 
 class AdoptingOptimizer:
-    """One weight tensor; whatever else was written into ``w`` moves v before the next step.
+    """One weight tensor; before each step, v follows all outside changes of ``w``.
 
     Args:
         w: The weights, changed in place.
@@ -44,7 +44,7 @@ class AdoptingOptimizer:
         self.n, self.g = 0, 0.0
 
     def step(self, grad: Tensor) -> None:
-        """Adopt what was changed, let the threshold grow, descend, threshold."""
+        """Adopt outside changes, increase the threshold, descend, threshold."""
         w, p = self.w.to(self.v.dtype), self.power
         left = threshold(self.v, self.g, p).to(self.w.dtype)
         nearest = torch.where(

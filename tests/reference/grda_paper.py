@@ -1,4 +1,4 @@
-"""gRDA written from the paper's equations, one coordinate after the other, in Python floats.
+"""Reference gRDA from the paper's equations, for one coordinate, in Python floats.
 
 Nothing is shared with the package. Slow on purpose.
 """

@@ -1,4 +1,4 @@
-"""One step of GRDA and AdamGRDA in float64, written from the equations, one tensor at a time."""
+"""One step of GRDA and AdamGRDA in float64, from the equations, tensor by tensor."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# whole blocks and a rest, less than a block, one element, none
+# full blocks and a remainder, less than a block, one element, none
 SHAPES = [(45, 50), (7,), (), (0,), (4, 3, 3, 3)]
 
 
@@ -64,7 +64,7 @@ def tensors(
 
 
 def close(actual: Tensor, expected: Tensor, p: float = 1.0) -> None:
-    """Near in the dtype's own precision; at p > 1 small weights are the root of a difference."""
+    """Compare in the dtype's precision; at p > 1 small weights are roots of small differences."""
     eps = torch.finfo(actual.dtype).eps
     atol = 4 * eps if p in (1.0, float("inf")) else 60 * min(eps, 2.0**-23) + eps
     torch.testing.assert_close(actual.double(), expected, rtol=8 * eps, atol=8 * atol)

@@ -1,4 +1,4 @@
-"""Run by test_equivalence.py on several processes: each check compares them with one process.
+"""Checks for test_equivalence.py: several processes train like one process.
 
 Every process also trains the whole model on whole batches, which is what one process would do.
 """
@@ -62,7 +62,7 @@ def plain() -> nn.Module:
 
 
 class Awkward(nn.Module):
-    """Tied weights, and layers that are frozen, used late, and used at every third step."""
+    """Tied weights, a frozen layer, one used only late, and one used at every third step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def whole_tensors(model: nn.Module) -> list[Tensor]:
 
 
 def assert_same(model: nn.Module, expected: nn.Module, tolerance: float = 1e-9) -> None:
-    """The processes agree bit for bit, and with one process to rounding."""
+    """Check that processes are bit-identical, and equal to one process up to rounding."""
     found = whole_tensors(model)
     for ours, theirs in zip(found, whole_tensors(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
@@ -140,7 +140,7 @@ def assert_same(model: nn.Module, expected: nn.Module, tolerance: float = 1e-9) 
 
 
 def pairs() -> Iterator[tuple[nn.Module, nn.Module, Callable[..., torch.optim.Optimizer]]]:
-    """Two equal models and how to make their optimizer, for every optimizer."""
+    """Yield two equal models and the constructor of their optimizer, for every optimizer."""
     for maker in MAKERS.values():
         yield plain(), plain(), maker
 
@@ -193,7 +193,7 @@ def ddp_compiled(folder: Path) -> None:
 
 @check
 def ddp_with_a_scaler(folder: Path) -> None:
-    """A step that overflows on one process is skipped by all, and does not count."""
+    """A step that overflows on one process is skipped by all and not counted."""
     nets = plain(), plain()
     optimizers = [MAKERS["plan"](net) for net in nets]
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
@@ -215,7 +215,7 @@ def ddp_with_a_scaler(folder: Path) -> None:
 
 @check
 def zero_redundancy(folder: Path) -> None:
-    """On four processes most ranks have no parameter of a group, and some have none at all."""
+    """On four processes most ranks have no parameter of a group, and some have none."""
     for kind, options in (
         (GRDA, {"lr": 0.1, "c": 0.05, "momentum": 0.9}),
         (AdamGRDA, {"lr": 0.01, "c": 0.5}),
@@ -237,7 +237,7 @@ def zero_redundancy(folder: Path) -> None:
 
 @check
 def post_local_sgd(folder: Path) -> None:
-    """Local steps and averages: the average is what every process continues from."""
+    """After local steps, every process continues from the average of the weights."""
     torch.manual_seed(0)
     net = nn.Linear(20, 6, bias=False).double()
     locals_ = [
@@ -389,7 +389,7 @@ def sharded_and_replicated(folder: Path) -> None:
 
 @check
 def distributed_checkpoint(folder: Path) -> None:
-    """Saved by two processes halfway, loaded by four."""
+    """A checkpoint saved by two processes is loaded by four."""
     for name, maker in MAKERS.items():
         ours, theirs = sharded_pair(plain())
         optimizer = maker(ours)

@@ -1,4 +1,4 @@
-"""Run by test_paths.py, alone or under torchrun: measures a path, writes what it found."""
+"""Script of test_paths.py, run directly or by torchrun: measures a path and writes the result."""
 
 import json
 import os

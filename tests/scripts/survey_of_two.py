@@ -1,4 +1,4 @@
-"""Run by test_survey.py in two processes: the command, broken off by a signal to one of them."""
+"""Script of test_survey.py, run in two processes; one of them gets a signal and both stop."""
 
 import os
 import runpy
@@ -8,7 +8,7 @@ from dirprune import cli
 from dirprune.survey.display import SurveyDisplay
 
 LOOK = 120
-"""At which look at progress the second process gets the signal."""
+"""Number of progress reports after which the second process gets the signal."""
 
 if __name__ == "__main__":
     looks, check = 0, SurveyDisplay.check

@@ -62,7 +62,7 @@ def call_here(function: Callable[..., object], *args: Any, out: Path) -> None:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start no processes, which take seconds to start."""
+    """Call functions in this process: new processes take seconds to start."""
     monkeypatch.setattr(module, "run_isolated", call_here)
 
 
@@ -105,18 +105,18 @@ def test_an_interrupted_comparison_resumes_bit_identically(
     assert kept.items() <= snapshot(tmp_path / "stopped" / done[0]).items()
 
     monkeypatch.setattr(module, "run_isolated", call_here)
-    compare_in("whole")
-    runs = load(tmp_path / "whole" / "comparison.json")["runs"]
+    compare_in("uninterrupted")
+    runs = load(tmp_path / "uninterrupted" / "comparison.json")["runs"]
     assert [run.partition("/")[0] for run in runs] == ["grda"] * 2 + ["gmp"] * 2
     for run in runs:
         ours, theirs = (
-            tmp_path / name / run / "model.safetensors" for name in ("stopped", "whole")
+            tmp_path / name / run / "model.safetensors" for name in ("stopped", "uninterrupted")
         )
         assert ours.read_bytes() == theirs.read_bytes(), run
 
-    again = snapshot(tmp_path / "whole")
-    compare_in("whole")
-    assert snapshot(tmp_path / "whole") == again
+    again = snapshot(tmp_path / "uninterrupted")
+    compare_in("uninterrupted")
+    assert snapshot(tmp_path / "uninterrupted") == again
     assert "seed 2" in capfd.readouterr().out
 
 
@@ -138,7 +138,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see processes")
-def test_a_process_ends_with_its_caller_even_if_that_is_killed(tmp_path: Path) -> None:
+def test_a_process_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
     caller = tmp_path / "caller.py"
     caller.write_text(_CALLER)
     with subprocess.Popen([sys.executable, str(caller)], start_new_session=True) as process:
@@ -189,7 +189,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see the process")
-def test_ctrl_c_while_the_first_process_is_still_being_made(tmp_path: Path) -> None:
+def test_ctrl_c_while_the_first_process_starts(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dirprune", "compare", "--out", str(tmp_path / "out")]
     options = ["--methods", "sgd", "--epochs", "1", "--seeds", "1"]
     with subprocess.Popen(
@@ -199,10 +199,10 @@ def test_ctrl_c_while_the_first_process_is_still_being_made(tmp_path: Path) -> N
             time.sleep(0.01)
         time.sleep(0.3)  # into its imports, which take seconds
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert told.startswith("dirprune: interrupted, saved in ")
-    assert told.count("\n") == 1
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert printed.startswith("dirprune: interrupted, saved in ")
+    assert printed.count("\n") == 1
 
 
 def _has_clean_process(pid: int) -> bool:
@@ -212,7 +212,7 @@ def _has_clean_process(pid: int) -> bool:
     return False
 
 
-def test_peak_memory_is_a_processs_own(tmp_path: Path) -> None:
+def test_peak_memory_excludes_the_parent_process(tmp_path: Path) -> None:
     ballast = torch.ones(200 * 2**20)  # 800 MiB, which a plain child would count as its own
     peaks = []
     for mib in (300, 0):
@@ -232,7 +232,7 @@ def _write_pid(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process", "models")
-def test_every_method_is_brought_to_the_same_sparsity(tmp_path: Path) -> None:
+def test_every_method_reaches_the_same_sparsity(tmp_path: Path) -> None:
     out = tmp_path / "all"
     config = replace(SHORT, model="compare_models:normalised")
     table = compare(config, out, seeds=(1, 2), lrs=(0.1,))
@@ -267,7 +267,7 @@ def test_every_method_is_brought_to_the_same_sparsity(tmp_path: Path) -> None:
         )
     assert set(record["lr_grid"]) == METHODS.keys() & set(COMPARED)
 
-    # Two arms of a method would be told apart by more than the seed.
+    # Two arms of a method must not differ in more than the seed.
     assert len({json.dumps(c | {"seed": 0}) for c in configs.values()}) == len(table)
     assert len(read_results([out]).runs) == len(runs)
 
@@ -289,7 +289,7 @@ def test_every_method_is_brought_to_the_same_sparsity(tmp_path: Path) -> None:
 
 
 def _check_files(out: Path, runs: dict[str, dict[str, Any]]) -> None:
-    """The figures of the table, from the summaries and nothing else."""
+    """The table's figures follow from the summaries alone."""
     with (out / "comparison.csv").open() as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     for method, line in lines.items():
@@ -374,7 +374,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
         ({"config": replace(SHORT, batch_seed=3)}, "follow from each run's seed"),
     ],
 )
-def test_a_plan_that_cannot_be_followed(changes: dict[str, Any], message: str) -> None:
+def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> None:
     plan: dict[str, Any] = {"config": SHORT, "methods": COMPARED, "seeds": (1, 2), "lrs": (0.1,)}
     with pytest.raises(ValueError, match=message) as caught:
         Plan(**(plan | changes))
@@ -416,11 +416,11 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_config_has_no_option_that_its_method_ignores() -> None:
     shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
-        told = 0.6 if method in TARGETED else None
-        config = method_config(shared, method, 0.1, seed=1, sparsity=told)
+        target = 0.6 if method in TARGETED else None
+        config = method_config(shared, method, 0.1, seed=1, sparsity=target)
         target = 0.6 if method == "adam_grda" else 0.8 if "grda" in method else None
         assert config.target_sparsity == target
-        assert config.sparsity == (told if method in MASKED else None)
+        assert config.sparsity == (target if method in MASKED else None)
         assert (config.c > 0) == (method in (*REFERENCES, *CALIBRATED))
         build_optimizer(config, torch.nn.Linear(40, 30), 50)  # refuses what it would ignore
 
@@ -445,7 +445,7 @@ def test_a_comparison_at_a_target(tmp_path: Path) -> None:
     ],
     ids=["odds", "exponential", "diverging"],
 )
-def test_calibration_gets_there(
+def test_calibration_reaches_the_target(
     law: Callable[[float], float], start: float, target: float
 ) -> None:
     trials = calibrate(law, start, target, most=8)
@@ -456,7 +456,7 @@ def test_calibration_gets_there(
     assert all(abs(s - target) > 0.01 for _, s in trials[:-1])
 
 
-def test_calibration_ends_when_it_cannot_get_there() -> None:
+def test_calibration_ends_if_the_target_is_unreachable() -> None:
     trials = calibrate(lambda c: 0.2 if c < 1 else 0.99, 0.5, 0.9, most=5)
     assert len(trials) == 5
     assert closest(trials, 0.9)[1] == 0.99
@@ -497,7 +497,7 @@ def test_interrupted_pruning_is_repeated(tmp_path: Path) -> None:
     assert sorted(path.name for path in pruned.path.iterdir()) == list(names)
 
 
-def test_adam_grda_is_brought_to_the_reference_sparsity(tmp_path: Path) -> None:
+def test_adam_grda_reaches_the_reference_sparsity(tmp_path: Path) -> None:
     table = compare(SHORT, tmp_path / "all", methods=("sgd", "grda", "adam_grda"), seeds=(1,))
     zeros = {row.method: row.mean["sparsity"] for row in table}
     assert zeros["grda"] > 0

@@ -30,7 +30,7 @@ Call = Callable[..., object]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Start no processes, which take seconds; the folders of the runs in their order."""
+    """Call functions in this process, and record the folders of the runs in order."""
     folders: list[Path] = []
 
     def call_here(function: Call, *args: Any, out: Path) -> None:
@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def results(out: Path) -> dict[str, Any]:
-    """All that a repeated comparison repeats: the bits of the weights, choices and figures."""
+    """Everything that is reproducible: the bits of the weights, choices and figures."""
     record = json.loads((out / "comparison.json").read_text())
     weights = {p.relative_to(out): p.read_bytes() for p in out.glob("*/*/model.safetensors")}
     table = (out / "comparison.csv").read_text().splitlines()
@@ -61,7 +61,7 @@ def whole(tmp_path: Path, calls: list[Path]) -> dict[str, Any]:
     return results(tmp_path / "whole")
 
 
-def test_parts_one_after_the_other_are_the_whole(
+def test_consecutive_parts_equal_one_comparison(
     tmp_path: Path, whole: dict[str, Any], calls: list[Path]
 ) -> None:
     out = tmp_path / "parts"
@@ -82,10 +82,10 @@ def test_parts_one_after_the_other_are_the_whole(
     assert not list(out.glob(".*"))
 
 
-def test_parts_at_the_same_time_are_the_whole(
+def test_concurrent_parts_equal_one_comparison(
     tmp_path: Path, whole: dict[str, Any], calls: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second part starts, works and ends while the first one trains."""
+    """The second part starts and ends while the first one trains."""
     out, train_here = tmp_path / "parts", module.run_isolated
     refused: list[str] = []
 
@@ -109,7 +109,7 @@ def test_parts_at_the_same_time_are_the_whole(
     assert len(set(calls)) == len(calls)
 
 
-def test_a_part_beside_the_whole_is_refused(
+def test_a_part_beside_the_complete_comparison_is_refused(
     tmp_path: Path, calls: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def call(function: Call, *args: Any, out: Path) -> None:
@@ -144,22 +144,22 @@ def test_parts_that_do_not_exist_are_refused(
     with pytest.raises(ValueError, match=f"part '{text}' does not exist: give I/N"):
         Part.parse(text)
     assert main(["compare", "--out", str(tmp_path / "out"), f"--part={text}"]) == 2
-    told = capfd.readouterr().err
-    assert told.startswith(f"dirprune: part '{text}' does not exist")
-    assert told.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"dirprune: part '{text}' does not exist")
+    assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_tune_has_no_parts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--out", str(tmp_path / "out"), "--part", "1/2"]) == 2
-    told = capfd.readouterr().err
-    assert told.startswith("dirprune: tune has no --part: each trial depends on the one before")
-    assert told.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert printed.startswith("dirprune: tune has no --part: each trial depends on the one before")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("calls")
-def test_a_killed_part_resumes_beside_the_other(tmp_path: Path) -> None:
+def test_a_killed_part_resumes_while_the_other_runs(tmp_path: Path) -> None:
     options = ["--model", "mlp", "--width", "0.1", "--epochs", "3", "--c", "0.1", "--threads", "1"]
     options += ["--methods", "sgd", "grda", "gmp", "--seeds", "1", "2"]
     command = [sys.executable, "-m", "dirprune", "compare", *options, "--out"]
@@ -169,9 +169,9 @@ def test_a_killed_part_resumes_beside_the_other(tmp_path: Path) -> None:
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def finish(process: "subprocess.Popen[str]") -> str:
-        told = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, told
-        return told
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed
+        return printed
 
     whole = TrainConfig(
         model="mlp", width=0.1, epochs=3, c=0.1, momentum=0.9, weight_decay=5e-4, threads=1
@@ -184,8 +184,8 @@ def test_a_killed_part_resumes_beside_the_other(tmp_path: Path) -> None:
     one.communicate()
     assert "not finished yet" in finish(two)
     finish(start("parts", "--part", "1/2"))
-    told = finish(start("parts", "--part", "2/2"))
-    assert "not finished yet" not in told
-    assert "report: " in told
+    printed = finish(start("parts", "--part", "2/2"))
+    assert "not finished yet" not in printed
+    assert "report: " in printed
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
     assert list(tmp_path.glob("parts/*/*/model.dpz"))

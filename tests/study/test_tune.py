@@ -15,7 +15,7 @@ SHORT = TrainConfig(model="mlp", epochs=40, batch_size=100, target_sparsity=0.9)
 REFERENCE = Trial(0.5, 0.0, 0.9, 0.0)
 
 
-def test_the_largest_good_c_of_every_mu_and_then_the_sparsest() -> None:
+def test_tune_takes_the_largest_good_c_of_every_mu_then_the_sparsest() -> None:
     table = [
         Trial(0.501, 0.01, 0.95, 0.3),  # good, but not the largest of its mu
         Trial(0.501, 0.02, 0.891, 0.4),
@@ -32,7 +32,7 @@ def test_the_largest_good_c_of_every_mu_and_then_the_sparsest() -> None:
         choose(table[2:3], REFERENCE, 0.01)
 
 
-def test_a_real_grid_goes_down_until_it_is_good(tmp_path: Path) -> None:
+def test_tune_decreases_c_until_the_accuracy_is_good(tmp_path: Path) -> None:
     result = tune(SHORT, tmp_path, mus=(0.51, 0.7), cs=(0.001, 2.0, 0.02), display=QUIET)
     assert [(t.mu, t.c) for t in result.trials[:2]] == [(0.51, 2.0), (0.51, 0.02)]
     assert result.trials[0].validation_accuracy < 0.5
@@ -77,6 +77,6 @@ def test_user_errors_are_reported_before_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("width", math.inf), ("width", 1e9), ("warmup_epochs", math.inf)]
 )
-def test_settings_without_end_are_refused(name: str, value: float) -> None:
+def test_infinite_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be"):
         replace(SHORT, **{name: value})

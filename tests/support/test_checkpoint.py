@@ -32,7 +32,7 @@ def bits(tensor: Tensor) -> bytes:
 
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
-    """Make the system refuse to let a file grow, as on a full disk."""
+    """Limit the size of files, to simulate a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -147,7 +147,7 @@ def test_a_cut_off_file_is_refused(saved: Path, share: float) -> None:
     refused(saved)
 
 
-def test_no_byte_can_be_changed(saved: Path) -> None:
+def test_a_change_of_any_byte_is_detected(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     for position in range(0, len(data), 3):
         changed = bytearray(data)
@@ -174,7 +174,7 @@ def test_foreign_files_are_refused(saved: Path, key: str) -> None:
     refused(saved)
 
 
-def test_a_missing_file_is_not_called_damaged(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing")
 
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(saved: Path) -> None:
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_others_may_read_checkpoints(saved: Path) -> None:
+def test_checkpoints_have_the_usual_file_mode(saved: Path) -> None:
     twin = saved.parent / "plain"
     twin.touch()
     assert saved.stat().st_mode == twin.stat().st_mode

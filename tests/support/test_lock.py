@@ -92,7 +92,7 @@ def test_one_of_many_threads_holds_the_lock(tmp_path: Path) -> None:
     assert list(tmp_path.rglob(NAME)) == []
 
 
-def test_a_folder_that_was_there_or_was_used_stays(tmp_path: Path) -> None:
+def test_existing_or_used_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with locked(tmp_path / "old"), locked(tmp_path / "a" / "b"):
         (tmp_path / "a" / "c").touch()

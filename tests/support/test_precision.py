@@ -1,4 +1,4 @@
-"""Global precision flags do not reach computations in true float32, and come back after them."""
+"""Global precision flags do not affect computations in true float32, and are restored."""
 
 import contextlib
 import warnings
@@ -22,7 +22,7 @@ def precisions() -> list[str]:
 
 @pytest.fixture(params=["default", "tf32", "high", "medium", "bf16", "conv"])
 def flags(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Set a global flag in one of the ways that torch has."""
+    """Set a global flag with each of torch's interfaces."""
     match request.param:
         case "tf32" | "bf16":
             BACKENDS.fp32_precision = request.param

@@ -1,4 +1,4 @@
-"""Every function that takes a model gives the same for a wrapped one."""
+"""Every function that takes a model gives the same result for a wrapped model."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from dirprune.landscape import Hessian
 
 
 class Subclass(DistributedDataParallel):
-    """As libraries derive from DDP."""
+    """A subclass of DDP, as in other libraries."""
 
 
 def timm_average(net: nn.Module) -> nn.Module:

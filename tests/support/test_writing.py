@@ -1,4 +1,4 @@
-"""Files are written as a whole or not at all, through temporary files that nobody else uses."""
+"""Files are written atomically, through private temporary files."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def leave_behind(path: Path) -> Path:
     return found
 
 
-def test_a_killed_writers_file_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     leave_behind(tmp_path / "a.json")
     write_json(tmp_path / "b.json", {})
     assert len(list(tmp_path.iterdir())) == 2  # it may belong to another writer's start
@@ -53,7 +53,7 @@ def test_the_lock_of_a_folder_removes_all_leftovers_and_nothing_else(tmp_path: P
     ]
 
 
-def test_a_living_writers_file_stays(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_running_writer_is_kept(tmp_path: Path) -> None:
     with writing(tmp_path / "a") as first:
         first.write_text("first")
         remove_leftovers(tmp_path)

@@ -1,4 +1,4 @@
-"""A network with BatchNorm that trains in a moment, for --model survey.small:network."""
+"""A small network with BatchNorm, for --model survey.small:network."""
 
 from torch import nn
 

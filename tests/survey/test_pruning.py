@@ -1,4 +1,4 @@
-"""Controls and one-shot pruning, against definitions and dense matrices."""
+"""Controls and one-shot pruning, compared with definitions and dense matrices."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from dirprune.survey.networks import Network
 
 
 @given(st.integers(1, 39), st.integers(0, 1000))
-def test_the_same_zeros_and_no_more(count: int, seed: int) -> None:
+def test_controls_have_the_same_number_of_zeros(count: int, seed: int) -> None:
     w = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     made = pruned(w, count / 40)
     smallest = w.abs().argsort()[:count]

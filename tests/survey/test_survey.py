@@ -1,4 +1,4 @@
-"""The landscape command: figures that hold together, broken off and continued, and mistakes."""
+"""The landscape command: consistent figures, resuming, and user errors."""
 
 import json
 import os
@@ -38,7 +38,7 @@ ALL = "hessian,directional,curve,plane,along,training"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """SGD, gRDA, and SGD on other batches, of a network with BatchNorm."""
+    """Runs of SGD, gRDA, and SGD with other batches, of a network with BatchNorm."""
     folder = tmp_path_factory.mktemp("runs")
     common = ["train", "--model", "survey.small:network", "--epochs", "3", "--c", "0.1"]
     common += ["--keep-checkpoints", "10", "--mu", "0.6"]
@@ -63,7 +63,7 @@ def figures(runs: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return found | {"out": out}
 
 
-def test_the_report_draws_it(figures: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_of_a_survey(figures: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "landscape.html"
     assert cli.main(["report", str(figures["out"]), "--out", str(page)]) == 0
     assert "soft" in page.read_text()
@@ -178,14 +178,14 @@ def test_training(figures: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_broken_off_and_continued(
+def test_an_interrupted_measurement_resumes_bit_identically(
     runs: list[str],
     figures: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGTERM comes at every 40th look at progress; in between only what was saved is known."""
+    """Interrupt with SIGTERM at every 40th progress report; each run continues from the files."""
     looks = 0
     check = SurveyDisplay.check
 
@@ -212,7 +212,7 @@ def test_broken_off_and_continued(
 
 
 def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) -> None:
-    """Broken off by a signal to one of them while a curve is fitted, and continued."""
+    """Interrupted by a signal to one process while a curve is fitted, and resumed."""
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
     what, out = ["--what", "hessian,curve,plane"], tmp_path / "two"
@@ -221,7 +221,7 @@ def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    # What torchrun sets; a launcher of its own would take as long again to start.
+    # The variables that torchrun sets; starting torchrun would take as long again.
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     processes = [
@@ -263,7 +263,7 @@ def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) 
         assert found["rayleigh"] == pytest.approx(of[name]["rayleigh"], rel=1e-4)
 
 
-def test_repeated_or_changed(
+def test_a_repeated_command_and_changed_options(
     runs: list[str], figures: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = figures["out"]
@@ -279,7 +279,7 @@ def test_repeated_or_changed(
     assert (out / "landscape.json").read_bytes() == before
 
 
-def test_a_budget_makes_it_coarser(
+def test_a_budget_reduces_the_resolution(
     runs: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -346,7 +346,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda x: " ".join(x)[:40])
-def test_a_mistake_gives_one_line(
+def test_a_user_error_gives_one_line(
     words: list[str],
     message: str,
     runs: list[str],
@@ -362,10 +362,10 @@ def test_a_mistake_gives_one_line(
     ]
     trust = [] if words == ["A", "B"] else ["--trust-model"]
     assert cli.main(["landscape", *named, *trust, "--out", "OUT"]) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("dirprune: ")
-    assert complaint.count("\n") == 1
-    assert message in complaint
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("dirprune: ")
+    assert stderr.count("\n") == 1
+    assert message in stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -412,9 +412,9 @@ def test_a_foreign_or_damaged_run_gives_one_line(
     (copied / "config.json").write_text(json.dumps(spoil(record)))
     out = ["--trust-model", "--out", str(tmp_path / "out")]
     assert cli.main(["landscape", runs[0], str(copied), *out]) == 2
-    complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1
-    assert f"{copied}/config.json" in complaint
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert f"{copied}/config.json" in stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Short runs of small networks, and what the tests of the training loop read from them."""
+"""Short runs of small networks, and helpers that read their files."""
 
 import json
 import signal
@@ -45,7 +45,7 @@ class Mortal(nn.Module):
 
 
 class Recorder:
-    """A display that remembers what it is told and may act at some step."""
+    """A display that records its calls and may run a function at some step."""
 
     def __init__(self, at: int = -1, act: Callable[[], None] = lambda: None) -> None:
         self.at, self.act = at, act

@@ -1,4 +1,4 @@
-"""RigL and AC/DC against slow references that are written from the papers' algorithms."""
+"""RigL and AC/DC, compared with slow references of the papers' algorithms."""
 
 import math
 from typing import Any

@@ -49,7 +49,7 @@ def test_without_a_terminal_there_is_a_line_per_epoch() -> None:
     assert len(lines[2]) == len(lines[3])
 
 
-def test_without_a_terminal_a_long_epoch_says_where_it_is(
+def test_without_a_terminal_a_long_epoch_reports_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
@@ -60,21 +60,21 @@ def test_without_a_terminal_a_long_epoch_says_where_it_is(
     for step in range(1, 60):
         now += 4.0
         display.step(step)
-    told = file.getvalue().splitlines()[3:]
-    assert told == [f"{n:>6}/600 step {k} of 50" for n, k in [(1, 15), (1, 30), (1, 45)]]
+    lines = file.getvalue().splitlines()[3:]
+    assert lines == [f"{n:>6}/600 step {k} of 50" for n, k in [(1, 15), (1, 30), (1, 45)]]
     display.epoch(RECORD)
     now += 4.0
     display.step(61)
     assert file.getvalue().splitlines()[-1].startswith("   599/600")
 
 
-def test_a_resumed_run_says_from_where() -> None:
+def test_a_resumed_run_shows_its_first_epoch() -> None:
     file = io.StringIO()
     ConsoleDisplay(Console(file=file, width=60)).start(CONFIG, 10, 50, 120)
     assert "resumes after step 120 of 30,000" in file.getvalue()
 
 
-def test_the_column_of_validation_is_there_only_with_validation() -> None:
+def test_validation_has_a_column_only_if_it_is_used() -> None:
     line = epoch_line(RECORD | {"validation_accuracy": None}, 600)
     assert line == "   599/600 12.3456 100.00%  98.77%  100.00%   59:59"
 

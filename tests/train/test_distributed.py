@@ -1,4 +1,4 @@
-"""Two processes on the CPU, started by torchrun, against one."""
+"""Training by two processes, started by torchrun, equals training by one."""
 
 import json
 import os
@@ -22,7 +22,8 @@ from dirprune.train.display import Displays
 from dirprune.train.loop import train
 from dirprune.train.session import _was_meant_to_be_several, open_accelerator
 
-# Trains with the options given and leaves what this process saw in OUT.RANK.json and .safetensors.
+# Trains with the given options and writes the results of this process to OUT.RANK.json and
+# OUT.RANK.safetensors.
 SCRIPT = """
 import json, signal, sys
 from pathlib import Path
@@ -98,7 +99,7 @@ NORMALISED: dict[str, Any] = {
     "device": "cpu",
 }
 RUNS = {
-    # 1280 images are left for training: 20 batches, none of them ragged
+    # 1280 training images: 20 full batches
     "even": EXACT | {"validation": 157 / 1437, "batch_size": 64, "schedule": "cosine"},
     # 1437 images: slices of 33 and 34, and a last batch of 30
     "ragged": EXACT | {"batch_size": 67, "accumulation": 2},
@@ -169,7 +170,7 @@ def test_a_launcher_that_starts_one_process_instead_of_two_is_reported(
 
 @pytest.mark.parametrize("name", ["even", "ragged"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_are_one(one: Path, two: Path, name: str, rank: int) -> None:
+def test_two_processes_equal_one(one: Path, two: Path, name: str, rank: int) -> None:
     alone, shared = record(one, name, 0), record(two, name, rank)
     assert (alone["world"], shared["world"]) == (1, 2)
     assert shared["steps"] == alone["steps"]  # lr, n and g
@@ -193,7 +194,7 @@ def test_processes_agree_bit_for_bit(two: Path, name: str) -> None:
     assert record(two, name, 0)["summary"] == record(two, name, 1)["summary"]
 
 
-def test_processes_reach_the_target_alike(one: Path, two: Path) -> None:
+def test_processes_reach_the_same_target(one: Path, two: Path) -> None:
     target = RUNS["planned"]["target_sparsity"]
     alone, shared = (record(out, "planned", 0)["summary"] for out in (one, two))
     assert abs(alone["zeros"] - target * alone["total"]) <= 0.5
@@ -216,12 +217,14 @@ def test_evaluation_counts_every_image_once(one: Path, two: Path, figure: str) -
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_all_processes_stop_together_and_go_on_to_the_same_bits(two: Path) -> None:
+def test_all_processes_stop_together_and_resume_bit_identically(two: Path) -> None:
     steps = [record(two, "stopped", rank)["stopped"] for rank in (0, 1)]
     assert steps[0] == steps[1]
     assert 13 <= steps[0] < 44
-    stopped, whole = (two / name / "model.safetensors" for name in ("stopped", "normalised"))
-    assert stopped.read_bytes() == whole.read_bytes()
+    stopped, uninterrupted = (
+        two / name / "model.safetensors" for name in ("stopped", "normalised")
+    )
+    assert stopped.read_bytes() == uninterrupted.read_bytes()
 
 
 def before_the_last_epoch(run: Path, copy: Path) -> Path:
@@ -233,8 +236,8 @@ def before_the_last_epoch(run: Path, copy: Path) -> Path:
     return copy
 
 
-def check_same_to_rounding(out: Path, whole: Path) -> None:
-    found, expected = (load_file(run / "model.safetensors") for run in (out, whole))
+def check_same_to_rounding(out: Path, uninterrupted: Path) -> None:
+    found, expected = (load_file(run / "model.safetensors") for run in (out, uninterrupted))
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-10)
         assert torch.equal(found[key] == 0, tensor == 0)
@@ -264,8 +267,8 @@ def test_a_run_of_one_process_resumes_on_two(one: Path, tmp_path: Path) -> None:
     out = before_the_last_epoch(one / "planned", tmp_path / "run")
     config = str(out / "config.json")
     with torchrun("train", "--config", config, "-o", str(out), "--resume") as process:
-        told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+        printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
     check_same_to_rounding(out, one / "planned")
 
 
@@ -276,8 +279,8 @@ def test_a_killed_worker_is_restarted_and_the_run_keeps_its_bits(
     two: Path, tmp_path: Path, rank: int
 ) -> None:
     """One command line; torchrun starts both workers again, and the run continues."""
-    whole, out = two / "planned", tmp_path / "run"
-    config = str(whole / "config.json")
+    uninterrupted, out = two / "planned", tmp_path / "run"
+    config = str(uninterrupted / "config.json")
     killed = 0
     with torchrun("train", "--config", config, "-o", str(out), "--resume") as process:
         while not (out / "checkpoints").exists() or not list_checkpoints(out / "checkpoints"):
@@ -288,9 +291,9 @@ def test_a_killed_worker_is_restarted_and_the_run_keeps_its_bits(
             if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+        printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
     assert killed == 1
-    assert told.count(" 1/6 ") == 1  # the lines of the epochs: it did not start again
-    ours, theirs = (run / "model.safetensors" for run in (out, whole))
+    assert printed.count(" 1/6 ") == 1  # the lines of the epochs: it did not start again
+    ours, theirs = (run / "model.safetensors" for run in (out, uninterrupted))
     assert ours.read_bytes() == theirs.read_bytes()

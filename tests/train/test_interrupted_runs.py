@@ -1,4 +1,4 @@
-"""Runs that stop early, and what their folders hold then."""
+"""Interrupted runs, and the content of their folders."""
 
 import errno
 import json
@@ -45,26 +45,26 @@ own_models = pytest.fixture(autouse=True)(models_on_the_path)
     ],
     ids=lambda options: str(options["method"]),
 )
-def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bits(
+def test_a_repeatedly_interrupted_run_is_bit_identical(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     config = replace(SHORT, model="loop_models:noisy", epochs=4, **options)
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    expected = train(config, whole, display=QUIET)
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    expected = train(config, uninterrupted, display=QUIET)
     steps = expected["threshold_path"]["step"][-1] if expected["threshold_path"] else 4 * STEPS
 
     stops = sorted(random.Random(str(options)).sample(range(1, steps), 5))
     for i, stop in enumerate(stops):
         recorder = Recorder(stop, interrupt)
         with pytest.raises(Interrupted):
-            train(config, pieces, resume=i > 0, display=recorder)
+            train(config, interrupted, resume=i > 0, display=recorder)
         assert recorder.steps == list(range((stops[i - 1] if i else 0) + 1, stop + 1))
-        assert json.loads((pieces / "summary.json").read_text())["status"] == "interrupted"
-    found = train(config, pieces, resume=True, display=QUIET)
+        assert json.loads((interrupted / "summary.json").read_text())["status"] == "interrupted"
+    found = train(config, interrupted, resume=True, display=QUIET)
 
-    original = (whole / "model.safetensors").read_bytes()
-    assert (pieces / "model.safetensors").read_bytes() == original
-    assert metrics(pieces) == metrics(whole)
+    original = (uninterrupted / "model.safetensors").read_bytes()
+    assert (interrupted / "model.safetensors").read_bytes() == original
+    assert metrics(interrupted) == metrics(uninterrupted)
     measured = ("seconds_per_epoch", "peak_memory_mib")
     assert {k: v for k, v in found.items() if k not in measured} == {
         k: v for k, v in expected.items() if k not in measured
@@ -84,20 +84,20 @@ def test_a_killed_run_resumes_from_its_last_epoch(tmp_path: Path) -> None:
             train(SHORT, tmp_path / "cut", resume=at > 7, display=recorder)
         assert recorder.started[2] == begins
         assert recorder.stopped == 1
-    # Died after the line of the second epoch was written, before its checkpoint, and then once
-    # more in the middle of a line.
+    # Killed after the line of the second epoch was written and before its checkpoint, and again in
+    # the middle of a line.
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "step": 30, "seconds": 0.1}\n{"epoch": 3, "st')
     train(SHORT, tmp_path / "cut", resume=True, display=QUIET)
-    train(SHORT, tmp_path / "whole", display=QUIET)
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    assert weights(tmp_path / "cut").keys() == weights(tmp_path / "whole").keys()
-    for name, tensor in weights(tmp_path / "whole").items():
+    train(SHORT, tmp_path / "uninterrupted", display=QUIET)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "uninterrupted")
+    assert weights(tmp_path / "cut").keys() == weights(tmp_path / "uninterrupted").keys()
+    for name, tensor in weights(tmp_path / "uninterrupted").items():
         assert torch.equal(weights(tmp_path / "cut")[name], tensor)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+def test_a_signal_finishes_the_step_and_states_how_to_resume(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     recorder = Recorder(3, lambda: signal.raise_signal(number))
     with pytest.raises(Interrupted, match=r"after step 3.*--resume") as caught:
@@ -110,7 +110,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path: Path, number
     assert checkpoint.name == "step-00000003.safetensors"
 
 
-def test_a_second_signal_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_second_signal_stops_immediately(tmp_path: Path) -> None:
     def twice() -> None:
         interrupt()
         interrupt()
@@ -127,21 +127,21 @@ def test_a_signal_during_the_last_step_does_not_undo_the_run(tmp_path: Path) -> 
     assert summary["status"] == "finished"
 
 
-def test_a_run_stopped_at_once_still_starts_from_its_weights(tmp_path: Path) -> None:
+def test_a_run_interrupted_at_the_start_resumes_from_its_weights(tmp_path: Path) -> None:
     train(replace(SHORT, epochs=1, seed=9), tmp_path / "a", display=QUIET)
     start = str(tmp_path / "a" / "model.safetensors")
     config = replace(SHORT, epochs=1, start_from=start)
-    train(config, tmp_path / "whole", display=QUIET)
+    train(config, tmp_path / "uninterrupted", display=QUIET)
     out = tmp_path / "run"
-    shutil.copytree(tmp_path / "whole", out)
+    shutil.copytree(tmp_path / "uninterrupted", out)
     shutil.rmtree(out / "checkpoints")
     (out / "summary.json").unlink()
     train(config, out, resume=True, display=QUIET)
-    a, b = weights(tmp_path / "whole"), weights(out)
+    a, b = weights(tmp_path / "uninterrupted"), weights(out)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
+def test_the_last_good_checkpoint_is_kept_after_divergence(tmp_path: Path) -> None:
     config = replace(SHORT, model="loop_models:Mortal", epochs=3)
     with pytest.raises(Diverged, match=r"last good checkpoint is .*step-00000015\.safetensors"):
         train(config, tmp_path / "run", display=QUIET)
@@ -176,13 +176,13 @@ def test_resuming_refuses_other_checkpoints(
     with pytest.raises(ValueError, match=r"step-00000017.*another model"):
         train(SHORT, out, resume=True, display=QUIET)
     latest.write_bytes(latest.read_bytes()[:-1])
-    train(SHORT, tmp_path / "whole", display=QUIET)
+    train(SHORT, tmp_path / "uninterrupted", display=QUIET)
     recorder = Recorder()
     assert train(SHORT, out, resume=True, display=recorder)["status"] == "finished"
     assert recorder.started[2] == STEPS  # the checkpoint before the damaged one
     assert str(latest) in caplog.text
     assert (out / "model.safetensors").read_bytes() == (
-        tmp_path / "whole" / "model.safetensors"
+        tmp_path / "uninterrupted" / "model.safetensors"
     ).read_bytes()
     (out / "summary.json").unlink()
     for path in list_checkpoints(out / "checkpoints"):
@@ -314,8 +314,8 @@ def test_a_broken_streamed_image_keeps_the_run(tmp_path: Path, part: str) -> Non
         data=f"imagefolder:{tmp_path / 'data'}", model="convnet", width=0.1, epochs=1, method="sgd"
     )
     broken = tmp_path / "data" / part / "b" / "1.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:300])
+    uninterrupted = broken.read_bytes()
+    broken.write_bytes(uninterrupted[:300])
     with pytest.raises(ValueError, match=r"broken image .*b/1\.png"):
         train(config, tmp_path / "new", display=QUIET)
     train(SHORT, tmp_path / "old", display=QUIET)
@@ -323,7 +323,7 @@ def test_a_broken_streamed_image_keeps_the_run(tmp_path: Path, part: str) -> Non
     with pytest.raises(ValueError, match="broken image"):
         train(config, tmp_path / "old", overwrite=True, display=QUIET)
     assert {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()} == before
-    broken.write_bytes(whole)
+    broken.write_bytes(uninterrupted)
     for name, overwrite in (("new", False), ("old", True)):
         summary = train(config, tmp_path / name, overwrite=overwrite, display=QUIET)
         assert summary["status"] == "finished"

@@ -35,7 +35,7 @@ from dirprune.train.session import open_session
 own_models = pytest.fixture(autouse=True)(models_on_the_path)
 
 
-def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
+def test_the_loop_equals_plain_sgd(tmp_path: Path) -> None:
     config = replace(
         SHORT, method="sgd_momentum", momentum=0.9, weight_decay=1e-3, precision="float64"
     )
@@ -68,7 +68,7 @@ def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
     assert last["test_accuracy"] == pytest.approx(float((scores.argmax(1) == y).double().mean()))
 
 
-def test_every_method_sees_the_same(tmp_path: Path) -> None:
+def test_every_method_gets_the_same_data(tmp_path: Path) -> None:
     config = replace(SHORT, model="loop_models:noisy", epochs=1)
     train(config, tmp_path / "sgd", display=QUIET)
     train(replace(config, method="grda", c=0.0), tmp_path / "grda", display=QUIET)
@@ -78,13 +78,13 @@ def test_every_method_sees_the_same(tmp_path: Path) -> None:
         assert torch.equal(ours[name], theirs[name]), name
 
 
-@pytest.mark.parametrize("pieces", [3, 100])
-def test_accumulation_gives_the_same_result(tmp_path: Path, pieces: int) -> None:
+@pytest.mark.parametrize("chunks", [3, 100])
+def test_accumulation_gives_the_same_result(tmp_path: Path, chunks: int) -> None:
     config = replace(SHORT, precision="float64", epochs=1)
-    train(config, tmp_path / "whole", display=QUIET)
-    train(replace(config, accumulation=pieces), tmp_path / "pieces", display=QUIET)
-    for name, tensor in weights(tmp_path / "whole").items():
-        torch.testing.assert_close(weights(tmp_path / "pieces")[name], tensor, rtol=0, atol=1e-12)
+    train(config, tmp_path / "full", display=QUIET)
+    train(replace(config, accumulation=chunks), tmp_path / "chunks", display=QUIET)
+    for name, tensor in weights(tmp_path / "full").items():
+        torch.testing.assert_close(weights(tmp_path / "chunks")[name], tensor, rtol=0, atol=1e-12)
 
 
 def test_a_finished_run_returns_its_summary(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_finished_run_returns_its_summary(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
-def test_the_folder_has_the_files_of_the_report(tmp_path: Path) -> None:
+def test_the_folder_has_the_documented_files(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recorder = Recorder()
     config = replace(SHORT, method="grda", c=0.05, validation=0.1, keep_checkpoints=1)
@@ -159,14 +159,14 @@ def test_weights_to_start_from(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     write_tensors(tmp_path / "wrong" / "x", weights(tmp_path / "a") | {"extra": torch.ones(1)})
     (tmp_path / "none" / "x").write_text("no weights")
-    for folder, told in (
+    for folder, message in (
         ("wrong", "x belongs to another model: 1 tensors differ, the first is extra"),
         ("none", "x is not a safetensors file"),
         ("missing", "missing/x"),
         ("folder", "folder/x is a folder"),
     ):
         mistaken = replace(config, start_from=str(tmp_path / folder / "x"))
-        with pytest.raises((ValueError, OSError), match=told) as e:
+        with pytest.raises((ValueError, OSError), match=message) as e:
             train(mistaken, tmp_path / "c", display=QUIET)
         one_line(e.value)
         assert not (tmp_path / "c").exists()
@@ -267,7 +267,7 @@ def test_bad_input_is_refused_without_writing(
 
 
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"channels_last": False}])
-def test_precision_and_memory_format_hardly_matter(
+def test_precision_and_memory_format_change_little(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     config = replace(SHORT, model="loop_models:noisy")

@@ -1,4 +1,4 @@
-"""Every method against a slow reference that is written from its definition."""
+"""Every method, compared with a slow reference of its definition."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +34,7 @@ GRADUAL = ("gmp", "gmp_momentum", "magnitude_finetune", "random")
 
 
 def config_of(method: str, base: TrainConfig = CONFIG, **changes: Any) -> TrainConfig:
-    """The config without what the method knows nothing of."""
+    """The config without options that do not apply to the method."""
     heavy = method.endswith("_momentum") or method in ("hard", "rigl", "acdc")
     momentum = base.momentum if heavy else 0.0
     sparsity = base.sparsity if method in MASKED else None
@@ -122,7 +122,7 @@ def rda_by_hand() -> Array:
 
 
 def masked_by_hand(method: str) -> Array:
-    """Keeps a list of what is alive; sorts the rest one by one."""
+    """Keep a list of nonzero weights and sort it at every change."""
     w: Array = flat(network()).numpy()
     buffer, alive = np.zeros_like(w), np.ones(len(w), bool)
     beta = CONFIG.momentum if method == "gmp_momentum" else 0.0
@@ -142,7 +142,7 @@ def masked_by_hand(method: str) -> Array:
 
 
 @pytest.mark.parametrize("method", ["sgd", "sgd_momentum"])
-def test_sgd_is_torchs(method: str) -> None:
+def test_sgd_equals_torchs(method: str) -> None:
     model = network()
     momentum = CONFIG.momentum if method == "sgd_momentum" else 0.0
     optimizer = SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=0.01)
@@ -166,7 +166,7 @@ def test_methods_match_their_definitions(method: str, by_hand: Callable[[], Arra
 
 
 def test_the_proximal_step_minimises() -> None:
-    """w = argmin lambda |x| + |x - (w - lr d)|^2 / (2 lr), looked for on a grid."""
+    """Search w = argmin lambda |x| + |x - (w - lr d)|^2 / (2 lr) on a grid."""
     lr, c = 0.5, 0.8
     w0, d = torch.linspace(-2, 2, 31).double(), torch.linspace(1, -1, 31).double()
     w = nn.Parameter(w0.clone())
@@ -193,7 +193,7 @@ def test_the_cubic_schedule(done: float, share: float) -> None:
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 30, 999, 5000])
-def test_plans_grow_end_in_time_and_are_exact(total: int) -> None:
+def test_plans_increase_and_end_exactly(total: int) -> None:
     plan = gradual_plan(total, 0.913, 1234)
     steps, numbers = list(plan), list(plan.values())
     assert steps == sorted(steps)
@@ -208,7 +208,7 @@ def test_plans_grow_end_in_time_and_are_exact(total: int) -> None:
 
 
 @pytest.mark.parametrize("method", GRADUAL)
-def test_masks_grow_and_never_shrink(method: str) -> None:
+def test_zeros_only_increase(method: str) -> None:
     total = flat(network()).numel()
     dead = torch.zeros(total, dtype=torch.bool)
     counts = []
@@ -243,7 +243,7 @@ def test_random_scores_do_not_depend_on_weights() -> None:
     masks = mark_smallest(random_scores(1)(one), 1000)
     assert all(map(torch.equal, masks, mark_smallest(random_scores(1)(other), 1000)))
     assert not all(map(torch.equal, masks, mark_smallest(random_scores(2)(one), 1000)))
-    # Nor are they the numbers that the initial weights were drawn from.
+    # They also differ from the random numbers of the initial weights.
     generator = torch.Generator().manual_seed(1)
     assert not torch.equal(random_scores(1)(one)[0], torch.rand(shapes[0], generator=generator))
     for mask in masks:  # every layer gets its share: 4 standard deviations
@@ -261,7 +261,7 @@ def test_mark_smallest_is_exact_with_ties(number: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["prox_sgd", "rda", *MASKED])
-def test_weights_only_means_weights_only(method: str) -> None:
+def test_weights_only_leaves_other_parameters_dense(method: str) -> None:
     model = network()
     sparsity = 0.5 if method in MASKED else None
     config = config_of(method, prune="weights", sparsity=sparsity)
@@ -340,27 +340,27 @@ def test_state_dicts_hold_everything(method: str, at: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["prox_sgd", "rda", *MASKED])
-def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str) -> None:
+def test_interrupted_runs_are_bit_identical(tmp_path: Path, method: str) -> None:
     base = TrainConfig(model="mlp", epochs=3, batch_size=100, momentum=0.5, c=0.01, sparsity=0.8)
     config = config_of(method, base)
-    whole = train(config, tmp_path / "whole", display=Displays())
+    uninterrupted = train(config, tmp_path / "uninterrupted", display=Displays())
     stops = [2, 21, 40]  # before the first mask, between masks, after the last
     for i, stop in enumerate(stops):
         with pytest.raises(Interrupted):
             train(config, tmp_path / "cut", resume=i > 0, display=StopAt(stop))
     train(config, tmp_path / "cut", resume=True, display=Displays())
-    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("cut", "whole"))
+    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("cut", "uninterrupted"))
     assert ours.read_bytes() == theirs.read_bytes()
     if method in MASKED:
         zeros = sum(int((t == 0).sum()) for t in load_file(ours).values())
-        wanted = round((config.sparsity or 0) * whole["total"])
-        assert zeros == whole["zeros"]
-        # RigL's connections that grew last may still be 0.
+        wanted = round((config.sparsity or 0) * uninterrupted["total"])
+        assert zeros == uninterrupted["zeros"]
+        # The connections that RigL grew last may still be 0.
         assert zeros == wanted or (method == "rigl" and zeros < 1.01 * wanted)
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "told"),
+    ("method", "options", "message"),
     [
         ("grda", {"momentum": 0.9}, "grda has no momentum, got 0.9: use method grda_momentum"),
         ("rda", {"momentum": 0.9}, "rda has no momentum, got 0.9: leave it at 0"),
@@ -371,8 +371,8 @@ def test_runs_that_were_stopped_end_in_the_same_bits(tmp_path: Path, method: str
     ],
 )
 def test_options_that_a_method_would_ignore_are_refused(
-    method: str, options: dict[str, float], told: str
+    method: str, options: dict[str, float], message: str
 ) -> None:
     config = TrainConfig(method=method, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         build_optimizer(config, network(), STEPS)

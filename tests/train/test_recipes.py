@@ -49,13 +49,13 @@ def final_threshold(config: TrainConfig, steps_per_epoch: int) -> float:
         (resnet50_imagenet("30", 0.85), IMAGENET, 5.82),
     ],
 )
-def test_thresholds_end_where_the_paper_s_did(
+def test_final_thresholds_equal_the_papers(
     config: TrainConfig, steps: int, published_g: float
 ) -> None:
     assert final_threshold(config, steps) == pytest.approx(published_g, rel=0.01)
 
 
-def test_rates_fall_in_the_paper_s_epochs() -> None:
+def test_rates_decrease_at_the_papers_epochs() -> None:
     def per_epoch(schedule: str) -> list[float]:
         return learning_rates(resnet50_imagenet(schedule), 1)  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ CONFIG = TrainConfig(lr_steps=(0.25, 0.5))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """A folder with every file of a run, and one that is the user's."""
+    """A folder with every file of a run, and one file of the user."""
     folder = RunFolder(tmp_path / "run")
     folder.begin(CONFIG, None, "cpu", {})
     folder.checkpoints.mkdir()
@@ -38,7 +38,7 @@ def contents(path: Path) -> list[str]:
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*"))
 
 
-def test_the_config_says_how_to_repeat_the_run(tmp_path: Path) -> None:
+def test_the_config_is_sufficient_to_repeat_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "deep" / "run")
     recipe = {"name": "vgg16_cifar10", "published": {"test_accuracy": 0.91}}
     folder.begin(CONFIG, recipe, "cpu", {})
@@ -48,7 +48,7 @@ def test_the_config_says_how_to_repeat_the_run(tmp_path: Path) -> None:
     assert {"command", "versions", "commit", "hardware", "started"} <= record.keys()
 
 
-def test_environment_has_what_the_report_needs() -> None:
+def test_environment_has_the_fields_of_the_report() -> None:
     found = environment("cpu")
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"python", "torchvision", "dirprune"} <= found["versions"].keys()
@@ -57,14 +57,14 @@ def test_environment_has_what_the_report_needs() -> None:
     json.dumps(found)
 
 
-def test_another_run_is_not_touched_unless_asked(folder: RunFolder) -> None:
+def test_another_run_is_not_changed_without_overwrite(folder: RunFolder) -> None:
     before = contents(folder.path)
     with pytest.raises(ValueError, match=r"holds another run.*resume.*overwrite"):
         folder.check_free()
     assert contents(folder.path) == before
 
 
-def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder: RunFolder) -> None:
+def test_overwriting_removes_only_the_files_of_a_run(folder: RunFolder) -> None:
     (folder.checkpoints / "mine.txt").touch()
     folder.check_free(overwrite=True)
     folder.begin(CONFIG, None, "cpu", {})
@@ -90,7 +90,7 @@ def test_an_overwritten_run_is_restored_if_nothing_new_is_saved(folder: RunFolde
     assert json.loads(folder.summary.read_text()) == {"status": "diverged"}
 
 
-def test_an_overwritten_run_comes_back_if_the_disk_is_full(
+def test_an_overwritten_run_is_restored_if_the_disk_is_full(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> None:
@@ -105,7 +105,7 @@ def test_an_overwritten_run_comes_back_if_the_disk_is_full(
     folder.check_resumable(CONFIG)
 
 
-def test_a_new_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_new_run_leaves_no_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(CONFIG, None, "cpu", {})
     abandon(folder.path)
@@ -124,7 +124,7 @@ def test_a_new_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
         ("summary.json", "{}"),
     ],
 )
-def test_files_of_something_else_are_never_replaced(
+def test_unrelated_files_are_never_replaced(
     tmp_path: Path, name: str, text: str, overwrite: bool
 ) -> None:
     (tmp_path / name).write_text(text)
@@ -139,7 +139,7 @@ def test_unrelated_files_do_not_block_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).check_free()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(NotADirectoryError, match="run is a file"):
         RunFolder(tmp_path / "run").check_free()
@@ -179,15 +179,15 @@ def test_a_diverged_run_is_not_resumed(folder: RunFolder) -> None:
         folder.check_resumable(CONFIG)
 
 
-def test_metrics_survive_a_line_that_was_cut_off(folder: RunFolder) -> None:
+def test_an_incomplete_last_line_of_metrics_is_removed(folder: RunFolder) -> None:
     for epoch in (1, 2, 3):
         folder.append_metrics({"epoch": epoch, "lr": 0.1 * epoch})
-    whole = folder.metrics.read_text()
-    folder.metrics.write_text(whole[:-5])
+    complete = folder.metrics.read_text()
+    folder.metrics.write_text(complete[:-5])
     assert [r["epoch"] for r in folder.read_metrics()] == [1, 2]
     folder.truncate_metrics(1)
     folder.append_metrics({"epoch": 2, "lr": 0.2})
-    first = whole.splitlines()[0]
+    first = complete.splitlines()[0]
     assert folder.metrics.read_text().splitlines() == [first, '{"epoch": 2, "lr": 0.2}']
 
 
@@ -234,18 +234,18 @@ def test_histograms_equal_numpy(bins: int) -> None:
     np.testing.assert_allclose(found["edges"], edges, atol=1e-12)
 
 
-def test_histograms_of_nothing_and_of_zeros() -> None:
+def test_histograms_of_empty_and_zero_tensors() -> None:
     assert histogram([]) is None
     found = histogram([torch.zeros(5)], bins=3)
     assert found == {"edges": pytest.approx([-1, -1 / 3, 1 / 3, 1]), "counts": [0, 5, 0]}
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing may handle it."""
+    """Simulates kill -9: no code may handle it."""
 
 
 def kill_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Die before the change number ``count`` of the file system, if there are as many."""
+    """Raise ``Killed`` before change number ``count`` of the file system."""
     done: list[str] = []
 
     def dying(owner: Any, name: str) -> None:
@@ -280,7 +280,7 @@ def write_first_checkpoint(folder: RunFolder) -> None:
 def test_a_kill_at_any_moment_of_an_overwrite_loses_no_run(
     folder: RunFolder, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every prefix of the changes, then of the changes of the recovery, leaves a whole run."""
+    """A kill after any number of changes, also during recovery, leaves a complete run."""
     before = tree(folder.path)
     saved = tmp_copy(folder.path)
     restored = replaced = 0
@@ -296,7 +296,7 @@ def test_a_kill_at_any_moment_of_an_overwrite_loses_no_run(
                     abandon(folder.path)
                 elif ending == "saved":
                     write_first_checkpoint(folder)
-        whole = len(done) < count
+        complete = len(done) < count
         for again in (0, 1, 2, 3, 5, 8, None):
             with monkeypatch.context() as patch, contextlib.suppress(Killed):
                 if again is not None:
@@ -314,7 +314,7 @@ def test_a_kill_at_any_moment_of_an_overwrite_loses_no_run(
         else:
             assert tree(folder.path) == before
             restored += 1
-        if whole:
+        if complete:
             break
     assert restored > 8
     assert (replaced > 1) is (ending == "saved")
@@ -324,7 +324,7 @@ def tmp_copy(path: Path) -> Path:
     return Path(shutil.copytree(path, path.with_name("saved")))
 
 
-def test_the_next_command_restores_and_says_so(
+def test_the_next_command_restores_the_run_and_reports_it(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = tree(folder.path)

@@ -1,4 +1,4 @@
-"""Learning rates: values worked out by hand from the paper's rule, and torch's own schedulers."""
+"""Learning rates, compared with manual values of the paper's rule and torch's schedulers."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_piecewise_is_set_once_per_epoch() -> None:
 
 
 @pytest.mark.parametrize("epochs", [200, 600])
-def test_piecewise_corners_of_the_papers_runs(epochs: int) -> None:
+def test_piecewise_rates_of_the_papers_runs(epochs: int) -> None:
     rates = learning_rates(TrainConfig(lr=0.1, epochs=epochs, schedule="piecewise"), 1)
     assert rates[epochs // 2 - 1] == 0.1
     assert rates[epochs // 2] < 0.1
@@ -55,7 +55,7 @@ def test_cosine_agrees_with_torch() -> None:
     assert learning_rates(config, 4) == pytest.approx(expected, rel=1e-9)
 
 
-def test_warmup_climbs_in_equal_steps_to_the_schedules_own_rate() -> None:
+def test_warmup_increases_linearly_to_the_rate_of_the_schedule() -> None:
     config = TrainConfig(lr=0.4, epochs=6, schedule="constant", warmup_epochs=2)
     rates = learning_rates(config, 4)
     assert rates[:9] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.4])

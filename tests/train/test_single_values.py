@@ -1,4 +1,4 @@
-"""BatchNorm on batches and parts of batches of one image."""
+"""BatchNorm with batches, or parts of batches, of a single image."""
 
 import copy
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_failing_forward_leaves_the_network_in_training_mode() -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 718}, {"batch_size": 45, "accumulation": 44}])
 @pytest.mark.parametrize("model", ["flat", "cumulative"])
-def test_a_tail_of_one_image_is_trained_on(
+def test_a_last_batch_of_one_image_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, int], model: str
 ) -> None:
     (tmp_path / "tail_models.py").write_text(MODELS)

@@ -1,4 +1,4 @@
-"""Runs with a target_sparsity end with exactly as many zeros."""
+"""Runs with a target_sparsity end with exactly this share of zeros."""
 
 import math
 from dataclasses import replace
@@ -36,11 +36,11 @@ FAST = TrainConfig(model="mlp", width=0.1, epochs=2, batch_size=100)
 )
 def test_the_run_ends_at_its_target(tmp_path: Path, config: TrainConfig) -> None:
     summary = train(config, tmp_path / "run", display=QUIET)
-    wanted = config.target_sparsity or config.mask_sparsity
+    expected = config.target_sparsity or config.mask_sparsity
     weights = load_file(tmp_path / "run" / "model.safetensors")
     zeros = sum(int((t == 0).sum()) for n, t in weights.items() if "num_batches" not in n)
     assert zeros == summary["zeros"]
-    assert abs(zeros - wanted * summary["total"]) < 0.501
+    assert abs(zeros - expected * summary["total"]) < 0.501
     assert summary["status"] == "finished"
     layers = [layer for layer in summary["layers"] if len(layer["shape"]) > 1]
     assert all(layer["zeros"] < math.prod(layer["shape"]) for layer in layers)
@@ -48,16 +48,18 @@ def test_the_run_ends_at_its_target(tmp_path: Path, config: TrainConfig) -> None
 
 @pytest.mark.parametrize("method", ["grda", "adam_grda", "rigl", "acdc", "hard"])
 def test_a_run_with_a_target_resumes_bit_identically(tmp_path: Path, method: str) -> None:
-    wanted = {"target_sparsity": 0.9} if "grda" in method else {"sparsity": 0.9}
+    expected = {"target_sparsity": 0.9} if "grda" in method else {"sparsity": 0.9}
     lr = 0.005 if method == "adam_grda" else 0.05
-    config = replace(FAST, method=method, lr=lr, **wanted)
-    train(config, tmp_path / "whole", display=QUIET)
+    config = replace(FAST, method=method, lr=lr, **expected)
+    train(config, tmp_path / "uninterrupted", display=QUIET)
     for i, stop in enumerate((4, 13, 22)):
         with pytest.raises(Interrupted):
-            train(config, tmp_path / "parts", resume=i > 0, display=StopAt(stop))
-    train(config, tmp_path / "parts", resume=True, display=QUIET)
-    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
+            train(config, tmp_path / "interrupted", resume=i > 0, display=StopAt(stop))
+    train(config, tmp_path / "interrupted", resume=True, display=QUIET)
+    uninterrupted, interrupted = (
+        tmp_path / name / "model.safetensors" for name in ("uninterrupted", "interrupted")
+    )
+    assert uninterrupted.read_bytes() == interrupted.read_bytes()
 
 
 def test_the_target_counts_all_trainable_parameters() -> None:
@@ -69,7 +71,7 @@ def test_the_target_counts_all_trainable_parameters() -> None:
     assert plan.sparsity * 700 == pytest.approx(0.5 * 745, abs=0.51)
 
 
-def test_a_target_out_of_reach_is_refused_with_what_is_possible() -> None:
+def test_an_unreachable_target_is_refused_with_the_possible_range() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))  # 20 of 26 parameters are weights
     config = replace(FAST, prune="weights", target_sparsity=0.7)
     with pytest.raises(ValueError, match=r"18 zeros, but at most 16 of 26 .* at most 0\.6153"):
@@ -80,7 +82,7 @@ def test_a_target_out_of_reach_is_refused_with_what_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"method": "sgd", "target_sparsity": 0.5}, "target_sparsity is for grda"),
         ({"method": "gmp", "target_sparsity": 0.5}, "remove it; use sparsity"),
@@ -90,9 +92,11 @@ def test_a_target_out_of_reach_is_refused_with_what_is_possible() -> None:
         ({"method": "rigl", "nesterov": True}, "nesterov needs momentum"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(options: dict[str, object], told: str) -> None:
+def test_options_that_would_be_ignored_are_refused(
+    options: dict[str, object], message: str
+) -> None:
     config = replace(FAST, **options)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         build_optimizer(config, nn.Linear(4, 2), 10)
 
 

@@ -1,4 +1,4 @@
-"""Networks from the folders of runs, which may come from anybody."""
+"""Networks from run folders, which may come from untrusted sources."""
 
 import json
 from pathlib import Path

@@ -22,8 +22,8 @@ def lead(arms: Sequence[Arm]) -> list[str]:
     """Return the main arm's label and, unless all its runs finished, their state."""
     arm = subject(arms)
     if len(arm.counted) < len(arm.runs) or not arm.is_finished:
-        return [f"{arm.label}: seeds {_seeds(arm)}"]
-    return [arm.label]
+        return [f"Main setting: {arm.label}. Seeds: {_seeds(arm)}."]
+    return [f"Main setting: {arm.label}."]
 
 
 def cards(arms: Sequence[Arm]) -> list[Card]:
