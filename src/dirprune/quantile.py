@@ -23,7 +23,8 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         tensors: float32 or float64; all shards of a DTensor are counted. A NaN is larger than
             every number.
         k: Counted from 1; for 0 the result is 0.
-        stride: Use only every ``stride``-th entry of each shard.
+        stride: Use only every ``stride``-th entry of each shard, or, of tensors on one GPU, of all
+            their entries.
 
     Returns:
         A 0-dimensional tensor on the first tensor's device, float64 if one of the tensors is.
@@ -34,9 +35,10 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     """
     double = any(t.dtype == torch.float64 for t in tensors)
     dtype = torch.float64 if double else torch.float32
-    parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
     if share_a_gpu(tensors):  # one tensor takes a fraction of the launches of many
-        parts = [(torch.cat([part for part, _ in parts]), tensors[0])]
+        parts = [(torch.cat([flat(t) for t in tensors])[::stride].to(dtype), tensors[0])]
+    else:
+        parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
     parts = [(_magnitude_bits(part), t) for part, t in parts]
     integer, device = parts[0][0].dtype, parts[0][0].device
     width = 63 if integer == torch.int64 else 31
