@@ -231,8 +231,8 @@ def _shard_groups(t: Tensor) -> list[dist.ProcessGroup]:
         return []
     mesh, placements = t.device_mesh, t.placements  # type: ignore[attr-defined]
     # is_shard() is False for the strided shards of FSDP2 over tensor parallelism
-    whole = [placed.is_replicate() or placed.is_partial() for placed in placements]
-    return [mesh.get_group(i) for i, is_whole in enumerate(whole) if not is_whole]
+    unsharded = [placed.is_replicate() or placed.is_partial() for placed in placements]
+    return [mesh.get_group(i) for i, full in enumerate(unsharded) if not full]
 
 
 def _sum_over_shards(counts: Tensor, t: Tensor) -> Tensor:

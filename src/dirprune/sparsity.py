@@ -169,9 +169,9 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Convert a tensor so that its entries can be counted: not sharded, sparse or 8-bit float."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    whole = whole if whole.layout is torch.strided else whole.to_dense()
-    return whole.float() if whole.is_floating_point() and whole.itemsize == 1 else whole
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    full = full if full.layout is torch.strided else full.to_dense()
+    return full.float() if full.is_floating_point() and full.itemsize == 1 else full
 
 
 def _layer(name: str, values: Tensor, owner: nn.Module) -> LayerSparsity:
@@ -207,5 +207,5 @@ def _alive(weight: Tensor, owner: nn.Module) -> Tensor:
     return alive.transpose(1, 2) if isinstance(owner, _ConvTransposeNd) else alive
 
 
-def _share(part: int | None, whole: int | None) -> str:
-    return f"{part}/{whole}"
+def _share(part: int | None, total: int | None) -> str:
+    return f"{part}/{total}"

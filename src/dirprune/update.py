@@ -1,4 +1,4 @@
-"""One step of a dual averaging optimizer on many tensors, on the fastest path there is.
+"""One step of a dual averaging optimizer on many tensors, by the fastest implementation.
 
 A step is v <- v - lr d with SGD's or Adam's direction d, then w <- T_p(v, g). A batch without v
 updates w itself and stays dense. Before the step, v is set from the weights that were changed from

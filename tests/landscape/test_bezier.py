@@ -146,7 +146,7 @@ def test_an_interrupted_fit_resumes_bit_identically(
     assert torch.equal(uninterrupted[0], continued[0])
     assert uninterrupted[1] == continued[1]
     assert torch.equal(fit(tmp_path / "fit", None)[0], uninterrupted[0])
-    with pytest.raises(ValueError, match="of other networks, data or options"):
+    with pytest.raises(ValueError, match="belongs to other networks, data or options"):
         fit_bezier(a, b, model, F.cross_entropy, data, epochs=4, save=tmp_path / "fit")
 
 

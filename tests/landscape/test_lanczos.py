@@ -211,7 +211,7 @@ def test_a_state_of_another_search_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "search.safetensors"
     with pytest.raises(Interrupted):
         top_eigenpairs(Counting(matrix, 9), 3, state=state)
-    with pytest.raises(ValueError, match="of another search"):
+    with pytest.raises(ValueError, match="belongs to another search"):
         top_eigenpairs(MatrixOperator(matrix), 4, state=state)
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ValueError, match="is truncated"):

@@ -154,7 +154,7 @@ def test_every_rule_makes_as_many_zeros(sparsity: float) -> None:
     [
         (lambda: magnitude_prune(torch.ones(3), 1.5), "must lie in"),
         (lambda: magnitude_prune(torch.ones(3), math.nan), "must lie in"),
-        (lambda: obd_prune(torch.ones(3), 0.5, torch.ones(2)), "one number a weight"),
+        (lambda: obd_prune(torch.ones(3), 0.5, torch.ones(2)), "one number per weight"),
         (
             lambda: prune_once(
                 torch.ones(3), 0.5, torch.ones(1), torch.eye(3)[:1], torch.ones(3), [2]

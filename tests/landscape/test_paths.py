@@ -147,10 +147,10 @@ def test_an_interrupted_measurement_resumes_bit_identically(tmp_path: Path) -> N
     assert continued == uninterrupted
     assert measure(save) == uninterrupted
     assert calls == list(range(1, 10))
-    with pytest.raises(ValueError, match="of other networks, data or options"):
+    with pytest.raises(ValueError, match="belongs to other networks, data or options"):
         path(straight_line(b, a), model, F.cross_entropy, data, points=9, save=save)
     data["test"] = (DATA[:9] + 2, LABELS[:9])
-    with pytest.raises(ValueError, match="of other networks, data or options"):
+    with pytest.raises(ValueError, match="belongs to other networks, data or options"):
         measure(save)
 
 

@@ -66,7 +66,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _private_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that nobody else can write to, locked while the writing process lives.
+    """Make a folder that other users cannot write to, locked while the process uses it.
 
     It is a folder because some writers create temporary files beside the given path.
     """
@@ -97,7 +97,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         if match is None or entry.is_symlink() or name not in (None, match["name"]):
             continue
         descriptor = _lock(Path(entry.path), wait=False)
-        if descriptor is not None:  # its writer is dead
+        if descriptor is not None:  # the process that wrote it has ended
             if entry.is_dir():
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:  # version 0.1 wrote temporary files instead of folders
@@ -118,7 +118,7 @@ def _lock(path: Path, *, wait: bool = True) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # its writer lives, or the file system has no locks
+    except OSError:  # it is still being written, or the file system has no locks
         os.close(descriptor)
         return None
     return descriptor
@@ -156,9 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise ValueError(
-            f"{path} is not UTF-8 text, so it is damaged or not of dirprune: restore it"
-        ) from None
+        raise ValueError(f"{path} is not UTF-8 text, so it is damaged: restore it") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}), so it is damaged: restore it") from None
     if not isinstance(value, dict):

@@ -108,8 +108,7 @@ def decode_small(parts: Sequence[Files]) -> list[Tensor] | None:
 
 
 def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
-    # In one thread: for images this small, more threads lose more to the interpreter's lock than
-    # they gain.
+    # One thread: for such small images, the interpreter's lock makes several threads slower.
     images = np.empty((len(paths), height, width, 3), np.uint8)
     for i, path in enumerate(paths):
         image = read_image(path)

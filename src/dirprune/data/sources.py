@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dirprune.data.augment import CropFlip, normalise
 
-_ORDER, _AUGMENTATION = 0, 1  # purposes of random numbers, so that no stream is used twice
+_ORDER, _AUGMENTATION = 0, 1  # separate streams of random numbers
 
 
 @dataclass(frozen=True)

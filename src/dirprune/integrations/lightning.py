@@ -35,7 +35,7 @@ class SparsityMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look at the loss."""
+        """Check that the loss is finite."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is not None and batch_idx % self.check_every == 0:
             self.diverged = not bool(torch.isfinite(loss))

@@ -10,7 +10,7 @@ from dirprune.grda import GRDA
 
 
 def register() -> None:
-    """Make ``grda`` and ``adamgrda`` known to timm's ``create_optimizer_v2``.
+    """Register ``grda`` and ``adamgrda`` for timm's ``create_optimizer_v2``.
 
     Parameter groups without weight decay stay dense. By timm's rules these are biases,
     normalisation parameters and what ``model.no_weight_decay()`` names. So give a weight decay

@@ -10,7 +10,7 @@ from dirprune.sparsity import sparsity_report
 
 
 class SparsityCallback(TrainerCallback):
-    """Log ``sparsity`` beside the loss; stop when the loss is no longer finite.
+    """Log ``sparsity`` with the loss; stop when the loss is no longer finite.
 
     ``sparsity`` is the share of zeros among all trainable parameters. It goes to
     ``trainer.state.log_history`` and to the callbacks after this one.
@@ -28,7 +28,7 @@ class SparsityCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Put the share of zeros into the logs and look at the loss."""
+        """Add the share of zeros to the logs, and check that the loss is finite."""
         if logs is None or model is None:
             return
         logs["sparsity"] = sparsity_report(model).sparsity

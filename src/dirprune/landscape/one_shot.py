@@ -112,12 +112,12 @@ def prune_once(
             return
         lam = path.lam_for(sparsity)
         plain = shot(rule, path.weights(lam))
-        step, whole = plain.weights - w, -lam * flat(w.sign())
+        step, unclipped = plain.weights - w, -lam * flat(w.sign())
         yield replace(
             plain,
             rank=rank,
             lam=lam,
-            clipped=_ratio(step - whole, whole),
+            clipped=_ratio(step - unclipped, unclipped),
             leaves=None if rank is None else _across(step, flat),
         )
 
@@ -175,7 +175,7 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
     if diagonal.shape != w.shape:
         raise ValueError(
             f"the diagonal has shape {tuple(diagonal.shape)}, the weights {tuple(w.shape)}: give "
-            "one number a weight"
+            "one number per weight"
         )
     cost = diagonal.to(w.dtype).clamp(min=0) * w.square()
     smaller_first = w.abs().argsort(stable=True)
@@ -195,6 +195,6 @@ def _across(step: Tensor, flat: Flat) -> float:
     return _ratio(step - flat(step), step) ** 2
 
 
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    length = float(whole.norm())
+def _ratio(part: Tensor, total: Tensor) -> float:
+    length = float(total.norm())
     return float(part.norm()) / length if length else 0.0

@@ -70,5 +70,5 @@ def _features(channels: int, width: float, *, batchnorm: bool) -> list[nn.Module
             layers += [convolution, *normalisation, nn.ReLU()]
             channels = hidden
         layers.append(nn.MaxPool2d(2))
-    # Images of 32x32 pixels have one pixel here; larger ones are averaged.
+    # Images of 32x32 pixels have one pixel left here; larger images are averaged.
     return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -62,7 +62,7 @@ class Part:
 
 
 def check_no_part_runs(folder: Path) -> None:
-    """Refuse to run a whole comparison beside one of its parts.
+    """Refuse to run a complete comparison while one of its parts runs.
 
     Args:
         folder: The comparison's folder, locked, so that no part can start.

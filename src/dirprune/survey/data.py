@@ -89,7 +89,7 @@ def _within_memory(source: Dataset, config: SurveyConfig) -> tuple[int, int]:
     test = min(config.test_samples or len(source.test), len(source.test))
     image = 4 * source.channels * math.prod(source.size)
     needed = image * (train * (2 if source.augment else 1) + test)
-    # The installed memory, not the free one: a resumed survey must use the same images.
+    # The installed, not the free memory: a resumed survey must use the same images.
     limit = MEMORY_SHARE * psutil.virtual_memory().total  # type: ignore[no-untyped-call]
     if needed <= limit:
         return train, test

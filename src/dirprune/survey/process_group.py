@@ -35,7 +35,7 @@ def process_group(out: Path) -> Iterator[Path]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # Tensors on the CPU and on GPUs, each by the backend that suits it.
+        # One backend for tensors on the CPU and one for tensors on GPUs.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         connect_after_restart(backend)
         if not dist.is_initialized():

@@ -96,7 +96,7 @@ def _plan(
         size = _size(subject, config)
         units = broadcast_from_rank0(measure_units(subject, config))
         samples = {name: data.samples for name, data in subject.data.items()}
-        # 0 means all; a budget needs the number.
+        # 0 means all images; the estimate for a budget needs their number.
         full = replace(config, samples=samples["train"], test_samples=samples["test"])
 
         def parts(smaller: SurveyConfig) -> dict[str, float]:

@@ -152,22 +152,22 @@ class _Fitting:
         """Take all remaining steps."""
         self.losses, total = [0.0] * epochs, epochs * len(data)
         self._resume()
-        saved, whole = time.monotonic(), True
+        saved, complete = time.monotonic(), True
         with torch.random.fork_rng(), closing(_batches(data, seed, self.step, total)) as batches:
             try:
                 for batch in batches:
-                    whole = False
+                    complete = False
                     share = (self.step // len(data) + 1) / epochs
                     self.optimizer.param_groups[0]["lr"] = lr * _factor(share)
                     self._descend(batch, seed, len(data))
-                    whole = True
+                    complete = True
                     if time.monotonic() - saved > SAVE_EVERY:
                         self._keep()
                         saved = time.monotonic()
                     if progress is not None:
                         progress(self.step, total)
             finally:
-                if whole:
+                if complete:
                     self._keep()
 
     def _descend(self, batch: tuple[Tensor, Tensor], seed: int, batches: int) -> None:
@@ -261,7 +261,7 @@ def _batches(
 
 def _seed(seed: int, step: int, purpose: int, device: str = "cpu") -> None:
     number = int(np.random.SeedSequence((seed, step, purpose)).generate_state(1)[0])
-    # torch.manual_seed would queue a call for every device there might be one day.
+    # torch.manual_seed would also queue a call for devices that are not initialised.
     torch.default_generator.manual_seed(number)
     if device != "cpu":
         torch.get_device_module(device).manual_seed(number)

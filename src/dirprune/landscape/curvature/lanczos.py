@@ -94,7 +94,7 @@ def top_eigenpairs(
                 search.save(state)
                 saved = time.monotonic()
     except BaseException:
-        if state is not None and search.whole:  # a restart is not undone halfway
+        if state is not None and search.consistent:  # an incomplete restart cannot be saved
             search.save(state)
         raise
     if state is not None:

@@ -219,7 +219,7 @@ class CurvatureProducts:
             captured = self._captured()
             if captured:
                 return self._fastest(captured)
-        except Exception:  # what a captured network cannot do, autograd may
+        except Exception:  # autograd may support what the captured network does not
             if self._mode == "graph":
                 raise
         return self._fastest(self._plain())
@@ -330,6 +330,6 @@ def _normalise_by_batch(objective: Objective) -> None:
                     objective.model(x)
             except ValueError as error:
                 raise ValueError(
-                    f"a batch of one sample cannot be normalised by itself ({error}): choose a "
+                    f"a batch of one sample cannot be normalised ({error}): choose a "
                     "batch size that leaves no single sample, or batchnorm='eval'"
                 ) from error

@@ -77,7 +77,7 @@ class LanczosSearch:
         }
         self._operator = getattr(op, "fingerprint", None)
         self._krylov = Krylov(op, self._random(), size)
-        self._rotated, self.whole = False, True
+        self._rotated, self.consistent = False, True
         self._values = torch.zeros(0, dtype=torch.float64)
         self._residuals = self._targets = self._values
         self._rounding, self._measured = 0.0, False
@@ -89,9 +89,9 @@ class LanczosSearch:
         if krylov.used == krylov.size:
             values, vectors = self._ritz()
             keep = min(self._k + (krylov.size - self._k) // 2, krylov.size - 1)
-            self.whole = False
+            self.consistent = False
             krylov.restart(values[:keep], vectors[:, :keep])
-            self._rotated, self.whole = False, True
+            self._rotated, self.consistent = False, True
         if krylov.used and krylov.beta == 0:
             krylov.rotate(self._random())
             self._rotated = True
@@ -143,7 +143,7 @@ class LanczosSearch:
         _, vectors = self._ritz()
         values = self._values
         rows = krylov.combine(vectors[:, : len(values)]).clone()
-        # Rounding has no reason to point along the newest vector.
+        # Rounding errors are not aligned with the newest vector.
         residuals = torch.hypot(self._residuals, self._residuals.new_tensor(self._rounding))
         if not bool((residuals <= self._targets).all()):
             measured = [
@@ -165,7 +165,7 @@ class LanczosSearch:
         )
 
     def _random(self) -> Tensor:
-        # Drawn on the CPU, so that all devices and processes start alike.
+        # Drawn on the CPU, so that the start is the same on all devices and processes.
         numbers = torch.randn(self._op.dimension, generator=self._generator, dtype=self._op.dtype)
         return numbers.to(self._op.device)
 
@@ -202,7 +202,7 @@ class LanczosSearch:
         found = meta.get("identity")
         if found != self._identity:
             raise ValueError(
-                f"{path} is of another search ({found}, this one is {self._identity}): delete it "
+                f"{path} belongs to another search ({found}, not {self._identity}): delete it "
                 "or give another file"
             )
         version = meta.get("version", 1)
@@ -215,8 +215,8 @@ class LanczosSearch:
         operator = meta.get("operator")
         if self._operator is not None and operator not in (None, self._operator):
             raise ValueError(
-                f"{path} is of a search with another matrix (other weights, data or loss): delete "
-                "it or give another file"
+                f"{path} belongs to another matrix (other weights, data or loss): delete it or "
+                "give another file"
             )
         krylov = self._krylov
         krylov.basis[: len(tensors["basis"])] = tensors["basis"]
@@ -241,6 +241,6 @@ class LanczosSearch:
         error = float((column - krylov.projected[: krylov.used, 0]).norm())
         if not error <= 1e-2 * krylov.scale:  # above what rounding does at a network's kinks
             raise ValueError(
-                f"{path} is of a search with another matrix, whose product differs by "
+                f"{path} belongs to another matrix, whose product differs by "
                 f"{error / max(krylov.scale, 1e-300):.1e}: delete it or give another file"
             )

@@ -189,7 +189,7 @@ class Objective:
             if bool(once.isfinite()):
                 break
         else:
-            return  # said once it is measured
+            return  # measure() reports it
         samples = (len(targets), len(targets))
         twice = self.loss(join(outputs, outputs, samples), torch.cat([targets, targets]))
         if not torch.isclose(once, twice, rtol=1e-2, atol=1e-6):

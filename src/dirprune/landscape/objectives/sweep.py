@@ -164,7 +164,7 @@ def resumed(path: Path, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         )
     if any(meta.get(name) != value for name, value in work.items()):
         raise ValueError(
-            f"{path} is of other networks, data or options: choose another file, or delete it"
+            f"{path} belongs to other networks, data or options: choose another file, or delete it"
         )
     return tensors, meta
 

@@ -126,7 +126,7 @@ def _by_derivatives(loss: Loss, reference: LossInputs, batch: LossInputs) -> flo
         except _NoWeightedMean as error:  # noqa: PERF203
             raise ValueError(_REFUSAL.format(error)) from None
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-            continue  # the loss takes no float64, or the batches cannot be put together
+            continue  # the loss refuses float64, or the batches cannot be concatenated
     return None
 
 

@@ -240,7 +240,7 @@ def _read_comparison(folder: Path) -> tuple[list[Path], Mapping[str, Any]]:
     if runs == []:
         raise ValueError(f"no run of {folder} has finished yet: wait, or resume the comparison")
     if not isinstance(runs, list) or not all(isinstance(r, str) for r in runs):
-        raise ValueError(f"{path} has no list 'runs' of folders: it is not of dirprune")
+        raise ValueError(f"{path} has no list 'runs' of folders: dirprune did not write it")
     for run in runs:
         if Path(run).is_absolute() or ".." in Path(run).parts:
             raise ValueError(f"{path} names a run outside its own folder: {run!r}")
@@ -277,4 +277,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: the file is damaged or foreign") from None
+        raise ValueError(f"{path} is not UTF-8 text, so it is damaged: restore it") from None

@@ -207,8 +207,8 @@ def _signed(points: float) -> str:
     return f"{points:+.2f}".replace("-", "−") if round(points, 2) else "±0.00"
 
 
-def _share(part: int | None, whole: int | None) -> str:
-    return MISSING if part is None else f"{part} / {whole}"
+def _share(part: int | None, total: int | None) -> str:
+    return MISSING if part is None else f"{part} / {total}"
 
 
 def _hundredths(share: float) -> str:
