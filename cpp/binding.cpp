@@ -80,7 +80,7 @@ dirprune::Shape shape_of(const Array& array) {
 }
 
 void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Array>& tensors,
-                  std::int64_t max_bytes) {
+                  std::int64_t max_bytes, const dirprune::Program* like) {
     std::vector<const float*> data;
     std::vector<dirprune::Shape> shapes;
     for (const Array& tensor : tensors) {
@@ -88,7 +88,7 @@ void make_program(dirprune::Program* self, nb::bytes graph, const std::vector<Ar
         shapes.push_back(shape_of(tensor));
     }
     const std::span bytes(static_cast<const std::uint8_t*>(graph.data()), graph.size());
-    new (self) dirprune::Program(bytes, data, shapes, max_bytes);
+    new (self) dirprune::Program(bytes, data, shapes, max_bytes, like);
 }
 
 std::int64_t batch_of(const dirprune::Program& program, const Array& x) {
@@ -193,7 +193,8 @@ NB_MODULE(_cpp, m) {
           "Which rows differ from the threshold of v, from a sample of long ones.");
     nb::class_<dirprune::Program>(m, "Program", "A network that is ready to run.")
         .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"),
-             nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max())
+             nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max(),
+             nb::arg("like").none() = nb::none())
         .def("run", &run, nb::arg("x"), nb::arg("threads"), nb::arg("tune"))
         .def("profile", &profile, nb::arg("x"), nb::arg("threads"), nb::arg("tune"),
              nb::arg("repeats"))

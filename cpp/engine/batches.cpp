@@ -273,7 +273,7 @@ std::vector<Timing> Program::profile(const float* x, std::int64_t batch, int thr
             row.sparsity = 1 - layer->density;
             row.gflop = 2e-9 * (work(*layer) - 1) * static_cast<double>(batch);
             if (is_rows(*layer, static_cast<int>(images)))
-                row.kernel = layer->dense.empty() ? "sparse rows" : "dense rows";
+                row.kernel = !layer->dense ? "sparse rows" : "dense rows";
             else
                 row.kernel = run.plans(images, wide ? crew : alone).plans[i]->choice().name() +
                              (wide ? ", images side by side" : "");

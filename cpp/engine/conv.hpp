@@ -38,6 +38,7 @@ struct Nonzeros {
     std::vector<float> value;
 
     Nonzeros(const float* weight, std::int64_t outputs, std::int64_t row);
+    bool operator==(const Nonzeros&) const = default;
 };
 
 struct Epilogue {

@@ -78,13 +78,13 @@ void Program::run_rows(std::size_t number, Arena& arena, int threads) const {
         const std::int64_t first = g.outputs * static_cast<std::int64_t>(part) / pieces;
         const std::int64_t last = g.outputs * static_cast<std::int64_t>(part + 1) / pieces;
         const auto count = static_cast<std::size_t>(last - first);
-        if (layer.dense.empty()) {
+        if (!layer.dense) {
             kernels_.sparse_rows(n.ends.data(), n.index.data(), n.value.data(), layer.bias.data(),
                                  first, last, x, out);
         } else {
             for (std::int64_t row = first; row < last; ++row)
                 out[row] = layer.bias[static_cast<std::size_t>(row)] +
-                           kernels_.dot(layer.dense.data() + row * g.channels, x,
+                           kernels_.dot(layer.dense->data() + row * g.channels, x,
                                         static_cast<std::size_t>(g.channels));
         }
         if (added)

@@ -1,6 +1,7 @@
 #include "engine/program.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "dispatch.hpp"
@@ -19,7 +20,7 @@ constexpr std::int64_t nonzero_bytes = 8, plan_bytes = 24;
 }  // namespace
 
 Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* const> tensors,
-                 std::span<const Shape> shapes, std::int64_t max_bytes)
+                 std::span<const Shape> shapes, std::int64_t max_bytes, const Program* like)
     : kernels_(kernels(dirprune::chosen())), graph_(parse(bytes)), free_bytes_(max_bytes) {
     if (tensors.size() != graph_.tensors.size() || shapes.size() != tensors.size())
         throw std::invalid_argument("the graph has " + std::to_string(graph_.tensors.size()) +
@@ -36,7 +37,9 @@ Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* con
         const Node& node = graph_.nodes[i];
         if (node.op == Op::conv2d || node.op == Op::linear) {
             try {
-                make_layer(i, nonzeros[graph_.tensor(node, Role::weight)]);
+                const bool same = like && i < like->layers_.size();
+                make_layer(i, nonzeros[graph_.tensor(node, Role::weight)],
+                           same ? like->layers_[i].get() : nullptr);
             } catch (const std::invalid_argument& error) {
                 throw std::invalid_argument(node.path + ": " + error.what());
             }
@@ -46,11 +49,12 @@ Program::Program(std::span<const std::uint8_t> bytes, std::span<const float* con
             if (number >= 0) read[static_cast<std::size_t>(number)] = true;
     }
     // The caller's arrays are not read after this.
+    tensors_.resize(read.size());
     for (std::size_t i = 0; i < read.size(); ++i) {
         Tensor& tensor = graph_.tensors[i];
-        if (read[i]) use_memory(static_cast<std::int64_t>(tensor.size * sizeof(float)));
-        if (read[i]) tensors_.emplace_back(tensor.data, tensor.data + tensor.size);
-        tensor.data = read[i] ? tensors_.back().data() : nullptr;
+        const bool same = like && i < like->tensors_.size();
+        if (read[i]) tensors_[i] = keep(tensor, same ? like->tensors_[i] : nullptr);
+        tensor.data = read[i] ? tensors_[i]->data() : nullptr;
     }
     plan_memory();
     Registry::add(*this);
@@ -67,7 +71,17 @@ void Program::use_memory(std::int64_t bytes) {
     free_bytes_ -= bytes;
 }
 
-void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros) {
+// A copy of a tensor, or another program's if it is equal bit by bit.
+Program::Floats Program::keep(const Tensor& tensor, const Floats& like) {
+    if (like && like->size() == tensor.size &&
+        !std::memcmp(like->data(), tensor.data, tensor.size * sizeof(float)))
+        return like;
+    use_memory(static_cast<std::int64_t>(tensor.size * sizeof(float)));
+    return std::make_shared<const std::vector<float>>(tensor.data, tensor.data + tensor.size);
+}
+
+void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros,
+                         const Layer* like) {
     const Node& node = graph_.nodes[number];
     const Shape& x = graph_.shape(node.inputs[0]);
     const Tensor& weight = *graph_.tensor(node, Role::weight);
@@ -108,6 +122,10 @@ void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& no
     if (!nonzeros) {
         use_memory(static_cast<std::int64_t>(weight.size) * nonzero_bytes);
         nonzeros = std::make_shared<const Nonzeros>(weight.data, g.outputs, row);
+        if (like && *like->nonzeros == *nonzeros) {
+            nonzeros = like->nonzeros;
+            free_bytes_ += static_cast<std::int64_t>(weight.size) * nonzero_bytes;
+        }
     }
     layer->nonzeros = nonzeros;
     use_memory(static_cast<std::int64_t>(nonzeros->index.size()) * plan_bytes);
@@ -120,10 +138,8 @@ void Program::make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& no
         layer->epilogue.activation = static_cast<Activation>(node.integer(Key::activation));
     if (node.has(Key::activation_parameter))
         layer->epilogue.parameter = node.real(Key::activation_parameter);
-    if (is_rows(*layer, 1) && layer->density > mostly_dense) {
-        use_memory(static_cast<std::int64_t>(weight.size * sizeof(float)));
-        layer->dense.assign(weight.data, weight.data + weight.size);
-    }
+    if (is_rows(*layer, 1) && layer->density > mostly_dense)
+        layer->dense = keep(weight, like ? like->dense : nullptr);
     layers_[number] = std::move(layer);
 }
 

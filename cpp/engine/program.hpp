@@ -58,8 +58,9 @@ class Program {
     // tensors: the values of the graph's tensors in their order, with their shapes; they are copied.
     // max_bytes bounds the memory for weights and for the activations of one call. Throws
     // std::invalid_argument for bytes that are not a valid graph, or if it needs more memory.
+    // like: null, or the same network at other sizes; equal weights are shared with it.
     Program(std::span<const std::uint8_t> graph, std::span<const float* const> tensors,
-            std::span<const Shape> shapes, std::int64_t max_bytes);
+            std::span<const Shape> shapes, std::int64_t max_bytes, const Program* like = nullptr);
 
     ~Program();
     Program(const Program&) = delete;
@@ -87,11 +88,14 @@ class Program {
     }
 
   private:
+    using Floats = std::shared_ptr<const std::vector<float>>;
+
     // A convolution or linear layer.
     struct Layer {
         Geometry geometry;
         std::shared_ptr<const Nonzeros> nonzeros;  // layers may share a weight
-        std::vector<float> bias, dense;            // dense: the weight where it is mostly not zero
+        std::vector<float> bias;
+        Floats dense;  // the weight where it is mostly not zero, else null
         Epilogue epilogue;
         bool transposed = false;  // linear over the last of several dimensions: rows become columns
         double density = 0;
@@ -111,7 +115,9 @@ class Program {
     };
 
     // program.cpp: what is done once
-    void make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros);
+    void make_layer(std::size_t number, std::shared_ptr<const Nonzeros>& nonzeros,
+                    const Layer* like);
+    Floats keep(const Tensor& tensor, const Floats& like);
     void plan_memory();
     void use_memory(std::int64_t bytes);
 
@@ -154,7 +160,7 @@ class Program {
     const Kernels& kernels_;
     Graph graph_;
     std::vector<std::unique_ptr<Layer>> layers_;  // by node, null for other operators
-    std::vector<std::vector<float>> tensors_;     // those that are read while running
+    std::vector<Floats> tensors_;                 // those that are read while running, or null
     std::vector<std::uint32_t> storage_;          // by value: the value whose memory it shares
     std::vector<std::int64_t> offsets_;           // by value, in floats per image of a block
     std::vector<std::size_t> last_;               // by value: the last value computed from it

@@ -161,7 +161,7 @@ def raw(change: Callable[[bytearray], object]) -> Callable[[], object]:
         (lambda: Graph((-1,), (), 0, {"a": np.zeros(0, np.float32)}), "out of range"),
         (raw(lambda data: data.append(0)), "1 bytes follow"),
         (raw(lambda data: data.pop()), "ends in the middle"),
-        (raw(lambda data: data.__setitem__(0, 3)), "version 3"),
+        (raw(lambda data: data.__setitem__(0, 4)), "version 4"),
         (raw(lambda data: data.__setitem__(slice(4, 8), b"\xff" * 4)), "a count of"),
         (raw(lambda data: data.__setitem__(10, 0xFF)), "not UTF-8"),
         (raw(lambda data: data.__setitem__(10, 65)), "not those"),

@@ -4,21 +4,19 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dirprune._support import native
-from dirprune.deploy.file.encode import encode
 from dirprune.deploy.file.limits import check_memory, memory_limit, readable
 from dirprune.deploy.file.read import FileOrBytes, describe, file_bytes, read_contents
-from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.signature import Kind, Signature, pack, rebuild, split
+from dirprune.deploy.graph.signature import Kind, pack, rebuild, split
 from dirprune.deploy.profile import LayerTime, Profile
-from dirprune.deploy.tuned import TunedFile
+from dirprune.deploy.programs import Prepared, Programs
+from dirprune.deploy.tuned import TunedFiles
 
 Array = NDArray[np.float32]
 _MOST_THREADS = 256
@@ -105,12 +103,12 @@ class Engine:
         limit = memory_limit(max_bytes)
         with readable(describe(path)):
             self._file = file_bytes(path, limit)
-            made = _program(self._extension, self._file, limit)
-            self._program, self._sparsity, self._signature = made
-        self._tuned = None
-        if keep and self._path is not None:
-            self._tuned = TunedFile(self._path, self._file, self._extension.chosen(), threads)
-            self._tuned.load(self._program)
+            graph = _graph(self._file, limit)
+            self._sparsity = _sparsity(graph)
+            self._programs = Programs(self._extension, graph, limit)
+        self._tuned = self._tuned_files() if keep else None
+        if self._tuned is not None:
+            self._tuned.load(self._programs.first)
 
     def __getstate__(self) -> dict[str, Any]:
         options = ("_path", "_file", "_threads", "_tune", "_check", "_max_bytes")
@@ -120,7 +118,7 @@ class Engine:
             **state,
             "keep": self._tuned is not None,
             "isa": isa,
-            "tuned": self._program.tuned(),
+            "tuned": self._programs.first.program.tuned(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,15 +129,16 @@ class Engine:
         self._path = state["_path"]
         if state["isa"] == self._extension.chosen():
             for mode in state["tuned"]:
-                self._program.choose(*mode)
-        if state["keep"] and self._path is not None:
-            isa = self._extension.chosen()
-            self._tuned = TunedFile(self._path, self._file, isa, self._threads)
-            self._tuned.load(self._program)
+                self._programs.first.program.choose(*mode)
+        if state["keep"]:
+            self._tuned = self._tuned_files()
+            self._tuned.load(self._programs.first)
 
     def __repr__(self) -> str:
         shapes = [
-            f"(batch, {', '.join(map(str, shape))})" if shape else "(batch,)"
+            f"(batch, {', '.join('?' if n < 0 else str(n) for n in shape)})"
+            if shape
+            else "(batch,)"
             for shape in (self.input_shape, self.output_shape)
         ]
         return (
@@ -150,13 +149,18 @@ class Engine:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
-        return tuple(self._program.input_shape)
+        """Shape of one input, without the batch; -1 for a size that varies."""
+        shape = tuple(self._programs.first.program.input_shape)
+        dynamic = self._programs.dynamic
+        if dynamic is None:
+            return shape
+        one = len(dynamic.inputs) == 1
+        return tuple(n if type(n) is int else -1 for n in dynamic.inputs[0]) if one else (-1,)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of one output, without the batch."""
-        return tuple(self._program.output_shape)
+        """Shape of one output, without the batch; -1 for a size that varies."""
+        return self._programs.output_shape
 
     @property
     def threads(self) -> int:
@@ -183,16 +187,16 @@ class Engine:
             ValueError: If it has another shape, or with ``check`` is not finite.
             MemoryError: If the batch is too large; smaller ones still run.
         """
-        x = self._input(args, kwargs)
-        result: Array = self._program.run(x, self._threads, self._tune)
+        x, prepared = self._input(args, kwargs)
+        result: Array = prepared.program.run(x, self._threads, self._tune)
         if self._tuned:
-            self._tuned.save(self._program)
-        if self._signature is None:
+            self._tuned.save(prepared)
+        signature = prepared.signature
+        if signature is None:
             return result
-        slots = self._signature.outputs
-        parts = zip(split(self._signature, result), slots, strict=True)
+        parts = zip(split(signature, result), signature.outputs, strict=True)
         return rebuild(
-            self._signature.result, [y.astype(_DTYPES[slot.kind], copy=False) for y, slot in parts]
+            signature.result, [y.astype(_DTYPES[slot.kind], copy=False) for y, slot in parts]
         )
 
     def profile(self, x: Any, repeats: int = 10) -> Profile:
@@ -211,12 +215,12 @@ class Engine:
             ValueError: As in a call, or if x is empty.
         """
         args, kwargs = ((), x) if isinstance(x, dict) else (x if type(x) is tuple else (x,), {})
-        x = self._input(args, kwargs)
+        x, prepared = self._input(args, kwargs)
         if not len(x):
             raise ValueError("an empty batch cannot be timed: give at least one sample")
-        rows = self._program.profile(x, self._threads, self._tune, repeats)
+        rows = prepared.program.profile(x, self._threads, self._tune, repeats)
         if self._tuned:
-            self._tuned.save(self._program)
+            self._tuned.save(prepared)
         total = sum(row[4] for row in rows) or 1.0
         layers = tuple(
             LayerTime(
@@ -232,20 +236,30 @@ class Engine:
         )
         return Profile(layers, len(x), self._threads, self._extension.chosen())
 
-    def _input(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Array:
-        """Convert the arguments of a call to the program's input."""
-        if self._signature is None:
-            x = [*args, *kwargs.values()]
-            if len(x) != 1:
-                raise TypeError(f"this network takes one array, got {len(x)}")
-            return self._checked(x[0], self.input_shape)
-        leaves = self._signature.leaves(args, kwargs)
-        slots = self._signature.inputs
-        arrays = [self._checked(leaf, slot.shape[1:]) for leaf, slot in zip(leaves, slots)]
-        return np.ascontiguousarray(pack(self._signature, arrays, np.concatenate))
+    def _tuned_files(self) -> TunedFiles:
+        if self._path is None:
+            raise ValueError("keep=True writes beside the file: give its path")
+        return TunedFiles(self._path, self._file, self._extension.chosen(), self._threads)
 
-    def _checked(self, x: Any, shape: tuple[int, ...]) -> Array:
-        array = _as_array(x)
+    def _input(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Array, Prepared]:
+        """Convert the arguments of a call to a program's input."""
+        leaves, signature = [*args, *kwargs.values()], self._programs.first.signature
+        if signature is not None:
+            leaves = signature.leaves(args, kwargs)
+        elif len(leaves) != 1:
+            raise TypeError(f"this network takes one array, got {len(leaves)}")
+        arrays = [_as_array(leaf) for leaf in leaves]
+        prepared = self._programs.at([array.shape for array in arrays])
+        if self._tuned and not prepared.program.modes:
+            self._tuned.load(prepared)
+        signature = prepared.signature
+        if signature is None:
+            return self._checked(arrays[0], tuple(prepared.program.input_shape)), prepared
+        slots = zip(arrays, signature.inputs, strict=True)
+        arrays = [self._checked(array, slot.shape[1:]) for array, slot in slots]
+        return np.ascontiguousarray(pack(signature, arrays, np.concatenate)), prepared
+
+    def _checked(self, array: NDArray[Any], shape: tuple[int, ...]) -> Array:
         if array.ndim == 0 or array.shape[1:] != shape:
             needed = ", ".join(["batch", *map(str, shape)])
             raise ValueError(f"this network takes shape ({needed}), got {array.shape}")
@@ -256,25 +270,14 @@ class Engine:
         return np.ascontiguousarray(array)
 
 
-def _program(
-    extension: ModuleType, data: bytes, limit: int
-) -> tuple[Any, float, Signature | None]:
-    """Make the network ready to run; return it with its sparsity and signature."""
-    contents = read_contents(data, limit)
-    if contents.graph is None:
+def _graph(data: bytes, limit: int) -> Graph:
+    """The network of a file that is small enough to be folded."""
+    graph = read_contents(data, limit).graph
+    if graph is None:
         raise ValueError("it has weights and no network: save the model with example_inputs")
-    layers = [
-        contents.graph.tensors[node.tensors["weight"]]
-        for node in contents.graph.nodes
-        if "weight" in node.tensors
-    ]
+    layers = [graph.tensors[n.tensors["weight"]] for n in graph.nodes if "weight" in n.tensors]
     check_memory(_FOLDING * sum(weight.size for weight in layers), limit)
-    sparsity = _sparsity(contents.graph)
-    graph = fold(contents.graph)
-    # Not ascontiguousarray, which gives a single number a dimension.
-    arrays = [np.asarray(array, order="C") for array in graph.tensors.values()]
-    program = extension.Program(encode(graph), arrays, limit)
-    return program, sparsity, contents.graph.signature
+    return graph
 
 
 def _sparsity(graph: Graph) -> float:

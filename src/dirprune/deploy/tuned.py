@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.files import write_json
+from dirprune.deploy.programs import Prepared
 
 _VERSION = 1
 _NAMES = ("batch", "threads", "choices", "seconds")
@@ -76,3 +77,33 @@ class TunedFile:
             return [m for kind, m in kinds.items() if set(map(type, kind)) == {int}]
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return []
+
+
+class TunedFiles:
+    """The file beside a network, and one for every combination of sizes if sizes vary.
+
+    Args:
+        path: File of the network.
+        data: Its bytes.
+        isa: Instruction set in use.
+        threads: Number of threads of the engine.
+    """
+
+    def __init__(self, path: Path, data: bytes, isa: str, threads: int) -> None:
+        self._arguments = (data, isa, threads)
+        self._path = path
+        self._files: dict[tuple[int, ...], TunedFile] = {}
+
+    def load(self, prepared: Prepared) -> None:
+        """Set the choices of a program that its file holds."""
+        self._file(prepared.sizes).load(prepared.program)
+
+    def save(self, prepared: Prepared) -> None:
+        """Write what a program has found since the last time, if anything."""
+        self._file(prepared.sizes).save(prepared.program)
+
+    def _file(self, sizes: tuple[int, ...]) -> TunedFile:
+        if sizes not in self._files:
+            suffix = "." + "x".join(map(str, sizes)) if sizes else ""
+            self._files[sizes] = TunedFile(f"{self._path}{suffix}", *self._arguments)
+        return self._files[sizes]

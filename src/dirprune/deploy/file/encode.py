@@ -10,13 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from dirprune.deploy.graph.dynamic import Dynamic
 from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators import CODES
 from dirprune.deploy.graph.operators.record import LONGEST, MOST, Attribute, Shape
 from dirprune.deploy.graph.signature import Signature
 
-VERSIONS = (1, 2)
-"""Versions of a graph without and with a signature."""
+VERSIONS = (1, 2, 3)
+"""Versions of a graph without and with a signature, and with sizes that vary."""
 OPS = CODES
 ROLES = ("weight", "bias", "running_mean", "running_var", "scale", "shift", "value",
          "num_batches_tracked", "index")  # fmt: skip
@@ -46,7 +47,8 @@ def encode(graph: Graph) -> bytes:
         >>> decode(encode(graph), {}).nodes[0].op
         'relu'
     """
-    out = bytearray(struct.pack("<II", 1 if graph.signature is None else 2, len(graph.tensors)))
+    version = 3 if graph.dynamic is not None else 1 if graph.signature is None else 2
+    out = bytearray(struct.pack("<II", version, len(graph.tensors)))
     for name, tensor in graph.tensors.items():
         out += text(name) + struct.pack(f"<B{tensor.ndim}I", tensor.ndim, *tensor.shape)
     number = {name: i for i, name in enumerate(graph.tensors)}
@@ -62,9 +64,10 @@ def encode(graph: Graph) -> bytes:
             out += struct.pack("<B", _KEY[key]) + _attribute(value)
         out += _dims(node.shape)
     out += struct.pack("<I", graph.output)
-    if graph.signature is not None:
-        data = graph.signature.to_json().encode()
-        out += struct.pack("<I", len(data)) + data
+    if version >= 2:
+        out += _json("" if graph.signature is None else graph.signature.to_json())
+    if graph.dynamic is not None:
+        out += _json(graph.dynamic.to_json())
     return bytes(out)
 
 
@@ -83,18 +86,19 @@ def decode(data: bytes | memoryview, tensors: Mapping[str, NDArray[np.float32]])
     """
     reader = Reader(data)
     if (version := reader.take("I")) not in VERSIONS:
-        raise ValueError(f"the graph is of version {version}, this dirprune reads 1 and 2")
+        raise ValueError(f"the graph is of version {version}, this dirprune reads 1 to 3")
     stated = [(reader.text(), reader.dims("I")) for _ in range(reader.count("I", MOST))]
     if stated != [(name, tensor.shape) for name, tensor in tensors.items()]:
         raise ValueError("the graph's tensors are not those that are given")
     shape = reader.dims("i")
     nodes = tuple(_node(reader, stated) for _ in range(reader.count("I", MOST)))
     output = reader.take("I")
-    signature = None
-    if version == 2:
-        signature = Signature.from_json(_decoded(reader.bytes(reader.take("I"))))
+    described = _decoded(reader.bytes(reader.take("I"))) if version >= 2 else ""
+    varying = _decoded(reader.bytes(reader.take("I"))) if version == 3 else ""
     reader.finish()
-    return Graph(shape, nodes, output, tensors, signature)
+    signature = Signature.from_json(described) if described or version == 2 else None
+    dynamic = Dynamic.from_json(varying) if version == 3 else None
+    return Graph(shape, nodes, output, tensors, signature, dynamic)
 
 
 class Reader:
@@ -159,6 +163,11 @@ def _decoded(data: bytes | memoryview) -> str:
         return str(data, "utf-8")
     except UnicodeDecodeError:
         raise ValueError("a name is not UTF-8") from None
+
+
+def _json(data: str) -> bytes:
+    encoded = data.encode()
+    return struct.pack("<I", len(encoded)) + encoded
 
 
 def _dims(shape: Shape) -> bytes:

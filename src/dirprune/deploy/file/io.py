@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dirprune._support.files import writing
 from dirprune._support.wrappers import unwrap
@@ -17,9 +18,10 @@ from dirprune.deploy.file.read import FileOrBytes, describe, read_contents, read
 from dirprune.deploy.file.values import VALUES, Values
 from dirprune.deploy.file.write import write_contents
 from dirprune.deploy.graph.capture import capture
-from dirprune.deploy.graph.example import ExampleInputs, graph_input
+from dirprune.deploy.graph.example import ExampleInputs, as_arguments, graph_input
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.graph.size_requests import DynamicSizes
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def save(
     example_inputs: ExampleInputs | None = None,
     *,
     values: Values = "float32",
+    dynamic: DynamicSizes | None = None,
 ) -> Saved:
     """Save a network, or the weights of any module, as one compact file.
 
@@ -69,6 +72,11 @@ def save(
         example_inputs: A batch of 2 or more, float32.
         values: ``float32`` keeps every bit; ``float16`` and ``int8`` (with a scale for each
             output channel) round float32 weights of two or more dimensions.
+        dynamic: Sizes that may vary besides the batch, with inclusive bounds, by input and
+            dimension: ``{"x": {2: (64, 512), 3: (64, 512)}}``; a third number is a step, such as
+            32 for a network that halves its maps five times. An input is named as in the call of
+            the network, or by its index. The file then works for all of them; ``load`` and
+            ``Engine`` refuse other sizes.
 
     Returns:
         Sizes, and the change of the output.
@@ -90,12 +98,12 @@ def save(
         raise ValueError(f"values must be {', '.join(VALUES)}, got {values!r}")
     path = Path(path)
     if isinstance(model, Mapping):
-        if example_inputs is not None:
+        if example_inputs is not None or dynamic is not None:
             raise ValueError("a state dict has no network to run: give the module itself")
         graph, state = None, model
     else:
         model = unwrap(model)
-        graph = _graph(model, example_inputs)
+        graph = _graph(model, example_inputs, dynamic)
         state = model.state_dict() if graph is None else {}
     contents = _contents(graph, state)
     data = write_contents(contents, values)
@@ -141,10 +149,19 @@ def load(path: FileOrBytes, *, max_bytes: int | None = None) -> GraphNet | dict[
         return GraphNet(contents.graph)
 
 
-def _graph(model: nn.Module, example_inputs: ExampleInputs | None) -> Graph | None:
+def _graph(
+    model: nn.Module, example_inputs: ExampleInputs | None, dynamic: DynamicSizes | None
+) -> Graph | None:
     if isinstance(model, GraphNet):
+        if dynamic is not None:
+            raise ValueError(
+                "the sizes of a GraphNet (from load or shrink) are fixed already: give dynamic "
+                "with the model that it was made of"
+            )
         return model.graph
-    return None if example_inputs is None else capture(model, example_inputs)
+    if example_inputs is None and dynamic is not None:
+        raise ValueError("dynamic needs example_inputs: without them only weights are stored")
+    return None if example_inputs is None else capture(model, example_inputs, dynamic)
 
 
 def _contents(graph: Graph | None, state: Mapping[str, object]) -> Contents:
@@ -181,8 +198,13 @@ def _to_torch(tensor: container.Tensor) -> Tensor:
 
 @torch.no_grad()
 def _change(before: GraphNet, after: GraphNet, example_inputs: ExampleInputs) -> float:
-    x = graph_input(before.graph, example_inputs)
-    expected, found = (net.run(x) for net in (before, after))
+    args, kwargs = as_arguments(example_inputs)
+    if before.graph.signature is None:
+        args, kwargs = (graph_input(before.graph, example_inputs),), {}
+    expected, found = (
+        torch.cat([y.float().flatten() for y in tree_leaves(net(*args, **kwargs))])
+        for net in (before, after)
+    )
     largest = float(expected.abs().max())
     change = float((expected - found).abs().max())
     return change / largest if change else 0.0

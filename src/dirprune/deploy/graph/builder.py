@@ -9,18 +9,14 @@ Sizes of tensors are tuples in which ``-c`` means c times the batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.graph_writer import GraphWriter
 from dirprune.deploy.graph.operators.record import Attribute, Shape
-from dirprune.deploy.graph.shapes import infer_shape
-from dirprune.deploy.graph.signature import Signature
+from dirprune.deploy.graph.traced_sizes import Size, is_number, real
 from dirprune.deploy.graph.values import (
     Constant,
     Value,
@@ -33,103 +29,8 @@ from dirprune.deploy.graph.values import (
 Held = TypeVar("Held", Value, Constant)
 
 
-@dataclass
-class Builder:
-    """Numbers values and names tensors.
-
-    Args:
-        shape: Shape of the input, -1 first.
-
-    Attributes:
-        path: Path of the module that the next nodes come from.
-        batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
-            the count of batches.
-        booleans: Numbers of the values that are booleans.
-        batch_indices: Numbers of the values that are the index of a sample in the batch.
-    """
-
-    shape: Shape
-    path: str = ""
-    batch_counts: Mapping[str, Constant] = field(default_factory=dict)
-    booleans: set[int] = field(default_factory=set)
-    batch_indices: set[int] = field(default_factory=set)
-    _nodes: list[Node] = field(default_factory=list)
-    _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
-    _keep: list[Constant] = field(default_factory=list)
-
-    # ---- shapes and sizes
-
-    def graph_shape(self, x: Value) -> Shape:
-        """The shape of a value in the graph, -1 first."""
-        return self._nodes[x.number - 1].shape if x.number else self.shape
-
-    def sizes(self, x: Any) -> Shape:
-        """The sizes of a tensor, ``-c`` for c times the batch."""
-        if isinstance(x, Constant):
-            return tuple(x.tensor.shape)
-        if not isinstance(x, Value):
-            raise ValueError(f"it computes with {x}")
-        shape = self.graph_shape(x)
-        return tuple(prod(shape[g] for g in dims) for dims in x.dims)
-
-    def axis(self, x: Value, dim: int) -> int:
-        """The graph's dimension for a dimension of a value without the batch."""
-        dims = x.dims[dim]
-        if len(dims) != 1 or dims[0] == 0:
-            raise ValueError("it works along the batch")
-        return dims[0]
-
-    def plain(self, x: Value) -> Value:
-        """Refuse a value whose batch is not dimension 0 and on its own."""
-        if not isinstance(x, Value) or x.dims != plain_dims(len(x.dims)):
-            raise ValueError(f"its input {self.sizes(x)} does not have the batch alone and first")
-        return x
-
-    # ---- nodes
-
-    def add(
-        self,
-        op: str,
-        inputs: Sequence[Value | int],
-        attrs: Mapping[str, Attribute] | None = None,
-        tensors: Mapping[str, Constant | None] | None = None,
-        dims: tuple[tuple[int, ...], ...] | None = None,
-    ) -> Value:
-        """Write a node and infer its shape.
-
-        Args:
-            op: A key of the table of operators.
-            inputs: Values, or numbers of constants.
-            attrs: Attributes.
-            tensors: Tensors by role; None for missing tensors.
-            dims: Dimensions of the result; by default those of the first value.
-
-        Returns:
-            The value of the node.
-
-        Raises:
-            ValueError: If the arguments do not fit each other.
-        """
-        for role, constant in (tensors or {}).items():
-            if not isinstance(constant, Constant | None):
-                raise ValueError(f"its {role} depends on the input")
-        if not all(isinstance(x, Value | int) for x in inputs):
-            raise ValueError("it reads a constant in the place of a value")
-        named = {role: self._name(c) for role, c in (tensors or {}).items() if c is not None}
-        values = [x for x in inputs if isinstance(x, Value)]
-        numbers = tuple(x.number if isinstance(x, Value) else x for x in inputs)
-        read = [self._nodes[n - 1].shape if n else self.shape for n in numbers]
-        sizes = {role: self._tensors[name].shape for role, name in named.items()}
-        shape = infer_shape(op, read, sizes, attrs or {})
-        self._nodes.append(Node(op, numbers, shape, attrs or {}, named, self.path))
-        if dims is None:
-            dims = values[0].dims if values else plain_dims(len(shape))
-        return Value(len(self._nodes), dims)
-
-    def finish(self, output: Value, signature: Signature | None) -> Graph:
-        """Check everything and return the graph."""
-        return Graph(self.shape, tuple(self._nodes), output.number, self._tensors, signature)
+class Builder(GraphWriter):
+    """Writes what a captured network does with tensors whose batch may be anywhere."""
 
     # ---- moving dimensions
 
@@ -226,13 +127,19 @@ class Builder:
 
     def operand(self, x: Any) -> Any:
         """Convert a number to a constant; return other arguments unchanged."""
-        return Constant(torch.tensor(float(x))) if isinstance(x, int | float) else x
+        if isinstance(x, Size):
+            return self.multiplied(self.constant_value(Constant(torch.tensor(1.0))), x)
+        return Constant(torch.tensor(float(x))) if is_number(x) else x
 
     def constant_value(self, x: Constant) -> Value:
         """A constant as a value that is the same for every sample."""
         sizes = tuple(x.tensor.shape)
         dims = plain_dims(len(sizes) + 1)[1:]
         return self.add("expand", [self.constant(x, sizes)], {"size": (-1, *sizes)}, dims=dims)
+
+    def as_value(self, x: Value | Constant) -> Value:
+        """A value; a constant becomes one that is the same for every sample."""
+        return self.constant_value(x) if isinstance(x, Constant) else x
 
     def batch_size(self) -> Value:
         """The size of the batch as a number."""
@@ -253,7 +160,9 @@ class Builder:
         own = (1,) * (len(sizes) - len(self.sizes(x))) + self.sizes(x)
         held = next((i for i, size in enumerate(sizes) if size < 0), None)
         if isinstance(x, Constant) and held is None:
-            return Constant(x.tensor.expand(sizes))
+            if not any(isinstance(size, Size) for size in sizes):
+                return Constant(x.tensor.expand(sizes))
+            x = self.constant_value(x)
         if held is None or (isinstance(x, Value) and x.holds_batch):
             x = self.reshape(x, own)
             shape = self.graph_shape(x)
@@ -288,7 +197,7 @@ class Builder:
         if isinstance(x, Constant):
             return Constant(x.tensor * factor)
         self.sizes(x)
-        return self.add("mul", [x], {"scalar": float(factor)})
+        return self.add("mul", [x], {"scalar": real(factor)})
 
     def combine(
         self, op: str, operands: Sequence[Any], attrs: Mapping[str, Attribute] | None = None
@@ -335,7 +244,10 @@ class Builder:
         dims = plain_dims(len(sizes) + 1)[1:]
         if (-1, *sizes) == self.graph_shape(x):
             return Value(x.number, dims)
-        return self.add("reshape", [x], {"size": (-1, *sizes)}, dims=dims)
+        y = self.add("reshape", [x], {"size": (-1, *sizes)}, dims=dims)
+        if x.number in self.ranges:
+            self.ranges.add(y.number)
+        return y
 
     def _spread(self, parts: Sequence[Any], dim: int, sizes: Shape) -> list[Value]:
         """Repeat constants, and what is the same for every sample, along the batch."""
@@ -348,28 +260,3 @@ class Builder:
             whole = isinstance(x, Value) and x.holds_batch
             spread.append(x if whole else self.expand(x, tuple(own)))
         return spread
-
-    def constant(self, constant: Constant, shape: Shape) -> int:
-        """The number of a constant's node; with another shape it is a new tensor."""
-        key = (id(constant), shape)
-        if key not in self._constants:
-            stored = constant
-            if shape != tuple(constant.tensor.shape):
-                stored = Constant(constant.tensor.reshape(shape))
-            attrs = {"trained": 1} if stored.trained else {}
-            node = self.add("constant", (), attrs, {"value": stored})
-            self._constants[key] = node.number
-            self._keep.append(constant)  # its id stays its own
-        return self._constants[key]
-
-    def _name(self, constant: Constant) -> str:
-        if constant.name is None:
-            taken = sum(name.startswith("constant.") for name in self._tensors)
-            constant.name = f"constant.{taken}"
-        if constant.name not in self._tensors:
-            tensor = constant.tensor.detach().to("cpu", torch.float32)
-            tensor = tensor.resolve_conj().resolve_neg().contiguous()
-            array: NDArray[np.float32] = tensor.numpy()
-            self._tensors[constant.name] = array.copy()
-            self._keep.append(constant)
-        return constant.name

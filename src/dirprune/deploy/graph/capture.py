@@ -15,6 +15,11 @@ from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.program import exported_program, first_line
 from dirprune.deploy.graph.signature import pack, split
+from dirprune.deploy.graph.size_requests import (
+    DynamicSizes,
+    other_sizes,
+    requested_ranges,
+)
 from dirprune.deploy.graph.translation import Translation
 
 _log = logging.getLogger(__name__)
@@ -23,12 +28,15 @@ _TOLERANCES = {torch.float16: 0.05, torch.bfloat16: 0.2}
 """Largest accepted difference from the model's outputs, relative to the largest output."""
 
 
-def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+def capture(
+    model: nn.Module, example_inputs: ExampleInputs, dynamic: DynamicSizes | None = None
+) -> Graph:
     """Capture a network in evaluation mode as a graph.
 
-    The graph accepts batches of any size; all other properties of the inputs are fixed by the
-    example. Expressions of parameters, such as a parametrized weight, are computed once. The
-    network is run once on the example, and the graph must give the same output.
+    The graph accepts batches of any size, and other sizes within the bounds of ``dynamic``; all
+    other properties of the inputs are fixed by the example. Expressions of parameters, such as a
+    parametrized weight, are computed once. The network is run once on the example, and for sizes
+    that vary at four combinations of them; the graph must give the same output.
 
     Args:
         model: Any module built of the operators of
@@ -37,6 +45,8 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
             ``torch.compile``. It is not changed. Other precisions become float32.
         example_inputs: A tensor, a tuple of positional arguments, or a dictionary of keyword
             arguments. Every tensor has the batch in dimension 0; values do not matter.
+        dynamic: Sizes that may vary, by input and dimension: ``{"x": {2: (64, 512)}}``. Bounds are
+            inclusive; a third number is a step. An input is named as in the call, or by its index.
 
     Returns:
         The graph. Tensors are named as in the state dict, shared tensors by their first name, and
@@ -44,7 +54,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
 
     Raises:
         ValueError: If the module cannot be captured; the message names every unsupported operator
-            and the modules that it came from.
+            and the modules that it came from, or the size that cannot vary.
 
     Example:
         >>> graph = capture(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 2, 2))
@@ -53,13 +63,16 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     model = unwrap(model)
     example = Example(model, example_inputs)
+    ranges = requested_ranges(example, dynamic)
     precisions = Precisions()
     with evaluating(model), torch.no_grad():
         with without_observers(model, lambda: _run(example, precisions)) as expected:
             _say_what_is_converted(precisions.seen)
-            program = exported_program(example)
-        graph = Translation(program, example).graph()
-        _check(graph, example, expected, precisions.seen)
+            program = exported_program(example, ranges)
+        graph = Translation(program, example, ranges).graph()
+        _check(graph, example.leaves, expected, precisions.seen)
+        for at, leaves in other_sizes(graph, example):
+            _check_sizes(at, example, leaves, precisions.seen)
     return graph
 
 
@@ -100,10 +113,13 @@ def _run(example: Example, precisions: Precisions) -> list[Tensor]:
 
 
 def _check(
-    graph: Graph, example: Example, expected: list[Tensor], precisions: set[torch.dtype]
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    expected: list[Tensor],
+    precisions: set[torch.dtype],
 ) -> None:
     """Refuse a graph that computes something else than the network does."""
-    leaves = [leaf.cpu().float() for leaf in example.leaves]
+    leaves = [leaf.cpu().float() for leaf in inputs]
     x = leaves[0] if graph.signature is None else pack(graph.signature, leaves, torch.cat)
     y = GraphNet(graph).run(x)
     found = [y] if graph.signature is None else split(graph.signature, y)
@@ -117,6 +133,29 @@ def _check(
         tolerance = max([_TOLERANCES.get(dtype, 1e-3) for dtype in precisions], default=1e-3)
         if not gap <= tolerance * largest + 1e-6:
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
+
+
+def _check_sizes(
+    graph: Graph, example: Example, leaves: list[Tensor], precisions: set[torch.dtype]
+) -> None:
+    """Refuse sizes at which the network fails, or computes something else."""
+    shapes = " and ".join(str(tuple(leaf.shape)) for leaf in leaves)
+    name = type(example.model).__name__
+    try:
+        with torch.random.fork_rng(devices=[]):
+            expected = example.call(leaves)
+    except Exception as error:  # whatever the user's forward may raise
+        raise ValueError(
+            f"{name} does not run on inputs of {shapes} ({first_line(error)}): give narrower "
+            "bounds, or a step, in dynamic"
+        ) from error
+    try:
+        _check(graph, leaves, expected, precisions)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} acts differently on inputs of {shapes} than on the example "
+            f"({first_line(error)}): give narrower bounds in dynamic"
+        ) from error
 
 
 _BUG = "this is a bug of dirprune, please report it with the model"

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from dirprune.deploy.graph.dynamic import Dynamic
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import (
     LONGEST,
@@ -57,6 +58,8 @@ class Graph:
         tensors: float32 arrays by name, as in the state dict of the module.
         signature: The tensors of the input and output; None if the network maps one tensor to
             one tensor.
+        dynamic: The sizes that vary; None if only the batch does. Shapes and attributes are those
+            of one combination of sizes.
 
     Raises:
         ValueError: If the graph is not consistent; the message names the node.
@@ -73,6 +76,7 @@ class Graph:
     output: int
     tensors: Mapping[str, NDArray[np.float32]]
     signature: Signature | None = None
+    dynamic: Dynamic | None = None
 
     def __post_init__(self) -> None:
         _check_tensors(self.tensors)
@@ -95,6 +99,18 @@ class Graph:
             raise ValueError("the output does not depend on the input")
         if self.signature is not None:
             _check_signature(self.signature, self.shape, shapes[self.output])
+        if self.dynamic is not None:
+            self.dynamic.check(self)
+
+    def at(self, shapes: Sequence[Shape]) -> "Graph":
+        """The graph for input tensors of these shapes; itself if only the batch varies.
+
+        Raises:
+            ValueError: If a size is out of its bounds.
+        """
+        if self.dynamic is None:
+            return self
+        return self.dynamic.at(self, self.dynamic.sizes(shapes))
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

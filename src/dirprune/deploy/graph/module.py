@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dirprune.deploy.graph.dynamic import Dynamic
 from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import ACTIVATIONS, Shape
@@ -24,6 +26,8 @@ class _Plan(NamedTuple):
     signature: Signature | None
     names: tuple[str, ...]
     finished: tuple[tuple[int, ...], ...]  # by node: the values that nothing reads afterwards
+    dynamic: Dynamic | None
+    recent: "dict[Shape, _Plan]"  # at sizes of the last calls, if sizes vary
 
 
 class GraphNet(nn.Module):
@@ -56,16 +60,8 @@ class GraphNet(nn.Module):
         }
         for name, array in graph.tensors.items():
             _register(self, name, torch.from_numpy(array.copy()), name in trained)
-        last = {value: number for number, node in enumerate(graph.nodes) for value in node.inputs}
-        finished: list[list[int]] = [[] for _ in graph.nodes]
-        for value, number in last.items():
-            if value != graph.output:
-                finished[number].append(value)
         # Not through nn.Module, where a submodule of the network may have any name.
-        self.__dict__[_PLAN] = _Plan(
-            graph.shape, graph.nodes, graph.output, graph.signature, tuple(graph.tensors),
-            tuple(map(tuple, finished)),
-        )  # fmt: skip
+        self.__dict__[_PLAN] = _plan(graph)
         self.eval()
 
     @property
@@ -76,7 +72,7 @@ class GraphNet(nn.Module):
             name: _find(self, name).detach().to("cpu", torch.float32, copy=True).numpy()
             for name in plan.names
         }
-        return Graph(plan.shape, plan.nodes, plan.output, tensors, plan.signature)
+        return Graph(plan.shape, plan.nodes, plan.output, tensors, plan.signature, plan.dynamic)
 
     def forward(self, x: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Run the network.
@@ -94,13 +90,16 @@ class GraphNet(nn.Module):
             TypeError: If the arguments are not those of the network.
             ValueError: If a shape differs.
         """
-        plan = self._plan()
-        if plan.signature is None:
+        signature = self._plan().signature
+        if signature is None:
             return self.run(next(iter(kwargs.values())) if x is None and kwargs else x)
         args = args if x is None else (x, *args)
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
-        leaves = [leaf.to(dtype) for leaf in plan.signature.leaves(args, kwargs)]
-        outputs = split(plan.signature, self.run(pack(plan.signature, leaves, torch.cat)))
+        leaves = [leaf.to(dtype) for leaf in signature.leaves(args, kwargs)]
+        plan = self._plan_at([tuple(leaf.shape) for leaf in leaves])
+        if plan.signature is None:
+            raise RuntimeError("the signature was lost")
+        outputs = split(plan.signature, self._run(plan, pack(plan.signature, leaves, torch.cat)))
         kinds = [slot.kind for slot in plan.signature.outputs]
         converted = [y.to(_DTYPES.get(kind, y.dtype)) for y, kind in zip(outputs, kinds)]
         return rebuild(plan.signature.result, converted)
@@ -109,7 +108,8 @@ class GraphNet(nn.Module):
         """Run the graph itself.
 
         Args:
-            x: With the graph's input shape and any batch size.
+            x: With the graph's input shape and any batch size; if sizes vary and there are
+                several inputs, at the sizes that the graph states.
 
         Returns:
             The graph's output, the batch first.
@@ -118,6 +118,10 @@ class GraphNet(nn.Module):
             ValueError: If the shape is another one.
         """
         plan = self._plan()
+        single = plan.signature is None or len(plan.signature.inputs) == 1
+        return self._run(self._plan_at([tuple(x.shape)]) if single else plan, x)
+
+    def _run(self, plan: _Plan, x: Tensor) -> Tensor:
         if x.dim() == 0 or x.shape[1:] != plan.shape[1:]:
             raise ValueError(
                 f"this network takes inputs with shape (batch, "
@@ -138,8 +142,40 @@ class GraphNet(nn.Module):
     def _plan(self) -> _Plan:
         return cast(_Plan, self.__dict__[_PLAN])
 
+    def _plan_at(self, shapes: list[Shape]) -> _Plan:
+        """The plan for inputs of these shapes, kept for the next calls."""
+        plan = self._plan()
+        if plan.dynamic is None:
+            return plan
+        sizes = plan.dynamic.sizes(shapes)
+        found = plan.recent.pop(sizes, None)
+        if found is None:
+            tensors = {
+                name: np.broadcast_to(np.float32(0), tuple(_find(self, name).shape))
+                for name in plan.names  # only their shapes are read
+            }
+            whole = Graph(plan.shape, plan.nodes, plan.output, tensors, plan.signature)
+            found = _plan(plan.dynamic.at(whole, sizes))
+        plan.recent[sizes] = found
+        for oldest in list(plan.recent)[:-_MOST_PLANS]:
+            plan.recent.pop(oldest, None)
+        return found
+
+
+def _plan(graph: Graph) -> _Plan:
+    last = {value: number for number, node in enumerate(graph.nodes) for value in node.inputs}
+    finished: list[list[int]] = [[] for _ in graph.nodes]
+    for value, number in last.items():
+        if value != graph.output:
+            finished[number].append(value)
+    return _Plan(
+        graph.shape, graph.nodes, graph.output, graph.signature, tuple(graph.tensors),
+        tuple(map(tuple, finished)), graph.dynamic, {},
+    )  # fmt: skip
+
 
 _PLAN = "dirprune.plan"
+_MOST_PLANS = 8
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 

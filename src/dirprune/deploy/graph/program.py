@@ -1,7 +1,10 @@
 """From a module to a program of operators that a graph knows, by ``torch.export``."""
 
+import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from torch.fx import Node as FxNode
 
 from dirprune.deploy.graph.example import Example, FlatNetwork
 from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.size_requests import Place, traced_inputs
+from dirprune.deploy.graph.sizes import SizeRange
 
 CAPTURED = {name: f for record in OPERATORS.values() for name, f in record.captured.items()}
 """The function that writes the node, for every ATen operator that a graph takes."""
@@ -28,12 +33,21 @@ def _(x: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def exported_program(example: Example) -> torch.export.ExportedProgram:
+def exported_program(
+    example: Example, ranges: Mapping[Place, SizeRange]
+) -> torch.export.ExportedProgram:
     """Export, without operators that write in place and with those that can be decomposed."""
     try:
-        return _decomposed(example)
+        return _exported(example, ranges)
     except Exception as error:  # whatever the user's forward or the exporter may raise
         reason = first_line(error)
+        fixed = _fixed_sizes(str(error), ranges)
+        if fixed:
+            raise ValueError(
+                f"{type(example.model).__name__} works for one size only: {fixed}. Its code "
+                "compares the size with a constant, or with a size that may not vary: give "
+                "bounds for that one as well, or leave this one out of dynamic"
+            ) from error
         if "you marked" in str(error).lower():
             reason = "it works for this batch size only: len(x) is fixed, x.shape[0] is not"
         raise ValueError(
@@ -42,12 +56,41 @@ def exported_program(example: Example) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _decomposed(example: Example) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings():
+def _exported(example: Example, ranges: Mapping[Place, SizeRange]) -> torch.export.ExportedProgram:
+    try:
+        return _decomposed(example, traced_inputs(example, ranges), ranges)
+    except Exception:
+        if ranges:  # a map of the example may have a single pixel, which counts as fixed
+            with suppress(Exception):
+                return _decomposed(example, traced_inputs(example, ranges, 0.9), ranges)
+        raise
+
+
+def _fixed_sizes(message: str, ranges: Mapping[Place, SizeRange]) -> str:
+    """Which sizes that shall vary the exporter found to be constants."""
+    pattern = r"\['leaves'\]\[(\d+)\]\.size\(\)\[(\d+)\][^\n]*constant \((\d+)\)"
+    found = {(int(i), int(dim)): size for i, dim, size in re.findall(pattern, message)}
+    pattern = r"static shape of (\d+) for dimension inputs\['leaves_(\d+)'\]\.shape\[(\d+)\]"
+    found |= {(int(i), int(dim)): size for size, i, dim in re.findall(pattern, message)}
+    return ", ".join(
+        f"input {ranges[place].name.rpartition('.')[0]}, dimension {place[1]} must be {size}"
+        for place, size in found.items()
+        if place in ranges
+    )
+
+
+def _decomposed(
+    example: Example, inputs: list[Tensor], ranges: Mapping[Place, SizeRange]
+) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.fx.experimental")):
         warnings.simplefilter("ignore")  # of attributes that the exporter sets back
-        batch = {"leaves": tuple({0: torch.export.Dim.DYNAMIC} for _ in example.leaves)}
-        leaves = tuple(example.leaves)
-        program = torch.export.export(FlatNetwork(example), leaves, dynamic_shapes=batch)
+        varying: Any = torch.export.Dim.DYNAMIC
+        dims: list[dict[int, Any]] = [{0: varying} for _ in example.leaves]
+        for (number, dim), own in ranges.items():
+            dims[number][dim] = varying(min=own.low, max=own.high)
+        program = torch.export.export(
+            FlatNetwork(example), tuple(inputs), dynamic_shapes={"leaves": tuple(dims)}
+        )
         _keep_dropout(program)
         known: Any = torch.export.default_decompositions()
         before: set[Any] | None = None
@@ -55,6 +98,17 @@ def _decomposed(example: Example) -> torch.export.ExportedProgram:
             before = unknown
             program = program.run_decompositions({op: known[op] for op in unknown if op in known})
         return program
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Without the exporter's attempts to solve inequalities of sizes."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _keep_dropout(program: torch.export.ExportedProgram) -> None:

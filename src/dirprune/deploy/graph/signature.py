@@ -159,6 +159,26 @@ def flatten(
     return flatten(others(value), is_leaf, leaves, others)
 
 
+def leaf_names(names: Sequence[str], arguments: Sequence[Structure]) -> list[str]:
+    """Names of the tensors among the arguments, such as ``x`` or ``features[0]``."""
+    found: dict[int, str] = {}
+
+    def visit(structure: Structure, name: str) -> None:
+        ((kind, content),) = structure.items()
+        if kind == "leaf":
+            found.setdefault(content, name)
+        elif kind == "dict":
+            for key, part in content.items():
+                visit(part, f"{name}[{key!r}]")
+        elif kind in ("tuple", "list"):
+            for i, part in enumerate(content):
+                visit(part, f"{name}[{i}]")
+
+    for name, structure in zip(names, arguments):
+        visit(structure, name)
+    return [found[number] for number in sorted(found)]
+
+
 def rebuild(structure: Structure, leaves: Sequence[Any]) -> Any:
     """Put tensors back into their structure."""
     ((kind, content),) = structure.items()

@@ -1,7 +1,8 @@
 """From an exported program to a graph, node by node."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,9 +15,12 @@ from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.builder import Builder
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.operators.record import Shape
 from dirprune.deploy.graph.program import CAPTURED, aten_name
+from dirprune.deploy.graph.program_sizes import ProgramSizes
 from dirprune.deploy.graph.signature import Signature, Slot
+from dirprune.deploy.graph.size_requests import Place
+from dirprune.deploy.graph.sizes import SizeRange
+from dirprune.deploy.graph.traced_sizes import Size, first
 from dirprune.deploy.graph.values import Arguments, BatchSize, Constant, Value, plain_dims
 
 _COMPUTED = ("Tensor", "number")
@@ -33,11 +37,18 @@ _BLOCKED = _Blocked()
 class Translation:
     """Writes an exported program as a graph."""
 
-    def __init__(self, program: torch.export.ExportedProgram, example: Example) -> None:
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        example: Example,
+        ranges: Mapping[Place, SizeRange],
+    ) -> None:
         self._program, self._example = program, example
+        self._sizes = ProgramSizes(program, example, ranges)
         self._values: dict[FxNode, Any] = {}
         self._blockers: dict[str, list[str]] = {}
-        inputs = [Slot((-1, *x.shape[1:]), kind_of(x), (-1, *x.shape[1:])) for x in example.leaves]
+        shapes = zip(self._sizes.inputs, example.leaves, strict=True)
+        inputs = [Slot(shape, kind_of(x), shape) for shape, x in shapes]
         self._inputs = tuple(inputs)
         shape = (-1, sum(slot.size for slot in inputs)) if len(inputs) > 1 else inputs[0].shape
         self._builder = Builder(shape, batch_counts=_batch_counts(example.model))
@@ -60,6 +71,8 @@ class Translation:
                 self._values[node] = self._attempt(node)
         if self._blockers:
             lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
+            if self._sizes.space is not None and (hint := self._sizes.space.hint()):
+                lines.append(f"  {hint}")
             raise ValueError(
                 f"{type(self._example.model).__name__} cannot be captured:\n"
                 + "\n".join(lines)
@@ -77,14 +90,13 @@ class Translation:
             first.setdefault(id(tensor), name)
         holders = dict(named)
         specs = {s.arg.name: s for s in self._program.graph_signature.input_specs}
-        symbols, at, number = set(), 0, 0
+        at, number = 0, 0
         for node in self._program.graph.nodes:
             if node.op != "placeholder":
                 continue
             target = specs[node.name].target
             name = (target or "").removeprefix("network.")
             if target is None:
-                symbols.add(node.meta["val"].shape[0].node.expr)
                 value = self._input(self._inputs[number], at)
                 if self._inputs[number].kind == "bool":
                     self._builder.booleans.add(value.number)
@@ -97,7 +109,6 @@ class Translation:
                 self._values[node] = Constant(tensor, first[id(holders[name])], trained)
             else:
                 self._values[node] = Constant(self._program.constants[target].detach())
-        self._symbols = symbols
 
     def _input(self, slot: Slot, at: int) -> Value:
         whole = Value(0, plain_dims(len(self._builder.shape)))
@@ -112,7 +123,9 @@ class Translation:
             return _BLOCKED
         try:
             return self._translate(node)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # torch's functions refuse sizes that vary
+            if isinstance(error, TypeError) and self._sizes.space is None:
+                raise
             self._blockers.setdefault(f"{node.target}: {error}", []).append(path or "the root")
             return _BLOCKED
 
@@ -125,21 +138,33 @@ class Translation:
         outputs = node.meta.get("val")
         results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         if not any(isinstance(t, Tensor) for t in results):
-            return _number(outputs)
+            return self._sizes.number(outputs)
         name = aten_name(cast(OpOverload, node.target))
         arguments = self._bind(node)
         given = list(_flat(vars(arguments).values()))
-        of_batch = name in CAPTURED and any(isinstance(v, BatchSize) for v in given)
-        if not of_batch and not any(isinstance(v, Value) for v in given):
-            return self._evaluate(node)
+        of_sizes = name in CAPTURED and any(isinstance(v, BatchSize | Size) for v in given)
+        if not any(isinstance(v, Value) for v in given):
+            if not of_sizes:
+                return self._evaluate(node)
+            self._make_values(arguments)
         if name not in CAPTURED:
             raise ValueError("a graph has no operator for it")
         tensors = [t for t in results if isinstance(t, Tensor)]
-        sizes = [self._sizes(t) for t in tensors]
+        sizes = [self._sizes.sizes(t) for t in tensors]
         value = CAPTURED[name](self._builder, arguments, sizes)
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)
         return value
+
+    def _make_values(self, arguments: Arguments) -> None:
+        """What a constant becomes at a size that varies is a value, the same for all samples."""
+        held = getattr(arguments, "self", None)
+        if isinstance(held, Constant) and any(
+            isinstance(v, Size) for v in _flat(vars(arguments).values())
+        ):
+            arguments.self = self._builder.constant_value(held)
+            if held.tensor.dtype == torch.bool:
+                self._builder.booleans.add(arguments.self.number)
 
     def _evaluate(self, node: FxNode) -> Any:
         """Compute what depends on constants alone."""
@@ -178,23 +203,8 @@ class Translation:
             computed = isinstance(bound.get(a.name), BatchSize)
             if computed and str(a.type).removeprefix("Optional[").rstrip("]") in _COMPUTED:
                 expression = bound[a.name].expression
-                bound[a.name] = write_number(self._builder, expression, self._symbols)
+                bound[a.name] = write_number(self._builder, expression, self._sizes.batch)
         return Arguments(**bound)
-
-    def _sizes(self, tensor: Tensor) -> Shape:
-        """Sizes with ``-c`` for c times the batch."""
-        sizes = []
-        for size in tensor.shape:
-            if isinstance(size, int):
-                sizes.append(size)
-                continue
-            expression = size.node.expr
-            expression = expression.subs(dict.fromkeys(self._symbols, 1))
-            factor = int(expression) if expression.is_Integer else 0
-            if factor < 1 or size.node.expr.subs(dict.fromkeys(self._symbols, 2)) != 2 * factor:
-                raise ValueError(f"its size {size} is no multiple of the batch")
-            sizes.append(-factor)
-        return tuple(sizes)
 
     def _output(self, x: Any) -> tuple[Value, Slot]:
         value = self._values[x] if isinstance(x, FxNode) else Constant(x)
@@ -210,7 +220,7 @@ class Translation:
         b, example = self._builder, self._example
         joined, slot = outputs[0]
         if example.is_plain and slot.sizes == slot.shape and slot.kind == "float":
-            return b.finish(joined, None)
+            return b.finish(joined, None, self._sizes.dynamic([]))
         if len(outputs) > 1:
             flat = [
                 b.add("reshape", [v], {"size": (-1, s.size)}, dims=plain_dims(2))
@@ -218,16 +228,15 @@ class Translation:
             ]
             joined = b.add("cat", flat, {"dim": 1})
         slots = tuple(slot for _, slot in outputs)
+        inputs, results = (
+            tuple(replace(s, shape=first(s.shape), sizes=first(s.sizes)) for s in own)
+            for own in (self._inputs, slots)
+        )
         signature = Signature(
-            tuple(example.names), tuple(example.arguments), self._inputs,
-            example.result or {"value": None}, slots,
+            tuple(example.names), tuple(example.arguments), inputs,
+            example.result or {"value": None}, results,
         )  # fmt: skip
-        return b.finish(joined, signature)
-
-
-def _number(held: Any) -> Any:
-    """The representation of a number of the program, or None for an empty result."""
-    return BatchSize(held.node.expr) if isinstance(held, torch.SymInt | torch.SymFloat) else held
+        return b.finish(joined, signature, self._sizes.dynamic(slots))
 
 
 def _batch_counts(model: nn.Module) -> dict[str, Constant]:

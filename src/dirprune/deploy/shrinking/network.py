@@ -74,6 +74,11 @@ def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
     """
     model = unwrap(model)
     before = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
+    if before.dynamic is not None:
+        raise ValueError(
+            "shrink and export_onnx need fixed sizes, those of this network vary: give them the "
+            "model that it was saved from"
+        )
     _check_finite(before)
     network, liveness, constants = minimize(before)
     error = difference(before, network, example_inputs)

@@ -8,6 +8,7 @@ import numpy as np
 from dirprune.deploy.graph.operators.channels import Channels
 from dirprune.deploy.graph.operators.layouts import Layout, operand
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
+from dirprune.deploy.graph.traced_sizes import is_number, real
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +34,10 @@ def broadcast(inputs: Sequence[Shape]) -> Shape:
     rows = [(1,) * (rank - len(shape)) + shape for shape in inputs]
     result = [-1]
     for dims in list(zip(*rows))[1:]:
-        if len(set(dims) - {1}) > 1:
+        size = next((dim for dim in dims if dim != 1), 1)
+        if any(dim not in (1, size) for dim in dims):
             raise ValueError(f"cannot broadcast {' and '.join(map(str, inputs))}")
-        result.append(max(dims))
+        result.append(size)
     return tuple(result)
 
 
@@ -59,8 +61,10 @@ def _run(operation: Callable[[Any, Any], Any]) -> Callable[..., "Tensor"]:
 def _capture(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         other, alpha = a.other, getattr(a, "alpha", 1)
-        if isinstance(other, int | float):
-            result = b.add(op, [a.self], {"scalar": float(other * alpha)})
+        if is_number(other) and op in ("add", "sub") and other == 0:
+            return a.self  # type: ignore[no-any-return]
+        if is_number(other):
+            result = b.add(op, [a.self], {"scalar": real(other * alpha)})
         else:
             result = b.combine(op, [a.self, b.multiplied(other, alpha)])
         rounding = getattr(a, "rounding_mode", None)
@@ -73,9 +77,9 @@ def _capture_reversed(op: str, scalar: str | float) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         first = getattr(a, scalar) if isinstance(scalar, str) else scalar
         alpha = getattr(a, "alpha", 1)
-        if not isinstance(first, int | float):  # rsub of a tensor: other - alpha self
+        if not is_number(first):  # rsub of a tensor: other - alpha self
             return b.combine(op, [first, b.multiplied(a.self, alpha)])
-        return b.add(op, [b.multiplied(a.self, alpha)], {"scalar": float(first), "reversed": 1})
+        return b.add(op, [b.multiplied(a.self, alpha)], {"scalar": real(first), "reversed": 1})
 
     return capture
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
+from dirprune.deploy.graph.traced_sizes import largest, varies
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -96,9 +97,12 @@ def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
     order[-1], order[-2] = order[-2], order[-1]
     scores = multiply(b, b.multiplied(a.query, scale), b.permute(key, order))
     if a.is_causal:
-        kept = torch.ones(queries[-2], keys[-2]).tril()
-        mask = torch.zeros_like(kept).masked_fill(kept == 0, -math.inf)
-        scores = b.combine("add", [scores, Constant(mask)])
+        rows, columns = queries[-2], keys[-2]
+        kept = torch.ones(largest(rows), largest(columns)).tril()
+        mask: Any = Constant(torch.zeros_like(kept).masked_fill(kept == 0, -math.inf))
+        if varies((rows, columns)):
+            mask = b.take(b.take(b.constant_value(mask), 0, 0, rows), 1, 0, columns)
+        scores = b.combine("add", [scores, mask])
     if a.attn_mask is not None:
         scores = _masked(b, scores, a.attn_mask)
     weights = b.add("softmax", [scores], {"dim": b.axis(scores, -1)})

@@ -10,6 +10,7 @@ import numpy as np
 
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
+from dirprune.deploy.graph.traced_sizes import largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,9 @@ def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
             place = b.combine("add", [b.expand(b.reshape(place, (-1, 1)), (-1, -size)), rest])
             place = b.reshape(place, (size,))
     else:
-        place = b.constant_value(Constant(torch.arange(size)))
+        place = b.constant_value(Constant(torch.arange(largest(size))))
+        place = b.take(place, 0, 0, size)
+        b.ranges.add(place.number)
     if step != 1:
         place = b.combine("mul", [place, b.operand(step)])
     return place if start == 0 else b.combine("add", [place, b.operand(start)])

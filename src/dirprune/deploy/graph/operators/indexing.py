@@ -1,6 +1,7 @@
 """Repeating, and reading by an index: constant places, embeddings, gathering."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     check_size,
 )
+from dirprune.deploy.graph.traced_sizes import slice_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,8 +150,11 @@ def _index_of_each_sample(
         raise ValueError("it selects places of dimensions that are apart")
     index = rest[0][1]
     own = b.sizes(index)
-    if hasattr(index, "tensor"):
-        x = take_places(b, x, 1, index.tensor)
+    if hasattr(index, "tensor") or index.number in b.ranges:
+        if hasattr(index, "tensor"):
+            x = take_places(b, x, 1, index.tensor)
+        else:
+            x = b.take(x, 1, 0, prod(own))
         ahead = sizes[: len(sizes) - len(b.sizes(x)) + 2]
         batch = next(i for i, size in enumerate(ahead) if size < 0)
         if batch >= len(ahead) - len(own) and own[batch - len(ahead)] != 1:
@@ -206,7 +211,7 @@ def _capture_slice_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value
     size = b.sizes(a.self)[a.dim]
     if size < 0 and b.sizes(a.src) == results[0]:
         return a.src  # type: ignore[no-any-return]
-    start, end, step = slice(a.start, a.end, a.step).indices(size)
+    start, end, step = slice_bounds(a.start, a.end, a.step, size)
     if step != 1:
         raise ValueError(f"it writes every {step} places")
     return _scattered(b, a, a.src, start, end)
@@ -257,11 +262,14 @@ def _gather_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) 
 
 def _capture_gather(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x, index = a.self, a.index
-    x = x if hasattr(x, "dims") else b.expand(x, results[0])
-    index = index if hasattr(index, "dims") else b.expand(index, results[0])
+    dim = a.dim % len(results[0])
+    if not hasattr(x, "dims"):
+        own = b.sizes(x)[dim]
+        x = b.as_value(b.expand(x, (*results[0][:dim], own, *results[0][dim + 1 :])))
+    index = b.as_value(index if hasattr(index, "dims") else b.expand(index, results[0]))
     if x.dims != index.dims:
         raise ValueError("it gathers values whose batch is in different places")
-    return b.add("gather", [x, index], {"dim": b.axis(x, a.dim)})
+    return b.add("gather", [x, index], {"dim": b.axis(x, dim)})
 
 
 def _write_gather(w: "Writer", n: "OnnxNode") -> None:

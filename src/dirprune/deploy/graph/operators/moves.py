@@ -17,6 +17,7 @@ from dirprune.deploy.graph.operators.record import (
     check_dim,
     check_size,
 )
+from dirprune.deploy.graph.traced_sizes import slice_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,8 @@ class _Constant(Channels):
 
 def _cat_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
     dim = check_dim(x[0], attrs["dim"])
-    rests = {shape[:dim] + shape[dim + 1 :] for shape in x}
-    if len(rests) > 1 or len({len(shape) for shape in x}) > 1:
+    rests = [shape[:dim] + shape[dim + 1 :] for shape in x]
+    if any(rest != rests[0] for rest in rests):
         raise ValueError(f"cannot join {' and '.join(map(str, x))} along dimension {dim}")
     return (*x[0][:dim], sum(shape[dim] for shape in x), *x[0][dim + 1 :])
 
@@ -130,8 +131,7 @@ def _capture_slice(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if results[0] == b.sizes(a.self):
         return a.self  # type: ignore[no-any-return]
     size = b.sizes(a.self)[a.dim]
-    start, end, step = slice(a.start, a.end, a.step).indices(max(size, 0))
-    return b.take(a.self, a.dim, start, end, step)
+    return b.take(a.self, a.dim, *slice_bounds(a.start, a.end, a.step, size))
 
 
 def _capture_narrow(b: "Builder", a: "Arguments", results: Any) -> "Value":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.channels import Channels
 from dirprune.deploy.graph.operators.layouts import Shape as Shape
+from dirprune.deploy.graph.traced_sizes import least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +150,7 @@ def count_windows(
         raise ValueError(f"a window of {kernel} does not fit into {size}")
     count = (-(-room // stride) if ceil else room // stride) + 1
     # A window that would start in the padding behind the last pixel is left out.
-    return count - 1 if ceil and (count - 1) * stride >= size + low else count
+    return least(count, (size + low - 1) // stride + 1) if ceil else count
 
 
 def same_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:

@@ -1,0 +1,57 @@
+"""Symbolic numbers of ``torch.export`` as sizes."""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+from dirprune.deploy.graph.sizes import FUNCTIONS
+from dirprune.deploy.graph.traced_sizes import Size
+
+_FOLDED = {"Add": "+", "Mul": "*", "Max": "max", "Min": "min"}
+_FUNCTIONS = {
+    "FloorDiv": "//", "CleanDiv": "//", "IntTrueDiv": "/", "FloatTrueDiv": "/", "Mod": "%",
+    "PythonMod": "%", "TruncToInt": "trunc", "FloorToInt": "floor", "floor": "floor",
+    "CeilToInt": "ceil", "ceiling": "ceil", "RoundToInt": "round", "OpaqueUnaryFn_sqrt": "sqrt",
+}  # fmt: skip
+_SAME = ("ToFloat", "Identity")
+
+
+def compute(name: str, *operands: Any) -> Any:
+    """Apply a function of expressions to sizes and numbers."""
+    size = next((x for x in operands if isinstance(x, Size)), None)
+    return FUNCTIONS[name].one(*operands) if size is None else size.space.apply(name, *operands)
+
+
+def size_of(expression: Any, symbols: Mapping[Any, Any]) -> Any:
+    """Read an expression.
+
+    Args:
+        expression: Of sympy, from ``torch.export``.
+        symbols: A size or number for every symbol.
+
+    Returns:
+        A size, or a number if it does not depend on sizes.
+
+    Raises:
+        ValueError: If it has an unknown function.
+    """
+    if expression in symbols:
+        return symbols[expression]
+    if expression.is_number:
+        return int(expression) if expression.is_Integer else float(expression)
+    name = type(expression).__name__
+    parts = [size_of(part, symbols) for part in expression.args]
+    if name in _FOLDED:
+        fold: Callable[[Any, Any], Any] = lambda a, b: compute(_FOLDED[name], a, b)  # noqa: E731
+        return reduce(fold, parts)
+    if name in _FUNCTIONS:
+        return compute(_FUNCTIONS[name], *parts)
+    if name == "ModularIndexing":
+        return compute("%", compute("//", parts[0], parts[1]), parts[2])
+    if name in ("Pow", "PowByNatural", "FloatPow") and parts[1] in (0.5, 1, 2, 3, 4):
+        if parts[1] == 0.5:
+            return compute("sqrt", parts[0])
+        return reduce(lambda a, b: compute("*", a, b), [parts[0]] * int(parts[1]))
+    if name in _SAME:
+        return parts[0]
+    raise ValueError(f"it computes {expression} from sizes")
