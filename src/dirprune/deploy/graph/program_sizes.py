@@ -58,7 +58,7 @@ class ProgramSizes:
         joint = [joint_range(own, " and ".join(r.name for r in own)) for own in places.values()]
         for symbol, own in zip(places, joint):
             found = program.range_constraints.get(symbol)
-            if found is not None and (error := narrowed(own, found.lower, found.upper)):
+            if found is not None and (error := narrowed(own, found.upper)):
                 raise ValueError(error)
         self.space = SizeSpace(joint, list(sizes.values())) if joint else None
         self._symbols = {} if self.space is None else dict(zip(places, self.space.symbols))

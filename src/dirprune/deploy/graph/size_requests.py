@@ -132,8 +132,11 @@ def joint_range(ranges: Sequence[SizeRange], what: str) -> SizeRange:
     return own
 
 
-def narrowed(own: SizeRange, low: Any, high: Any) -> str | None:
-    """What to say of sizes that the exporter found to be impossible, or None."""
-    if max(own.low, 2) < low or own.high > high:
-        return f"{own.name}: the network works for the sizes {low} to {high} only, not for {own}"
+def narrowed(own: SizeRange, high: Any) -> str | None:
+    """What to say of sizes that the exporter found to be impossible, or None.
+
+    Its lower bound is no guide: it takes a map of one pixel for a special case.
+    """
+    if own.high > high:
+        return f"{own.name}: the network works for the sizes up to {high} only, not for {own}"
     return None
