@@ -181,7 +181,7 @@ def test_engines_are_copied_with_their_tuning(
     before = first(x)
     own.unlink()
     again = copied(first)
-    assert again._program.tuned() == first._program.tuned()
+    assert again._programs.first.program.tuned() == first._programs.first.program.tuned()
     np.testing.assert_array_equal(again(x), before)
     assert (again.threads, again._check, repr(again)) == (2, True, repr(first))
     with pytest.raises(ValueError, match="not finite"):
@@ -451,7 +451,9 @@ def test_what_was_tuned_is_kept(own: Path) -> None:
     assert {(m["batch"], m["threads"]) for m in json.loads(kept)["modes"]} >= {(1, 2)}
 
     second = Engine(own, threads=2, keep=True)
-    assert second._program.tuned() == first._program.tuned()  # before the first call
+    assert (
+        second._programs.first.program.tuned() == first._programs.first.program.tuned()
+    )  # before the first call
     np.testing.assert_array_equal(second(x[:1]), before[0])
     np.testing.assert_array_equal(second(x), before[1])
     assert file.read_text() == kept
@@ -482,7 +484,7 @@ def test_what_was_kept_is_checked(own: Path, damage: Callable[[str], str]) -> No
     file.write_text(damage(text))
     assert file.read_text() != text
     engine = Engine(own, threads=1, keep=True)
-    assert engine._program.tuned() == []
+    assert engine._programs.first.program.tuned() == []
     np.testing.assert_allclose(engine(x), before, rtol=1e-4, atol=1e-6)
     modes = json.loads(file.read_text())["modes"]  # written anew
     assert [(m["batch"], m["threads"]) for m in modes] == [(1, 1)]
@@ -496,11 +498,13 @@ def test_engines_of_more_threads_keep_their_part(own: Path) -> None:
     record["modes"] = [{}, *50 * record["modes"]]  # what is no mode, and the same repeated
     file.write_text(json.dumps(record))
     one = Engine(own, threads=1, keep=True)
-    assert one._program.tuned() == []
+    assert one._programs.first.program.tuned() == []
     one.profile(x)  # tunes as well as a call
     modes = json.loads(file.read_text())["modes"]
     assert {m["threads"] for m in modes} == {1, 2}
-    assert len(Engine(own, threads=2, keep=True)._program.tuned()) == 2  # it may need either
+    assert (
+        len(Engine(own, threads=2, keep=True)._programs.first.program.tuned()) == 2
+    )  # it may need either
 
 
 def test_many_engines_keep_at_a_time(own: Path) -> None:
@@ -538,6 +542,6 @@ def test_tiles_of_nothing_but_padding_store_nothing(
     engine = Engine(tmp_path / "net.dpz", threads=1)
     # Tiles of 4 pixels continue over the ends of rows of 7 pixels, of which 3 are stored.
     spanning = [0, 1, 0, 1, 1, 5, 1, 2, 0]
-    engine._program.choose(1, 1, [spanning], [0.0])
+    engine._programs.first.program.choose(1, 1, [spanning], [0.0])
     with torch.no_grad():
         np.testing.assert_allclose(engine(x), net(x), atol=1e-5)
