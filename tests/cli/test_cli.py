@@ -307,3 +307,19 @@ def test_damaged_json_gives_one_line(
         assert capsys.readouterr().err.count("\n") == 1
     assert cli.main([*QUICK, "--out", str(tmp_path), "--resume"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("stderr_is_full", [False, True])
+def test_output_to_a_full_disk_ends_in_one_line(stderr_is_full: bool) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dirprune", "--version"],
+            stdout=full,
+            stderr=full if stderr_is_full else subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    if not stderr_is_full:
+        assert done.stderr.startswith("dirprune: the output cannot be printed (No space left")
+        assert done.stderr.count("\n") == 1

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import pickle
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -347,3 +349,16 @@ def test_a_validation_share_that_leaves_a_class_out(tmp_path: Path) -> None:
     image_folder(tmp_path, per_class=2)
     with pytest.raises(ValueError, match=r"validation=0\.1 of 6 training images cannot keep"):
         load(f"imagefolder:{tmp_path}", validation=0.1)
+
+
+def test_a_home_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in the list of users."""
+
+    def unknown(*args: object) -> NoReturn:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    runpy.run_path(standard.__file__)
+    with pytest.raises(FileNotFoundError, match="~nobody99"):
+        load("cifar10:~nobody99/data")

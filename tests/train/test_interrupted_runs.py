@@ -266,6 +266,35 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert train(SHORT, out, resume=True, display=QUIET)["status"] == "finished"
 
 
+def test_a_disk_that_fills_up_at_any_write_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(SHORT, tmp_path / "whole", display=QUIET)
+    plain = os.fsync
+    for first in (1, 2, 3, 4, 6, 9, 12):  # the first write that fails
+        left = first
+
+        def fsync(descriptor: int) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            plain(descriptor)
+
+        out = tmp_path / str(first)
+        monkeypatch.setattr("os.fsync", fsync)
+        with pytest.raises(OSError, match=rf"cannot write {out}/.*No space left") as caught:
+            train(SHORT, out, display=QUIET)
+        one_line(caught.value)
+        monkeypatch.undo()
+        (tmp_path / "loop_models.py").touch()
+        assert not list(tmp_path.rglob("*.part"))
+        train(SHORT, out, resume=True, display=QUIET)
+        assert metrics(out) == metrics(tmp_path / "whole")
+        ours, theirs = weights(out), weights(tmp_path / "whole")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_full_disk_at_the_start_keeps_the_earlier_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

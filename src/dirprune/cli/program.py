@@ -1,11 +1,12 @@
 """Parse the command line, run the command, and report errors in one line with an exit status."""
 
+import errno
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dirprune
 from dirprune._support.user_errors import is_user_error
@@ -72,15 +73,21 @@ def _report(error: BaseException, debug: bool) -> int:
             "--accumulation or a smaller model",
             2,
         )
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # other files are named
+        message, status = (
+            f"the output cannot be printed ({error.strerror}): make room, or print it elsewhere",
+            2,
+        )
     elif isinstance(error, UsageError) or is_user_error(error):
         message, status = str(error), 2
     else:
         message, status = f"{type(error).__name__}: {_first_line(error)}; {REPORT}", 70
         debug = True
-    if debug:
-        traceback.print_exception(error)
-    if message:
-        print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # standard error may be full too
+        if debug:
+            traceback.print_exception(error)
+        if message:
+            print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 

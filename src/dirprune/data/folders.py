@@ -119,7 +119,7 @@ def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
 
 
 def _existing_folder(folder: str) -> Path:
-    root = Path(folder).expanduser()
+    root = Path(os.path.expanduser(folder))
     if not root.exists():
         raise FileNotFoundError(
             f"no folder {root}: give a folder with train/ and test/ or val/, each with one folder "

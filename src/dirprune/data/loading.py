@@ -1,8 +1,8 @@
 """Data sets by name: training, validation and test images, their classes and shapes."""
 
 import difflib
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def _standard(kind: str, folder: str) -> Dataset:
 
 
 def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
-    if kind == "imagenet" and not Path(folder).expanduser().exists():
+    if kind == "imagenet" and not os.path.exists(os.path.expanduser(folder)):
         raise FileNotFoundError(
             f"no folder {folder}: imagenet:FOLDER needs train/CLASS/ and val/CLASS/; download "
             "the archives from image-net.org (ILSVRC2012) and unpack them with "
