@@ -29,9 +29,9 @@ struct Rule {
     bool root;
 };
 
-// What of a long row the search for changes looks at: one run of LINE floats in SPARSE, since
-// scattered cache lines would cost a page walk each.
-constexpr std::size_t WHOLE = 4096, LINE = 128, SPARSE = 64;
+// What of a long row the search for changes looks at: one run of LINE floats in SPARSE. A run has
+// four pages, so that the hardware foresees most of it.
+constexpr std::size_t WHOLE = 4096, LINE = 4096, SPARSE = 64;
 
 // Steps every row on up to `threads` threads. The result does not depend on their number.
 void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);

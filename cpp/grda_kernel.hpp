@@ -95,8 +95,9 @@ bool changed(const Row& row, const Rule& rule, std::size_t phase) {
     if (row.length > WHOLE) {
         const std::size_t lines = row.length / LINE;
         // the hardware does not foresee such strides: without this every line waits for memory
-        constexpr std::size_t AHEAD = 12 * SPARSE;
-        for (std::size_t line = phase % SPARSE; line < lines; line += SPARSE) {
+        constexpr std::size_t AHEAD = 2 * SPARSE;
+        // a row of few lines is looked at in every phase too
+        for (std::size_t line = phase % std::min(SPARSE, lines); line < lines; line += SPARSE) {
             if (line + AHEAD < lines) {
                 __builtin_prefetch(row.w + (line + AHEAD) * LINE);
                 __builtin_prefetch(row.v + (line + AHEAD) * LINE);

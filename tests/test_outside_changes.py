@@ -193,6 +193,23 @@ def test_a_parameter_without_gradient_keeps_written_values() -> None:
     assert (b > 2.5).all()
 
 
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("size", [4097, 5000, 70_001])
+def test_a_tensor_that_is_overwritten_as_a_unit_is_detected_at_every_step(
+    size: int, fused: bool | None
+) -> None:
+    w = nn.Parameter(torch.zeros(size))
+    w.grad = torch.zeros(size)
+    optimizer = GRDA([w], lr=0.1, c=0.01, fused=fused)
+    optimizer.step()
+    for _ in range(70):
+        before = optimizer.state[w]["g"]
+        w.data = w.data.fill_(1.0)  # same memory, same version
+        optimizer.step()
+        expected = 1.0 + before - optimizer.state[w]["g"]
+        torch.testing.assert_close(w.detach(), torch.full((size,), expected))
+
+
 def test_rows_of_all_shapes_are_adopted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dirprune.changes.CHUNK", 8)
     channels_last = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import flat, flat_like, is_sharded
 
 # Tensors of up to WHOLE elements are compared completely, of larger ones one LINE in SPARSE lines.
-WHOLE, LINE, SPARSE = 4096, 128, 64
+WHOLE, LINE, SPARSE = 4096, 4096, 64
 
 
 def adopt(batch: ParameterBatch) -> None:
@@ -77,8 +77,8 @@ def find_changed(
 ) -> tuple[list[Row], bool]:
     """Find rows with weights that differ from the result of the last step, on a sample.
 
-    A tensor of up to 4,096 elements is compared completely, a larger one on 128 of every 8,192
-    elements.
+    A tensor of up to 4,096 elements is compared completely, a larger one on 4,096 of every
+    262,144 elements, and at least on 4,096.
 
     Args:
         rows: Weights and accumulators on the CPU.
@@ -94,7 +94,8 @@ def find_changed(
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
             lines = w.numel() // LINE
-            w, v = (t[: lines * LINE].view(lines, LINE)[phase % SPARSE :: SPARSE] for t in (w, v))
+            chosen = slice(phase % min(SPARSE, lines), None, SPARSE)
+            w, v = (t[: lines * LINE].view(lines, LINE)[chosen] for t in (w, v))
         left = power_threshold(v, g, power).to(w.dtype)
         if not torch.equal(left, w):
             changed.append(row)
