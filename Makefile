@@ -1,5 +1,6 @@
 # make demo | test | test-all | check | docs | bench | models | fuzz | selftest: each target first installs its requirements into .venv.
 PYTHON ?= python3
+CLANG ?= clang++
 BIN = .venv/bin
 EXTENSION = CMakeLists.txt $(shell find cpp -type f)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
@@ -63,7 +64,7 @@ models: .venv/dev
 # Fuzz the parser of the engine's files with libFuzzer, AddressSanitizer and UBSan for a minute;
 # on Debian: apt install clang
 fuzz: .venv/dev
-	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
+	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON -DCMAKE_CXX_COMPILER=$(CLANG)
 	$(BIN)/cmake --build build/fuzz
 	$(BIN)/python cpp/fuzz/seeds.py build/fuzz/seeds
 	build/fuzz/fuzz -max_total_time=60 build/fuzz/seeds
