@@ -103,7 +103,7 @@ def test_gauss_newton(network: str, mode: Any) -> None:
 def test_a_restricted_hessian_is_a_submatrix(mode: Any) -> None:
     model, (x, y) = mlp(), rows()
     full = dense(model, F.cross_entropy, x, y)
-    full = Hessian(model, F.cross_entropy, (x, y), mode=mode)
+    unrestricted = Hessian(model, F.cross_entropy, (x, y), mode=mode)
     places, start = {}, 0
     for name, p in model.named_parameters():
         places[name] = list(range(start, start + p.numel()))
@@ -112,12 +112,12 @@ def test_a_restricted_hessian_is_a_submatrix(mode: Any) -> None:
     index = torch.tensor(places["0.weight"] + places["4.bias"])
     for restricted in (
         Hessian(model, F.cross_entropy, (x, y), mode=mode, parameters=selected),
-        full.restricted(lambda name, _: name in selected),
+        unrestricted.restricted(lambda name, _: name in selected),
     ):
         assert list(restricted.shapes) == ["0.weight", "4.bias"]
         found = matrix_of(restricted)
         torch.testing.assert_close(found, full[index][:, index], rtol=1e-9, atol=1e-12)
-    layers = full.layers()
+    layers = unrestricted.layers()
     assert list(layers) == ["0", "1", "4", "6", "7"]
     index = torch.tensor(places["1.weight"] + places["1.bias"])
     torch.testing.assert_close(

@@ -298,11 +298,11 @@ def test_torchrun_is_for_single_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_config_has_no_option_that_its_method_ignores() -> None:
     shared = replace(SHORT, target_sparsity=0.8, epochs=6, sparsity=0.7, momentum=0.9)
     for method in METHODS:
-        target = 0.6 if method in TARGETED else None
-        config = method_config(shared, method, 0.1, seed=1, sparsity=target)
+        given = 0.6 if method in TARGETED else None
+        config = method_config(shared, method, 0.1, seed=1, sparsity=given)
         target = 0.6 if method == "adam_grda" else 0.8 if "grda" in method else None
         assert config.target_sparsity == target
-        assert config.sparsity == (target if method in MASKED else None)
+        assert config.sparsity == (given if method in MASKED else None)
         assert (config.c > 0) == (method in (*REFERENCES, *CALIBRATED))
         build_optimizer(config, torch.nn.Linear(40, 30), 50)  # refuses what it would ignore
 

@@ -202,7 +202,9 @@ def _change(before: GraphNet, after: GraphNet, example_inputs: ExampleInputs) ->
     if before.graph.signature is None:
         args, kwargs = (graph_input(before.graph, example_inputs),), {}
     expected, found = (
-        torch.cat([y.float().flatten() for y in tree_leaves(net(*args, **kwargs))])
+        torch.cat(
+            [y.float().flatten() for y in tree_leaves(net(*args, **kwargs)) if y is not None]
+        )
         for net in (before, after)
     )
     largest = float(expected.abs().max())
