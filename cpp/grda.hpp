@@ -29,15 +29,14 @@ struct Rule {
     bool root;
 };
 
-// What of a long row the search for changes looks at: one run of LINE floats in SPARSE. A run has
-// four pages, so that the hardware foresees most of it.
+// The search for changes compares rows of up to WHOLE floats in full, of longer rows one line of LINE
+// floats in SPARSE lines. A line is four pages long, so that the hardware prefetches most of it.
 constexpr std::size_t WHOLE = 4096, LINE = 4096, SPARSE = 64;
 
 // Steps every row on up to `threads` threads. The result does not depend on their number.
 void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);
 
-// Whether w differs from T(v), row by row, looked at in full up to WHOLE floats; of longer rows in
-// the lines of a phase.
+// Whether w differs from T(v), row by row; of long rows, the lines of a phase are compared.
 std::vector<char> grda_changed(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
                                Isa isa, std::size_t threads);
 

@@ -94,9 +94,9 @@ bool changed(const Row& row, const Rule& rule, std::size_t phase) {
     bool any = false;
     if (row.length > WHOLE) {
         const std::size_t lines = row.length / LINE;
-        // the hardware does not foresee such strides: without this every line waits for memory
+        // the hardware does not prefetch across such strides
         constexpr std::size_t AHEAD = 2 * SPARSE;
-        // a row of few lines is looked at in every phase too
+        // at least one line is compared in every phase
         for (std::size_t line = phase % std::min(SPARSE, lines); line < lines; line += SPARSE) {
             if (line + AHEAD < lines) {
                 __builtin_prefetch(row.w + (line + AHEAD) * LINE);

@@ -1,4 +1,4 @@
-"""The paper's VGG16: gRDA beside two SGD runs from the same start, of which one is a control."""
+"""The paper's VGG16: gRDA and two SGD runs from the same start; the second is a control."""
 
 import time
 from typing import TYPE_CHECKING

@@ -59,7 +59,7 @@ def _adopted(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> Tensor:
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Consecutive rows of about CHUNK elements together, which bounds the temporary memory."""
+    """Group consecutive rows up to CHUNK elements, to bound the temporary memory."""
     part: list[Row] = []
     size = 0
     for row in rows:

@@ -43,7 +43,7 @@ def update(batch: ParameterBatch) -> None:
             update(part)
         return
     if torch.compiler.is_compiling() or capturable:
-        if batch.rows[0].w.is_cuda or capturable:
+        if not batch.rows[0].w.is_cpu or capturable:
             adopt(batch)
         for row in batch.rows:
             _descend_traced(row, batch)

@@ -64,6 +64,11 @@ def writing(path: Path) -> Iterator[Path]:
                 _flush(path.parent)
 
 
+def expand_user(path: str) -> Path:
+    """Replace a leading ``~``; unlike ``Path.expanduser``, keep it if there is no such home."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def _private_folder(path: Path) -> Iterator[Path]:
     """Make a folder that other users cannot write to, locked while the process uses it.

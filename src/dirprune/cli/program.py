@@ -73,7 +73,8 @@ def _report(error: BaseException, debug: bool) -> int:
             "--accumulation or a smaller model",
             2,
         )
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # other files are named
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        # errors of files have a message with the path and no errno
         message, status = (
             f"the output cannot be printed ({error.strerror}): make room, or print it elsewhere",
             2,

@@ -1,7 +1,6 @@
 """The standard small data sets: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100, as bytes."""
 
 import gzip
-import os
 import zlib
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
-CACHE = Path(os.path.expanduser("~/.cache/dirprune"))  # also for users without a home
+from dirprune._support.files import expand_user
+
+CACHE = expand_user("~/.cache/dirprune")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 Examples = tuple[Tensor, Tensor]
@@ -48,7 +49,7 @@ def fashion_mnist(folder: str = "") -> tuple[Examples, Examples]:
         FileNotFoundError: If a file is missing; the message says how to get the data.
         ValueError: If a file is damaged, or images and labels do not match.
     """
-    given = Path(os.path.expanduser(folder)) if folder else None
+    given = expand_user(folder) if folder else None
     places = [given] if given else [DEBIAN_FASHION_MNIST, CACHE / "FashionMNIST" / "raw"]
     for place in places:
         names = [name for part in ("train", "t10k") for name in _idx_names(part)]
@@ -76,7 +77,7 @@ def cifar(name: str, folder: str = "") -> tuple[Examples, Examples]:
         FileNotFoundError: If the data is missing; the message says how to get it.
     """
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    root = Path(os.path.expanduser(folder)) if folder else CACHE
+    root = expand_user(folder) if folder else CACHE
     try:
         train, test = (reader(root, train=train) for train in (True, False))
     except RuntimeError as error:

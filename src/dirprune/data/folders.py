@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from dirprune._support.files import expand_user
 from dirprune.data.images import read_image
 
 MEMORY_SIDE = 64
@@ -119,7 +120,7 @@ def _decode(paths: tuple[str, ...], height: int, width: int) -> Tensor | None:
 
 
 def _existing_folder(folder: str) -> Path:
-    root = Path(os.path.expanduser(folder))
+    root = expand_user(folder)
     if not root.exists():
         raise FileNotFoundError(
             f"no folder {root}: give a folder with train/ and test/ or val/, each with one folder "

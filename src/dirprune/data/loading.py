@@ -1,7 +1,6 @@
 """Data sets by name: training, validation and test images, their classes and shapes."""
 
 import difflib
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from dirprune._support.cpus import num_cpus
+from dirprune._support.files import expand_user
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.folders import class_folders, decode_small, evaluation_parts
@@ -155,7 +155,7 @@ def _standard(kind: str, folder: str) -> Dataset:
 
 
 def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
-    if kind == "imagenet" and not os.path.exists(os.path.expanduser(folder)):
+    if kind == "imagenet" and not expand_user(folder).exists():
         raise FileNotFoundError(
             f"no folder {folder}: imagenet:FOLDER needs train/CLASS/ and val/CLASS/; download "
             "the archives from image-net.org (ILSVRC2012) and unpack them with "

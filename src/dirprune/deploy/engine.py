@@ -97,8 +97,6 @@ class Engine:
         if not 1 <= threads <= _MOST_THREADS:
             raise ValueError(f"threads must be 1 to {_MOST_THREADS}, got {threads}")
         self._path = Path(path) if isinstance(path, (str, os.PathLike)) else None
-        if keep and self._path is None:
-            raise ValueError("keep=True writes beside the file: give its path")
         self._threads, self._tune, self._check, self._max_bytes = threads, tune, check, max_bytes
         limit = memory_limit(max_bytes)
         with readable(describe(path)):

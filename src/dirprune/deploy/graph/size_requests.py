@@ -133,9 +133,9 @@ def joint_range(ranges: Sequence[SizeRange], what: str) -> SizeRange:
 
 
 def narrowed(own: SizeRange, high: Any) -> str | None:
-    """What to say of sizes that the exporter found to be impossible, or None.
+    """The message if the exporter found that large sizes are impossible, otherwise None.
 
-    Its lower bound is no guide: it takes a map of one pixel for a special case.
+    The exporter's lower bound is ignored, because it treats maps of one pixel as a special case.
     """
     if own.high > high:
         return f"{own.name}: the network works for the sizes up to {high} only, not for {own}"

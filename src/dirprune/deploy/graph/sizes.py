@@ -117,11 +117,11 @@ def _evaluated(expression: Expression, sizes: Mapping[str, int], depth: int) -> 
         result = expression
     else:
         if type(expression) is not list or not expression or depth >= _DEEPEST:
-            raise ValueError(f"{expression!r:.40} is no expression of sizes")
+            raise ValueError(f"{expression!r:.40} is not an expression of sizes")
         name, *operands = expression
         function = FUNCTIONS.get(name) if type(name) is str else None
         if function is None or len(operands) != function.operands:
-            raise ValueError(f"{expression!r:.40} is no expression of sizes")
+            raise ValueError(f"{expression!r:.40} is not an expression of sizes")
         values = [_evaluated(part, sizes, depth + 1) for part in operands]
         try:
             result = function.one(*values)
