@@ -407,3 +407,15 @@ def test_sizes_of_json_are_those_of_the_graph() -> None:
     assert at.shape == (-1, 3, 64, 44)
     assert at.dynamic is None
     assert graph.at([(5, 3, 64, 44)]).shape == (-1, 3, 64, 44)
+
+
+class _Flipped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(2)
+
+
+def test_an_operator_without_varying_sizes_is_named_in_plain_words(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"aten\.flip\.default: it is supported at fixed sizes only"
+    ):
+        save(_Flipped(), tmp_path / "m.dpz", torch.randn(2, 3, 8), dynamic={"x": {2: (4, 16)}})

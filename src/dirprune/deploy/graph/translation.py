@@ -123,11 +123,14 @@ class Translation:
             return _BLOCKED
         try:
             return self._translate(node)
-        except (ValueError, TypeError) as error:  # torch's functions refuse sizes that vary
-            if isinstance(error, TypeError) and self._sizes.space is None:
+        except ValueError as error:
+            reason = str(error)
+        except TypeError:  # torch's functions refuse sizes that vary
+            if self._sizes.space is None:
                 raise
-            self._blockers.setdefault(f"{node.target}: {error}", []).append(path or "the root")
-            return _BLOCKED
+            reason = "it is supported at fixed sizes only"
+        self._blockers.setdefault(f"{node.target}: {reason}", []).append(path or "the root")
+        return _BLOCKED
 
     def _translate(self, node: FxNode) -> Any:
         """The result of a node: a value, a constant, a list of these, or a size."""
