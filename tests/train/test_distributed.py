@@ -51,7 +51,7 @@ class StopAt(Displays):
         if number == self.number:
             signal.raise_signal(signal.SIGTERM)
 
-if __name__ == "__main__":
+def main():
     steps, sessions = [], []
     plain_step, plain_open = GRDA.step, loop.open_session
 
@@ -79,6 +79,10 @@ if __name__ == "__main__":
         save_file(session.net.state_dict(), f"{out}.{session.rank}.safetensors")
         record = {"world": session.world, "steps": steps, "summary": summary, "stopped": stopped}
         Path(f"{out}.{session.rank}.json").write_text(json.dumps(record))
+    sessions.clear()  # DDP's last reference: see disconnect_at_exit
+
+if __name__ == "__main__":
+    main()
 """
 
 EXACT: dict[str, Any] = {

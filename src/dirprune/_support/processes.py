@@ -1,5 +1,8 @@
 """The processes of a distributed run: the rank of this process, and values all ranks agree on."""
 
+import atexit
+import functools
+import gc
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -37,6 +40,22 @@ def connect_after_restart(backend: str) -> None:
     )
     own = dist.PrefixStore(f"restart-{restarts}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=int(os.environ["RANK"]), world_size=world)
+
+
+@functools.cache
+def disconnect_at_exit() -> None:
+    """Destroy the process group before the interpreter shuts down.
+
+    A thread of gloo may hold the last reference to a tensor. If it drops that reference while the
+    interpreter shuts down, the process aborts with "terminate called without an active exception".
+    """
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    gc.collect()  # the threads end with the last reference to the group, which DDP holds too
+    if rank_and_world()[1] > 1:
+        dist.destroy_process_group()
 
 
 def any_rank(flag: bool) -> bool:

@@ -11,7 +11,12 @@ import torch
 import torch.distributed as dist
 
 from dirprune._support.lock import locked
-from dirprune._support.processes import call_on_rank0, connect_after_restart, rank_and_world
+from dirprune._support.processes import (
+    call_on_rank0,
+    connect_after_restart,
+    disconnect_at_exit,
+    rank_and_world,
+)
 
 
 @contextmanager
@@ -40,6 +45,7 @@ def process_group(out: Path) -> Iterator[Path]:
         connect_after_restart(backend)
         if not dist.is_initialized():
             dist.init_process_group(backend)
+        disconnect_at_exit()
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
     folder: AbstractContextManager[Path] = (

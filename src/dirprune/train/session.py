@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from dirprune._support.checkpoint import pack, unpack
 from dirprune._support.memory_format import fastest_layout
-from dirprune._support.processes import connect_after_restart
+from dirprune._support.processes import connect_after_restart, disconnect_at_exit, rank_and_world
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
 from dirprune.models import build
@@ -139,10 +139,14 @@ def open_accelerator(config: TrainConfig) -> Any:
             "accelerate launch --cpu starts one process, whatever --num_processes says: use "
             "torchrun --nproc_per_node N for several processes on CPUs"
         )
+    connected = rank_and_world()[1] > 1
     connect_after_restart("nccl" if device == "cuda" else "gloo")
     # Without this, accelerate refuses a second run with another device in the same process.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
+    accelerator = Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
+    if accelerator.num_processes > 1 and not connected:
+        disconnect_at_exit()
+    return accelerator
 
 
 def _was_meant_to_be_several() -> bool:
