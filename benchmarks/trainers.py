@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dirprune import GRDA, SparsityPlan, param_groups
 from dirprune._support.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
+from dirprune._support.memory import peak_memory_mib
 from dirprune.models import build
 from machine import interleaved, quartiles, ratios, write
 
@@ -72,14 +73,12 @@ def epoch_times(options: argparse.Namespace, parallel: bool) -> dict[str, list[f
     return interleaved(candidates, options.rounds)
 
 
-def peak_memory_mib(name: str, options: argparse.Namespace) -> float:
-    """Peak resident memory of this process after two epochs."""
+def peak_after_two_epochs(name: str, options: argparse.Namespace) -> float:
+    """Peak resident memory of this process, in MiB."""
     epoch, _, _ = trainer(name, options, parallel=False)
     for _ in range(2):
         epoch()
-    # Not ru_maxrss, which starts at the parent's peak.
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+    return peak_memory_mib(torch.device("cpu"))
 
 
 def checkpoint_figures(name: str, options: argparse.Namespace) -> dict[str, float]:
@@ -138,7 +137,7 @@ def run_part(options: argparse.Namespace) -> None:
         print(json.dumps(epoch_times(options, parallel=True)), flush=True)
         dist.barrier()
     else:
-        print(json.dumps(peak_memory_mib(options.part, options)), flush=True)
+        print(json.dumps(peak_after_two_epochs(options.part, options)), flush=True)
     os._exit(0)  # gloo's threads may abort an interpreter that shuts down
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from dirprune._support.lock import FolderInUse
+from dirprune._support.memory import peak_memory_mib
 from dirprune.study.compare import compare
 from dirprune.study.isolated import run_isolated
 from dirprune.study.tune import tune
 from dirprune.survey.config import SurveyConfig
 from dirprune.survey.survey import survey
 from dirprune.train.config import TrainConfig
-from dirprune.train.session import peak_memory_mib
 
 SHORT = TrainConfig(
     model="mlp", epochs=3, batch_size=50, c=0.08, mu=0.51, momentum=0.9, weight_decay=5e-4

@@ -30,7 +30,7 @@ from dirprune.train.loop import train
 from dirprune.train.resources import forward_flops
 from dirprune.train.runs import RunFolder
 from dirprune.train.schedule import learning_rates
-from dirprune.train.session import open_session
+from dirprune.train.session import open_session, restore_latest
 
 own_models = pytest.fixture(autouse=True)(models_on_the_path)
 
@@ -288,7 +288,7 @@ def test_parameters_keep_their_memory_format_when_resumed(tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", display=Recorder(5, interrupt))
     session = open_session(config)
-    loop._resume(session, RunFolder(tmp_path / "run"))
+    restore_latest(session, RunFolder(tmp_path / "run").checkpoints)
     convolution = session.net[0]  # type: ignore[index]
     assert isinstance(convolution, nn.Conv2d)
     state = session.optimizer.state[convolution.weight]

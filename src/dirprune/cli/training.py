@@ -26,7 +26,13 @@ def _share_cpus() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool = False) -> None:
+def train(
+    config: TrainConfig,
+    out: Out,
+    resume: bool = False,
+    overwrite: bool = False,
+    track: str | None = None,
+) -> None:
     """Train one network and write its run folder, with a report.
 
     With --recipe NAME, the options default to those of a row of the paper or of its scaled-down
@@ -38,6 +44,8 @@ def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool =
         resume: Continue the interrupted run in the folder. The result is bit-identical to an
             uninterrupted run.
         overwrite: Replace the run in the folder, as soon as the new run has saved something.
+        track: A tracker that also gets the figures, if its package is installed: wandb, mlflow,
+            or another that accelerate knows.
     """
     _share_cpus()
     from dirprune.report.runs.page import write_report
@@ -55,6 +63,7 @@ def train(config: TrainConfig, out: Out, resume: bool = False, overwrite: bool =
         overwrite=overwrite,
         recipe=recipe,
         display=ConsoleDisplay(),
+        track=track,
     )
     if not is_first():
         return
@@ -71,6 +80,7 @@ def compare(
     seeds: tuple[int, ...] = (1, 2, 3),
     lrs: tuple[float, ...] | None = None,
     part: str | None = None,
+    track: str | None = None,
 ) -> None:
     """Compare methods at gRDA's sparsity, with equal epochs, initial weights and batches.
 
@@ -87,6 +97,7 @@ def compare(
         lrs: Learning rates to choose from, for every method, on held-out training data; by
             default --lr alone.
         part: I/N: the part of the runs to train, with I from 1 to N; by default everything.
+        track: As for train, for every run.
     """
     if part is not None:
         Part.parse(part)
@@ -96,7 +107,9 @@ def compare(
     from dirprune.study.comparison import finished_runs, has_missing_runs
     from dirprune.study.tables import markdown_text
 
-    table = compare_methods(config, out, methods=methods, seeds=seeds, lrs=lrs, part=part)
+    table = compare_methods(
+        config, out, methods=methods, seeds=seeds, lrs=lrs, part=part, track=track
+    )
     runs = [out / run for run in finished_runs(out)]
     if not runs:
         return

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,12 @@ from dirprune.train.names import CALIBRATED, COMPARED, DENSE, REFERENCES, TARGET
 from dirprune.train.runs import RunFolder, check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.summary import Summary
+from dirprune.train.tracking import check_tracker
 
 _log = logging.getLogger(__name__)
 
-TOLERANCE = 0.01
-"""Largest accepted distance of a calibrated method from gRDA's sparsity."""
-MOST_TRIALS = 5
-"""Maximum number of runs of one calibration."""
+TOLERANCE, MOST_TRIALS = 0.01, 5
+"""Largest distance of a calibrated method from gRDA's sparsity, and most runs to reach it."""
 HELD_OUT = 0.1
 """Share of the training data for choosing the rate, if the config holds out none."""
 
@@ -46,6 +46,7 @@ def compare(
     seeds: Sequence[int] = (1, 2, 3),
     lrs: Sequence[float] | None = None,
     part: str | None = None,
+    track: str | None = None,
 ) -> list[MethodRow]:
     """Train every method for the same epochs from the same weights on the same batches.
 
@@ -76,6 +77,7 @@ def compare(
         seeds: One run per method and seed.
         lrs: The grid; by default only ``config.lr``.
         part: The part to run, such as "1/4"; by default everything.
+        track: As for :func:`dirprune.train.loop.train`, for every run.
 
     Returns:
         The table of the runs that exist.
@@ -83,6 +85,7 @@ def compare(
     Raises:
         ValueError: If the folder holds something else, the plan or part is not possible, or
             torchrun started this process.
+        ImportError: If the package of the tracker is missing.
         FolderInUse: If another process runs the comparison, or this part of it.
         OSError: If the folder cannot be written, or the data is missing.
         Diverged: If all of gRDA's runs diverge.
@@ -93,26 +96,27 @@ def compare(
             "compare was started by torchrun, but it starts one process per run itself: start it "
             "without torchrun; train accepts torchrun"
         )
+    check_tracker(track)
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: give a folder for the comparison")
     _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
     if part is not None:
-        return _run_part(plan, folder, Part.parse(part))
+        return _run_part(plan, folder, Part.parse(part), track)
     with locked(folder):
         check_no_part_runs(folder)
         claim_folder(folder, plan)
-        return _Comparison(plan, folder).run()
+        return _Comparison(plan, folder, track=track).run()
 
 
-def _run_part(plan: Plan, folder: Path, part: Part) -> list[MethodRow]:
+def _run_part(plan: Plan, folder: Path, part: Part, track: str | None) -> list[MethodRow]:
     """Run a part; the folder is locked only while the part starts and writes the table."""
     with ExitStack() as running:
         with locked(folder, PATIENCE):
             running.enter_context(part.locked(folder))
             claim_folder(folder, plan)
-        _Comparison(plan, folder, part.has, writes=False).run()
+        _Comparison(plan, folder, part.has, writes=False, track=track).run()
         with locked(folder, PATIENCE):
             claim_folder(folder, plan)  # refuses if the plan has grown since
             whole = _Comparison(plan, folder, lambda number: False)
@@ -137,6 +141,7 @@ class _Comparison:
         out: Its folder.
         has: Whether a run may be trained here, by the number of its method and seed.
         writes: Whether to write the results.
+        track: The tracker of every run.
     """
 
     def __init__(
@@ -146,8 +151,9 @@ class _Comparison:
         has: Callable[[int], bool] = lambda number: True,
         *,
         writes: bool = True,
+        track: str | None = None,
     ) -> None:
-        self.plan, self.out, self.has, self.writes = plan, out, has, writes
+        self.plan, self.out, self.has, self.writes, self.track = plan, out, has, writes, track
         self.missing: list[str] = []
         self.grid: dict[str, dict[str, float | None]] = {}
         self.chosen: dict[str, dict[str, float]] = {}
@@ -287,7 +293,7 @@ class _Comparison:
         return [c for c in over if self._summary(c)["status"] == "finished"]
 
     def _run(self, config: TrainConfig) -> Summary:
-        return self._do(config, train_or_resume)
+        return self._do(config, partial(train_or_resume, track=self.track))
 
     def _do(self, config: TrainConfig, call: Callable[..., object], *before: Any) -> Summary:
         """Run a config unless it has already finished or diverged, and return its summary."""
@@ -332,9 +338,10 @@ class _Comparison:
         return write_tables(self.out, read_json(self.out / "comparison.json")["runs"])
 
 
-def train_or_resume(out: Path, config: TrainConfig) -> None:
+def train_or_resume(out: Path, config: TrainConfig, track: str | None = None) -> None:
     """Train in a folder; resume if it holds a run."""
-    train(config, out, resume=RunFolder(out).config.exists(), display=ConsoleDisplay())
+    resume = RunFolder(out).config.exists()
+    train(config, out, resume=resume, display=ConsoleDisplay(), track=track)
 
 
 def _is_over(folder: RunFolder) -> bool:

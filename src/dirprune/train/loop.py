@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dirprune._support.checkpoint import (
-    DamagedCheckpoint,
     checkpoint_path,
     list_checkpoints,
-    load_checkpoint,
     remove_old_checkpoints,
     save_checkpoint,
 )
 from dirprune._support.files import write_json
+from dirprune._support.memory import peak_memory_mib
 from dirprune._support.processes import broadcast_from_rank0, call_on_rank0
 from dirprune._support.tensors import write_tensors
 from dirprune.train.config import TrainConfig
@@ -40,17 +39,13 @@ from dirprune.train.session import (
     Session,
     open_accelerator,
     open_session,
-    peak_memory_mib,
-    restore,
+    restore_latest,
     snapshot,
 )
 from dirprune.train.single_values import running_statistics_for_single_values
 from dirprune.train.stopping import StopSignals
-from dirprune.train.summary import (
-    Summary,
-    finished_summary,
-    unfinished_summary,
-)
+from dirprune.train.summary import Summary, finished_summary, unfinished_summary
+from dirprune.train.tracking import FOLDER, Tracking
 
 # Steps between checks of the loss and of stop requests; each check synchronises with the GPU.
 CHECK_EVERY = 10
@@ -66,6 +61,7 @@ def train(
     overwrite: bool = False,
     display: Display | None = None,
     recipe: Mapping[str, Any] | None = None,
+    track: str | None = None,
 ) -> Summary:
     """Train a network and write config, metrics, weights and summary to a folder.
 
@@ -82,6 +78,8 @@ def train(
             ends before that, the earlier run is kept.
         display: Where progress is shown; by default in the log, at level INFO.
         recipe: Name and published figures of the paper's experiment, for the report.
+        track: A tracker of accelerate, such as wandb or mlflow, which gets the config and the
+            figures of every epoch.
 
     Returns:
         The content of summary.json, in every process.
@@ -90,6 +88,7 @@ def train(
         ValueError: If the folder holds another run, the config is not possible on this machine
             or with this data, or a checkpoint is damaged or belongs to another run.
         FolderInUse: If another process is writing the run.
+        ImportError: If the package of the tracker is missing.
         OSError: If the folder cannot be written, or the data is missing.
         OutOfMemory: If the device or the host has too little memory.
         Diverged: If the loss is not finite, or the network or a whole layer is zero.
@@ -104,8 +103,8 @@ def train(
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite cannot be combined: give one of them")
-    accelerator = open_accelerator(config)
     folder = RunFolder(Path(out))
+    accelerator = open_accelerator(config, track, folder.path / FOLDER)
     with ExitStack() as stack:
         call_on_rank0(lambda: stack.enter_context(locked_run(folder.path)))
         resuming = call_on_rank0(lambda: _check_folder(folder, config, resume, overwrite))
@@ -135,7 +134,11 @@ def _start(
     display: Display | None,
 ) -> Summary:
     """Start or resume a run, and undo the start if it fails before anything is saved."""
-    progress = _resume(session, folder) if resuming else Progress(session.zero_totals())
+    progress = (
+        restore_latest(session, folder.checkpoints)
+        if resuming
+        else Progress(session.zero_totals())
+    )
     session.accelerator.wait_for_everyone()  # all processes read before the main process writes
     main = session.accelerator.is_main_process
     if main and resuming:
@@ -143,7 +146,11 @@ def _start(
         folder.summary.unlink(missing_ok=True)
     elif main:
         folder.begin(session.config, recipe, session.device.type, session.data.task)
-    shown = Displays(TensorBoard(folder.path), display or LogDisplay()) if main else Displays()
+    displays: list[Display] = [TensorBoard(folder.path), display or LogDisplay()]
+    if session.accelerator.log_with:
+        images = len(session.data.train)
+        displays.append(Tracking(session.accelerator, folder.path, images))
+    shown = Displays(*displays) if main else Displays()
     try:
         summary = _train_all(session, progress, folder, shown)
     except BaseException:
@@ -316,22 +323,6 @@ def _save(session: Session, progress: Progress, folder: RunFolder) -> None:
     best = progress.best["step"] if progress.best else None
     remove_old_checkpoints(folder.checkpoints, session.config.keep_checkpoints, best)
     discard_replaced(folder.path)
-
-
-def _resume(session: Session, folder: RunFolder) -> Progress:
-    """Restore the latest undamaged checkpoint; without any checkpoint, start at step 0."""
-    damaged: list[DamagedCheckpoint] = []
-    for path in reversed(list_checkpoints(folder.checkpoints)):
-        try:
-            checkpoint = load_checkpoint(path)
-        except DamagedCheckpoint as error:  # noqa: PERF203
-            _log.warning("%s: resuming from the previous checkpoint", error)
-            damaged.append(error)
-        else:
-            return restore(session, *checkpoint, str(path))
-    if damaged:
-        raise damaged[0]
-    return Progress(session.zero_totals())
 
 
 def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:

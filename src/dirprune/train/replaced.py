@@ -134,6 +134,7 @@ def run_files(run: Path) -> list[Path]:
     files = [run / name for name in names]
     files += (run / "checkpoints").glob("step-*.safetensors")
     files += run.glob("events.out.tfevents.*")
+    files += (path for path in run.glob("tracking/**/*") if not path.is_dir())
     return [file for file in (*files, run / "config.json") if file.exists()]
 
 

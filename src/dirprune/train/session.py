@@ -1,9 +1,7 @@
 """Model, optimizer, data and device of a run, and its state as a checkpoint."""
 
 import logging
-import math
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dirprune._support.checkpoint import pack, unpack
+from dirprune._support.checkpoint import (
+    DamagedCheckpoint,
+    list_checkpoints,
+    load_checkpoint,
+    pack,
+    unpack,
+)
 from dirprune._support.memory_format import fastest_layout
 from dirprune._support.processes import connect_after_restart, disconnect_at_exit, rank_and_world
 from dirprune.data.loading import Dataset, load
@@ -26,6 +30,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
+from dirprune.train.tracking import check_tracker
 from dirprune.train.weights import load_weights, read_weights
 
 _log = logging.getLogger(__name__)
@@ -124,15 +129,19 @@ class Progress:
     peak_memory_mib: float = 0.0
 
 
-def open_accelerator(config: TrainConfig) -> Any:
+def open_accelerator(config: TrainConfig, track: str | None = None, folder: Path = Path()) -> Any:
     """Choose the device and connect to the other processes.
 
     Args:
         config: Config of the run.
+        track: The tracker, if any.
+        folder: For the files of a tracker.
 
     Raises:
-        ValueError: If this machine lacks the device or the precision.
+        ValueError: If this machine lacks the device or the precision, or the tracker is unknown.
+        ImportError: If the package of the tracker is missing.
     """
+    check_tracker(track)
     device = _device_type(config)
     if _was_meant_to_be_several():
         _log.warning(
@@ -143,7 +152,12 @@ def open_accelerator(config: TrainConfig) -> Any:
     connect_after_restart("nccl" if device == "cuda" else "gloo")
     # Without this, accelerate refuses a second run with another device in the same process.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=_MIXED[config.precision], cpu=device == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=_MIXED[config.precision],
+        cpu=device == "cpu",
+        log_with=track,
+        project_dir=folder,
+    )
     if accelerator.num_processes > 1 and not connected:
         disconnect_at_exit()
     return accelerator
@@ -270,16 +284,31 @@ def restore(
     )
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory of this process: allocated on the GPU, or resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return math.nan
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+def restore_latest(session: Session, checkpoints: Path) -> Progress:
+    """Restore the latest undamaged checkpoint; without any checkpoint, start at step 0.
+
+    Args:
+        session: A new session of the same config.
+        checkpoints: The folder of the run's checkpoints.
+
+    Returns:
+        The progress of the run.
+
+    Raises:
+        ValueError: If all checkpoints are damaged, or one belongs to another model or config.
+    """
+    damaged: list[DamagedCheckpoint] = []
+    for path in reversed(list_checkpoints(checkpoints)):
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedCheckpoint as error:  # noqa: PERF203
+            _log.warning("%s: resuming from the previous checkpoint", error)
+            damaged.append(error)
+        else:
+            return restore(session, *checkpoint, str(path))
+    if damaged:
+        raise damaged[0]
+    return Progress(session.zero_totals())
 
 
 def _device_type(config: TrainConfig) -> str:
