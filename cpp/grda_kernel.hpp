@@ -94,15 +94,19 @@ bool changed(const Row& row, const Rule& rule, std::size_t phase) {
     bool any = false;
     if (row.length > WHOLE) {
         const std::size_t lines = row.length / LINE;
-        // the hardware does not prefetch across such strides
-        constexpr std::size_t AHEAD = 2 * SPARSE;
+        // The hardware does not prefetch past the end of a page.
+        constexpr std::size_t PAGE = 1024, CACHE_LINE = 16;
         // at least one line is compared in every phase
         for (std::size_t line = phase % std::min(SPARSE, lines); line < lines; line += SPARSE) {
-            if (line + AHEAD < lines) {
-                __builtin_prefetch(row.w + (line + AHEAD) * LINE);
-                __builtin_prefetch(row.v + (line + AHEAD) * LINE);
+            for (std::size_t part = line * LINE; part < (line + 1) * LINE; part += CACHE_LINE) {
+                std::size_t ahead = part + PAGE;
+                if (ahead >= (line + 1) * LINE) ahead += (SPARSE - 1) * LINE;
+                if (ahead < row.length) {
+                    __builtin_prefetch(row.w + ahead);
+                    __builtin_prefetch(row.v + ahead);
+                }
+                for (std::size_t i = part; i < part + CACHE_LINE; i += V::N) any |= at(i, many);
             }
-            for (std::size_t i = 0; i < LINE; i += V::N) any |= at(line * LINE + i, many);
         }
         return any;
     }

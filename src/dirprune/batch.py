@@ -35,8 +35,6 @@ class ParameterBatch(NamedTuple):
     """Adam's step, counted from 1."""
     power: float
     rows: list[Row]
-    contiguous: bool = False
-    """Whether all weights and accumulators are known to be contiguous float32 arrays."""
     prepared: PreparedGroup | None = None
     """All rows, if they are stepped with prepared tables; then ``rows`` is empty."""
 
@@ -78,6 +76,11 @@ class ParameterBatch(NamedTuple):
 def state_dtype(p: Tensor) -> torch.dtype:
     """The dtype of v: float32 for half precision, where lr * d would be lost in rounding."""
     return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype
+
+
+def may_extend(group: Group) -> bool:
+    """Whether the options allow the C++ extension."""
+    return group["fused"] is not False and not group["foreach"]
 
 
 def chunks(rows: Iterable[Row]) -> Iterable[Row]:

@@ -72,9 +72,7 @@ def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield part
 
 
-def find_changed(
-    rows: Sequence[Row], g: float, power: float, phase: int
-) -> tuple[list[Row], bool]:
+def find_changed(rows: Sequence[Row], g: float, power: float, phase: int) -> list[Row]:
     """Find rows with weights that differ from the result of the last step, on a sample.
 
     A tensor of up to 4,096 elements is compared completely, a larger one on 4,096 of every
@@ -87,9 +85,9 @@ def find_changed(
         phase: Selects the lines; 64 successive phases cover all of them.
 
     Returns:
-        The rows that differ, and whether all tensors are contiguous float32 arrays.
+        The rows that differ.
     """
-    changed, rest, contiguous = extension.find_changed(rows, g, power, phase)
+    changed, rest = extension.find_changed(rows, g, power, phase)
     for row in rest:
         w, v = flat(row.w), flat_like(row.v, row.w)
         if w.numel() > WHOLE:
@@ -99,7 +97,7 @@ def find_changed(
         left = power_threshold(v, g, power).to(w.dtype)
         if not torch.equal(left, w):
             changed.append(row)
-    return changed, contiguous
+    return changed
 
 
 class LastWeights:
@@ -115,21 +113,19 @@ class LastWeights:
         """Version and address of every weight."""
         self._phase = 0
 
-    def adopt_changed(self, batch: ParameterBatch) -> ParameterBatch:
+    def adopt_changed(self, batch: ParameterBatch) -> None:
         """Adopt the weights of the rows on the CPU that were changed since the last step.
 
         Args:
-            batch: The parameters. Those on other devices are handled by :func:`adopt`.
-
-        Returns:
-            The batch, with what is now known of its tensors.
+            batch: The parameters. :func:`dirprune.update.update` handles the prepared ones and
+                those on other devices.
         """
         group, g = batch.group, batch.g_before
         if batch.prepared or g is None or group["capturable"]:
-            return batch
+            return
         first = batch.rows[0]
         if first.v is None or not first.w.is_cpu or triton_step.is_chosen(group, first.w):
-            return batch
+            return
         weights = [row.w for row in batch.rows]
         left = map(self._left.get, map(id, weights))
         same = list(map(operator.eq, left, _identities(weights)))
@@ -137,13 +133,9 @@ class LastWeights:
         changed = list(compress(batch.rows, map(operator.not_, same)))
         if rest:
             self._phase += 1
-            found, contiguous = find_changed(rest, float(g), batch.power, self._phase)
-            changed += found
-            if contiguous and len(rest) == len(batch.rows):
-                batch = batch._replace(contiguous=True)
+            changed += find_changed(rest, float(g), batch.power, self._phase)
         if changed:
             adopt(batch._replace(rows=changed))
-        return batch
 
     @_disable_dynamo
     def remember(self, state: Mapping[Tensor, dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ outside (`adopt`). The paths:
 - a compiled step is traced as plain arithmetic, which the compiler fuses into one pass;
 - Triton does everything in one launch (the default on CUDA);
 - the C++ extension does the step in one pass over all tensors (the default on the CPU if it is
-  installed, for float32, SGD's direction and p = 1 or 2; for Adam only the threshold);
+  installed, for float32, SGD's direction and p = 1 or 2; for Adam only the threshold). If all
+  tensors of a group stay the same between steps, their addresses are prepared;
 - multi-tensor calls (on CUDA without Triton), with w as the only temporary memory;
 - tensor by tensor, in chunks (the default on the CPU without the extension).
 """
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.batch import Group, ParameterBatch, chunks, state_dtype
+from dirprune.batch import Group, ParameterBatch, chunks, may_extend, state_dtype
 from dirprune.changes import adopt
 from dirprune.kernels import extension, triton_step
+from dirprune.kernels.arrays import Arrays
+from dirprune.kernels.prepared_group import PreparedGroup
 from dirprune.kernels.rows import Adam, Gradient, Row, Scalar
 from dirprune.prox import power_threshold
 
@@ -27,13 +30,16 @@ from dirprune.prox import power_threshold
 def update(batch: ParameterBatch) -> None:
     """Step the weights of a batch in place.
 
-    On CUDA it adopts weights that were changed from outside; on the CPU the optimizer has called
-    :func:`adopt` before.
+    Weights that were changed from outside are adopted. On the CPU, rows that are not prepared are
+    left to :class:`~dirprune.changes.LastWeights`.
 
     Args:
         batch: The parameters.
     """
     group, capturable = batch.group, batch.group["capturable"]
+    if batch.prepared and isinstance(batch.prepared.tables, Arrays):
+        _step_arrays(batch, batch.prepared, batch.prepared.tables)
+        return
     if not torch.compiler.is_compiling() and _step_triton(batch):
         return
     if batch.prepared:
@@ -54,12 +60,12 @@ def update(batch: ParameterBatch) -> None:
         adopt(batch)
     lr, g, step = float(batch.lr), float(batch.g), int(batch.step)
     rows = batch.rows
-    if _may_extend(batch) and rows[0].v is not None and "betas" not in group:
-        rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power, batch.contiguous)
+    if may_extend(group) and rows[0].v is not None and "betas" not in group:
+        rows = extension.step(rows, _gradient_rule(group, lr), g, batch.power)
     if not rows:
         return
     rest = batch._replace(rows=rows)
-    if _is_foreach(rest) or (_may_extend(batch) and "betas" in group):
+    if _is_foreach(rest) or (may_extend(group) and "betas" in group):
         _descend_foreach(rest, lr, step)
         threshold(rest)
     else:
@@ -87,8 +93,8 @@ def threshold(batch: ParameterBatch) -> None:
             _write(row.w, power_threshold(row.v, batch.g, p))
         return
     g, rows = float(batch.g), batch.rows
-    if _may_extend(batch):
-        rows = extension.step(rows, None, g, p, batch.contiguous)
+    if may_extend(batch.group):
+        rows = extension.step(rows, None, g, p)
     if p == 1 and _is_foreach(batch) and first.w.dtype == first.v.dtype:
         w, v = ([row[i] for row in batch.rows] for i in (0, 1))
         torch._foreach_copy_(w, v)
@@ -99,11 +105,6 @@ def threshold(batch: ParameterBatch) -> None:
     else:
         for row in chunks(rows):
             _threshold_one(row.w, row.v, g, p)
-
-
-def _may_extend(batch: ParameterBatch) -> bool:
-    """Whether the options allow the C++ extension."""
-    return batch.group["fused"] is not False and not batch.group["foreach"]
 
 
 def _is_foreach(batch: ParameterBatch) -> bool:
@@ -206,6 +207,27 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
     x.sub_(lr / (1 - beta1**batch.step) * (m / denominator))
 
 
+# The C++ extension, prepared
+
+
+def _step_arrays(batch: ParameterBatch, prepared: PreparedGroup, arrays: Arrays) -> None:
+    """Step on the CPU in one call, after weights that were changed from outside are adopted."""
+    group, power, g = batch.group, batch.power, float(batch.g)
+    changed = arrays.find_rewritten(prepared.w)
+    if batch.g_before is not None:
+        changed |= arrays.find_changed(float(batch.g_before), power)
+    if changed:
+        rows = prepared.rows()
+        adopt(batch._replace(rows=[rows[i] for i in changed], prepared=None))
+    rule = None
+    if "betas" in group:
+        rows = prepared.rows()
+        _descend_foreach(batch._replace(rows=rows), float(batch.lr), int(batch.step))
+    else:
+        rule = _gradient_rule(group, float(batch.lr))
+    arrays.step(prepared.w, prepared.grads, rule, g, power)
+
+
 # Triton
 
 
@@ -217,7 +239,7 @@ def _step_triton(batch: ParameterBatch) -> bool:
     numbers = (batch.lr, batch.step, batch.g, batch.g_before)
     lr, step, g, g_before = (x if x.is_cuda or x.dim() else float(x) for x in numbers)
     rule = _adam_rule(group, lr, step) if "betas" in group else _gradient_rule(group, lr)
-    if prepared:
+    if prepared and isinstance(prepared.tables, triton_step.Tables):
         return prepared.tables.step(prepared.w, prepared.grads, rule, g, g_before, batch.power)
     return triton_step.step(batch.rows, rule, g, g_before, batch.power)
 

@@ -7,23 +7,23 @@ those of the paths in PyTorch. Rows are w, v, gradient, momentum and second mome
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dirprune._support import native
-from dirprune.kernels.rows import PLAIN, Gradient, Row
+from dirprune.kernels.rows import PLAIN, Gradient, Row, order
 
 Rows = Sequence[Row]
+
+POWERS = frozenset({1.0, 2.0})
+"""The powers of the threshold function that the extension has."""
 
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 
-def step(
-    rows: Rows, rule: Gradient | None, g: float, power: float, contiguous: bool = False
-) -> list[Row]:
+def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]:
     """Descend along SGD's direction and threshold.
 
     Args:
@@ -31,14 +31,13 @@ def step(
         rule: The direction and its options; None where v stays and no gradients are needed.
         g: Threshold.
         power: p.
-        contiguous: Whether weights and accumulators are known to be contiguous float32 arrays.
 
     Returns:
         The rows that are still to be stepped.
     """
     call = native.grda_step()
     width = 5 if rule else 2
-    fused, rest, _ = _split(rows, width, call, power, 2 if contiguous else 0)
+    fused, rest = _split(rows, width, call, power)
     if call and fused:
         w, v, grad, m, _ = zip(*fused)
         options = rule or Gradient(0.0)
@@ -61,9 +60,7 @@ def step(
     return rest
 
 
-def find_changed(
-    rows: Rows, g: float, power: float, phase: int
-) -> tuple[list[Row], list[Row], bool]:
+def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[Row], list[Row]]:
     """Compare weights with the thresholds of v, long arrays on a sample.
 
     Args:
@@ -73,13 +70,12 @@ def find_changed(
         phase: Which lines of long arrays.
 
     Returns:
-        The rows that differ, those that are still to be compared, and whether all weights and
-        accumulators are contiguous float32 arrays.
+        The rows that differ, and those that are still to be compared.
     """
     call = native.grda_changed()
-    fused, rest, contiguous = _split(rows, 2, call, power)
+    fused, rest = _split(rows, 2, call, power)
     if not call or not fused:
-        return [], rest, False
+        return [], rest
     w, v, *_ = zip(*fused)
     found = call(
         list(map(Tensor.data_ptr, w)),
@@ -90,42 +86,42 @@ def find_changed(
         phase=phase,
         threads=1,  # waking another takes longer than the sample
     )
-    return [fused[i] for i in found], rest, contiguous
+    return [fused[i] for i in found], rest
 
 
-def _split(
-    rows: Rows, width: int, call: object, power: float, checked: int = 0
-) -> tuple[list[Row], list[Row], bool]:
-    """The rows whose first tensors the extension can take, the others, and if all are contiguous.
-
-    The first ``checked`` columns are known to be contiguous arrays.
-    """
-    if not call or power not in (1, 2):
-        return [], list(rows), False
-    if _are_arrays([row[checked:width] for row in rows], contiguous=True):
-        return list(rows), [], True
-    parts: tuple[list[Row], list[Row]] = [], []
-    for row in rows:
-        parts[not _are_arrays([row[:width]])].append(row)
-    return *parts, False
-
-
-def _are_arrays(rows: Sequence[Any], contiguous: bool = False) -> bool:
-    """Whether rows are float32 arrays on the CPU, the elements of each row in the same order."""
-    columns = [column for column in zip(*rows) if column[0] is not None]
-    # map over columns: a hundred tensors are asked in a fifth of the time of a loop
+def are_float32(column: Sequence[Tensor]) -> bool:
+    """Whether the tensors are float32 arrays on the CPU that hold their own values."""
+    # map over a column: a hundred tensors are asked in a fifth of the time of a loop
     return (
-        all(PLAIN.issuperset(map(type, column)) for column in columns)
-        and all({torch.float32}.issuperset(map(_dtype, column)) for column in columns)
-        and all(all(map(_is_cpu, column)) for column in columns)
+        PLAIN.issuperset(map(type, column))
+        and {torch.float32}.issuperset(map(_dtype, column))
+        and all(map(_is_cpu, column))
         # the memory of a negative view holds the opposite
-        and not any(any(map(Tensor.is_neg, column)) for column in columns)
-        and (
-            all(all(map(Tensor.is_contiguous, column)) for column in columns)
-            or (not contiguous and all(_is_channels_last(*column) for column in columns))
-        )
+        and not any(map(Tensor.is_neg, column))
     )
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    return t.is_contiguous(memory_format=torch.channels_last)
+def is_dense(t: Tensor) -> bool:
+    """Whether the elements are neighbours in memory, in the usual order or channels last."""
+    return t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last)
+
+
+def _split(rows: Rows, width: int, call: object, power: float) -> tuple[list[Row], list[Row]]:
+    """The rows whose first tensors the extension can take, and the others."""
+    if not call or power not in POWERS:
+        return [], list(rows)
+    columns = [column for column in zip(*(row[:width] for row in rows)) if column[0] is not None]
+    if all(map(are_float32, columns)) and all(
+        all(map(Tensor.is_contiguous, column)) for column in columns
+    ):
+        return list(rows), []
+    parts: tuple[list[Row], list[Row]] = [], []
+    for row in rows:
+        parts[not _fits([t for t in row[:width] if t is not None])].append(row)
+    return parts
+
+
+def _fits(row: Sequence[Tensor]) -> bool:
+    """Whether the tensors of a row are float32 arrays in the same order."""
+    w, *others = row
+    return are_float32(row) and is_dense(w) and all(order(t) == order(w) for t in others)

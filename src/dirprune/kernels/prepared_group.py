@@ -1,19 +1,20 @@
-"""Parameters that are stepped together on a GPU: prepared once, checked at every step.
+"""Parameters that are stepped together in one call: prepared once, checked at every step.
 
-For many small tensors, the host needs more time for a step than the GPU. So everything that does
-not change between steps is prepared once, and a step only checks that it has not changed.
+For many small tensors, the bookkeeping in Python takes longer than the step itself. So everything
+that does not change between steps is prepared once, and a step only checks it.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dirprune.kernels import triton_step
+from dirprune.kernels.arrays import Arrays
 from dirprune.kernels.rows import PLAIN, Row
+from dirprune.kernels.triton_step import Tables, prepare
 
 _layout = operator.attrgetter("layout")
 
@@ -26,24 +27,46 @@ class PreparedGroup(NamedTuple):
     m: tuple[Tensor | None, ...]
     s: tuple[Tensor | None, ...]
     states: list[dict[str, Any]]
-    tables: triton_step.Tables
+    tables: Tables | Arrays
     grads: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], states: list[dict[str, Any]]) -> "PreparedGroup | None":
-        """Prepare the rows, if one launch on a GPU can step them."""
-        w, v, _, m, s = zip(*rows)
-        tables = triton_step.prepare(w, v, m, s)
+    def of(
+        cls, rows: Sequence[Row], states: list[dict[str, Any]], kind: type[Tables | Arrays]
+    ) -> "PreparedGroup | None":
+        """Prepare the rows, if one launch of Triton or one call of the extension can step them.
+
+        Args:
+            rows: Rows with gradients.
+            states: The optimizer's state of each.
+            kind: The tables to prepare.
+
+        Returns:
+            The prepared group, or None.
+        """
+        w, v, grads, m, s = zip(*rows)
+        tables = prepare(w, v, m, s) if kind is Tables else Arrays.of(w, v, m, s, grads)
         return None if tables is None else cls(w, v, m, s, states, tables)
 
-    def is_current(self, group: dict[str, Any]) -> bool:
-        """Whether all share the counters, all gradients exist and no tensor was replaced."""
+    def is_current(self, group: dict[str, Any], state: Mapping[Tensor, Any]) -> bool:
+        """Whether all share the counters, all gradients exist and no tensor was replaced.
+
+        Args:
+            group: The param group.
+            state: The optimizer's state.
+        """
         states = self.states
+        if not (
+            len(self.w) == len(group["params"])
+            and all(map(operator.is_, self.w, group["params"]))
+            and all(map(operator.is_, states, map(state.get, self.w)))
+        ):
+            return False
         first = "exp_avg" if "betas" in group else "momentum_buffer"
         columns = ((self.v, "v"), (self.m, first), (self.s, "exp_avg_sq"))
         counters = [name for name in ("n", "g", "step") if name in states[0]]
-        if group["plan"]:
-            counters.remove("g")  # of every tensor
+        if group["plan"] and self.tables.has_own_thresholds:
+            counters.remove("g")
         return (
             PLAIN.issuperset(map(type, self.grads))
             and {torch.strided}.issuperset(map(_layout, self.grads))
@@ -55,8 +78,14 @@ class PreparedGroup(NamedTuple):
                 for column, name in columns
                 if column[0] is not None
             )
-            and self.tables.are_of(self.w)
+            and self.tables.are_of(self.w, self.v, self.m, self.s)
+            and (not isinstance(self.tables, Arrays) or self.tables.take(self.grads))
         )
+
+    def remember(self) -> None:
+        """Record the versions of the weights; on a GPU a step compares all weights."""
+        if isinstance(self.tables, Arrays):
+            self.tables.remember(self.w)
 
     def rows(self) -> list[Row]:
         """The rows with their gradients."""

@@ -1,5 +1,6 @@
 """Arguments of the kernels: rows of tensors, and the update rule."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -8,6 +9,16 @@ Scalar = float | Tensor
 
 PLAIN = frozenset({Tensor, nn.Parameter})
 """Tensor classes whose memory holds the values; other classes may be wrappers."""
+
+
+def addresses_of(*columns: Sequence[Any]) -> list[list[int]]:
+    """The addresses of the tensors of each column, without the columns that hold None."""
+    return [list(map(Tensor.data_ptr, column)) for column in columns if column[0] is not None]
+
+
+def order(t: Tensor) -> list[tuple[int, int]]:
+    """Strides and sizes of the dimensions larger than 1: the order of the elements in memory."""
+    return [(stride, size) for stride, size in zip(t.stride(), t.shape) if size > 1]
 
 
 class Row(NamedTuple):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.autograd.graph import increment_version
 
-from dirprune.kernels.rows import PLAIN, Adam, Gradient, Row, Scalar
+from dirprune.kernels.rows import PLAIN, Adam, Gradient, Row, Scalar, addresses_of, order
 
 TensorColumn = Sequence[Any]
 
@@ -155,11 +155,14 @@ def _on_device(numbers: Sequence[Scalar], device: torch.device) -> Tensor:
 class Tables:
     """The addresses of one set of tensors, on their device. It does not keep the tensors alive."""
 
+    has_own_thresholds = True
+    """Whether every row may have a threshold of its own."""
+
     def __init__(
         self, w: TensorColumn, v: TensorColumn, m: TensorColumn, s: TensorColumn, module: Any
     ) -> None:
         self._module = module
-        self._weights = list(map(Tensor.data_ptr, w))
+        self._known = addresses_of(w, v, m, s)
         self.device = w[0].device
         self.state = torch.float64 if w[0].dtype == torch.float64 else torch.float32
         self._kinds = {
@@ -172,7 +175,7 @@ class Tables:
             "num_warps": module.WARPS,
             "enable_fp_fusion": False,
         }
-        self._orders = [_order(t) for t in w]
+        self._orders = [order(t) for t in w]
         addresses = [
             [*(0 if t is None else t.data_ptr() for t in row), row[0].numel()]
             for row in zip(w, v, m, s)
@@ -191,9 +194,9 @@ class Tables:
         self._captured: list[Tensor] = []
         self._values: list[float] = []
 
-    def are_of(self, w: TensorColumn) -> bool:
-        """Whether the weights still have the addresses of the tables."""
-        return list(map(Tensor.data_ptr, w)) == self._weights
+    def are_of(self, *columns: TensorColumn) -> bool:
+        """Whether weights, v and moments still have the addresses of the tables."""
+        return addresses_of(*columns) == self._known
 
     def thresholds(self, values: list[float]) -> Tensor:
         """One threshold per row, on the device; they are copied there only if they are new."""
@@ -264,7 +267,7 @@ class Tables:
             return self._none
         strides = list(map(Tensor.stride, grads))
         if strides != self._strides:
-            if [_order(t) for t in grads] != self._orders:
+            if [order(t) for t in grads] != self._orders:
                 return None
             self._strides = strides
         dtypes = set(map(_dtype, grads))
@@ -302,13 +305,8 @@ def _fit(w: TensorColumn, state: Sequence[TensorColumn]) -> bool:
             type(t) in PLAIN
             and t.dtype == dtype
             and t.device == w[0].device
-            and _order(t) == _order(p)
+            and order(t) == order(p)
             for column in state
             for p, t in zip(w, column)
         )
     )
-
-
-def _order(t: Tensor) -> list[tuple[int, int]]:
-    """Sizes and strides of the dimensions larger than 1."""
-    return [(stride, size) for stride, size in zip(t.stride(), t.shape) if size > 1]

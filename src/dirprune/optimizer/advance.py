@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.batch import Group, ParameterBatch, state_dtype
+from dirprune.batch import Group, ParameterBatch, may_extend, state_dtype
 from dirprune.kernels import triton_step
+from dirprune.kernels.arrays import Arrays
+from dirprune.kernels.extension import POWERS
 from dirprune.kernels.prepared_group import PreparedGroup
 from dirprune.kernels.rows import Row
 from dirprune.optimizer.options import power_of
@@ -153,7 +155,7 @@ def advance_prepared(group: Group, prepared: PreparedGroup, rate: float) -> Para
         for own in states:
             own["step"] = step
     batch = ParameterBatch.empty(group, float(group["lr"]), g, before, step, power_of(group))
-    if len(set(levels)) > 1:
+    if len(set(levels)) > 1 and isinstance(prepared.tables, triton_step.Tables):
         own_levels = prepared.tables.thresholds(levels)
         batch = batch._replace(g=own_levels, g_before=own_levels)
     return batch._replace(prepared=prepared)
@@ -162,7 +164,7 @@ def advance_prepared(group: Group, prepared: PreparedGroup, rate: float) -> Para
 def prepare_group(
     state: State, group: Group, batches: list[ParameterBatch]
 ) -> PreparedGroup | None:
-    """Prepare a group's next steps, if all its parameters are in one batch on a GPU.
+    """Prepare a group's next steps, if all its parameters are in one batch.
 
     Args:
         state: The optimizer's state.
@@ -173,17 +175,30 @@ def prepare_group(
         All its parameters, or None.
     """
     rows = batches[0].rows if len(batches) == 1 else []
-    if (
-        len(rows) != len(group["params"])
-        or not rows
-        or not triton_step.is_chosen(group, rows[0].w)
-    ):
-        return None
-    if group["plan"] and group["plan"].structure != "elements":
+    if not rows or len(rows) != len(group["params"]):
         return None
     if not all(map(operator.is_, (row.w for row in rows), group["params"])):
         return None
-    return PreparedGroup.of(rows, [state[p] for p in group["params"]])
+    if (kind := kind_of_tables(group, rows[0].w)) is None:
+        return None
+    return PreparedGroup.of(rows, [state[p] for p in group["params"]], kind)
+
+
+def kind_of_tables(group: Group, w: Tensor) -> type[triton_step.Tables | Arrays] | None:
+    """The tables with which the steps of a group can be prepared.
+
+    Args:
+        group: The param group.
+        w: One of its parameters.
+
+    Returns:
+        The class; None if the steps cannot be prepared.
+    """
+    if group["capturable"] or (group["plan"] and group["plan"].structure != "elements"):
+        return None
+    if triton_step.is_chosen(group, w):
+        return triton_step.Tables
+    return Arrays if may_extend(group) and power_of(group) in POWERS else None
 
 
 def lr_on(group: Group, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from dirprune.optimizer.advance import (
     advance_group,
     advance_on_device,
     advance_prepared,
+    kind_of_tables,
     prepare_group,
 )
 from dirprune.optimizer.options import check_group, check_options, power_of
@@ -37,7 +38,7 @@ class DualAveraging(ExactState):
         super().__init__(params, defaults)
         self._last = LastWeights()
         self._prepared: dict[int, PreparedGroup | None] = {}
-        """Groups on a GPU whose parameters all took the last step together."""
+        """Groups whose parameters all took the last step together."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a param group; options that it does not name are those of the constructor.
@@ -88,8 +89,11 @@ class DualAveraging(ExactState):
             update(batch)
         for planned in due:
             planned.renew(self._last)
-        if not all(batch.prepared for batch in batches):
+        if due or not all(batch.prepared or batch.rows[0].v is None for batch in batches):
             self._last.remember(self.state)
+            for key in {id(batch.group) for batch in batches}:
+                if prepared := self._prepared.get(key):
+                    prepared.remember()
         return loss
 
     def thresholds(self) -> list[float]:
@@ -201,11 +205,9 @@ class DualAveraging(ExactState):
         structured = [planned for planned in self._planned(active) if planned.is_structured]
         for planned in structured:
             planned.adopt_structure()
-        batches = [
+        batches = [batch for entry in moving for batch in self._advance_group(*entry)]
+        for batch in batches:
             self._last.adopt_changed(batch)
-            for entry in moving
-            for batch in self._advance_group(*entry)
-        ]
         due = [planned for planned in plans if planned.advance()]
         known = {id(planned.plan) for planned in due}
         return batches, due + [planned for planned in structured if id(planned.plan) not in known]
@@ -238,10 +240,10 @@ class DualAveraging(ExactState):
     def _prepared_group(self, group: Group) -> PreparedGroup | None:
         """All parameters with their gradients, if they can be stepped like at the last step."""
         prepared = self._prepared.get(id(group))
-        if prepared is None or len(prepared.w) != len(group["params"]):
+        if prepared is None or type(prepared.tables) is not kind_of_tables(group, prepared.w[0]):
             return None
         prepared = prepared._replace(grads=tuple(map(_grad, prepared.w)))
-        return prepared if prepared.is_current(group) else None
+        return prepared if prepared.is_current(group, self.state) else None
 
     def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
         """The parameters with a gradient, and their gradients."""

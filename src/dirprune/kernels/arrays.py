@@ -1,0 +1,130 @@
+"""Float32 arrays on the CPU that the C++ extension steps together, prepared once.
+
+A step only checks what may have changed since the last one. It does so before it writes, because
+the pass over all arrays evicts everything else from the cache.
+"""
+
+from collections.abc import Sequence
+from itertools import repeat
+from operator import ne
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from dirprune._support import native
+from dirprune.kernels.extension import are_float32, is_dense
+from dirprune.kernels.rows import Gradient, addresses_of, order
+
+Column = Sequence[Any]
+
+
+class Arrays:
+    """The addresses of one set of tensors. It does not keep the tensors alive."""
+
+    has_own_thresholds = False
+    """Whether every row may have a threshold of its own."""
+
+    def __init__(self, w: Column, v: Column, m: Column, s: Column) -> None:
+        self._addresses = addresses_of(w, v, m, s)
+        self._lengths = list(map(Tensor.numel, w))
+        self._strides = list(map(Tensor.stride, w))
+        self._orders = list(map(order, w))
+        self._versions: list[int] = []
+        self._phase = 0
+
+    @classmethod
+    def of(cls, w: Column, v: Column, m: Column, s: Column, grads: Column) -> "Arrays | None":
+        """Prepare the tensors, if the extension was built and can step all of them.
+
+        Args:
+            w: Weights.
+            v: Accumulators; all of them may be None.
+            m: First moments; all of them may be None.
+            s: Second moments; all of them may be None.
+            grads: Gradients.
+        """
+        if native.grda_step() is None or v[0] is None or w[0].dtype != torch.float32:
+            return None
+        if not (are_float32(w) and all(map(is_dense, w))):
+            return None
+        arrays = cls(w, v, m, s)
+        others = [column for column in (v, m, s, grads) if column[0] is not None]
+        return arrays if all(map(arrays.take, others)) else None
+
+    def are_of(self, *columns: Column) -> bool:
+        """Whether weights, v and moments still have these addresses."""
+        return addresses_of(*columns) == self._addresses
+
+    def take(self, column: Column) -> bool:
+        """Whether the tensors are float32 arrays, each in the order of its weight."""
+        return are_float32(column) and (
+            list(map(Tensor.stride, column)) == self._strides
+            or list(map(order, column)) == self._orders
+        )
+
+    def find_rewritten(self, w: Column) -> set[int]:
+        """Find the weights that torch has written since the last step, by their versions."""
+        versions = list(map(_version, w))
+        if versions == self._versions:
+            return set()
+        known = self._versions or repeat(-1)
+        return {i for i, new in enumerate(map(ne, versions, known)) if new}
+
+    def remember(self, w: Column) -> None:
+        """Record the versions of the weights as those of the last step."""
+        self._versions = list(map(_version, w))
+
+    def find_changed(self, g: float, power: float) -> set[int]:
+        """Compare the weights with the thresholds of v, long arrays on a sample.
+
+        Args:
+            g: The threshold of the last step.
+            power: p, 1 or 2.
+
+        Returns:
+            The rows that differ.
+        """
+        self._phase += 1
+        search: Any = native.grda_changed()
+        w, v = self._addresses[:2]
+        threads = torch.get_num_threads()
+        return set(
+            search(w, v, self._lengths, g=g, root=power == 2, phase=self._phase, threads=threads)
+        )
+
+    def step(
+        self, w: Column, grads: Column, rule: Gradient | None, g: float, power: float
+    ) -> None:
+        """Descend along SGD's direction and threshold.
+
+        Args:
+            w: The weights.
+            grads: Their gradients, if there is a rule.
+            rule: The direction and its options; None where v stays.
+            g: The threshold.
+            power: p, 1 or 2.
+        """
+        options = rule or Gradient(0.0)
+        gradients = list(map(Tensor.data_ptr, grads)) if rule else []
+        increment_version(w)  # so that autograd sees a change that went past torch
+        self.remember(w)
+        step: Any = native.grda_step()
+        step(
+            *self._addresses[:2],
+            gradients,
+            self._addresses[2] if options.momentum else [],
+            self._lengths,
+            lr=float(options.lr),
+            g=g,
+            momentum=options.momentum,
+            decay=options.weight_decay,
+            nesterov=options.nesterov,
+            maximize=options.maximize,
+            root=power == 2,
+            threads=torch.get_num_threads(),
+        )
+
+
+_version = Tensor._version.__get__  # type: ignore[attr-defined]
