@@ -93,9 +93,7 @@ MAKERS = {
 }
 
 
-def weights_after(
-    make: Callable, event: Event, steps: int, **options: object
-) -> list[torch.Tensor]:
+def weights_after(make: Callable, event: Event, **options: object) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = (3, 4, 3, 3), (5000,), ()
     start = [0.3 * torch.randn(shape, generator=generator) for shape in shapes]
