@@ -61,12 +61,13 @@ models: .venv/dev
 	$(BIN)/pip install --quiet segmentation_models_pytorch
 	$(BIN)/python benchmarks/models.py
 
-# Fuzz the parser of the engine's files with libFuzzer, AddressSanitizer and UBSan for a minute;
-# on Debian: apt install clang
+# With AddressSanitizer and UBSan: run valid graphs of every operator, then fuzz from them with
+# libFuzzer for a minute; on Debian: apt install clang
 fuzz: .venv/dev
 	$(CMAKE) -B build/fuzz -DDIRPRUNE_FUZZ=ON -DCMAKE_CXX_COMPILER=$(CLANG)
 	$(BIN)/cmake --build build/fuzz
-	$(BIN)/python cpp/fuzz/seeds.py build/fuzz/seeds
+	PYTHONPATH=tests $(BIN)/python cpp/fuzz/seeds.py build/fuzz/seeds
+	build/fuzz/fuzz -runs=0 build/fuzz/seeds
 	build/fuzz/fuzz -max_total_time=60 build/fuzz/seeds
 
 # Test the kernels of all instruction sets of this CPU, and the thread pool, without Python.

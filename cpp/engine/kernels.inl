@@ -338,9 +338,12 @@ INLINE void map2(const float* a, const float* b, float* y, std::size_t n, const 
     store_front(y + i, left, static_cast<int>(n - i));
 }
 
-// exp(x) = 2^n exp(r), r = x - n log 2 in two pieces, |r| <= log(2) / 2, exp(r) by its Taylor
-// polynomial of degree 7, whose remainder r^8 / 8! is below 6e-9.
-INLINE Vec exp(Vec x) {
+// exp(x) = 2^n exp(r), r = x - n log 2 in two parts, |r| <= log(2) / 2.
+struct Exponential {
+    Vec power;      // 2^n
+    Vec remainder;  // exp(r) - 1 by its Taylor polynomial of degree 7; the next term is below 6e-9
+};
+INLINE Exponential exponential(Vec x) {
     x = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.0f));
     const Vec magic = broadcast(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
     const Vec shifted = x * 1.44269504f + magic;
@@ -354,12 +357,23 @@ INLINE Vec exp(Vec x) {
     p = multiply_add(p, r, broadcast(1.0f / 6));
     p = multiply_add(p, r, broadcast(0.5f));
     p = multiply_add(p, r, broadcast(1.0f));
-    p = multiply_add(p, r, broadcast(1.0f));
     const Ints power = ((Ints)shifted - 0x4b400000 + 127) << 23;
-    return p * (Vec)power;
+    return {(Vec)power, p * r};
+}
+INLINE Vec exp(Vec x) {
+    const Exponential e = exponential(x);
+    return multiply_add(e.power, e.remainder, e.power);
+}
+// exp(x) - 1, exact to the last digits near 0 too.
+INLINE Vec expm1(Vec x) {
+    const Exponential e = exponential(x);
+    return multiply_add(e.power, e.remainder, e.power - 1.0f);
 }
 INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
-INLINE Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(2.0f * x) + 1.0f); }
+INLINE Vec tanh(Vec x) {
+    const Vec e = expm1(2.0f * x);
+    return e / (e + 2.0f);
+}
 
 // Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
 INLINE Vec erf(Vec x) {
@@ -388,7 +402,7 @@ void activate(Activation activation, float parameter, const float* x, float* y, 
         case Activation::leaky_relu:
             return apply([=](Vec v) { return v > 0.0f ? v : parameter * v; });
         case Activation::elu:
-            return apply([=](Vec v) { return v > 0.0f ? v : parameter * (exp(v) - 1.0f); });
+            return apply([=](Vec v) { return v > 0.0f ? v : parameter * expm1(v); });
         case Activation::gelu:
             return apply([](Vec v) { return 0.5f * v * (1.0f + erf(v * 0.70710678f)); });
         case Activation::gelu_tanh:
@@ -530,20 +544,19 @@ INLINE float sum_row(const float* x, std::size_t n, const F& f) {
     return total;
 }
 
-// Mean and variance by two passes. The second one also sums the deviations x - m: their mean is what
-// rounding left out of m, and corrects both. So rows that are nearly constant keep their digits.
+// The deviations from the mean m are corrected by their own mean, which is what rounding left out
+// of m. So rows that are nearly constant keep their digits.
 void layer_norm(const float* x, const float* weight, const float* bias, float eps, float* y,
                 std::size_t n, int batch) {
     const float count = static_cast<float>(n);
     if (batch == 1) {
-        const float mean = sum_row(x, n, [](Vec v) { return v; }) / count;
-        const Vec m = broadcast(mean);
-        const float rest = sum_row(x, n, [=](Vec v) { return v - m; }) / count;
-        const float squares = sum_row(x, n, [=](Vec v) { return (v - m) * (v - m); }) / count;
-        const float variance = squares > rest * rest ? squares - rest * rest : 0.0f;
+        const Vec m = broadcast(sum_row(x, n, [](Vec v) { return v; }) / count);
+        const Vec rest = broadcast(sum_row(x, n, [=](Vec v) { return v - m; }) / count);
+        const auto deviation = [=](Vec v) { return (v - m) - rest; };
+        const auto square = [=](Vec v) { return deviation(v) * deviation(v); };
+        const float variance = sum_row(x, n, square) / count;
         const Vec inverse = broadcast(1.0f / __builtin_sqrtf(variance + eps));
-        const Vec c = broadcast(squares == squares ? rest : squares);
-        const auto normalized = [=](Vec v) { return ((v - m) - c) * inverse; };
+        const auto normalized = [=](Vec v) { return deviation(v) * inverse; };
         if (!weight)
             map(x, y, n, normalized);
         else
@@ -554,14 +567,13 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
     Vec total{}, rest{}, squares{};
     for (std::size_t i = 0; i < n; ++i) total += load(x + i * lanes);
     const Vec m = total / count;
+    for (std::size_t i = 0; i < n; ++i) rest += load(x + i * lanes) - m;
+    rest /= count;
     for (std::size_t i = 0; i < n; ++i) {
-        const Vec d = load(x + i * lanes) - m;
-        rest += d;
+        const Vec d = (load(x + i * lanes) - m) - rest;
         squares = multiply_add(d, d, squares);
     }
-    rest /= count;
-    const Vec variance = at_least(squares / count - rest * rest, Vec{});
-    const Vec inverse = inverse_root(variance + eps);
+    const Vec inverse = inverse_root(squares / count + eps);
     for (std::size_t i = 0; i < n; ++i) {
         const Vec v = ((load(x + i * lanes) - m) - rest) * inverse;
         const Vec w = broadcast(weight ? weight[i] : 1.0f), b = broadcast(bias ? bias[i] : 0.0f);

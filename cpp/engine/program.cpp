@@ -194,7 +194,7 @@ void Program::plan_memory() {
 bool Program::is_rows(const Layer& layer, int batch) const {
     const Geometry& g = layer.geometry;
     return batch == 1 && g.groups == 1 && g.taps() == 1 && g.height * g.width == 1 &&
-           g.out_height * g.out_width == 1;
+           g.out_height * g.out_width == 1 && g.top == 0 && g.left == 0;  // else it reads padding
 }
 
 bool Program::is_constant(std::uint32_t value) const {

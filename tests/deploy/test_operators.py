@@ -99,6 +99,7 @@ def conv2d(
         ((6, 5, 4), 12, (5, 5), {"groups": 6, "padding": (2, 2, 2, 2)}),
         ((40, 4, 4), 33, (3, 3), {"padding": (1, 1, 1, 1)}),
         ((3, 35, 33), 8, (7, 7), {"padding": (3, 3, 3, 3), "stride": (2, 2)}),
+        ((5, 1, 1), 4, (1, 1), {"padding": (1, 2, 1, 2), "stride": (4, 4)}),  # padding alone
     ],
 )
 def test_convolutions(
@@ -219,6 +220,35 @@ def test_operators_of_one_value(op: str, shape: tuple[int, ...], attrs: dict[str
     check(graph_of(op, shape, attrs, {}))
 
 
+@pytest.mark.parametrize("op", ["tanh", "elu", "selu", "expm1", "sin", "erf", "silu"])
+def test_functions_keep_their_digits_near_zero(op: str) -> None:
+    graph = graph_of(op, (64,), {"alpha": 1.0} if op == "elu" else {}, {})
+    x = random(9, 64) * np.float32(10) ** generator.integers(-30, -1, (9, 64)).astype(np.float32)
+    expected = GraphNet(graph).double()(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(program(graph).run(x, 1, False), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "expected"),
+    [
+        ("log", {}, [-np.inf, -np.inf, np.nan]),
+        ("sign", {}, [0.0, 0.0, 0.0]),
+        ("rsqrt", {}, [np.inf, -np.inf, np.nan]),
+        ("power", {"exponent": 0.5}, [0.0, 0.0, np.nan]),
+        ("power", {"exponent": -0.5}, [np.inf, -np.inf, np.nan]),
+        ("power", {"exponent": 0.0}, [1.0, 1.0, 1.0]),
+        ("exp", {}, [1.0, 1.0, np.nan]),
+    ],
+)
+def test_functions_of_denormal_numbers_and_nan(
+    op: str, attrs: dict[str, Any], expected: list[float]
+) -> None:
+    """Denormal numbers count as zeros of their sign."""
+    x = np.array([[1e-40, -1e-40, np.nan]] * 9, np.float32)
+    found = program(graph_of(op, (3,), attrs, {})).run(x, 1, False)
+    np.testing.assert_array_equal(found, [expected] * 9)
+
+
 @pytest.mark.parametrize("op", ["log", "sqrt", "rsqrt", "log1p"])
 def test_functions_of_positive_values(op: str) -> None:
     positive = Node("exp", (0,), (-1, 3, 5))
@@ -285,6 +315,40 @@ def test_values_that_broadcast_each_other(op: str) -> None:
 def test_joined_values(dim: int) -> None:
     attrs = {"dim": dim}
     check(graph_of("cat", (3, 4), attrs, {}, (1, 0, 1)))
+
+
+NORMS = {"layer_norm": {"dims": 2, "eps": 1e-12}, "group_norm": {"groups": 3, "eps": 1e-12}}
+
+
+@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("size", [(3, 1, 2), (3, 1, 7), (6, 8, 8), (3, 1, 3001)])
+@pytest.mark.parametrize("mean", [3.0, 100.0, 1e4, 1e6, -1e7])
+def test_nearly_constant_rows_are_as_exact_as_in_torch(
+    op: str, size: tuple[int, ...], mean: float
+) -> None:
+    """Against float64, for deviations of 1 to 1000 units in the last place of the mean."""
+    graph = graph_of(op, size, NORMS[op], {}, inputs=(0,))
+    engine, net, exact = program(graph), GraphNet(graph), GraphNet(graph).double()
+    for units in (1, 8, 1000):
+        unit = units * float(np.spacing(np.float32(abs(mean))))
+        x = (mean + unit * random(9, *size).astype(np.float64)).astype(np.float32)
+        given = torch.from_numpy(x)
+        expected = exact(given.double()).numpy()
+        theirs = np.abs(net(given).numpy() - expected).max()
+        ours = np.abs(engine.run(x, 1, False) - expected).max()
+        assert ours <= theirs + 2e-6 * np.abs(expected).max()
+
+
+def test_rows_whose_squares_overflow_give_no_arbitrary_numbers() -> None:
+    x = random(9, 3, 4, 5) * np.float32(1e25)
+    x[:, 1] = random(9, 4, 5)
+    for op, attrs in (("layer_norm", {"dims": 2, "eps": 1e-5}),
+                      ("group_norm", {"groups": 3, "eps": 1e-5})):  # fmt: skip
+        graph = graph_of(op, (3, 4, 5), attrs, {})
+        found = program(graph).run(x, 1, False)
+        assert not np.abs(found[:, [0, 2]][np.isfinite(found[:, [0, 2]])]).max(initial=0) > 5
+        expected = GraphNet(graph)(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dims", [1, 2])

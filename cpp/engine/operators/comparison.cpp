@@ -95,7 +95,9 @@ void add_comparison(OperatorTable& table) {
         pairwise<[](float a, float b) { return a < b || std::isnan(a) ? a : b; }>();
     at(table, Op::maximum) =
         pairwise<[](float a, float b) { return b < a || std::isnan(a) ? a : b; }>();
-    at(table, Op::pow) = pairwise<[](float a, float b) { return std::pow(a, b); }>();
+    at(table, Op::pow) = pairwise<[](float a, float b) {
+        return std::pow(without_denormals(a), without_denormals(b));
+    }>();
     at(table, Op::eq) = pairwise<[](float a, float b) { return a == b ? 1.0f : 0.0f; }>();
     at(table, Op::ne) = pairwise<[](float a, float b) { return a != b ? 1.0f : 0.0f; }>();
     at(table, Op::lt) = pairwise<[](float a, float b) { return a < b ? 1.0f : 0.0f; }>();

@@ -10,7 +10,7 @@ template <class F>
 void map(const Call& c, const F& f) {
     const float* x = c.inputs[0].data;
     in_pieces(product(c.shape) * c.batch, 8, c.threads, [&](std::int64_t from, std::int64_t to) {
-        for (std::int64_t i = from; i < to; ++i) c.out[i] = f(x[i]);
+        for (std::int64_t i = from; i < to; ++i) c.out[i] = f(without_denormals(x[i]));
     });
 }
 
@@ -51,7 +51,7 @@ void add_functions(OperatorTable& table) {
     at(table, Op::floor) = plain<[](float x) { return std::floor(x); }>();
     at(table, Op::ceil) = plain<[](float x) { return std::ceil(x); }>();
     at(table, Op::round) = plain<[](float x) { return std::nearbyint(x); }>();
-    at(table, Op::sign) = plain<[](float x) { return 0 < x ? 1.0f : x < 0 ? -1.0f : x * 0; }>();
+    at(table, Op::sign) = plain<[](float x) { return float((0 < x) - (x < 0)); }>();  // of NaN 0
     at(table, Op::trunc) = plain<[](float x) { return std::trunc(x); }>();
     at(table, Op::log1p) = plain<[](float x) { return std::log1p(x); }>();
     at(table, Op::expm1) = plain<[](float x) { return std::expm1(x); }>();
@@ -74,7 +74,13 @@ void add_functions(OperatorTable& table) {
                             .shape = same_shape,
                             .run = [](const Call& c) {
                                 const float exponent = c.node.real(Key::exponent);
-                                map(c, [=](float x) { return std::pow(x, exponent); });
+                                // As in torch, where roots of -0 and -infinity differ from pow.
+                                if (exponent == 0.5f)
+                                    map(c, [](float x) { return std::sqrt(x); });
+                                else if (exponent == -0.5f)
+                                    map(c, [](float x) { return 1 / std::sqrt(x); });
+                                else
+                                    map(c, [=](float x) { return std::pow(x, exponent); });
                             }};
     at(table, Op::clamp) = {
         .attributes = {{Key::low, Kind::real, true}, {Key::high, Kind::real, true}},

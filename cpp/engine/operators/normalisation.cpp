@@ -137,17 +137,22 @@ void group_norm(const Call& c) {
             for (std::int64_t b = 0; b < batch; ++b) {
                 const float* x = c.inputs[0].data + g * n * batch + b;
                 float* y = c.out + g * n * batch + b;
-                const auto at = [=](std::int64_t j) { return x[j * batch]; };
-                const float centre = chained_sum(n, at) / static_cast<float>(n);
+                const auto size = static_cast<float>(n);
+                const float mean =
+                    chained_sum(n, [=](std::int64_t j) { return x[j * batch]; }) / size;
+                // What rounding left out of the mean.
+                const float rest =
+                    chained_sum(n, [=](std::int64_t j) { return x[j * batch] - mean; }) / size;
+                const auto deviation = [=](std::int64_t j) { return (x[j * batch] - mean) - rest; };
                 const float variance = chained_sum(n, [=](std::int64_t j) {
-                                           return (at(j) - centre) * (at(j) - centre);
-                                       }) / static_cast<float>(n);
+                                           return deviation(j) * deviation(j);
+                                       }) / size;
                 const float inverse = 1 / std::sqrt(variance + eps);
                 for (std::int64_t j = 0; j < n; ++j) {
                     const std::int64_t channel = g * channels + j / plane;
                     const float w = weight ? weight->data[channel] : 1;
                     const float o = bias ? bias->data[channel] : 0;
-                    y[j * batch] = (at(j) - centre) * inverse * w + o;
+                    y[j * batch] = deviation(j) * inverse * w + o;
                 }
             }
     });

@@ -34,6 +34,11 @@ void pad(const Call& c) {
     });
 }
 
+// Between two values; a share of 0 does not read the second one, which may be infinite.
+float mixed(float first, float second, float share) {
+    return share == 0 ? first : (1 - share) * first + share * second;
+}
+
 void upsample(const Call& c) {
     const Shape& x = c.inputs[0].shape;
     const bool linear = c.node.op == Op::upsample_bilinear;
@@ -71,10 +76,8 @@ void upsample(const Call& c) {
                               continue;
                           }
                           for (std::int64_t b = 0; b < c.batch; ++b)
-                              to[b] = (1 - sy.share) *
-                                          ((1 - sx.share) * top[l + b] + sx.share * top[h + b]) +
-                                      sy.share * ((1 - sx.share) * bottom[l + b] +
-                                                  sx.share * bottom[h + b]);
+                              to[b] = mixed(mixed(top[l + b], top[h + b], sx.share),
+                                            mixed(bottom[l + b], bottom[h + b], sx.share), sy.share);
                       }
                   }
               });

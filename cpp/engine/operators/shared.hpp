@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 
 #include "engine/operator.hpp"
@@ -60,6 +62,12 @@ void in_pieces(std::int64_t size, std::int64_t work_each, int threads, const F& 
         const auto i = static_cast<std::int64_t>(piece);
         f(size * i / pieces, size * (i + 1) / pieces);
     });
+}
+
+// The functions of the C library give wrong results for denormal numbers while the processor
+// treats these as zero (denormals.hpp).
+inline float without_denormals(float x) {
+    return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
 }
 
 inline std::size_t count(std::int64_t n) { return static_cast<std::size_t>(n); }

@@ -40,6 +40,8 @@ def infer_shape(
     shape = record.shape(inputs, tensors, attrs)
     if op == "constant":
         return shape
+    if len(shape) > 8:
+        raise ValueError(f"{shape} has more than 8 dimensions")
     check_size(shape[1:])
     if record.epilogue:
         _check_epilogue(shape, inputs[1:], attrs)

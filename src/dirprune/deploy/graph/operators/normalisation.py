@@ -263,7 +263,10 @@ NORMALISATION = {
     ),
     "group_norm": Operator(
         _group_norm_shape,
-        lambda x, t, a: F.group_norm(x[0], a["groups"], t.get("weight"), t.get("bias"), a["eps"]),
+        # Not that of nn.functional, which refuses groups of a single element.
+        lambda x, t, a: torch.group_norm(
+            x[0], a["groups"], t.get("weight"), t.get("bias"), a["eps"]
+        ),
         optional_tensors=("weight", "bias"),
         attrs={"groups": "int", "eps": "float"},
         captured={"group_norm": _capture_group_norm, "instance_norm": _capture_instance_norm},
