@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md, engine/README.md and gpu/README.md from the files here.
+"""Write the tables of docs/ and of the README.md files from the files here.
 
     python results/readme.py [--check]
 
@@ -14,8 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cost
+
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+DOCS = HERE.parent / "docs"
+PAGES = (
+    *(DOCS / "benchmarks.md", DOCS / "cost.md"),
+    *(HERE / "engine" / "README.md", HERE / "gpu" / "README.md"),
+)
 STEP_ROWS = {
     "SGD, fused": "`torch.optim.SGD(fused=True)`",
     "SGD momentum, fused": "`torch.optim.SGD(momentum=0.9, fused=True)`",
@@ -214,6 +220,7 @@ def filled(text: str) -> str:
         "engine": engine_table(),
         "single": engine_table(single_layers=True),
         "layers": layer_table(),
+        "cost": cost.table(),
         **{name: table() for name, table in gpu_tables().items()},
     }
     for name, table in tables.items():
@@ -224,7 +231,7 @@ def filled(text: str) -> str:
 
 def main() -> int:
     stale = 0
-    for page in (PAGE, HERE / "engine" / "README.md", HERE / "gpu" / "README.md"):
+    for page in PAGES:
         before = page.read_text()
         after = filled(before)
         stale += before != after
