@@ -1,11 +1,13 @@
 // The only file that includes Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -25,10 +27,12 @@ T* pointer(std::uintptr_t address) {
 }
 
 // Addresses as numbers: DLPack capsules of a hundred tensors would take a millisecond.
-void grda_step(const std::vector<std::uintptr_t>& w, const std::vector<std::uintptr_t>& v,
-               const std::vector<std::uintptr_t>& d, const std::vector<std::uintptr_t>& m,
-               const std::vector<std::size_t>& lengths, double lr, double g, double momentum,
-               double decay, bool nesterov, bool maximize, bool root, std::size_t threads) {
+std::vector<std::size_t> grda_step(
+    const std::vector<std::uintptr_t>& w, const std::vector<std::uintptr_t>& v,
+    const std::vector<std::uintptr_t>& d, const std::vector<std::uintptr_t>& m,
+    const std::vector<std::size_t>& lengths, double lr, double g, double momentum, double decay,
+    bool nesterov, bool maximize, bool root, std::size_t threads, std::optional<double> g_before,
+    std::size_t phase) {
     const std::size_t n = lengths.size();
     if (w.size() != n || v.size() != n || (d.size() != n && !d.empty()) ||
         (m.size() != n && !m.empty()))
@@ -44,8 +48,9 @@ void grda_step(const std::vector<std::uintptr_t>& w, const std::vector<std::uint
                               static_cast<float>(momentum), static_cast<float>(decay),
                               nesterov,                     maximize,
                               root};
+    const dirprune::Comparison comparison{static_cast<float>(g_before.value_or(0.0)), phase};
     nb::gil_scoped_release release;
-    dirprune::grda_step(rows, rule, isa, threads);
+    return dirprune::grda_step(rows, rule, isa, threads, g_before ? &comparison : nullptr);
 }
 
 std::vector<std::size_t> grda_changed(const std::vector<std::uintptr_t>& w,
@@ -57,17 +62,9 @@ std::vector<std::size_t> grda_changed(const std::vector<std::uintptr_t>& w,
     std::vector<dirprune::Row> rows;
     for (std::size_t i = 0; i < w.size(); ++i)
         rows.push_back({pointer<float>(w[i]), pointer<float>(v[i]), nullptr, nullptr, lengths[i]});
-    const dirprune::Rule rule{0.0f, static_cast<float>(g), 0.0f, 0.0f, false, false, root};
     const dirprune::Isa isa = dirprune::chosen();
-    std::vector<char> changed;
-    {
-        nb::gil_scoped_release release;
-        changed = dirprune::grda_changed(rows, rule, phase, isa, threads);
-    }
-    std::vector<std::size_t> indices;
-    for (std::size_t i = 0; i < changed.size(); ++i)
-        if (changed[i]) indices.push_back(i);
-    return indices;
+    nb::gil_scoped_release release;
+    return dirprune::grda_changed(rows, root, {static_cast<float>(g), phase}, isa, threads);
 }
 
 using Array = nb::ndarray<const float, nb::numpy, nb::c_contig, nb::device::cpu>;
@@ -185,9 +182,10 @@ NB_MODULE(_cpp, m) {
     m.def("grda_step", &grda_step, nb::arg("w"), nb::arg("v"), nb::arg("d"), nb::arg("m"),
           nb::arg("lengths"), nb::kw_only(), nb::arg("lr"), nb::arg("g"), nb::arg("momentum"),
           nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("root") = false,
-          nb::arg("threads"),
+          nb::arg("threads"), nb::arg("g_before").none() = nb::none(), nb::arg("phase") = 0,
           "gRDA's step in place, on float32 arrays given by address and length; without d only the "
-          "threshold.");
+          "threshold. With g_before, rows that differ from the threshold of v are not stepped; "
+          "returns their indices.");
     m.def("grda_changed", &grda_changed, nb::arg("w"), nb::arg("v"), nb::arg("lengths"),
           nb::kw_only(), nb::arg("g"), nb::arg("root"), nb::arg("phase"), nb::arg("threads"),
           "Which rows differ from the threshold of v, from a sample of long ones.");

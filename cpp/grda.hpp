@@ -33,12 +33,20 @@ struct Rule {
 // floats in SPARSE lines. A line is four pages long, so that the hardware prefetches most of it.
 constexpr std::size_t WHOLE = 4096, LINE = 4096, SPARSE = 64;
 
-// Steps every row on up to `threads` threads. The result does not depend on their number.
-void grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa, std::size_t threads);
+// How to compare w with T(v): with the threshold of the last step; of long rows, the lines of a phase.
+struct Comparison {
+    float g;
+    std::size_t phase;
+};
 
-// Whether w differs from T(v), row by row; of long rows, the lines of a phase are compared.
-std::vector<char> grda_changed(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
-                               Isa isa, std::size_t threads);
+// Steps the rows on up to `threads` threads. The result does not depend on their number. With a
+// comparison, rows whose w differs from T(v) are not stepped; returns their indices.
+std::vector<std::size_t> grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa,
+                                   std::size_t threads, const Comparison* comparison = nullptr);
+
+// The rows whose w differs from T(v).
+std::vector<std::size_t> grda_changed(const std::vector<Row>& rows, bool root,
+                                      const Comparison& comparison, Isa isa, std::size_t threads);
 
 // One row on this thread; w is stored past the caches if it is to be `streamed`.
 using Kernel = void (*)(const Row& row, const Rule& rule, bool streamed);

@@ -343,3 +343,26 @@ def test_states_are_exchangeable_between_implementations() -> None:
     y.load_state_dict(x.state_dict())
     assert y.param_groups[0]["fused"] is True
     assert_equal(a, x, b, y)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_rows_that_differ_are_not_stepped(isa: str, threads: int) -> None:
+    lengths = [3, 0, 70_000, 4096, LONG, 1, 300_000]
+    changed = [0, 2, 4, 6]
+    rows = [noise(length, i) for i, length in enumerate(lengths)]
+    for i, (w, v, _) in enumerate(rows):
+        w[:] = sparse(v, 0.01)
+        if i in changed:
+            w += 1.0
+    before = [[a.copy() for a in row] for row in rows]
+    expected = [[a.copy() for a in row] for row in rows]
+    call([tuple(row) for i, row in enumerate(expected) if i not in changed])
+    columns = [[a.ctypes.data for a in column] for column in zip(*rows)]
+    found = _cpp.grda_step(
+        *columns, [], lengths, lr=0.1, g=0.02, momentum=0.0, decay=0.0, nesterov=False,
+        maximize=False, threads=threads, g_before=0.01, phase=7,
+    )  # fmt: skip
+    assert found == changed
+    for i, row in enumerate(rows):
+        right = before[i] if i in changed else expected[i]
+        assert all(np.array_equal(a, b) for a, b in zip(row, right))

@@ -213,19 +213,25 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
 def _step_arrays(batch: ParameterBatch, prepared: PreparedGroup, arrays: Arrays) -> None:
     """Step on the CPU in one call, after weights that were changed from outside are adopted."""
     group, power, g = batch.group, batch.power, float(batch.g)
+    g_before = None if batch.g_before is None else float(batch.g_before)
+    is_adam = "betas" in group
     changed = arrays.find_rewritten(prepared.w)
-    if batch.g_before is not None:
-        changed |= arrays.find_changed(float(batch.g_before), power)
+    if is_adam and g_before is not None:
+        changed |= arrays.find_changed(g_before, power)
     if changed:
         rows = prepared.rows()
         adopt(batch._replace(rows=[rows[i] for i in changed], prepared=None))
-    rule = None
-    if "betas" in group:
+    if is_adam:
+        _descend_foreach(batch._replace(rows=prepared.rows()), float(batch.lr), int(batch.step))
+        arrays.step(prepared.w, (), None, g, power)
+        return
+    rule = _gradient_rule(group, float(batch.lr))
+    if left := arrays.step(prepared.w, prepared.grads, rule, g, power, g_before):
         rows = prepared.rows()
-        _descend_foreach(batch._replace(rows=rows), float(batch.lr), int(batch.step))
-    else:
-        rule = _gradient_rule(group, float(batch.lr))
-    arrays.step(prepared.w, prepared.grads, rule, g, power)
+        rest = batch._replace(rows=[rows[i] for i in left], prepared=None)
+        adopt(rest)
+        extension.step(rest.rows, rule, g, power)
+        arrays.remember(prepared.w)
 
 
 # Triton

@@ -35,12 +35,15 @@ class FusedStep(Protocol):
         maximize: bool,
         root: bool,
         threads: int,
-    ) -> None:
+        g_before: float | None = None,
+        phase: int = 0,
+    ) -> list[int]:
         """Update ``w``, ``v`` and ``m`` (empty without momentum) in place.
 
         All are addresses of float32 arrays of the given lengths, in the same order. T is the soft
         threshold or, with ``root``, the threshold function of power 2. Without ``d``, v does not
-        change.
+        change. With ``g_before``, arrays whose w differs from T(v) at this threshold are not
+        stepped, and their indices are returned.
         """
 
 

@@ -95,9 +95,15 @@ class Arrays:
         )
 
     def step(
-        self, w: Column, grads: Column, rule: Gradient | None, g: float, power: float
-    ) -> None:
-        """Descend along SGD's direction and threshold.
+        self,
+        w: Column,
+        grads: Column,
+        rule: Gradient | None,
+        g: float,
+        power: float,
+        g_before: float | None = None,
+    ) -> list[int]:
+        """Descend along SGD's direction and threshold, except where weights were changed.
 
         Args:
             w: The weights.
@@ -105,13 +111,20 @@ class Arrays:
             rule: The direction and its options; None where v stays.
             g: The threshold.
             power: p, 1 or 2.
+            g_before: The threshold of the last step, to compare the weights with the thresholds
+                of v as in :meth:`find_changed`; by default they are not compared.
+
+        Returns:
+            The rows that differ and were not stepped.
         """
         options = rule or Gradient(0.0)
         gradients = list(map(Tensor.data_ptr, grads)) if rule else []
         increment_version(w)  # so that autograd sees a change that went past torch
         self.remember(w)
+        if g_before is not None:
+            self._phase += 1
         step: Any = native.grda_step()
-        step(
+        changed: list[int] = step(
             *self._addresses[:2],
             gradients,
             self._addresses[2] if options.momentum else [],
@@ -124,7 +137,10 @@ class Arrays:
             maximize=options.maximize,
             root=power == 2,
             threads=torch.get_num_threads(),
+            g_before=g_before,
+            phase=self._phase,
         )
+        return changed
 
 
 _version = Tensor._version.__get__  # type: ignore[attr-defined]
