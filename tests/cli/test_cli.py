@@ -323,3 +323,25 @@ def test_output_to_a_full_disk_ends_in_one_line(stderr_is_full: bool) -> None:
     if not stderr_is_full:
         assert done.stderr.startswith("dirprune: the output cannot be printed (No space left")
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel").is_dir(), reason="needs a folder that is read-only for root"
+)
+def test_a_read_only_home_is_not_needed(tmp_path: Path) -> None:
+    program = f"""
+from dirprune.cli import main
+run = {str(tmp_path / "run")!r}
+assert main(["train", "--model", "mlp", "--epochs", "1", "--out", run]) == 0
+assert main(["export", run, "--out", run + "/model.dpz"]) == 0
+raise SystemExit(main(["train", "--data", "cifar10", "--out", run + "-2"]))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
+    command = [sys.executable, "-c", program]
+    home = {"HOME": "/sys/kernel"}
+    done = subprocess.run(command, env=environment | home, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(
+        "dirprune: no complete cifar-10-batches-py in /sys/kernel/.cache"
+    )
+    assert done.stderr.count("\n") == 1

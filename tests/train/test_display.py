@@ -97,7 +97,10 @@ def test_times_are_readable(seconds: float, text: str) -> None:
     assert epoch_line(RECORD | {"seconds": seconds}, 600).endswith(f" {text}")
 
 
-def test_a_resumed_run_replaces_repeated_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jump", [0, -3600], ids=["same second", "clock set back"])
+def test_a_resumed_run_replaces_repeated_epochs(
+    jump: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def show(start: int, figures: dict[int, float]) -> None:
         board = TensorBoard(tmp_path)
         board.start(CONFIG, 10, 10, start)
@@ -105,8 +108,9 @@ def test_a_resumed_run_replaces_repeated_epochs(tmp_path: Path) -> None:
             board.epoch({"epoch": step // 10, "step": step, "train_loss": loss, "forecast": None})
         board.stop()
 
+    now = time.time()
     show(0, {10: 1.0, 20: 0.9, 30: 0.8})
-    time.sleep(1.1)  # files are read in the order of the second in their names
+    monkeypatch.setattr("dirprune.train.display.time.time", lambda: now + jump)
     show(20, {30: 0.7})
     events = EventAccumulator(str(tmp_path)).Reload()
     found = [(event.step, round(event.value, 5)) for event in events.Scalars("train_loss")]

@@ -85,7 +85,10 @@ class TensorBoard:
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
         """Begin a file that replaces earlier ones from ``step`` on."""
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads files in the order of these seconds, also if the clock was set back.
+        earlier = [path.name.split(".")[3] for path in self._folder.glob("events.out.tfevents.*")]
+        second = max(int(time.time()), *(int(s) + 1 for s in earlier if s.isdecimal()), 0)
+        name = f"events.out.tfevents.{second}.{socket.gethostname()}.{os.getpid()}"
         self._path = self._folder / name
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
