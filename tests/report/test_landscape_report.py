@@ -60,6 +60,13 @@ def test_first_table_has_the_figures_of_the_quadratic(tmp_path: Path) -> None:
     assert low < share < high
 
 
+def test_titles_are_words(tmp_path: Path) -> None:
+    found = read_landscape(write_landscape(tmp_path))
+    titles = {panel.title for panel in panels(found, styles_of(found))}
+    assert {"Along the straight lines", "Along the curves", "Spectrum"} <= titles
+    assert not [title for title in titles if re.search("[a-z][A-Z]", title)]
+
+
 def test_convex_loss_has_no_barrier_on_a_line(tmp_path: Path) -> None:
     page = Page(write_landscape_report(write_landscape(tmp_path)).read_text(encoding="utf-8"))
     rows = page.table("network")

@@ -29,12 +29,12 @@ def _paths(found: Landscape, styles: Mapping[str, Style]) -> list[Panel]:
     data = "Thick: training data; thin and dotted: test data."
     if any(pair.line for pair in pairs.values()):
         figure = paths.profiles(pairs, styles, lambda pair: pair.line)
-        made.append(Panel("line", "PathRecord the straight lines", f"Straight lines to D. {data}",
+        made.append(Panel("line", "Along the straight lines", f"Straight lines to D. {data}",
                           figure))  # fmt: skip
     if any(pair.bezier for pair in pairs.values()):
         caption = f"Bézier curves to D, fitted for low training loss. {data}"
         figure = paths.profiles(pairs, styles, lambda pair: pair.bezier)
-        made.append(Panel("curve", "PathRecord the curves", caption, figure, "Figures 1 and 5"))
+        made.append(Panel("curve", "Along the curves", caption, figure, "Figures 1 and 5"))
     sparse = {
         name: pair
         for name, pair in pairs.items()

@@ -52,7 +52,7 @@ def profiles(
 
 def zeros(pairs: Mapping[str, PathsToDense], styles: Mapping[str, Style]) -> Figure:
     """Exact zeros along a path, and the norm of the weights that are zero at the sparser end."""
-    figure = two_rows("exact zeros, %", "norm off the zeros, %", WHERE, height=520)
+    figure = two_rows("exact zeros, %", "norm at the zeros, %", WHERE, height=520)
     for name, pair in pairs.items():
         for path, kind in ((pair.line, "line"), (pair.bezier, "curve")):
             if path is None or path.off_face is None:
