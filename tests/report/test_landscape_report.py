@@ -62,7 +62,7 @@ def test_first_table_has_the_figures_of_the_quadratic(tmp_path: Path) -> None:
 
 def test_titles_are_words(tmp_path: Path) -> None:
     found = read_landscape(write_landscape(tmp_path))
-    titles = {panel.title for panel in panels(found, styles_of(found))}
+    titles = {panel.title for panel in panels(found, styles_of(found.networks))}
     assert {"Along the straight lines", "Along the curves", "Spectrum"} <= titles
     assert not [title for title in titles if re.search("[a-z][A-Z]", title)]
 
