@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,13 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def measure(suite: str, name: str) -> dict[str, Any]:
-    """Measure one row of a table."""
-    torch.manual_seed(0)
-    model, inputs = build(suite, name)
+def measure(model: nn.Module, inputs: Callable[[int], Inputs]) -> dict[str, Any]:
+    """Measure a network: a row of a table without the name.
+
+    Args:
+        model: Its weights are changed.
+        inputs: Returns inputs for a batch size.
+    """
     make_sparse(model.eval())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.dpz"
@@ -104,7 +108,6 @@ def measure(suite: str, name: str) -> dict[str, Any]:
     )
     gap, own = difference(expected, found), difference(call(model.double(), doubles), expected)
     return {
-        "model": name,
         "outcome": "ok" if gap <= max(LARGEST_DIFFERENCE, own) else "differs",
         "difference": f"{gap:.1e}",
         "torch": f"{own:.1e}",
@@ -130,7 +133,8 @@ def one(suite: str, name: str) -> dict[str, Any]:
     """Measure one row; if an exception is raised, the row contains its message."""
     warnings.simplefilter("ignore")
     try:
-        return measure(suite, name)
+        torch.manual_seed(0)
+        return {"model": name, **measure(*build(suite, name))}
     except Exception as error:  # a network may raise anything
         reason = " | ".join(line.strip() for line in str(error).splitlines())
         return {"model": name, "outcome": f"{type(error).__name__}: {reason}"[:500]}

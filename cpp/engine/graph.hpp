@@ -31,7 +31,7 @@ using Shape = std::vector<std::int64_t>;
     X(clamp) X(minimum) X(maximum) X(pow) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(where) \
     X(sum) X(amax) X(amin) X(prod) X(argmax) X(argmin) X(cumsum) X(expand) X(take) \
     X(embedding) X(gather) X(matmul) X(group_norm) X(conv1d) X(conv_transpose2d) \
-    X(dilate) X(batch_size) X(batch_index) X(conv3d) X(sort) X(argsort)
+    X(dilate) X(batch_size) X(batch_index) X(conv3d) X(sort) X(argsort) X(atan)
 #define DIRPRUNE_ROLES(X) \
     X(weight) X(bias) X(running_mean) X(running_var) X(scale) X(shift) X(value) \
     X(num_batches_tracked) X(index)

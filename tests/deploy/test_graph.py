@@ -50,7 +50,7 @@ def test_codes_are_frozen() -> None:
         "sign trunc log1p expm1 mish selu logical_not softplus power clamp minimum maximum pow eq "
         "ne lt le gt ge where sum amax amin prod argmax argmin cumsum expand take embedding "
         "gather matmul group_norm conv1d conv_transpose2d dilate batch_size batch_index "
-        "conv3d sort argsort"
+        "conv3d sort argsort atan"
     )
     assert " ".join(ROLES) == (
         "weight bias running_mean running_var scale shift value num_batches_tracked index"

@@ -48,6 +48,7 @@ void add_functions(OperatorTable& table) {
     at(table, Op::sin) = plain<[](float x) { return std::sin(x); }>();
     at(table, Op::cos) = plain<[](float x) { return std::cos(x); }>();
     at(table, Op::erf) = plain<[](float x) { return std::erf(x); }>();
+    at(table, Op::atan) = plain<[](float x) { return std::atan(x); }>();
     at(table, Op::floor) = plain<[](float x) { return std::floor(x); }>();
     at(table, Op::ceil) = plain<[](float x) { return std::ceil(x); }>();
     at(table, Op::round) = plain<[](float x) { return std::nearbyint(x); }>();

@@ -15,10 +15,18 @@ from torch.fx import Node as FxNode
 
 from dirprune.deploy.graph.example import Example, FlatNetwork
 from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.composed import COMPOSED
+from dirprune.deploy.graph.operators.places import PLACES
+from dirprune.deploy.graph.operators.sampling import SAMPLED
 from dirprune.deploy.graph.size_requests import Place, traced_inputs
 from dirprune.deploy.graph.sizes import SizeRange
 
-CAPTURED = {name: f for record in OPERATORS.values() for name, f in record.captured.items()}
+CAPTURED = {
+    **{name: f for record in OPERATORS.values() for name, f in record.captured.items()},
+    **COMPOSED,
+    **PLACES,
+    **SAMPLED,
+}
 """The function that writes the node, for every ATen operator that a graph takes."""
 
 

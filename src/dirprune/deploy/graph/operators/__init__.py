@@ -32,7 +32,7 @@ CODES = (
     "minimum", "maximum", "pow", "eq", "ne", "lt", "le", "gt", "ge", "where", "sum", "amax",
     "amin", "prod", "argmax", "argmin", "cumsum", "expand", "take", "embedding", "gather",
     "matmul", "group_norm", "conv1d", "conv_transpose2d", "dilate", "batch_size", "batch_index",
-    "conv3d", "sort", "argsort",
+    "conv3d", "sort", "argsort", "atan",
 )  # fmt: skip
 """The operators in the order of their codes in files: new ones go to the end."""
 

@@ -61,6 +61,8 @@ def _run(operation: Callable[[Any, Any], Any]) -> Callable[..., "Tensor"]:
 def _capture(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         other, alpha = a.other, getattr(a, "alpha", 1)
+        if is_number(a.self):
+            return b.combine(op, [b.operand(a.self), b.multiplied(other, alpha)])
         if is_number(other) and op in ("add", "sub") and other == 0:
             return a.self  # type: ignore[no-any-return]
         if is_number(other):

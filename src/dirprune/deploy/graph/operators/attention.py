@@ -26,7 +26,10 @@ def _shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shap
 
 
 def _capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    left, right = a.self, getattr(a, "mat2", getattr(a, "other", None))
+    left, right = (
+        a.self,
+        next(getattr(a, key) for key in ("mat2", "other", "vec", "tensor") if hasattr(a, key)),
+    )
     return multiply(b, left, right, results[0])
 
 
@@ -41,6 +44,12 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
     """
     from dirprune.deploy.graph.values import Constant
 
+    if len(b.sizes(right)) == 1:  # a vector is a matrix with one column
+        y = multiply(b, left, b.reshape(right, (*b.sizes(right), 1)))
+        return b.reshape(y, b.sizes(y)[:-1])
+    if len(b.sizes(left)) == 1:
+        y = multiply(b, b.reshape(left, (1, *b.sizes(left))), right)
+        return b.reshape(y, (*b.sizes(y)[:-2], b.sizes(y)[-1]))
     if isinstance(right, Constant) and math.prod(right.tensor.shape[:-2]) == 1:
         b.axis(left, -1)
         weight = right.tensor.reshape(right.tensor.shape[-2:]).t().contiguous()
@@ -51,8 +60,6 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
         flipped = b.permute(right, last)
         b.axis(flipped, -1)
         return b.permute(b.add("linear", [flipped], {}, {"weight": left}), last)
-    if len(b.sizes(left)) < 2 or len(b.sizes(right)) < 2:
-        raise ValueError("it multiplies a matrix by a vector")
     rank = max(len(b.sizes(left)), len(b.sizes(right)))
     values = [x for x in (left, right) if not isinstance(x, Constant)]
     ahead = next((b.sizes(x)[:-2] for x in values if len(b.sizes(x)) == rank), ())
@@ -135,7 +142,7 @@ ATTENTION = {
         lambda x, t, a: torch.matmul(x[0], x[1]),
         inputs=(2, 2),
         captured={
-            **dict.fromkeys(("matmul", "bmm", "mm"), _capture),
+            **dict.fromkeys(("matmul", "bmm", "mm", "mv", "dot"), _capture),
             **dict.fromkeys(("addmm", "baddbmm"), _capture_added),
             "scaled_dot_product_attention": _capture_attention,
         },

@@ -36,6 +36,12 @@ def pair(value: Any) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
+def triple(value: Any) -> tuple[int, int, int]:
+    """Three integers of one, or of a list of one or three."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return (values[0], values[len(values) // 2], values[-1])
+
+
 def convolution_shape(
     x: Shape,
     tensors: TensorShapes,

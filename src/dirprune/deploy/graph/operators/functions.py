@@ -126,6 +126,7 @@ _PLAIN: dict[str, tuple[Callable[..., Any], Any]] = {
     "floor": (lambda x, t, a: x[0].floor(), "Floor"),
     "ceil": (lambda x, t, a: x[0].ceil(), "Ceil"),
     "round": (lambda x, t, a: x[0].round(), "Round"),
+    "atan": (lambda x, t, a: x[0].atan(), "Atan"),
     "sign": (lambda x, t, a: x[0].sign(), "Sign"),
     "trunc": (lambda x, t, a: x[0].trunc(), _write_trunc),
     "log1p": (lambda x, t, a: x[0].log1p(), _write_log1p),

@@ -213,7 +213,9 @@ def _capture_slice_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value
         return a.src  # type: ignore[no-any-return]
     start, end, step = slice_bounds(a.start, a.end, a.step, size)
     if step != 1:
-        raise ValueError(f"it writes every {step} places")
+        from dirprune.deploy.graph.operators.places import put
+
+        return put(b, a.self, [(a.dim, torch.arange(start, end, step))], a.src, False)
     return _scattered(b, a, a.src, start, end)
 
 

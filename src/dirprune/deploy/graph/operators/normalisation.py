@@ -146,7 +146,7 @@ def _capture_group_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_instance_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if not a.use_input_stats:
-        raise ValueError("it normalises by running statistics")
+        return _capture_batch_norm(b, a, results)
     channels = b.sizes(a.input)[1]
     attrs = {"groups": channels, "eps": float(a.eps)}
     return b.add("group_norm", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})

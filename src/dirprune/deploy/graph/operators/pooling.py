@@ -81,10 +81,15 @@ def _capture_max_with_indices(b: "Builder", a: "Arguments", results: Any) -> "li
 
 
 def _capture_average(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    if a.divisor_override is not None:
-        raise ValueError("overrides the divisor")
     attrs = {**_window(a), "count_include_pad": int(a.count_include_pad)}
-    return b.map(a.self, lambda x: b.add("avg_pool2d", [x], attrs))
+    if a.divisor_override is None:
+        return b.map(a.self, lambda x: b.add("avg_pool2d", [x], attrs))
+    if a.ceil_mode:
+        raise ValueError("it overrides the divisor of windows that hang over the edge")
+    attrs["count_include_pad"] = 1
+    y = b.map(a.self, lambda x: b.add("avg_pool2d", [x], attrs))
+    height, width = attrs["kernel"]
+    return b.multiplied(y, height * width / a.divisor_override)  # type: ignore[no-any-return]
 
 
 def _capture_adaptive(op: str) -> Callable[..., Any]:

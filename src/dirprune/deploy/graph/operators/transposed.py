@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators.convolution import convolution_shape, pair, side_paddings
+from dirprune.deploy.graph.operators.convolution import (
+    convolution_shape,
+    pair,
+    side_paddings,
+    triple,
+)
 from dirprune.deploy.graph.operators.lazy_torch import F
 from dirprune.deploy.graph.operators.record import (
     Attributes,
@@ -93,8 +98,55 @@ def _run_transposed(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes)
 def _capture_transposed(b: "Builder", a: "Arguments", results: Any) -> "Value":
     attrs = {key: pair(getattr(a, key)) for key in ("stride", "padding", "output_padding",
                                                     "dilation")}  # fmt: skip
-    tensors = {"weight": a.weight, "bias": a.bias}
-    return b.add("conv_transpose2d", [b.plain(a.input)], {**attrs, "groups": a.groups}, tensors)
+    return _cropped(
+        b, b.plain(a.input), {**attrs, "groups": a.groups}, a.weight, a.bias, results[0]
+    )
+
+
+def _cropped(
+    b: "Builder", x: "Value", attrs: dict[str, Any], weight: Any, bias: Any, sizes: Shape
+) -> "Value":
+    """A transposed convolution; padding that is larger than the window is cut off afterwards."""
+    kernel = b.sizes(weight)[2:]
+    spans = [d * (k - 1) for d, k in zip(attrs["dilation"], kernel)]
+    excess = [max(p - span, 0) for p, span in zip(attrs["padding"], spans)]
+    attrs["padding"] = tuple(p - e for p, e in zip(attrs["padding"], excess))
+    y = b.add("conv_transpose2d", [x], attrs, {"weight": weight, "bias": bias})
+    for dim, start in zip((2, 3), excess):
+        if start:
+            y = b.take(y, dim, start, start + sizes[dim])
+    return y
+
+
+def _capture_transposed_volume(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """A convolution of the volume with zeros between its elements, by the mirrored window."""
+    from dirprune.deploy.graph.values import Constant
+
+    x, groups = b.plain(a.input), a.groups
+    stride, padding, more, dilation = (
+        triple(getattr(a, key)) for key in ("stride", "padding", "output_padding", "dilation")
+    )
+    inputs, outputs, *kernel = a.weight.tensor.shape
+    weight = a.weight.tensor.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
+    weight = weight.flip(-1, -2, -3).reshape(groups * outputs, inputs // groups, *kernel)
+    sides: list[int] = []
+    for i in range(3):
+        dim, sizes = 2 + i, b.sizes(x)
+        if stride[i] > 1:
+            ahead, size, after = sizes[:dim], sizes[dim], sizes[dim + 1 :]
+            wide = (*ahead, size, stride[i], *after)
+            zeros = b.filled(0.0, (*ahead, size, stride[i] - 1, *after))
+            x = b.join([b.reshape(x, (*ahead, size, 1, *after)), zeros], dim + 1, wide)
+            x = b.reshape(x, (*ahead, size * stride[i], *after))
+            x = b.take(x, dim, 0, (size - 1) * stride[i] + 1)
+        low = dilation[i] * (kernel[i] - 1) - padding[i]
+        high = low + more[i]
+        x = b.take(x, dim, max(-low, 0), b.sizes(x)[dim] - max(-high, 0))
+        sides += [max(low, 0), max(high, 0)]
+    attrs: Any = {"stride": (1, 1, 1), "padding": tuple(sides), "dilation": dilation,
+                  "groups": groups}  # fmt: skip
+    tensors = {"weight": Constant(weight.contiguous()), "bias": a.bias}
+    return b.add("conv3d", [x], attrs, tensors)
 
 
 def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> "Value":
@@ -105,9 +157,9 @@ def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> 
         for key, first in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1))
     }
     weight = b.derived(a.weight, (*a.weight.tensor.shape[:2], 1, a.weight.tensor.shape[2]))
-    tensors = {"weight": weight, "bias": a.bias}
     flat = b.reshape(x, (batch, channels, 1, length))
-    y = b.add("conv_transpose2d", [flat], {**attrs, "groups": a.groups}, tensors)
+    wide = (*results[0][:2], 1, results[0][2])
+    y = _cropped(b, flat, {**attrs, "groups": a.groups}, weight, a.bias, wide)
     return b.reshape(y, results[0])
 
 
@@ -178,6 +230,7 @@ TRANSPOSED = {
         captured={
             "conv_transpose2d": _capture_transposed,
             "conv_transpose1d": _capture_transposed_sequence,
+            "conv_transpose3d": _capture_transposed_volume,
         },
         onnx=_write_transposed,
         lower=_lower_transposed,

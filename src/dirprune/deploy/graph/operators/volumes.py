@@ -8,6 +8,7 @@ import numpy as np
 from dirprune.deploy.graph.operators.convolution import (
     convolution_shape,
     side_paddings,
+    triple,
     write_convolution,
 )
 from dirprune.deploy.graph.operators.lazy_torch import F
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.lowering import Lowering
     from dirprune.deploy.graph.values import Arguments, Value
-
-
-def _triple(value: Any) -> tuple[int, int, int]:
-    """Three integers of one, or of a list of one or three."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return (values[0], values[len(values) // 2], values[-1])
 
 
 def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
@@ -43,9 +38,9 @@ def _run_conv3d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> 
 
 
 def _capture_conv3d(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    dilation = _triple(a.dilation)
+    dilation = triple(a.dilation)
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
-    attrs: Any = {"stride": _triple(a.stride), "padding": padding, "dilation": dilation,
+    attrs: Any = {"stride": triple(a.stride), "padding": padding, "dilation": dilation,
                   "groups": a.groups}  # fmt: skip
     return b.add("conv3d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
@@ -98,14 +93,14 @@ def _capture_pool(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         if getattr(a, "divisor_override", None) is not None:
             raise ValueError("overrides the divisor")
-        kernel = _triple(a.kernel_size)
-        every = {"kernel": kernel, "stride": _triple(a.stride) if a.stride else kernel,
-                 "padding": _triple(a.padding)}  # fmt: skip
+        kernel = triple(a.kernel_size)
+        every = {"kernel": kernel, "stride": triple(a.stride) if a.stride else kernel,
+                 "padding": triple(a.padding)}  # fmt: skip
         flags: dict[str, Any] = {"ceil_mode": int(a.ceil_mode)}
         if op == "avg_pool2d":
             flags["count_include_pad"] = int(a.count_include_pad)
         else:
-            every["dilation"] = _triple(a.dilation)
+            every["dilation"] = triple(a.dilation)
         maps = {key: values[1:] for key, values in every.items()}
         depth = {key: (values[0], int(key != "padding")) for key, values in every.items()}
         return _along_depth(

@@ -1,0 +1,151 @@
+"""Functions without an operator of their own, through save and the engine, against torch."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deploy.test_coverage import Written
+from dirprune.deploy import Engine, save
+
+
+def trigonometry(m: Any, x: Tensor) -> Tensor:
+    inside = x.tanh()
+    return torch.stack([x.atan(), x.tan(), inside.asin(), inside.acos(), x.erfc(),
+                        x.sigmoid().logit(), torch.atan2(x, x.flip(1)),
+                        torch.atan2(x.relu(), -x.relu())], 1)  # fmt: skip
+
+
+def hyperbolic(m: Any, x: Tensor) -> Tensor:
+    big = 10 ** (3 * x)
+    return torch.stack([x.sinh(), x.cosh(), x.asinh(), x.tanh().mul(0.99).atanh(), big.asinh(),
+                        (big + 1).acosh()], 1)  # fmt: skip
+
+
+def missing_numbers(m: Any, x: Tensor) -> Tensor:
+    holes, signs = x.log(), (-x.relu()).copysign(x)  # -0 as well
+    return torch.stack([torch.fmax(holes, x), torch.fmin(x, holes), x.copysign(signs),
+                        (1 / signs).isinf() * x], 1)  # fmt: skip
+
+
+def scans(m: Any, x: Tensor) -> Tensor:
+    return (x.cumprod(1) + x.cumprod(-1) + x.cummax(2)[0] + x.cummin(1)[0] + x.logcumsumexp(1)
+            + (x - 1e4).logcumsumexp(2))  # fmt: skip
+
+
+def searches(m: Any, x: Tensor) -> Tensor:
+    whole = (2 * x).round()  # ties with the boundaries
+    rows = x.sort(2)[0]
+    return torch.stack([torch.bucketize(whole, m.edges), torch.searchsorted(rows, x),
+                        torch.bucketize(whole, m.edges, right=True),
+                        torch.searchsorted(rows, x, right=True)], 1)  # fmt: skip
+
+
+def scattered(m: Any, x: Tensor) -> Tensor:
+    zeros, order = torch.zeros(x.shape[0], 4, 7), x.argsort(2)
+    few = (x > 0).long()  # many equal places
+    parts = [zeros.scatter(2, order, x), zeros.scatter(2, order[:, :, :2], 3.0),
+             zeros.scatter(2, few, x), zeros.scatter_add(2, few, x),
+             x.scatter(1, x.argsort(1), x.exp()), F.one_hot(x.argmax(2), 7)]  # fmt: skip
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def written(m: Any, x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 1] = 2.0
+    y[:, :, ::2] *= 3
+    y[:, [0, 2]] = x[:, [1, 3]]
+    y[y < -0.5] = 0.25
+    y[:, torch.tensor([0, 1, 3]), torch.tensor([4, 4, 0])] = 7.0
+    y[:, m.rows] = m.values
+    return torch.zeros_like(y).index_add(1, m.places, y) + y.index_fill(2, m.rows, 0.5)
+
+
+def folded(m: Any, x: Tensor) -> Tensor:
+    columns = F.unfold(x, (3, 2), dilation=(1, 2), padding=1, stride=(2, 1))
+    y = F.fold(columns, (6, 7), (3, 2), dilation=(1, 2), padding=1, stride=(2, 1))
+    patches = x.unfold(2, 2, 2).unfold(3, 3, 2)
+    return torch.cat([y.flatten(1), patches.flatten(1), x.diagonal(1, 2, 3).flatten(1),
+                      torch.diag_embed(x).sum(-1).flatten(1)], 1)  # fmt: skip
+
+
+def sampled(m: Any, x: Tensor) -> Tensor:
+    grid = 1.4 * m.place(x.flatten(1)).reshape(-1, 4, 5, 2).tanh()
+    modes = itertools.product(
+        ("bilinear", "nearest"), ("zeros", "border", "reflection"), (False, True)
+    )
+    parts = [F.grid_sample(x, grid, *mode) for mode in modes]
+    return torch.cat(parts, 1)
+
+
+def transformed(m: Any, x: Tensor) -> Tensor:
+    theta = m.place(x.flatten(1)).reshape(-1, 2, 3)
+    return F.grid_sample(
+        x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False
+    )
+
+
+def vectors(m: Any, x: Tensor) -> Tensor:
+    return torch.cat([x @ m.right, torch.matmul(m.left, x), torch.einsum("bij,j->bi", x, m.right),
+                      x.sum(1) @ m.right[:, None]], 1)  # fmt: skip
+
+
+Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
+CASES: dict[str, Case] = {
+    "trigonometry": (lambda: Written(trigonometry), (9,)),
+    "hyperbolic": (lambda: Written(hyperbolic), (9,)),
+    "missing numbers": (lambda: Written(missing_numbers), (9,)),
+    "scans": (lambda: Written(scans), (5, 7)),
+    "searches": (
+        lambda: Written(searches, edges=nn.Buffer(torch.tensor([-2.0, -1, 0, 0, 1]))), (3, 6)
+    ),
+    "scattered": (lambda: Written(scattered), (4, 5)),
+    "written": (
+        lambda: Written(written, rows=nn.Buffer(torch.tensor([3])),
+                        values=nn.Parameter(torch.randn(1, 5)),
+                        places=nn.Buffer(torch.tensor([0, 2, 2, 1]))),
+        (4, 5),
+    ),
+    "folded": (lambda: Written(folded), (3, 6, 7)),
+    "sampled": (lambda: Written(sampled, place=nn.Linear(3 * 6 * 7, 40)), (3, 6, 7)),
+    "transformed": (lambda: Written(transformed, place=nn.Linear(3 * 6 * 7, 6)), (3, 6, 7)),
+    "vectors": (
+        lambda: Written(vectors, left=nn.Parameter(torch.randn(3)),
+                        right=nn.Parameter(torch.randn(5))),
+        (3, 5),
+    ),
+    "transposed volumes": (
+        lambda: nn.Sequential(nn.ConvTranspose3d(4, 6, 3, 2, 1, 1, groups=2),
+                              nn.ConvTranspose3d(6, 2, (1, 2, 2), (2, 1, 3), (1, 0, 2), (1, 0, 2),
+                                                 dilation=(1, 2, 1))),
+        (4, 3, 4, 3),
+    ),
+    "transposed with much padding": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2, padding=(2, 1)),
+                              nn.ConvTranspose2d(4, 2, 1, 3, padding=1, output_padding=2)),
+        (3, 5, 6),
+    ),
+    "instance norm with statistics": (
+        lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True), (3, 4, 5)
+    ),
+    "random slopes": (lambda: nn.RReLU(), (3, 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_compositions(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, shape = CASES[name]
+    model = make().eval()
+    example, x = torch.randn(2, *shape), torch.randn(9, *shape)
+    save(model, tmp_path / "m.dpz", example)
+    expected = model(x).float()
+    found = torch.from_numpy(Engine(tmp_path / "m.dpz", threads=1, tune=False)(x.numpy())).float()
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
