@@ -5,11 +5,12 @@ The control is a second SGD run from the same start with its batches in another 
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from visit import Visit
 
 from dirprune.landscape import (
     Hessian,
@@ -23,14 +24,11 @@ from dirprune.landscape import (
 from dirprune.models import build
 from dirprune.survey.curvature import projection_ratios
 
-if TYPE_CHECKING:
-    from run import Visit
-
 Batches = list[tuple[Tensor, Tensor]]
 TOP = 10
 
 
-def measure_between(visit: "Visit", ends: dict[str, dict[str, Tensor]]) -> None:
+def measure_between(visit: Visit, ends: dict[str, dict[str, Tensor]]) -> None:
     """Measure in float32, in order of importance, as far as the time goes.
 
     Args:
@@ -63,7 +61,7 @@ def measure_between(visit: "Visit", ends: dict[str, dict[str, Tensor]]) -> None:
         _write_path(visit, "curve", curve)
 
 
-def _points(visit: "Visit") -> int:
+def _points(visit: Visit) -> int:
     return 5 if visit.dry else 31
 
 
@@ -71,7 +69,7 @@ def _split(x: Tensor, y: Tensor, size: int) -> Batches:
     return list(zip(x.split(size), y.split(size)))
 
 
-def _images(visit: "Visit", count: int) -> dict[str, Batches]:
+def _images(visit: Visit, count: int) -> dict[str, Batches]:
     """Images without augmentation, the same in every visit."""
     found = {}
     for name, data in (("train", visit.train), ("test", visit.test)):
@@ -83,7 +81,7 @@ def _images(visit: "Visit", count: int) -> dict[str, Batches]:
     return found
 
 
-def _write_path(visit: "Visit", kind: str, figures: Any) -> None:
+def _write_path(visit: Visit, kind: str, figures: Any) -> None:
     for i, t in enumerate(figures.t):
         row = {"path": kind, "t": t, "zeros": figures.zeros[i]}
         for name in ("train", "test"):
@@ -95,7 +93,7 @@ def _write_path(visit: "Visit", kind: str, figures: Any) -> None:
 
 
 def _write_plane(
-    visit: "Visit",
+    visit: Visit,
     model: torch.nn.Module,
     corners: Sequence[dict[str, Tensor]],
     data: dict[str, Batches],
@@ -116,7 +114,7 @@ def _write_plane(
 
 
 def _project(
-    visit: "Visit",
+    visit: Visit,
     model: torch.nn.Module,
     ends: dict[str, dict[str, Tensor]],
     control: str,

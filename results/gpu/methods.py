@@ -1,4 +1,4 @@
-"""What becomes of the weights: dual averaging by thresholds, or masks, on one flat vector."""
+"""The pruning methods, on one flat vector: dual averaging with a threshold, or masks."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """What a rule for masks sees: flat weights, momenta, gradients and the mask of kept ones."""
+    """The arguments of a rule that changes a mask: flat weights, momenta, gradients, mask."""
 
     w: Tensor
     m: Tensor

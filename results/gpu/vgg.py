@@ -1,17 +1,14 @@
 """The paper's VGG16: gRDA and two SGD runs from the same start; the second is a control."""
 
 import time
-from typing import TYPE_CHECKING
 
 from between import measure_between
 from training import Settings, Slot
+from visit import Visit
 
 from dirprune import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.schedule import learning_rates
-
-if TYPE_CHECKING:
-    from run import Visit
 
 LR, C, MU = 0.1, 5e-4, 0.6
 EPOCHS = 600
@@ -20,7 +17,7 @@ LANDSCAPE = 95.0
 """Seconds kept for the landscape."""
 
 
-def train_vgg(visit: "Visit") -> None:
+def train_vgg(visit: Visit) -> None:
     """Train all from one start, then measure what lies between their ends."""
     epochs = 1 if visit.dry else _affordable(visit)
     if epochs < (1 if visit.dry else 20):
@@ -57,7 +54,7 @@ def train_vgg(visit: "Visit") -> None:
     measure_between(visit, {method: slot.state() for method, slot in slots.items()})
 
 
-def _slots(visit: "Visit", epochs: int) -> dict[str, Slot]:
+def _slots(visit: Visit, epochs: int) -> dict[str, Slot]:
     settings = Settings("vgg16", 0.03 if visit.dry else 1.0, epochs, 32 if visit.dry else 128,
                         0.0, 0.0, "piecewise", True)  # fmt: skip
     slots = {m: Slot(m, settings, visit.train, visit.all) for m in METHODS}
@@ -78,7 +75,7 @@ def _slots(visit: "Visit", epochs: int) -> dict[str, Slot]:
     return slots
 
 
-def _affordable(visit: "Visit") -> int:
+def _affordable(visit: Visit) -> int:
     """As many of the paper's epochs as fit, by a trial of some steps."""
     slots = _slots(visit, 1)
     for _ in range(20):
