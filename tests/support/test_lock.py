@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dirprune._support import lock
 from dirprune._support.lock import NAME, FolderInUse, locked
 
 HOLD = """
@@ -90,6 +91,24 @@ def test_one_of_many_threads_holds_the_lock(tmp_path: Path) -> None:
     assert most == 1
     assert failures < 200
     assert list(tmp_path.rglob(NAME)) == []
+
+
+def test_a_lock_file_that_is_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = lock.fcntl.flock
+    removed = []
+
+    def remove_first(descriptor: int, flags: int) -> None:
+        flock(descriptor, flags)
+        if not removed:  # as the previous holder does just before this one has the lock
+            (tmp_path / NAME).unlink()
+            removed.append(descriptor)
+
+    monkeypatch.setattr(lock.fcntl, "flock", remove_first)
+    with locked(tmp_path):
+        assert removed
+        assert (tmp_path / NAME).exists()
 
 
 def test_existing_or_used_folders_are_kept(tmp_path: Path) -> None:

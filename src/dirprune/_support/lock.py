@@ -91,8 +91,7 @@ def _acquire(folder: Path, timeout: float) -> int:
             continue
         try:
             _lock(descriptor, folder, timeout)
-            # The previous holder may have removed the file between open and lock.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if _is_open_as(descriptor, path):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, json.dumps(_holder()).encode())
                 return descriptor
@@ -100,6 +99,14 @@ def _acquire(folder: Path, timeout: float) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    """Whether the path still names the open file: a holder may have removed it since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, folder: Path, timeout: float) -> None:
