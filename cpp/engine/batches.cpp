@@ -22,37 +22,37 @@ constexpr double tuning_seconds = 1.6;  // of the first call
 // Where memory is short, all items are computed one after the other, each by all threads.
 struct Program::WorkSplit {
     std::int64_t alone, shared;  // items computed by one thread, and by several
-    int threads, crew;           // crew: threads that compute a shared item
+    int threads, team;           // team: threads that compute a shared item
     bool one_by_one;
 
     WorkSplit(std::int64_t items, int threads, bool one_by_one)
         : alone(one_by_one ? 0 : items / threads * threads),
           shared(items - alone),
           threads(threads),
-          crew(shared ? (one_by_one ? threads : threads / static_cast<int>(shared)) : 0),
+          team(shared ? (one_by_one ? threads : threads / static_cast<int>(shared)) : 0),
           one_by_one(one_by_one) {}
 
     // How many threads most items have, and how many items are computed at the same time.
-    int usual() const { return alone ? 1 : crew; }
+    int usual() const { return alone ? 1 : team; }
     int concurrent() const { return alone ? threads : one_by_one ? 1 : static_cast<int>(shared); }
 
-    std::set<int> crew_sizes() const {
+    std::set<int> team_sizes() const {
         std::set<int> result;
         if (alone) result.insert(1);
-        if (shared) result.insert(crew);
+        if (shared) result.insert(team);
         return result;
     }
 
     // Calls body(item, threads) for every item.
     template <class F>
     void each(const F& body) const {
-        const auto seats = static_cast<std::size_t>(threads);
-        parallel_for(static_cast<std::size_t>(alone), seats, [&](std::size_t item, std::size_t) {
+        const auto most_threads = static_cast<std::size_t>(threads);
+        parallel_for(static_cast<std::size_t>(alone), most_threads, [&](std::size_t item, std::size_t) {
             body(static_cast<std::int64_t>(item), 1);
         });
-        parallel_for(static_cast<std::size_t>(shared), one_by_one ? 1 : seats,
+        parallel_for(static_cast<std::size_t>(shared), one_by_one ? 1 : most_threads,
                      [&](std::size_t item, std::size_t) {
-                         body(alone + static_cast<std::int64_t>(item), crew);
+                         body(alone + static_cast<std::int64_t>(item), team);
                      });
     }
 };
@@ -62,11 +62,11 @@ struct Program::BatchRun {
     BatchRun(Program& program, const float* x, std::int64_t batch, float* out, int threads,
              bool tune);
 
-    const Plans& plans(std::int64_t images, int crew) const {
-        return *found.at({static_cast<int>(images), tune ? crew : 0});
+    const Plans& plans(std::int64_t images, int team) const {
+        return *found.at({static_cast<int>(images), tune ? team : 0});
     }
-    WorkSplit split(std::int64_t items, int crew) const { return {items, crew, one_by_one}; }
-    void add(std::size_t node, double seconds, int crew);
+    WorkSplit split(std::int64_t items, int team) const { return {items, team, one_by_one}; }
+    void add(std::size_t node, double seconds, int team);
 
     const float* x;
     std::int64_t batch;
@@ -98,22 +98,22 @@ Program::BatchRun::BatchRun(Program& program, const float* x, std::int64_t batch
     // A thread holds a block, and an image of it before the images are placed side by side.
     if (this->threads * (lanes + 1) > program.most_images_) blocks = 0;
     std::set<Mode> modes;
-    const auto need = [&](std::int64_t items, int crew, int size) {
-        for (int each : split(items, crew).crew_sizes()) modes.insert({size, tune ? each : 0});
+    const auto need = [&](std::int64_t items, int team, int size) {
+        for (int each : split(items, team).team_sizes()) modes.insert({size, tune ? each : 0});
     };
     need(blocks, this->threads, static_cast<int>(lanes));
-    for (int crew : split(blocks, this->threads).crew_sizes())
-        for (std::int64_t items : {images(0), images(blocks - 1)}) need(items, crew, 1);
+    for (int team : split(blocks, this->threads).team_sizes())
+        for (std::int64_t items : {images(0), images(blocks - 1)}) need(items, team, 1);
     need(singles(), this->threads, 1);
     for (const Mode& mode : modes)
         found[mode] = program.make_plans(mode, x, std::min<std::int64_t>(mode.batch, batch),
                                          tune ? tuning_seconds / double(modes.size()) : 0);
 }
 
-// Adds what a crew took, as a share of the time of all threads.
-void Program::BatchRun::add(std::size_t node, double took, int crew) {
+// Adds what a team took, as a share of the time of all threads.
+void Program::BatchRun::add(std::size_t node, double took, int team) {
     const std::lock_guard lock(mutex);
-    (*seconds)[node] += took * crew / threads;
+    (*seconds)[node] += took * team / threads;
 }
 
 std::shared_ptr<Program::Arena> Program::borrow(std::int64_t batch) {
@@ -147,24 +147,24 @@ void Program::run(const float* x, std::int64_t batch, float* out, int threads, b
 }
 
 void Program::run_all(BatchRun& run) {
-    run.split(run.blocks, run.threads).each([&](std::int64_t block, int crew) {
-        run_block(run, block * run.lanes, run.images(block), crew);
+    run.split(run.blocks, run.threads).each([&](std::int64_t block, int team) {
+        run_block(run, block * run.lanes, run.images(block), team);
     });
     run_singles(run, run.blocks * run.lanes, run.singles(), run.threads);
 }
 
 // Computes a block of images: one by one up to some node, side by side from there on.
-void Program::run_block(BatchRun& run, std::int64_t first, std::int64_t images, int crew) {
-    const std::size_t nodes = graph_.nodes.size(), from = first_batched_node(run, images, crew);
-    if (from == nodes) return run_singles(run, first, images, crew);
+void Program::run_block(BatchRun& run, std::int64_t first, std::int64_t images, int team) {
+    const std::size_t nodes = graph_.nodes.size(), from = first_batched_node(run, images, team);
+    if (from == nodes) return run_singles(run, first, images, team);
     const auto wide = borrow(run.lanes);
     wide->first = first;
     wide->total = run.batch;
     if (from == 0) {
-        load(run.x + first * size(0), images, *wide, crew);
+        load(run.x + first * size(0), images, *wide, team);
     } else {
         std::mutex placing;  // two threads that write neighbouring floats are slower than one
-        run.split(images, crew).each([&](std::int64_t image, int each) {
+        run.split(images, team).each([&](std::int64_t image, int each) {
             const auto arena = borrow(1);
             arena->first = first + image;
             arena->total = run.batch;
@@ -179,12 +179,12 @@ void Program::run_block(BatchRun& run, std::int64_t first, std::int64_t images, 
                           size(static_cast<std::uint32_t>(value)), run.lanes, each);
         });
     }
-    run_nodes(from, nodes, *wide, run, crew);
+    run_nodes(from, nodes, *wide, run, team);
     store(*wide, images, run.out + first * size(graph_.output));
 }
 
-void Program::run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int crew) {
-    run.split(images, crew).each([&](std::int64_t image, int each) {
+void Program::run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int team) {
+    run.split(images, team).each([&](std::int64_t image, int each) {
         const auto arena = borrow(1);
         arena->first = first + image;
         arena->total = run.batch;
@@ -195,10 +195,10 @@ void Program::run_singles(BatchRun& run, std::int64_t first, std::int64_t images
 }
 
 // The node from which on the images of a block are computed side by side.
-std::size_t Program::first_batched_node(const BatchRun& run, std::int64_t images, int crew) const {
-    const WorkSplit singles = run.split(images, crew);
+std::size_t Program::first_batched_node(const BatchRun& run, std::int64_t images, int team) const {
+    const WorkSplit singles = run.split(images, team);
     const Plans& single = run.plans(1, singles.usual());
-    const Plans& block = run.plans(run.lanes, crew);
+    const Plans& block = run.plans(run.lanes, team);
     const std::size_t nodes = graph_.nodes.size();
     std::size_t result = 0;
     if (!run.tune) {
@@ -241,12 +241,12 @@ void Program::store(const Arena& arena, std::int64_t images, float* out) const {
 }
 
 void Program::run_nodes(std::size_t first, std::size_t last, Arena& arena, BatchRun& run,
-                        int crew) const {
-    const Plans& plans = run.plans(arena.batch, crew);
+                        int team) const {
+    const Plans& plans = run.plans(arena.batch, team);
     for (std::size_t i = first; i < last; ++i) {
         const Stopwatch watch;
-        run_node(i, arena, plans, crew);
-        if (run.seconds) run.add(i, watch.seconds(), crew);
+        run_node(i, arena, plans, team);
+        if (run.seconds) run.add(i, watch.seconds(), team);
     }
 }
 
@@ -258,10 +258,10 @@ std::vector<Timing> Program::profile(const float* x, std::int64_t batch, int thr
     run_all(run);
     // How most images are computed.
     const bool blocks = run.blocks > 0;
-    const int crew = run.split(blocks ? run.blocks : batch, run.threads).usual();
+    const int team = run.split(blocks ? run.blocks : batch, run.threads).usual();
     const std::size_t from =
-        blocks ? first_batched_node(run, run.images(0), crew) : graph_.nodes.size();
-    const int alone = blocks ? run.split(run.images(0), crew).usual() : crew;
+        blocks ? first_batched_node(run, run.images(0), team) : graph_.nodes.size();
+    const int alone = blocks ? run.split(run.images(0), team).usual() : team;
     std::vector<Timing> rows;
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
     for (std::size_t i = 0; i < graph_.nodes.size(); ++i) {
@@ -275,7 +275,7 @@ std::vector<Timing> Program::profile(const float* x, std::int64_t batch, int thr
             if (is_rows(*layer, static_cast<int>(images)))
                 row.kernel = !layer->dense ? "sparse rows" : "dense rows";
             else
-                row.kernel = run.plans(images, wide ? crew : alone).plans[i]->choice().name() +
+                row.kernel = run.plans(images, wide ? team : alone).plans[i]->choice().name() +
                              (wide ? ", images side by side" : "");
         }
         rows.push_back(std::move(row));

@@ -163,8 +163,8 @@ void ConvPlan::compute(const Region& region, std::int32_t first, std::int32_t la
             tile.out = out + at + channel * tile.out_channel + where.out;
             tile.partial = partial + number++ * partial_tile +
                            channel * where.rows * where.columns * kernels_.lanes;
-            tile.pieces = where.pieces.data();
-            tile.num_pieces = static_cast<std::int32_t>(where.pieces.size());
+            tile.segments = where.segments.data();
+            tile.num_segments = static_cast<std::int32_t>(where.segments.size());
             (choice_.dense ? kernels_.dense : kernels_.sparse)[where.rows][where.columns](tile);
         }
     }

@@ -88,8 +88,8 @@ class ConvPlan {
         std::int32_t rows, columns;  // of its kernel
         std::int32_t row, lane;      // in the region
         std::int32_t tail;           // lane of the last column, relative to `lane`
-        std::int32_t out;            // origin of the tile, or of its pieces, in the output
-        std::vector<Piece> pieces;
+        std::int32_t out;            // origin of the tile, or of its segments, in the output
+        std::vector<Segment> segments;
     };
     struct Region {
         std::int32_t row, column, rows, columns;  // in the output, columns in pixels

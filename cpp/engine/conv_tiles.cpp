@@ -81,7 +81,7 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                                 std::int64_t out) {
         for (std::int32_t i = 0; i < count; i += lanes) {
             const std::int32_t part = std::min(lanes, count - i);
-            tile.pieces.push_back(
+            tile.segments.push_back(
                 {lane + i, part, static_cast<std::int32_t>(out + i), part == lanes});
         }
     };
@@ -108,11 +108,11 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                                row * out_row + first - row * pitch);
             }
             // A tile of nothing but padding, between rows that are far apart, is left out.
-            if (!tile.pieces.empty()) tiles.push_back(std::move(tile));
+            if (!tile.segments.empty()) tiles.push_back(std::move(tile));
         }
     } else {
         // A tile that is not full ends where the row ends, and computes some pixels of its
-        // neighbour again. Only rows shorter than a vector are stored in pieces.
+        // neighbour again. Only rows shorter than a vector are stored in segments.
         const std::int32_t step = choice_.columns * lanes;
         for (std::int32_t row = 0; row < rows; row += choice_.rows)
             for (std::int32_t lane = 0; lane < width; lane += step) {
@@ -132,12 +132,12 @@ std::int32_t ConvPlan::tiling(std::int32_t rows, std::int32_t columns) {
                 tiles.push_back(std::move(tile));
             }
     }
-    // If the next piece overwrites the excess, a whole vector is stored, which is faster.
+    // If the next segment overwrites the excess, a whole vector is stored, which is faster.
     for (auto& tile : tiles)
-        for (std::size_t i = 1; i < tile.pieces.size(); ++i) {
-            Piece& before = tile.pieces[i - 1];
-            before.whole |= before.out + before.count == tile.pieces[i].out &&
-                            tile.pieces[i].count >= lanes - before.count;
+        for (std::size_t i = 1; i < tile.segments.size(); ++i) {
+            Segment& before = tile.segments[i - 1];
+            before.whole |= before.out + before.count == tile.segments[i].out &&
+                            tile.segments[i].count >= lanes - before.count;
         }
     most_tiles_ = std::max(most_tiles_, tiles.size());
     tilings_.push_back(std::move(tiles));

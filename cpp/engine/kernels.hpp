@@ -18,7 +18,7 @@ struct Entry {
 };
 
 // A part of a tile that does not fill its vectors: where it is stored.
-struct Piece {
+struct Segment {
     std::int32_t lane;   // of its first pixel, in the tile
     std::int32_t count;  // of pixels, at most a vector
     std::int32_t out;    // distance in floats from the tile's origin in the output
@@ -47,8 +47,8 @@ struct Tile {
     std::ptrdiff_t residual;  // distance from out to the residual
     bool has_residual;
     float low, high;
-    const Piece* pieces;      // of a tile that is not full
-    std::int32_t num_pieces;  // 0: the tile is full
+    const Segment* segments;    // of a tile that is not full
+    std::int32_t num_segments;  // 0: the tile is full
     std::int32_t channels;    // number of channels: the last group may have fewer than height
 };
 

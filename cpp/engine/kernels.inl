@@ -19,20 +19,20 @@ INLINE void store_front(float* p, const float* from, int count) {
 }
 
 // Stores a tile that is not full from `values`, its sums row by row.
-__attribute__((noinline)) void finish_pieces(const Tile& t, const float* values, float* out) {
+__attribute__((noinline)) void finish_segments(const Tile& t, const float* values, float* out) {
     const Vec low = broadcast(t.low), high = broadcast(t.high);
-    for (int i = 0; i < t.num_pieces; ++i) {
-        const Piece piece = t.pieces[i];
-        float* to = out + piece.out;
-        Vec v = load(values + piece.lane);
+    for (int i = 0; i < t.num_segments; ++i) {
+        const Segment segment = t.segments[i];
+        float* to = out + segment.out;
+        Vec v = load(values + segment.lane);
         if (t.has_residual) v += load(to + t.residual);
         v = at_most(at_least(v, low), high);
-        if (piece.whole) {
+        if (segment.whole) {
             store(to, v);
         } else {
             alignas(64) float lane[lanes];
             store(lane, v);
-            store_front(to, lane, piece.count);
+            store_front(to, lane, segment.count);
         }
     }
 }
@@ -144,11 +144,11 @@ void tile_kernel(const Tile& t) {
             const std::ptrdiff_t channel = group * height + h;
             if (height > 1 && channel >= t.channels) return;
             float* out = t.out + channel * t.out_channel;
-            if (t.num_pieces) {
+            if (t.num_segments) {
                 alignas(64) float values[(vectors + 1) * lanes];
                 unrolled<vectors>([&](auto v)
                                       INLINE_LAMBDA { store(values + v * lanes, acc[0][h][v]); });
-                finish_pieces(t, values, out);
+                finish_segments(t, values, out);
                 return;
             }
             const auto place = [&](auto r, auto c) INLINE_LAMBDA {

@@ -71,12 +71,12 @@ void Program::run_rows(std::size_t number, Arena& arena, int threads) const {
     float* const out = result(number, arena);
     const Geometry& g = layer.geometry;
     const auto& n = *layer.nonzeros;
-    const std::int64_t pieces =
+    const std::int64_t tasks =
         std::clamp<std::int64_t>(static_cast<std::int64_t>(n.index.size()) >> 14, 1,
                                  std::min<std::int64_t>(4 * threads, g.outputs));
-    const auto piece = [&](std::size_t part, std::size_t) {
-        const std::int64_t first = g.outputs * static_cast<std::int64_t>(part) / pieces;
-        const std::int64_t last = g.outputs * static_cast<std::int64_t>(part + 1) / pieces;
+    const auto task = [&](std::size_t index, std::size_t) {
+        const std::int64_t first = g.outputs * static_cast<std::int64_t>(index) / tasks;
+        const std::int64_t last = g.outputs * static_cast<std::int64_t>(index + 1) / tasks;
         const auto count = static_cast<std::size_t>(last - first);
         if (!layer.dense) {
             kernels_.sparse_rows(n.ends.data(), n.index.data(), n.value.data(), layer.bias.data(),
@@ -93,7 +93,7 @@ void Program::run_rows(std::size_t number, Arena& arena, int threads) const {
         kernels_.activate(layer.epilogue.activation, layer.epilogue.parameter, out + first,
                           out + first, count);
     };
-    parallel_for(static_cast<std::size_t>(pieces), static_cast<std::size_t>(threads), piece);
+    parallel_for(static_cast<std::size_t>(tasks), static_cast<std::size_t>(threads), task);
 }
 
 }  // namespace dirprune

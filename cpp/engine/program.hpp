@@ -137,10 +137,10 @@ class Program {
     // batches.cpp: images and threads
     std::shared_ptr<Arena> borrow(std::int64_t batch);
     void run_all(BatchRun& run);
-    void run_block(BatchRun& run, std::int64_t first, std::int64_t images, int crew);
-    void run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int crew);
-    std::size_t first_batched_node(const BatchRun& run, std::int64_t images, int crew) const;
-    void run_nodes(std::size_t first, std::size_t last, Arena& arena, BatchRun& run, int crew) const;
+    void run_block(BatchRun& run, std::int64_t first, std::int64_t images, int team);
+    void run_singles(BatchRun& run, std::int64_t first, std::int64_t images, int team);
+    std::size_t first_batched_node(const BatchRun& run, std::int64_t images, int team) const;
+    void run_nodes(std::size_t first, std::size_t last, Arena& arena, BatchRun& run, int team) const;
     void load(const float* x, std::int64_t images, Arena& arena, int threads) const;
     void store(const Arena& arena, std::int64_t images, float* out) const;
 

@@ -183,3 +183,12 @@ def test_all_unsupported_operators_are_named_together() -> None:
     lines = str(told.value).splitlines()
     assert len([line for line in lines if "aten.i0" in line]) == 1
     assert "save without example_inputs" in lines[-1]
+
+
+def test_an_operator_that_fixes_the_batch_is_refused() -> None:
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x + 5 * torch.eye(3))
+
+    with pytest.raises(ValueError, match="Inverse works for one batch size only"):
+        capture(Inverse(), torch.randn(2, 3, 3))

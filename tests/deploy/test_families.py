@@ -1,5 +1,7 @@
 """A network of every family through save and the engine, against torch in float32 and float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,11 @@ class Detector(nn.Module):
 WRITTEN = {"U-Net": UNet, "detector": Detector}
 
 
+def check(row: dict[str, Any]) -> None:
+    """Within 1e-4, or twice the rounding error of torch: both round, in another order."""
+    assert float(row["difference"]) <= max(1e-4, 2 * float(row["torch"])), row
+
+
 def smallest(suite: str) -> list[str]:
     """The first network of every family; torchvision's classifiers are sorted by size."""
     if suite != "torchvision":
@@ -89,12 +96,10 @@ def smallest(suite: str) -> list[str]:
 def test_a_network_of_every_family(suite: str, name: str) -> None:
     pytest.importorskip(suite.partition(" ")[0])
     torch.manual_seed(0)
-    row = measure(*build(suite, name))
-    assert row["outcome"] == "ok", row
+    check(measure(*build(suite, name)))
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_networks_as_people_write_them(name: str) -> None:
     torch.manual_seed(0)
-    row = measure(WRITTEN[name](), lambda batch: torch.randn(batch, 3, 64, 64))
-    assert row["outcome"] == "ok", row
+    check(measure(WRITTEN[name](), lambda batch: torch.randn(batch, 3, 64, 64)))

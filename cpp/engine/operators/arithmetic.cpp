@@ -75,16 +75,16 @@ void binary(const Call& c, Binary op) {
                          count(inner.size));
     };
     if (outer == 1 && middle.size == 1) {  // one long row
-        in_pieces(inner.size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
+        in_ranges(inner.size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
             c.kernels.binary(op, a.data + first * inner.a, 0, int(inner.a),
                              b.data + first * inner.b, 0, int(inner.b), c.out + first, 1,
                              count(last - first));
         });
     } else if (outer == 1) {
-        in_pieces(middle.size, inner.size, c.threads,
+        in_ranges(middle.size, inner.size, c.threads,
                   [&](std::int64_t first, std::int64_t last) { one(0, first, last); });
     } else {
-        in_pieces(outer, each, c.threads, [&](std::int64_t first, std::int64_t last) {
+        in_ranges(outer, each, c.threads, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t i = first; i < last; ++i) one(i, 0, middle.size);
         });
     }

@@ -27,7 +27,7 @@ void matmul(const Call& c) {
     const std::int64_t batch = c.batch, width = columns * batch;
     std::int64_t matrices = 1;
     for (std::size_t i = 0; i < ahead; ++i) matrices *= c.shape[i];
-    in_pieces(matrices * rows, inner * width, c.threads, [&](std::int64_t from, std::int64_t to) {
+    in_ranges(matrices * rows, inner * width, c.threads, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i) {
             std::int64_t rest = i / rows, left = 0, right = 0, left_step = 1, right_step = 1;
             for (std::size_t j = ahead; j-- > 0; rest /= c.shape[j]) {

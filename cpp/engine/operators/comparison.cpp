@@ -58,7 +58,7 @@ void combine(const Call& c, const F& f) {
     const auto axes = axes_of<n>(c);
     const Axis<n> inner = axes[0];
     const std::int64_t outer = product(c.shape) * c.batch / inner.size;
-    in_pieces(outer, 4 * inner.size, c.threads, [&](std::int64_t from, std::int64_t to) {
+    in_ranges(outer, 4 * inner.size, c.threads, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i) {
             std::array<const float*, n> x;
             for (std::size_t k = 0; k < n; ++k) x[k] = c.inputs[k].data;

@@ -9,7 +9,7 @@ namespace {
 template <class F>
 void map(const Call& c, const F& f) {
     const float* x = c.inputs[0].data;
-    in_pieces(product(c.shape) * c.batch, 8, c.threads, [&](std::int64_t from, std::int64_t to) {
+    in_ranges(product(c.shape) * c.batch, 8, c.threads, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i) c.out[i] = f(without_denormals(x[i]));
     });
 }

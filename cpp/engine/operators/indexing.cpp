@@ -35,7 +35,7 @@ void expand(const Call& c) {
         steps[j] = x.shape[i] == 1 ? 0 : step;
         step *= x.shape[i];
     }
-    in_pieces(product(c.shape), c.batch, c.threads, [&](std::int64_t from, std::int64_t to) {
+    in_ranges(product(c.shape), c.batch, c.threads, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i) {
             std::int64_t rest = i, place = 0;
             for (std::size_t j = c.shape.size(); j-- > 0; rest /= c.shape[j])
@@ -61,7 +61,7 @@ void take(const Call& c) {
     const std::int64_t dim = c.node.integer(Key::dim);
     const Split from = split(c.inputs[0].shape, dim, c.batch), to = split(c.shape, dim, c.batch);
     const float* index = c.graph.tensor(c.node, Role::index)->data;
-    in_pieces(to.before * to.along, to.after, c.threads,
+    in_ranges(to.before * to.along, to.after, c.threads,
               [&](std::int64_t begin, std::int64_t end) {
                   for (std::int64_t i = begin; i < end; ++i) {
                       const std::int64_t place = place_of(index[i % to.along], from.along);
@@ -85,7 +85,7 @@ void embedding(const Call& c) {
     const Tensor& weight = *c.graph.tensor(c.node, Role::weight);
     const std::int64_t rows = weight.shape[0], width = weight.shape[1];
     const float* ids = c.inputs[0].data;
-    in_pieces(product(c.inputs[0].shape), width * c.batch, c.threads,
+    in_ranges(product(c.inputs[0].shape), width * c.batch, c.threads,
               [&](std::int64_t begin, std::int64_t end) {
                   for (std::int64_t i = begin; i < end; ++i)
                       for (std::int64_t b = 0; b < c.batch; ++b) {
@@ -109,7 +109,7 @@ Shape gather_shape(const Graph& graph, const Node& node) {
 void gather(const Call& c) {
     const Shape& shape = c.inputs[0].shape;
     const auto dim = count(c.node.integer(Key::dim) - 1);
-    in_pieces(product(c.shape), c.batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
+    in_ranges(product(c.shape), c.batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
             for (std::int64_t b = 0; b < c.batch; ++b) {
                 const float index = c.inputs[1].data[i * c.batch + b];
@@ -138,7 +138,7 @@ void dilate(const Call& c) {
     const Shape& x = c.inputs[0].shape;
     const auto& stride = c.node.list(Key::stride);
     const std::int64_t plane = c.shape[1] * c.shape[2] * c.batch;
-    in_pieces(x[0], plane, c.threads, [&](std::int64_t begin, std::int64_t end) {
+    in_ranges(x[0], plane, c.threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
             float* out = c.out + i * plane;
             std::fill_n(out, plane, 0.0f);

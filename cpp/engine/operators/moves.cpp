@@ -28,11 +28,11 @@ void cat(const Call& c) {
         const Split s = split(input.shape, dim, c.batch);
         const std::int64_t size = s.along * s.after;
         if (s.before == 1) {
-            in_pieces(size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
+            in_ranges(size, 1, c.threads, [&](std::int64_t first, std::int64_t last) {
                 std::copy(input.data + first, input.data + last, c.out + at + first);
             });
         } else {
-            in_pieces(s.before, size, c.threads, [&](std::int64_t first, std::int64_t last) {
+            in_ranges(s.before, size, c.threads, [&](std::int64_t first, std::int64_t last) {
                 for (std::int64_t i = first; i < last; ++i)
                     std::copy_n(input.data + i * size, size,
                                 c.out + i * whole.along * whole.after + at);
@@ -56,7 +56,7 @@ void slice(const Call& c) {
     const std::int64_t dim = c.node.integer(Key::dim), step = c.node.integer(Key::step);
     const Split from = split(c.inputs[0].shape, dim, c.batch), to = split(c.shape, dim, c.batch);
     const float* x = c.inputs[0].data + c.node.integer(Key::start) * from.after;
-    in_pieces(to.before * to.along, to.after, c.threads,
+    in_ranges(to.before * to.along, to.after, c.threads,
               [&](std::int64_t first, std::int64_t last) {
                   for (std::int64_t i = first; i < last; ++i) {
                       const std::int64_t at = i / to.along * from.along + i % to.along * step;
@@ -111,7 +111,7 @@ void permute(const Call& c) {
         return transpose(c.kernels, x, c.out, axes[1].first, axes[0].first, run, c.threads);
     std::int64_t outer = 1;
     for (const auto& axis : axes) outer *= axis.first;
-    in_pieces(outer, run, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(outer, run, c.threads, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t i = first; i < last; ++i) {
             std::int64_t rest = i, at = 0;
             for (std::size_t j = axes.size(); j-- > 0; rest /= axes[j].first)
@@ -149,12 +149,12 @@ void add_moves(OperatorTable& table) {
 
 namespace dirprune {
 
-using ops::in_pieces;
+using ops::in_ranges;
 
 void transpose(const Kernels& kernels, const float* from, float* to, std::int64_t rows,
                std::int64_t columns, std::int64_t batch, int threads) {
     constexpr std::int64_t tile = 16;  // both sides of a tile stay in the cache
-    in_pieces((columns + tile - 1) / tile, tile * rows * batch, threads,
+    in_ranges((columns + tile - 1) / tile, tile * rows * batch, threads,
               [&](std::int64_t first, std::int64_t last) {
                   const std::int64_t begin = first * tile, end = std::min(last * tile, columns);
                   if (batch == 1 || batch % kernels.lanes == 0)
@@ -173,7 +173,7 @@ void transpose(const Kernels& kernels, const float* from, float* to, std::int64_
 }
 
 void place(const float* from, float* to, std::int64_t size, std::int64_t step, int threads) {
-    in_pieces(size, 1, threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(size, 1, threads, [&](std::int64_t first, std::int64_t last) {
         if (step == 1)
             std::copy(from + first, from + last, to + first);
         else

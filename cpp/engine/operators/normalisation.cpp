@@ -51,7 +51,7 @@ void affine(const Call& c) {
         c.node.has(Key::activation_parameter) ? c.node.real(Key::activation_parameter) : 0;
     const float* x = c.inputs[0].data;
     const float* residual = c.inputs.size() == 2 ? c.inputs[1].data : nullptr;
-    in_pieces(s.along, s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(s.along, s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t i = first; i < last; ++i) {
             const std::int64_t at = i * s.after;
             c.kernels.scale_shift(x + at, scale[count(i)], shift[count(i)],
@@ -65,7 +65,7 @@ void affine(const Call& c) {
 void softmax(const Call& c) {
     const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
     const float* x = c.inputs[0].data;
-    in_pieces(s.before, 4 * s.along * s.after, c.threads,
+    in_ranges(s.before, 4 * s.along * s.after, c.threads,
               [&](std::int64_t begin, std::int64_t end) {
                   std::vector<float> largest(count(s.after)), sum(count(s.after));
                   for (std::int64_t i = begin; i < end; ++i) {
@@ -109,7 +109,7 @@ void layer_norm(const Call& c) {
     const float eps = c.node.real(Key::eps);
     const Tensor* weight = c.graph.tensor(c.node, Role::weight);
     const Tensor* bias = c.graph.tensor(c.node, Role::bias);
-    in_pieces(outer, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
+    in_ranges(outer, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
             c.kernels.layer_norm(c.inputs[0].data + i * n * batch, weight ? weight->data : nullptr,
                                  bias ? bias->data : nullptr, eps, c.out + i * n * batch, count(n),
@@ -132,7 +132,7 @@ void group_norm(const Call& c) {
     const float eps = c.node.real(Key::eps);
     const Tensor* weight = c.graph.tensor(c.node, Role::weight);
     const Tensor* bias = c.graph.tensor(c.node, Role::bias);
-    in_pieces(groups, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
+    in_ranges(groups, 4 * n * batch, c.threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t g = begin; g < end; ++g)
             for (std::int64_t b = 0; b < batch; ++b) {
                 const float* x = c.inputs[0].data + g * n * batch + b;

@@ -7,7 +7,7 @@ namespace {
 void activation(const Call& c, Activation code, float parameter) {
     const std::int64_t size = product(c.shape) * c.batch;
     const float* x = c.inputs[0].data;
-    in_pieces(size, 4, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(size, 4, c.threads, [&](std::int64_t first, std::int64_t last) {
         c.kernels.activate(code, parameter, x + first, c.out + first, count(last - first));
     });
 }

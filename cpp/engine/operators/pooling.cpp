@@ -76,7 +76,7 @@ void pool2d(const Call& c) {
     const std::int64_t margin =
         halves ? std::max<std::int64_t>(2 * c.shape[2] - x[2], 0) + 64 + 2 * slack : 0;
     const std::int64_t plane = x[1] * x[2] * c.batch, out = c.shape[1] * c.shape[2] * c.batch;
-    in_pieces(x[0], plane, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(x[0], plane, c.threads, [&](std::int64_t first, std::int64_t last) {
         std::vector<float> row(count(padding + x[2] * c.batch + margin) + slack,
                                -std::numeric_limits<float>::infinity());
         for (std::int64_t i = first; i < last; ++i) {

@@ -44,7 +44,7 @@ void mean(const Call& c) {
             if (gone[i]) continue;
             (gone.begin() + std::ptrdiff_t(i) < first ? s.before : s.after) *= shape[i];
         }
-        in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t from, std::int64_t to) {
+        in_ranges(s.before, s.along * s.after, c.threads, [&](std::int64_t from, std::int64_t to) {
             for (std::int64_t i = from; i < to; ++i) {
                 const float* p = x + i * s.along * s.after;
                 float* y = c.out + i * s.after;
@@ -88,7 +88,7 @@ void fold(const Call& c, float start, const F& f) {
         shape[count(dims.back() - 1)] = 1;
         dims.pop_back();
         to.assign(count(s.before * s.after), start);
-        in_pieces(s.before, s.along * s.after, c.threads,
+        in_ranges(s.before, s.along * s.after, c.threads,
                   [&](std::int64_t first, std::int64_t last) {
                       for (std::int64_t i = first; i < last; ++i)
                           for (std::int64_t j = 0; j < s.along; ++j)
@@ -116,7 +116,7 @@ Shape one_shape(const Graph& graph, const Node& node) {
 template <bool largest>
 void place(const Call& c) {
     const Split s = split(c.inputs[0].shape, c.node.integer(Key::dim), c.batch);
-    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t i = first; i < last; ++i)
             for (std::int64_t k = 0; k < s.after; ++k) {
                 const float* x = c.inputs[0].data + i * s.along * s.after + k;
@@ -138,7 +138,7 @@ Shape cumsum_shape(const Graph& graph, const Node& node) {
 
 void cumsum(const Call& c) {
     const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
-    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t i = first; i < last; ++i) {
             const float* x = c.inputs[0].data + i * s.along * s.after;
             float* y = c.out + i * s.along * s.after;
@@ -153,7 +153,7 @@ template <bool places>
 void sort(const Call& c) {
     const Split s = split(c.shape, c.node.integer(Key::dim), c.batch);
     const bool descending = c.node.integer(Key::descending) != 0;
-    in_pieces(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(s.before, s.along * s.after, c.threads, [&](std::int64_t first, std::int64_t last) {
         std::vector<std::pair<float, std::int64_t>> row(count(s.along));
         const auto below = [&](const auto& a, const auto& b) {
             const bool a_nan = a.first != a.first, b_nan = b.first != b.first;

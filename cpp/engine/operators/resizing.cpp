@@ -22,7 +22,7 @@ void pad(const Call& c) {
     const Shape& x = c.inputs[0].shape;
     const std::int64_t from_row = x[2] * c.batch, row = c.shape[2] * c.batch;
     const std::int64_t left = padding[2] * c.batch;
-    in_pieces(c.shape[0] * c.shape[1], row, c.threads, [&](std::int64_t first, std::int64_t last) {
+    in_ranges(c.shape[0] * c.shape[1], row, c.threads, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t i = first; i < last; ++i) {
             float* to = c.out + i * row;
             const std::int64_t y = i % c.shape[1] - padding[0];
@@ -61,7 +61,7 @@ void upsample(const Call& c) {
         }
     }
     const std::int64_t row = x[2] * c.batch, out_row = c.shape[2] * c.batch;
-    in_pieces(c.shape[0] * c.shape[1], 4 * out_row, c.threads,
+    in_ranges(c.shape[0] * c.shape[1], 4 * out_row, c.threads,
               [&](std::int64_t begin, std::int64_t end) {
                   for (std::int64_t i = begin; i < end; ++i) {
                       const Source sy = sources[0][count(i % c.shape[1])];
@@ -77,7 +77,8 @@ void upsample(const Call& c) {
                           }
                           for (std::int64_t b = 0; b < c.batch; ++b)
                               to[b] = mixed(mixed(top[l + b], top[h + b], sx.share),
-                                            mixed(bottom[l + b], bottom[h + b], sx.share), sy.share);
+                                            mixed(bottom[l + b], bottom[h + b], sx.share),
+                                            sy.share);
                       }
                   }
               });

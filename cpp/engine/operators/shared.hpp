@@ -52,15 +52,15 @@ Shape map_shape(const Graph& graph, const Node& node);
 
 inline constexpr std::int64_t worthwhile = 1 << 14;  // floats that a thread should have to do
 
-// Run f on pieces [first, last) of [0, size), in threads only if there is enough to do.
+// Call f(first, last) for ranges that cover [0, size), in threads only if there is enough to do.
 template <typename F>
-void in_pieces(std::int64_t size, std::int64_t work_each, int threads, const F& f) {
-    const std::int64_t pieces = std::clamp<std::int64_t>(
+void in_ranges(std::int64_t size, std::int64_t work_each, int threads, const F& f) {
+    const std::int64_t tasks = std::clamp<std::int64_t>(
         size * work_each / worthwhile, 1, std::min<std::int64_t>(size, 4 * threads));
-    const auto parts = static_cast<std::size_t>(pieces), most = static_cast<std::size_t>(threads);
-    parallel_for(parts, most, [&](std::size_t piece, std::size_t) {
-        const auto i = static_cast<std::int64_t>(piece);
-        f(size * i / pieces, size * (i + 1) / pieces);
+    const auto parts = static_cast<std::size_t>(tasks), most = static_cast<std::size_t>(threads);
+    parallel_for(parts, most, [&](std::size_t task, std::size_t) {
+        const auto i = static_cast<std::int64_t>(task);
+        f(size * i / tasks, size * (i + 1) / tasks);
     });
 }
 

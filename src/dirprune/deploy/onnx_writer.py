@@ -140,8 +140,8 @@ class Writer:
             at += slot.size
         return declared
 
-    def same_as(self, n: OnnxNode, name: str) -> None:
-        """Let something that is there already stand for the result of a node."""
+    def alias(self, n: OnnxNode, name: str) -> None:
+        """Use an existing name as the result of a node."""
         self.names[n.value] = name
 
     def batch_size(self) -> str:

@@ -48,6 +48,12 @@ class ProgramSizes:
         ]
         self._names = leaf_names(example.names, example.arguments)
         shapes = [node.meta["val"].shape for node in placeholders]
+        if any(isinstance(shape[0], int) for shape in shapes):
+            raise ValueError(
+                f"{type(example.model).__name__} works for one batch size only, which an operator "
+                "such as torch.linalg.inv fixes: save it without example_inputs to store its "
+                "weights only"
+            )
         self.batch = {shape[0].node.expr for shape in shapes}
         places: dict[Any, list[SizeRange]] = {}
         sizes: dict[Any, int] = {}

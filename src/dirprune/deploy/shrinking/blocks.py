@@ -49,7 +49,7 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
     graph = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
     varies = [varying(len(shape) - 1) for shape in graph.shapes]
     rules = Rules(graph, graph.tensors, varies)
-    labels = _tied(rules)
+    labels = _block_labels(rules)
     blocks: dict[int, dict[tuple[str, int, int], None]] = {}
     for name, dim, numbers in _rows(graph, rules):
         for index, label in enumerate(labels[numbers].tolist()):
@@ -58,8 +58,8 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
     return [list(block) for block in blocks.values()]
 
 
-def _tied(rules: Rules) -> NDArray[np.int64]:
-    """For every number the smallest of those that stay or go with it."""
+def _block_labels(rules: Rules) -> NDArray[np.int64]:
+    """For every channel, the smallest number of those removed only together with it."""
     labels = np.arange(rules.count)
     pairs = [
         np.broadcast_arrays(rule.sources, rule.targets)

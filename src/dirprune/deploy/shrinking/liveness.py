@@ -41,9 +41,9 @@ ALWAYS = 0
 
 
 class Reads(NamedTuple):
-    """Every target that a weight joins to a source that stays, must stay.
+    """Keeps the inputs (targets) that an output which is kept (source) reads with its weights.
 
-    Targets have shape (I,), or (O, I) where every source has its own.
+    Targets have shape (I,), or (O, I) if every source has its own inputs.
     """
 
     sources: ChannelNumbers
@@ -53,7 +53,7 @@ class Reads(NamedTuple):
     is_need: bool = True
 
     def implied(self, kept: Bools) -> ChannelNumbers:
-        """Return what must stay."""
+        """Return the channels that the rule keeps, given those kept so far."""
         stays = kept[self.sources]
         if self.targets.ndim == 2:
             return self.targets[self.joins & stays[:, None]]
@@ -61,7 +61,7 @@ class Reads(NamedTuple):
 
 
 class Follows(NamedTuple):
-    """Every target whose source stays, must stay."""
+    """Keeps a target if its source is kept."""
 
     sources: ChannelNumbers
     targets: ChannelNumbers
@@ -69,19 +69,19 @@ class Follows(NamedTuple):
     is_need: bool = False
 
     def implied(self, kept: Bools) -> ChannelNumbers:
-        """Return what must stay."""
+        """Return the channels that the rule keeps, given those kept so far."""
         return self.targets[kept[self.sources]]
 
 
 class Forms(NamedTuple):
-    """What stays of a value must be whole rows and columns, or it would be no tensor."""
+    """Keeps whole rows and columns of a value, because only those form a tensor."""
 
     layout: ChannelNumbers
     reason: Reason = "shuffled"
     is_need: bool = False
 
     def implied(self, kept: Bools) -> ChannelNumbers:
-        """Return what must stay."""
+        """Return the channels that the rule keeps, given those kept so far."""
         stays = kept[self.layout]
         for axis, line in enumerate(lines(stays)):
             shape = [1] * stays.ndim

@@ -66,22 +66,23 @@ class Unchanged(Elementwise):
 
 
 class Spatial(Channels):
-    """Every channel by itself, over height and width.
+    """Each channel on its own, over height and width.
 
     Args:
-        keeps: Given a layout of constants and the attributes, whether each stays what it was.
+        unchanged: Given the constants of the input and the attributes, whether the operator maps
+            each constant channel to the same constant; by default it always does.
     """
 
-    def __init__(self, keeps: Callable[[Layout, Any], Any] | None = None) -> None:
-        self._keeps = keeps
+    def __init__(self, unchanged: Callable[[Layout, Any], Any] | None = None) -> None:
+        self._unchanged = unchanged
 
     def constants(self, known: "ConstantInputs") -> Layout:
         held = known.inputs[0]
         if not varies_only_along(held, 0):
             return varying(known.rank)
-        if self._keeps is None:
+        if self._unchanged is None:
             return held
-        return np.where(self._keeps(held, known.attrs), held, np.nan)
+        return np.where(self._unchanged(held, known.attrs), held, np.nan)
 
     def numbers(
         self, rules: "Rules", node: "Node", shapes: "Sequence[Shape]", inputs: list[Layout]

@@ -232,7 +232,7 @@ MOVES = {
         inputs=(0, 0),
         tensors=("value",),
         optional_attrs={"trained": "flag"},
-        onnx=lambda w, n: w.same_as(n, n.tensors["value"]),
+        onnx=lambda w, n: w.alias(n, n.tensors["value"]),
         channels=_Constant(),
     ),
     "cat": Operator(

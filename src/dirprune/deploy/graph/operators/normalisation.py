@@ -277,7 +277,7 @@ NORMALISATION = {
         lambda x, t, a, training: F.dropout(x[0], a["p"], training),
         attrs={"p": "float"},
         captured={"dropout": _capture_dropout, "feature_dropout": _capture_dropout},
-        onnx=lambda w, n: w.same_as(n, n.inputs[0]),
+        onnx=lambda w, n: w.alias(n, n.inputs[0]),
         channels=Unchanged(),
         trains=True,
     ),

@@ -166,14 +166,14 @@ def _averages(size: int, count: int) -> NDArray[np.float32]:
     return matrix
 
 
-def _averages_keep(held: Layout, attrs: Attributes) -> Any:
-    """Zeros around the border are averaged too."""
+def _average_is_unchanged(held: Layout, attrs: Attributes) -> Any:
+    """Whether a constant is its own average: not if zeros of the padding are counted."""
     counted = attrs["count_include_pad"] and any(attrs["padding"])
     return (held == 0) | (not counted)
 
 
-def _maxima_keep(held: Layout, attrs: Attributes) -> Any:
-    """A window with gaps could hold padding alone."""
+def _maximum_is_unchanged(held: Layout, attrs: Attributes) -> Any:
+    """Whether a constant is its own maximum: a dilated window may contain padding alone."""
     return not (any(attrs["padding"]) and attrs["dilation"] != (1, 1))
 
 
@@ -189,7 +189,7 @@ POOLING = {
             "max_pool2d_with_indices": _capture_max_with_indices,
         },
         onnx=_write_pool,
-        channels=Spatial(_maxima_keep),
+        channels=Spatial(_maximum_is_unchanged),
     ),
     "avg_pool2d": Operator(
         _pool_shape,
@@ -197,7 +197,7 @@ POOLING = {
         attrs={**_WINDOW, "count_include_pad": "flag"},
         captured={"avg_pool2d": _capture_average},
         onnx=_write_pool,
-        channels=Spatial(_averages_keep),
+        channels=Spatial(_average_is_unchanged),
     ),
     "adaptive_avg_pool2d": Operator(
         map_shape,

@@ -43,7 +43,7 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    """Pad: with zeros around maps by an operator of its own, else dimension by dimension."""
+    """Write ``pad`` for constant padding of maps, otherwise one node per padded dimension."""
     mode = getattr(a, "mode", "constant")
     if not any(a.pad):
         return a.self  # type: ignore[no-any-return]
@@ -154,7 +154,7 @@ def _run_bilinear(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
     return F.interpolate(x[0], a["output"], mode="bilinear", align_corners=corners)
 
 
-def _padding_keeps(held: Layout, attrs: Attributes) -> Any:
+def _padding_is_unchanged(held: Layout, attrs: Attributes) -> Any:
     return (held == attrs["value"]) | (not any(attrs["padding"]))
 
 
@@ -165,7 +165,7 @@ RESIZING = {
         attrs={"padding": "four", "value": "float"},
         captured={"pad": _capture_pad, "constant_pad_nd": _capture_pad},
         onnx=lambda w, n: w.pad(n.inputs[0], n.attrs["padding"], n.attrs["value"], n.name),
-        channels=Spatial(_padding_keeps),
+        channels=Spatial(_padding_is_unchanged),
     ),
     "upsample_nearest": Operator(
         map_shape,
