@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from dirprune import cli
 from dirprune.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -109,3 +110,20 @@ def test_links_between_pages_lead_to_files() -> None:
             assert (page.parent / link).exists() or link.startswith("generated/"), (
                 f"{page.name} links to {link}"
             )
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_papers_figures_draw_every_panel_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "figures.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^dirprune (.*)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        assert cli.main(command.split()) == 0
+    rows = re.findall(r"^\| .* \| (.*) \| `(runs/.*)` \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for panels, file in rows:
+        headings = re.findall(r"<h3[^>]*>([^<]*)", (tmp_path / file).read_text())
+        assert set(panels.split(", ")) <= set(headings)
