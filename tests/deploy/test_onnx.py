@@ -11,6 +11,7 @@ from torch import nn
 
 from deploy.drawn_graphs import ACTIVATIONS, Sketch
 from deploy.networks import NETWORKS, inputs, sparsify
+from deploy.test_composed import CASES as COMPOSED
 from deploy.test_coverage import CASES
 from dirprune.deploy import capture, export_onnx, shrink
 from dirprune.deploy.graph.graph import Graph
@@ -135,11 +136,11 @@ def test_where_there_is_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "pip install onnxruntime" in str(written)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *COMPOSED])
 @torch.no_grad()
 def test_networks_as_people_write_them(name: str) -> None:
     torch.manual_seed(0)
-    make, shape = CASES[name]
+    make, shape = (CASES | COMPOSED)[name]
     model = make().eval()
     graph = capture(model, torch.randn(2, *shape))
     for batch in (1, 5):
