@@ -79,8 +79,8 @@ WRITTEN = {"U-Net": UNet, "detector": Detector}
 
 
 def check(row: dict[str, Any]) -> None:
-    """Within 1e-4, or twice the rounding error of torch: both round, in another order."""
-    assert float(row["difference"]) <= max(1e-4, 2 * float(row["torch"])), row
+    """Within 1e-4 of torch, or at least as close to float64 as torch is."""
+    assert row["outcome"] == "ok", row
 
 
 def smallest(suite: str) -> list[str]:
