@@ -140,3 +140,15 @@ def test_a_group_is_prepared_once(method: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Arrays, "of", lambda *args: prepared.append(1) or of(*args))
     weights_after(MAKERS[method], EVENTS["nothing"])
     assert len(prepared) == 1
+
+
+def test_strides_of_single_channels_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = nn.Parameter(torch.ones(4, 3, 1, 1))
+    w.grad = torch.as_strided(torch.linspace(-1, 1, 12), (4, 3, 1, 1), (3, 1, 3, 3))
+    assert w.grad.stride() != w.stride()
+    optimizer = GRDA([w], lr=0.1, c=0.1)
+    calls = []
+    monkeypatch.setattr(Arrays, "step", lambda *args: calls.append(1) or [])
+    for _ in range(3):
+        optimizer.step()
+    assert len(calls) == 2

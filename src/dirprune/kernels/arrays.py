@@ -59,10 +59,13 @@ class Arrays:
 
     def take(self, column: Column) -> bool:
         """Whether the tensors are float32 arrays, each in the order of its weight."""
-        return are_float32(column) and (
-            list(map(Tensor.stride, column)) == self._strides
-            or list(map(order, column)) == self._orders
-        )
+        strides = list(map(Tensor.stride, column))
+        if strides != self._strides:
+            # they may differ in dimensions of size 1, which do not matter
+            if list(map(order, column)) != self._orders:
+                return False
+            self._strides = strides
+        return are_float32(column)
 
     def find_rewritten(self, w: Column) -> set[int]:
         """Find the weights that torch has written since the last step, by their versions."""
