@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from dirprune._support import native
-from dirprune.kernels.extension import are_float32, is_dense
+from dirprune.kernels.extension import are_float32, arguments, is_dense
 from dirprune.kernels.rows import Gradient, addresses_of, order
 
 Column = Sequence[Any]
@@ -132,14 +132,7 @@ class Arrays:
             gradients,
             self._addresses[2] if options.momentum else [],
             self._lengths,
-            lr=float(options.lr),
-            g=g,
-            momentum=options.momentum,
-            decay=options.weight_decay,
-            nesterov=options.nesterov,
-            maximize=options.maximize,
-            root=power == 2,
-            threads=torch.get_num_threads(),
+            **arguments(options, g, power),
             g_before=g_before,
             phase=self._phase,
         )

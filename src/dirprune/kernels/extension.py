@@ -7,6 +7,7 @@ those of the paths in PyTorch. Rows are w, v, gradient, momentum and second mome
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,17 +48,24 @@ def step(rows: Rows, rule: Gradient | None, g: float, power: float) -> list[Row]
             list(map(Tensor.data_ptr, grad)) if rule else [],
             list(map(Tensor.data_ptr, m)) if options.momentum else [],
             list(map(Tensor.numel, w)),
-            lr=float(options.lr),
-            g=g,
-            momentum=options.momentum,
-            decay=options.weight_decay,
-            nesterov=options.nesterov,
-            maximize=options.maximize,
-            root=power == 2,
-            threads=torch.get_num_threads(),
+            **arguments(options, g, power),
         )
         increment_version(w)  # so that autograd sees a change that went past torch
     return rest
+
+
+def arguments(rule: Gradient, g: float, power: float) -> dict[str, Any]:
+    """The numbers of a step as arguments of the extension."""
+    return {
+        "lr": float(rule.lr),
+        "g": g,
+        "momentum": rule.momentum,
+        "decay": rule.weight_decay,
+        "nesterov": rule.nesterov,
+        "maximize": rule.maximize,
+        "root": power == 2,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[Row], list[Row]]:
