@@ -20,7 +20,8 @@ def test_optuna_searches_continues_and_ends_at_90_percent(tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr
         assert len(list(tmp_path.glob("trial-*"))) == int(trials)
     last = [p.read_text().splitlines()[-1] for p in tmp_path.glob("trial-*/metrics.jsonl")]
-    ends = [json.loads(line) for line in last]
-    assert len(ends) == 3
+    ends = [end for end in map(json.loads, last) if end["epoch"] == 4]  # others have diverged
+    assert ends
+    assert len(last) == 3
     assert f": {max(end['validation_accuracy'] for end in ends):.2%} with " in done.stdout
-    assert ends[0]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert [end["sparsity"] for end in ends] == [pytest.approx(0.9, abs=1e-3)] * len(ends)

@@ -134,3 +134,16 @@ def _write_peak(path: Path, mib: int) -> None:
 
 def _write_pid(path: Path) -> None:
     path.write_text(str(os.getpid()))
+
+
+def test_isolated_processes_have_the_present_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("first", "second"):  # the fork server is started before the second
+        monkeypatch.setenv("DIRPRUNE_TEST_VALUE", value)
+        run_isolated(_write_variable, tmp_path / value, out=tmp_path)
+        assert (tmp_path / value).read_text() == value
+
+
+def _write_variable(path: Path) -> None:
+    path.write_text(os.environ["DIRPRUNE_TEST_VALUE"])

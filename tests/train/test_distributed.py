@@ -298,6 +298,7 @@ def test_a_killed_worker_is_restarted_and_the_run_keeps_its_bits(
         printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     assert killed == 1
-    assert printed.count(" 1/6 ") == 1  # the lines of the epochs: it did not start again
+    # the lines of the epochs: it did not start again; the first may be lost with its worker
+    assert printed.count(" 1/6 ") <= 1
     ours, theirs = (run / "model.safetensors" for run in (out, uninterrupted))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -42,7 +42,7 @@ def run_isolated(call: Callable[..., object], *args: Any, out: Path) -> None:
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     lifeline, held_end = context.Pipe(duplex=False)  # held_end closes when this process ends
-    process = context.Process(target=_serve, args=(sender, lifeline, call, args))
+    process = context.Process(target=_serve, args=(sender, lifeline, dict(os.environ), call, args))
     with StopSignals() as stop, held_end:
         with _signals_blocked():
             process.start()
@@ -99,8 +99,14 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _serve(
-    sender: Connection, lifeline: Connection, call: Callable[..., object], args: tuple[Any, ...]
+    sender: Connection,
+    lifeline: Connection,
+    environment: dict[str, str],
+    call: Callable[..., object],
+    args: tuple[Any, ...],
 ) -> None:
+    os.environ.clear()  # the fork server has the variables of the time when it started
+    os.environ.update(environment)
     threading.Thread(target=_end_with_caller, args=(lifeline,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller receives it and sends SIGTERM
     if hasattr(signal, "pthread_sigmask"):
