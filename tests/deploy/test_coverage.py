@@ -39,6 +39,12 @@ def windows(m: Any, x: Tensor) -> Tensor:
     return y.reshape(-1, 8, 8, 3)
 
 
+def convolved_windows(m: Any, x: Tensor) -> Tensor:
+    y = x.view(-1, 4, 2, 6, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 4, 6, 4)
+    y = m.bn(m.conv(y)).relu()
+    return y.view(-1, 2, 3, 6, 3, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, 6, 6, 6)
+
+
 def tokens(m: Any, x: Tensor) -> Tensor:
     return torch.cat([m.token.expand(x.shape[0], -1, -1), x], 1) + m.position
 
@@ -111,6 +117,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "encoder": (lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), (7, 16)),
     "windows": (lambda: Written(windows, linear=nn.Linear(3, 3)), (8, 8, 3)),
+    "convolved windows": (
+        lambda: Written(convolved_windows, bn=nn.BatchNorm2d(6),
+                        conv=nn.Conv2d(4, 6, (3, 5), 2, padding=(1, 2), groups=2)),
+        (4, 12, 12),
+    ),
     "tokens": (
         lambda: Written(tokens, token=nn.Parameter(torch.randn(1, 1, 6)),
                         position=nn.Parameter(torch.randn(1, 5, 6))),

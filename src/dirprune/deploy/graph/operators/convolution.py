@@ -112,7 +112,22 @@ def _capture_conv2d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
     attrs = {"stride": pair(a.stride), "padding": padding, "dilation": dilation,
              "groups": a.groups}  # fmt: skip
+    if b.sizes(a.input)[0] < -1:
+        return _convolve_windows(b, a, attrs)
     return b.add("conv2d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+
+
+def _convolve_windows(b: "Builder", a: "Arguments", attrs: Mapping[str, Any]) -> "Value":
+    """Several maps of each sample in the batch, such as windows: they become a volume's depth."""
+    batch, *sizes = b.sizes(a.input)
+    outputs, inputs, *kernel = b.sizes(a.weight)
+    x = b.permute(b.reshape(a.input, (-1, -batch, *sizes)), (0, 2, 1, 3, 4))
+    attrs = {**attrs, "stride": (1, *attrs["stride"]), "padding": (0, 0, *attrs["padding"]),
+             "dilation": (1, *attrs["dilation"])}  # fmt: skip
+    weight = b.reshape(a.weight, (outputs, inputs, 1, *kernel))
+    y = b.add("conv3d", [b.plain(x)], attrs, {"weight": weight, "bias": a.bias})
+    y = b.permute(y, (0, 2, 1, 3, 4))
+    return b.reshape(y, (batch, *b.sizes(y)[2:]))
 
 
 def write_convolution(w: "Writer", n: "OnnxNode") -> None:
