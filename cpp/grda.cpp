@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <optional>
+#include <thread>
 
 #include "openmp.hpp"
 
@@ -63,7 +64,10 @@ class Comparer {
             known = search_(rows_[i], rule_, phase_) ? CHANGED : SAME;
             found_[i].store(known, std::memory_order_release);
         }
-        while (known == BUSY) known = found_[i].load(std::memory_order_acquire);
+        while (known == BUSY) {  // in another thread, which may share this core
+            std::this_thread::yield();
+            known = found_[i].load(std::memory_order_acquire);
+        }
         return known == CHANGED;
     }
 

@@ -48,6 +48,10 @@ class ParameterBatch(NamedTuple):
         rate, level, before, count = scalars.unbind()
         return cls(group, rate, level, None if g_before is None else before, count, power, [])
 
+    def part(self, rows: Sequence[Row], indices: Iterable[int]) -> "ParameterBatch":
+        """Make a batch of some rows, which are not prepared."""
+        return self._replace(rows=[rows[i] for i in indices], prepared=None)
+
     def split_by_threshold(self) -> "list[ParameterBatch]":
         """Split a batch with one threshold per row into batches with one threshold each."""
         before = self.g if self.g_before is None else self.g_before

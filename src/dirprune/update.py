@@ -219,16 +219,14 @@ def _step_arrays(batch: ParameterBatch, prepared: PreparedGroup, arrays: Arrays)
     if is_adam and g_before is not None:
         changed |= arrays.find_changed(g_before, power)
     if changed:
-        rows = prepared.rows()
-        adopt(batch._replace(rows=[rows[i] for i in changed], prepared=None))
+        adopt(batch.part(prepared.rows(), changed))
     if is_adam:
         _descend_foreach(batch._replace(rows=prepared.rows()), float(batch.lr), int(batch.step))
         arrays.step(prepared.w, (), None, g, power)
         return
     rule = _gradient_rule(group, float(batch.lr))
     if left := arrays.step(prepared.w, prepared.grads, rule, g, power, g_before):
-        rows = prepared.rows()
-        rest = batch._replace(rows=[rows[i] for i in left], prepared=None)
+        rest = batch.part(prepared.rows(), left)
         adopt(rest)
         extension.step(rest.rows, rule, g, power)
         arrays.remember(prepared.w)

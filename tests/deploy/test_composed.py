@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.test_coverage import Written
-from dirprune.deploy import Engine, save
+from deploy.test_coverage import Written, outputs
 
 
 def trigonometry(m: Any, x: Tensor) -> Tensor:
@@ -138,14 +137,12 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@torch.no_grad()
 def test_compositions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     make, shape = CASES[name]
     model = make().eval()
     example, x = torch.randn(2, *shape), torch.randn(9, *shape)
-    save(model, tmp_path / "m.dpz", example)
-    expected = model(x).float()
-    found = torch.from_numpy(Engine(tmp_path / "m.dpz", threads=1, tune=False)(x.numpy())).float()
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    expected, found = outputs(model, example, x, tmp_path / "m.dpz")
+    torch.testing.assert_close(
+        found.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True
+    )

@@ -178,6 +178,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+@torch.no_grad()
+def outputs(model: nn.Module, example: Tensor, x: Tensor, file: Path) -> tuple[Tensor, Tensor]:
+    """What a network returns, and what the engine returns from a file of it."""
+    save(model, file, example)
+    expected = model(x)
+    found = torch.from_numpy(Engine(file, threads=1, tune=False)(x.numpy()))
+    assert found.shape == expected.shape
+    return expected, found
+
+
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_networks_as_people_write_them(name: str, tmp_path: Path) -> None:
@@ -185,12 +195,9 @@ def test_networks_as_people_write_them(name: str, tmp_path: Path) -> None:
     make, shape = CASES[name]
     model = make().eval()
     example, x = torch.randn(2, *shape), torch.randn(9, *shape)
-    save(model, tmp_path / "m.dpz", example)
-    expected = model(x)
+    expected, found = outputs(model, example, x, tmp_path / "m.dpz")
     tolerance = 1e-5 * float(expected.abs().max())
-    found = Engine(tmp_path / "m.dpz", threads=1, tune=False)(x.numpy())
-    assert found.shape == expected.shape
-    assert float((torch.from_numpy(found) - expected).abs().max()) <= tolerance
+    assert float((found - expected).abs().max()) <= tolerance
     assert float((shrink(model, example)(x) - expected).abs().max()) <= tolerance
 
 

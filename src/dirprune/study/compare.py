@@ -32,8 +32,10 @@ from dirprune.train.tracking import check_tracker
 
 _log = logging.getLogger(__name__)
 
-TOLERANCE, MOST_TRIALS = 0.01, 5
-"""Largest distance of a calibrated method from gRDA's sparsity, and most runs to reach it."""
+TOLERANCE = 0.01
+"""Largest accepted distance of a calibrated method from gRDA's sparsity."""
+MOST_TRIALS = 5
+"""Maximum number of runs of one calibration."""
 HELD_OUT = 0.1
 """Share of the training data for choosing the rate, if the config holds out none."""
 
