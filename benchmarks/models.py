@@ -108,7 +108,8 @@ def measure(model: nn.Module, inputs: Callable[[int], Inputs]) -> dict[str, Any]
     )
     exact = call(model.double(), doubles)
     gap, own = difference(expected, found), difference(exact, expected)
-    is_exact = gap <= LARGEST_DIFFERENCE or difference(exact, found) <= own
+    # two orders of summation round differently, with errors of the same size
+    is_exact = gap <= LARGEST_DIFFERENCE or difference(exact, found) <= 2 * own
     return {
         "outcome": "ok" if is_exact else f"differs by {difference(exact, found):.1e} from float64",
         "difference": f"{gap:.1e}",
