@@ -75,6 +75,32 @@ def test_a_model_by_name_is_exported(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_model_is_exported_for_several_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="pip install dirprune[onnx]")
+    model = build("resnet20", num_classes=5, channels=3, size=(32, 32)).eval()
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    words = ["export", "resnet20", "--checkpoint", str(tmp_path / "weights.safetensors")]
+    words += ["--classes", "5", "--out", str(tmp_path / "m.dpz")]
+    assert cli.main([*words, "--height", "33"]) == 2
+    assert "--height takes the lowest and the highest size" in capsys.readouterr().err
+    assert cli.main([*words, "--width", "64,33"]) == 2
+    assert "bounds of --width" in capsys.readouterr().err
+    sizes = ["--height", "32,64", "--width", "28,60,4", "--onnx", str(tmp_path / "m.onnx")]
+    assert cli.main([*words, *sizes]) == 0
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    small = load(tmp_path / "m.dpz")
+    assert isinstance(small, GraphNet)
+    for height, width in ((32, 28), (64, 60), (47, 36)):
+        expected = answers(model, (3, height, width))
+        torch.testing.assert_close(answers(small, (3, height, width)), expected)
+        [found] = session.run(None, {"input": np.ones((3, 3, height, width), np.float32)})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="size 65 is not within 32 to 64"):
+        answers(small, (3, 65, 60))
+
+
 def test_bench_prints_and_saves(
     run: Path,
     tmp_path: Path,

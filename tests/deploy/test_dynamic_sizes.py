@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dirprune import _cpp
-from dirprune.deploy import Engine, capture, load, save, shrink
+from dirprune.deploy import Engine, capture, load, save
 from dirprune.deploy.file.encode import decode, encode
 from dirprune.deploy.graph.dynamic import Dynamic
 from dirprune.deploy.graph.fold import fold
@@ -262,8 +262,6 @@ def test_loaded_networks_keep_their_sizes(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 20, 36)
     again = pickle.loads(pickle.dumps(engine))
     assert np.array_equal(again(x), engine(x))
-    with pytest.raises(ValueError, match="need fixed sizes"):
-        shrink(net, IMAGE)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="fixed already"):
         save(net, tmp_path / "c.dpz", IMAGE, dynamic=dynamic)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs example_inputs"):

@@ -258,7 +258,7 @@ def test_one_column_that_reads_keeps_its_channel() -> None:
 
 def unknown(sketch: Sketch) -> bool:
     graph = sketch.graph()
-    return bool(np.isnan(find_constants(graph, graph.tensors)[-1]).all())
+    return bool(np.isnan(find_constants([graph], graph.tensors)[-1]).all())
 
 
 def test_a_window_of_only_padding_is_not_the_constant() -> None:

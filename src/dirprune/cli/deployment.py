@@ -5,11 +5,15 @@ A command imports what it needs when it runs, so that help and usage errors load
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dirprune.cli.options import Out
+
+if TYPE_CHECKING:
+    from dirprune.deploy.graph.size_requests import DynamicSizes
+    from dirprune.deploy.graph.sizes import SizeRange
 
 
 def export(
@@ -20,6 +24,8 @@ def export(
     checkpoint: Path | None = None,
     classes: int = 1000,
     size: int = 224,
+    height: str | None = None,
+    width: str | None = None,
     trust_model: bool = False,
 ) -> None:
     """Shrink a network without changing its outputs, and save it as one compact file.
@@ -33,6 +39,9 @@ def export(
             of the final weights with a run.
         classes: Number of outputs of a model given by name.
         size: Height and width of the images of a model given by name.
+        height: The heights that the files shall work for, lowest and highest, and a step if
+            needed: 64,512 or 64,512,32. By default that of the run's images only.
+        width: The widths, likewise.
         trust_model: Build a model that the run names as module.path:callable, which runs its code.
     """
     import torch
@@ -48,12 +57,21 @@ def export(
         )
     else:
         net, shape = named_network(source, checkpoint, num_classes=classes, size=size)
-    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    small = shrink(net, example)
+    bounds = {
+        dim: _bounds(option, given)
+        for dim, option, given in ((2, "height", height), (3, "width", width))
+        if given is not None
+    }
+    sizes = [2, *shape]
+    for dim, own in bounds.items():
+        sizes[dim] = sizes[dim] if sizes[dim] in own else own.low
+    dynamic: DynamicSizes = {0: {d: (own.low, own.high, own.step) for d, own in bounds.items()}}
+    example = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+    small = shrink(net, example, dynamic)
     print(small.report)
     print(save(small, out, example, values=values))
     if onnx is not None:
-        print(export_onnx(net, onnx, example))  # which shrinks it too
+        print(export_onnx(net, onnx, example, dynamic))  # which shrinks it too
 
 
 def bench(
@@ -98,6 +116,18 @@ def bench(
     if out is not None:
         write_json(out, record)
         print(f"figures: {out}")
+
+
+def _bounds(option: str, words: str) -> "SizeRange":
+    from dirprune.deploy.graph.sizes import SizeRange
+
+    numbers = _numbers(option, words)
+    if len(numbers) not in (2, 3):
+        raise ValueError(
+            f"--{option} takes the lowest and the highest size, and a step if needed, such as "
+            f"64,512 or 64,512,32; got {words!r}"
+        )
+    return SizeRange(f"--{option}", *numbers)
 
 
 def _numbers(option: str, words: str) -> tuple[int, ...]:

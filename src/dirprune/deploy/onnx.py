@@ -13,6 +13,7 @@ from dirprune._support.files import writing
 from dirprune._support.wrappers import unwrap
 from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating
 from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.size_requests import DynamicSizes, other_sizes
 from dirprune.deploy.shrinking.network import shrink
 from dirprune.deploy.shrinking.report import ShrinkReport
 
@@ -51,7 +52,12 @@ class OnnxFile:
         return f"{self.path}: {self.size / 1e6:,.2f} MB, opset {self.opset}, {checked}"
 
 
-def export_onnx(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> OnnxFile:
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: ExampleInputs,
+    dynamic: DynamicSizes | None = None,
+) -> OnnxFile:
     """Write a network, shrunk, as a file of ONNX for batches of any size.
 
     A network with one float tensor in and one out has ``input`` and ``output``; any other has its
@@ -63,7 +69,10 @@ def export_onnx(model: nn.Module, path: str | Path, example_inputs: ExampleInput
         model: As for :func:`dirprune.deploy.capture`.
         path: The file; it is replaced atomically.
         example_inputs: As for :func:`dirprune.deploy.capture`. If ONNX Runtime is installed, both
-            networks are run on them, and on the first sample alone, and compared.
+            networks are run on them, on the first sample alone, and for sizes that vary at four
+            combinations of them, and compared.
+        dynamic: As for :func:`dirprune.deploy.capture`. A size that varies is a named dimension
+            of the file, such as ``x.2``.
 
     Returns:
         The file, and the difference of the outputs.
@@ -79,10 +88,10 @@ def export_onnx(model: nn.Module, path: str | Path, example_inputs: ExampleInput
         >>> export_onnx(nn.Linear(3, 2), path, torch.ones(2, 3)).opset  # doctest: +SKIP
         20
     """
-    small = shrink(model, example_inputs)
+    small = shrink(model, example_inputs, dynamic)
     with writing(Path(path)) as temporary:
         write_onnx(small.graph, temporary)
-        difference = _difference(model, temporary, example_inputs)
+        difference = _difference(model, small.graph, temporary, example_inputs)
         size = temporary.stat().st_size
     return OnnxFile(Path(path), size, OPSET, difference, small.report)
 
@@ -119,8 +128,10 @@ def write_onnx(graph: Graph, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _difference(model: nn.Module, path: Path, example_inputs: ExampleInputs) -> float | None:
-    """Run both on the example, and on its first sample alone."""
+def _difference(
+    model: nn.Module, graph: Graph, path: Path, example_inputs: ExampleInputs
+) -> float | None:
+    """Run both on the example, on its first sample alone, and at other sizes."""
     if find_spec("onnxruntime") is None:
         return None
     runtime: Any = import_module("onnxruntime")
@@ -128,7 +139,8 @@ def _difference(model: nn.Module, path: Path, example_inputs: ExampleInputs) -> 
     names = [tensor.name for tensor in session.get_inputs()]
     example = Example(unwrap(model), example_inputs)
     worst = 0.0
-    for batch in (example.leaves, [leaf[:1] for leaf in example.leaves]):
+    batches = [example.leaves, [leaf[:1] for leaf in example.leaves]]
+    for batch in (*batches, *(leaves for _, leaves in other_sizes(graph, example))):
         with evaluating(model), torch.no_grad():
             expected = example.call(batch)
         arrays = [leaf.cpu().float() if leaf.is_floating_point() else leaf for leaf in batch]

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
+from dirprune.deploy.graph.dynamic import SizedGraph
 from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.traced_sizes import Size, varies, written
+from dirprune.deploy.onnx_sizes import SizeWriter
 
 _TYPES = {"float": TensorProto.FLOAT, "int": TensorProto.INT64, "bool": TensorProto.BOOL}
 
@@ -61,7 +64,7 @@ def onnx_graph(graph: Graph) -> GraphProto:
     """
     writer = Writer(graph)
     inputs = writer.read_inputs()
-    for number, node in enumerate(graph.nodes):
+    for number, node in enumerate(writer.sized.nodes):
         writer.write(number + 1, node)
     outputs = writer.write_outputs()
     initializers = [numpy_helper.from_array(a, name) for name, a in writer.tensors.items()]
@@ -72,7 +75,10 @@ class Writer:
     """Collects the nodes and tensors of an ONNX graph."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.shapes = graph, graph.shapes
+        self.graph, self.sized = graph, SizedGraph(graph.shape, graph.nodes, graph.signature)
+        if graph.dynamic is not None:
+            self.sized = graph.dynamic.traced(graph)
+        self.shapes = (self.sized.shape, *(node.shape for node in self.sized.nodes))
         self.nodes: list[Any] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self.names: dict[int, str] = {}
@@ -80,14 +86,17 @@ class Writer:
 
     def read_inputs(self) -> list[Any]:
         """Declare the inputs, and lay several side by side as the graph reads them."""
-        signature = self.graph.signature
+        signature = self.sized.signature
         if signature is None:
             self.names[0] = "input"
-            return [_declare("input", self.graph.shape)]
+            self._read_sizes(["input"])
+            return [_declare("input", self.sized.shape)]
+        count = len(signature.inputs)
+        names = signature.names if len(signature.names) == count else [""] * count
+        names = [name or f"input.{i}" for i, name in enumerate(names)]
+        self._read_sizes(names)
         declared, parts = [], []
-        for i, slot in enumerate(signature.inputs):
-            name = signature.names[i] if len(signature.names) == len(signature.inputs) else ""
-            name = name or f"input.{i}"
+        for name, slot in zip(names, signature.inputs):
             declared.append(_declare(name, slot.shape, _TYPES[slot.kind]))
             if slot.kind != "float":
                 name = self.add("Cast", [name], to=TensorProto.FLOAT)
@@ -97,10 +106,14 @@ class Writer:
         self.names[0] = parts[0] if len(parts) == 1 else self.add("Concat", parts, axis=1)
         return declared
 
+    def _read_sizes(self, inputs: Sequence[str]) -> None:
+        dynamic = self.graph.dynamic
+        self._sizes = None if dynamic is None else SizeWriter(self, dynamic, inputs)
+
     def write(self, value: int, node: Node) -> None:
         """Write one node; it may take several of ONNX's."""
         inputs = [self.names[source] for source in node.inputs]
-        last = value == self.graph.output and self.graph.signature is None
+        last = value == self.graph.output and self.sized.signature is None
         name = "output" if last else f"{value}:{node.path or node.op}"
         self.names[value] = name
         own = {role: self.tensor(self.graph.tensors[t], t) for role, t in node.tensors.items()}
@@ -116,7 +129,7 @@ class Writer:
 
     def write_outputs(self) -> list[Any]:
         """Declare the outputs, and take several apart."""
-        signature, result = self.graph.signature, self.names[self.graph.output]
+        signature, result = self.sized.signature, self.names[self.graph.output]
         if signature is None:
             if result != "output":
                 self.add("Identity", [result], "output")
@@ -168,9 +181,28 @@ class Writer:
         self.tensors[name] = array
         return name
 
-    def integers(self, values: Sequence[int]) -> str:
-        """Add a list of integers and return its name."""
+    def integers(self, values: Sequence[Any]) -> str:
+        """Add a list of integers, which may be computed from sizes, and return its name."""
+        if varies(tuple(values)) and self._sizes is not None:
+            parts = [
+                self._sizes.write(v) if isinstance(v, Size) else self.integers([v]) for v in values
+            ]
+            return parts[0] if len(parts) == 1 else self.add("Concat", parts, axis=0)
         return self.tensor(np.array(values, np.int64), f"integers.{'.'.join(map(str, values))}")
+
+    def scalar(self, value: Any, name: str) -> str:
+        """Add a float32, which may be computed from sizes, and return its name."""
+        if isinstance(value, Size) and self._sizes is not None:
+            exact = self._sizes.write(value, as_float=True)
+            return self.add("Squeeze", [self.add("Cast", [exact], to=TensorProto.FLOAT)])
+        return self.tensor(np.array(value, np.float32), name)
+
+    def range(self, count: Any) -> str:
+        """Add the integers from 0 to a count, which may be computed from sizes."""
+        if not isinstance(count, Size):
+            return self.integers(range(count))
+        zero, one = (self.tensor(np.array(i, np.int64), f"integer.{i}") for i in (0, 1))
+        return self.add("Range", [zero, self.add("Squeeze", [self.integers([count])]), one])
 
     def slice(self, x: str, axis: int, start: int, end: int, step: int = 1, name: str = "") -> str:
         """Take a slice."""
@@ -190,5 +222,10 @@ class Writer:
 
 
 def _declare(name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> Any:
-    sizes = ["batch" if size == -1 else f"{-size} batch" if size < 0 else size for size in shape]
-    return helper.make_tensor_value_info(name, kind, sizes)
+    return helper.make_tensor_value_info(name, kind, [_dimension(size) for size in shape])
+
+
+def _dimension(size: Any) -> int | str:
+    if size < 0:
+        return "batch" if size == -1 else f"{_dimension(-size)} batch"
+    return written(size.expression) if isinstance(size, Size) else int(size)

@@ -17,7 +17,7 @@ from dirprune.deploy.file.limits import readable
 from dirprune.deploy.file.read import FileOrBytes, describe, read_contents, read_file
 from dirprune.deploy.file.values import VALUES, Values
 from dirprune.deploy.file.write import write_contents
-from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.capture import captured
 from dirprune.deploy.graph.example import ExampleInputs, as_arguments, graph_input
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
@@ -152,16 +152,11 @@ def load(path: FileOrBytes, *, max_bytes: int | None = None) -> GraphNet | dict[
 def _graph(
     model: nn.Module, example_inputs: ExampleInputs | None, dynamic: DynamicSizes | None
 ) -> Graph | None:
-    if isinstance(model, GraphNet):
-        if dynamic is not None:
-            raise ValueError(
-                "the sizes of a GraphNet (from load or shrink) are fixed already: give dynamic "
-                "with the model that it was made of"
-            )
-        return model.graph
-    if example_inputs is None and dynamic is not None:
+    if example_inputs is not None:
+        return captured(model, example_inputs, dynamic)
+    if dynamic is not None:
         raise ValueError("dynamic needs example_inputs: without them only weights are stored")
-    return None if example_inputs is None else capture(model, example_inputs, dynamic)
+    return model.graph if isinstance(model, GraphNet) else None
 
 
 def _contents(graph: Graph | None, state: Mapping[str, object]) -> Contents:

@@ -76,6 +76,25 @@ def capture(
     return graph
 
 
+def captured(
+    model: nn.Module, example_inputs: ExampleInputs, dynamic: DynamicSizes | None = None
+) -> Graph:
+    """The graph of a network: that of a ``GraphNet``, or what :func:`capture` returns.
+
+    Raises:
+        ValueError: If the model cannot be captured, or ``dynamic`` is given for a ``GraphNet``.
+    """
+    model = unwrap(model)
+    if not isinstance(model, GraphNet):
+        return capture(model, example_inputs, dynamic)
+    if dynamic is not None:
+        raise ValueError(
+            "the sizes of a GraphNet (from load or shrink) are fixed already: give dynamic "
+            "with the model that it was made of"
+        )
+    return model.graph
+
+
 class Precisions(TorchDispatchMode):
     """Notes in which precisions a network computes: its parameters', or those of autocast."""
 

@@ -1,21 +1,36 @@
 """What of a graph follows from the sizes of its inputs: one graph for all sizes within bounds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import MOST, Attribute, Shape
 from dirprune.deploy.graph.shapes import infer_shape
-from dirprune.deploy.graph.signature import Slot
+from dirprune.deploy.graph.signature import Signature, Slot
 from dirprune.deploy.graph.sizes import Expression, SizeRange, evaluate
+from dirprune.deploy.graph.traced_sizes import SizeSpace, real, traced
 
 if TYPE_CHECKING:
-    from dirprune.deploy.graph.graph import Graph
+    from dirprune.deploy.graph.graph import Graph, Node
 
 _MOST_SIZES = 64
 Expressions = tuple[Expression, ...]
+
+
+class SizedGraph(NamedTuple):
+    """What of a graph depends on sizes.
+
+    Attributes:
+        shape: Of the input.
+        nodes: With their shapes and attributes.
+        signature: With the sizes of the tensors.
+    """
+
+    shape: Shape
+    nodes: "tuple[Node, ...]"
+    signature: Signature | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,22 @@ class Dynamic:
                     raise ValueError(f"{where} must be {needed}")
         return tuple(found[r.name] for r in self.ranges)
 
+    def stated(self, graph: "Graph") -> tuple[int, ...]:
+        """The sizes that the graph itself has."""
+        signature = graph.signature
+        slots = [] if signature is None else [slot.shape for slot in signature.inputs]
+        return self.sizes(slots or [graph.shape])
+
+    def between(self, parts: Sequence[float], longest: int) -> list[tuple[int, ...]]:
+        """Combinations of sizes that lie a part of the way between their bounds.
+
+        Args:
+            parts: From 0, the smallest sizes, to 1, the largest.
+            longest: Sizes that exceed the smallest by more are left out.
+        """
+        sizes = [r.sizes[: max(1, longest // r.step)] for r in self.ranges]
+        return [tuple(own[round(part * (len(own) - 1))] for own in sizes) for part in parts]
+
     def at(self, graph: "Graph", sizes: Sequence[int]) -> "Graph":
         """The ordinary graph for one combination of sizes.
 
@@ -78,7 +109,17 @@ class Dynamic:
             ValueError: If they do not give a consistent graph.
         """
         known = dict(zip((r.name for r in self.ranges), sizes, strict=True))
-        inputs = [(-1, *_integers(own, known)) for own in self.inputs]
+        found = self._with_sizes(graph, lambda expression: evaluate(expression, known))
+        return type(graph)(found.shape, found.nodes, graph.output, graph.tensors, found.signature)
+
+    def traced(self, graph: "Graph") -> "SizedGraph":
+        """The graph whose shapes and attributes are computed from sizes (:class:`.Size`)."""
+        space = SizeSpace(self.ranges, self.stated(graph))
+        known = dict(zip((r.name for r in self.ranges), space.symbols, strict=True))
+        return self._with_sizes(graph, lambda expression: traced(expression, known))
+
+    def _with_sizes(self, graph: "Graph", size: Callable[[Expression], Any]) -> "SizedGraph":
+        inputs = [(-1, *_integers(own, size)) for own in self.inputs]
         signature = graph.signature
         shape = inputs[0]
         if signature is not None:
@@ -87,23 +128,24 @@ class Dynamic:
                 for own, slot in zip(inputs, signature.inputs, strict=True)
             ]
             results = [
-                Slot(_integers(own, known), slot.kind, _integers(sizes, known), slot.place)
+                Slot(_integers(own, size), slot.kind, _integers(sizes, size), slot.place)
                 for (own, sizes), slot in zip(self.outputs, signature.outputs, strict=True)
             ]
             signature = replace(signature, inputs=tuple(slots), outputs=tuple(results))
             shape = signature.input_shape
         shapes, nodes = [shape], []
         for number, node in enumerate(graph.nodes):
-            attrs = {**node.attrs, **_computed(self.attrs.get(number, {}), node.op, known)}
+            attrs = {**node.attrs, **_computed(self.attrs.get(number, {}), node.op, size)}
             tensors = {role: graph.tensors[name].shape for role, name in node.tensors.items()}
             try:
                 own = infer_shape(node.op, [shapes[v] for v in node.inputs], tensors, attrs)
             except ValueError as error:
                 where = f"node {number} ({node.op}, {node.path or 'root'})"
-                raise ValueError(f"{where} at sizes {known}: {error}") from None
+                at = {r.name: size(r.name) for r in self.ranges}
+                raise ValueError(f"{where} at sizes {at}: {error}") from None
             nodes.append(replace(node, attrs=attrs, shape=own))
             shapes.append(own)
-        return type(graph)(shape, tuple(nodes), graph.output, graph.tensors, signature)
+        return SizedGraph(shape, tuple(nodes), signature)
 
     def check(self, graph: "Graph") -> None:
         """Refuse what does not belong to a graph, or fails at the smallest or largest sizes.
@@ -161,19 +203,19 @@ class Dynamic:
         return Dynamic(ranges, names, inputs, outputs, attrs)
 
 
-def _integers(expressions: Sequence[Expression], known: Mapping[str, int]) -> Shape:
-    return tuple(_integer(expression, known) for expression in expressions)
+def _integers(expressions: Sequence[Expression], size: Callable[[Expression], Any]) -> Shape:
+    return tuple(_integer(expression, size) for expression in expressions)
 
 
-def _integer(expression: Expression, known: Mapping[str, int]) -> int:
-    result = evaluate(expression, known)
-    if type(result) is not int:
+def _integer(expression: Expression, size: Callable[[Expression], Any]) -> int:
+    result = size(expression)
+    if isinstance(result, float):
         raise ValueError(f"a size of {result} is not an integer")
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def _computed(
-    attrs: Mapping[str, Expression], op: str, known: Mapping[str, int]
+    attrs: Mapping[str, Expression], op: str, size: Callable[[Expression], Any]
 ) -> dict[str, Attribute]:
     """Attributes at given sizes, by the kind that their operator needs."""
     record = OPERATORS[op]
@@ -181,11 +223,11 @@ def _computed(
     found: dict[str, Any] = {}
     for key, expression in attrs.items():
         if kinds[key] == "float":
-            found[key] = float(evaluate(expression, known))
+            found[key] = real(size(expression))
         elif kinds[key] in ("int", "flag"):
-            found[key] = _integer(expression, known)
+            found[key] = _integer(expression, size)
         else:
             if type(expression) is not list:
                 raise ValueError(f"attribute {key} must be a list of expressions")
-            found[key] = _integers(expression, known)
+            found[key] = _integers(expression, size)
     return found

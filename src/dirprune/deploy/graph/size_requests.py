@@ -104,9 +104,7 @@ def other_sizes(graph: Graph, example: Example) -> Iterator[tuple[Graph, list[Te
     if dynamic is None:
         return
     longest = max(_LONGEST, 2 * max(max(leaf.shape[1:], default=1) for leaf in example.leaves))
-    for part in (0.0, 1.0, 0.37, 0.71):
-        counts = [max(1, len([*r.sizes[: longest // r.step]])) for r in dynamic.ranges]
-        sizes = [r.sizes[round(part * (n - 1))] for n, r in zip(counts, dynamic.ranges)]
+    for sizes in dynamic.between((0.0, 1.0, 0.37, 0.71), longest):
         at = dynamic.at(graph, sizes)
         shapes = [at.shape] if at.signature is None else [s.shape for s in at.signature.inputs]
         leaves = [

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
-from dirprune.deploy.graph.sizes import FUNCTIONS
-from dirprune.deploy.graph.traced_sizes import Size
+from dirprune.deploy.graph.traced_sizes import compute
 
 _FOLDED = {"Add": "+", "Mul": "*", "Max": "max", "Min": "min"}
 _FUNCTIONS = {
@@ -14,12 +13,6 @@ _FUNCTIONS = {
     "CeilToInt": "ceil", "ceiling": "ceil", "RoundToInt": "round", "OpaqueUnaryFn_sqrt": "sqrt",
 }  # fmt: skip
 _SAME = ("ToFloat", "Identity")
-
-
-def compute(name: str, *operands: Any) -> Any:
-    """Apply a function of expressions to sizes and numbers."""
-    size = next((x for x in operands if isinstance(x, Size)), None)
-    return FUNCTIONS[name].one(*operands) if size is None else size.space.apply(name, *operands)
 
 
 def size_of(expression: Any, symbols: Mapping[Any, Any]) -> Any:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,7 @@ class Size:
         self.space, self.expression, self.values = space, expression, values
 
     def __repr__(self) -> str:
-        return f"<{_written(self.expression)}>"
+        return f"<{written(self.expression)}>"
 
     def __hash__(self) -> int:
         return hash(self.values.tobytes())
@@ -168,6 +168,22 @@ class Size:
     __int__ = __float__ = __index__
 
 
+def compute(name: str, *operands: Any) -> Any:
+    """Apply a function of expressions to sizes and numbers."""
+    size = next((x for x in operands if isinstance(x, Size)), None)
+    return FUNCTIONS[name].one(*operands) if size is None else size.space.apply(name, *operands)
+
+
+def traced(expression: Expression, known: Mapping[str, Any]) -> Any:
+    """An expression as a size or number, given the sizes by name."""
+    if type(expression) is str:
+        return known[expression]
+    if type(expression) is not list:
+        return expression
+    name, *operands = expression
+    return compute(name, *(traced(operand, known) for operand in operands))
+
+
 def is_number(x: object) -> bool:
     """Whether something is a number, or follows from sizes."""
     return isinstance(x, int | float | Size)
@@ -215,19 +231,24 @@ def largest(x: Any) -> int:
 
 def least(a: Any, b: Any) -> Any:
     """The smaller of two numbers or sizes."""
-    space = next((x.space for x in (a, b) if isinstance(x, Size)), None)
-    return min(a, b) if space is None else space.apply("min", a, b)
+    return compute("min", a, b)
+
+
+def greatest(a: Any, b: Any) -> Any:
+    """The larger of two numbers or sizes."""
+    return compute("max", a, b)
 
 
 def _values(x: Any) -> Any:
     return x.values if isinstance(x, Size) else x
 
 
-def _written(expression: Expression) -> str:
+def written(expression: Expression) -> str:
+    """An expression as text, such as ``(x.2 + 1) // 2``."""
     if not isinstance(expression, list):
         return str(expression)
     name, *operands = expression
-    parts = [f"({_written(x)})" if isinstance(x, list) else _written(x) for x in operands]
+    parts = [f"({written(x)})" if isinstance(x, list) else written(x) for x in operands]
     return f" {name} ".join(parts) if len(parts) == 2 else f"{name}({parts[0]})"
 
 

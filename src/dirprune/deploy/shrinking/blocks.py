@@ -4,13 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dirprune._support.wrappers import unwrap
-from dirprune.deploy.graph.capture import capture
+from dirprune.deploy.graph.capture import captured
 from dirprune.deploy.graph.example import ExampleInputs
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.operators.layouts import varying
 from dirprune.deploy.shrinking.liveness import ALWAYS, ChannelNumbers, Follows, Rules
+from dirprune.deploy.shrinking.variants import variants
 
 Block = list[tuple[str, int, int]]
 """Slices of parameters: the name in the state dict, the dimension, and the index along it."""
@@ -45,10 +44,9 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
         >>> len(blocks), blocks[0]
         (2, [('0.weight', 0, 0), ('0.bias', 0, 0), ('1.weight', 0, 0), ('1.bias', 0, 0)])
     """
-    model = unwrap(model)
-    graph = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
+    graph = captured(model, example_inputs)
     varies = [varying(len(shape) - 1) for shape in graph.shapes]
-    rules = Rules(graph, graph.tensors, varies)
+    rules = Rules(variants(graph), graph.tensors, varies)
     labels = _block_labels(rules)
     blocks: dict[int, dict[tuple[str, int, int], None]] = {}
     for name, dim, numbers in _rows(graph, rules):

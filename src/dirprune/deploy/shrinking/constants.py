@@ -59,31 +59,45 @@ class ConstantInputs:
         return np.asarray(run_node(self.node, [x], {}))
 
 
-def find_constants(graph: Graph, tensors: Arrays) -> list[Layout]:
+def find_constants(graphs: Sequence[Graph], tensors: Arrays) -> list[Layout]:
     """Follow constants from layer to layer, in float64.
 
     Args:
-        graph: With unfolded BatchNorm.
+        graphs: One graph with unfolded BatchNorm, at some combinations of its sizes.
         tensors: Its tensors.
 
     Returns:
-        For every value the layout of its constants, NaN where it depends on the input. For a
-        constant of the graph, an array that broadcasts to its shape.
+        For every value the layout of its constants, NaN where it depends on the input or on the
+        sizes. For a constant of the graph, an array that broadcasts to its shape.
     """
-    found: list[Layout] = [varying(len(graph.shape) - 1)]
-    shapes = graph.shapes
-    for node in graph.nodes:
-        known = ConstantInputs(
-            node,
-            [found[value] for value in node.inputs],
-            [shapes[value] for value in node.inputs],
-            [is_constant(graph, value) for value in node.inputs],
-            {role: tensors[name] for role, name in node.tensors.items()},
-        )
-        with np.errstate(all="ignore"):
-            held = OPERATORS[node.op].channels.constants(known)
-        found.append(compress(np.where(np.isfinite(held), held, np.nan)))
+    found: list[Layout] = [varying(len(graphs[0].shape) - 1)]
+    shapes = [graph.shapes for graph in graphs]
+    for number in range(len(graphs[0].nodes)):
+        held = []
+        for graph, own in zip(graphs, shapes):
+            node = graph.nodes[number]
+            known = ConstantInputs(
+                node,
+                [found[value] for value in node.inputs],
+                [own[value] for value in node.inputs],
+                [is_constant(graph, value) for value in node.inputs],
+                {role: tensors[name] for role, name in node.tensors.items()},
+            )
+            with np.errstate(all="ignore"):
+                values = OPERATORS[node.op].channels.constants(known)
+            held.append(compress(np.where(np.isfinite(values), values, np.nan)))
+        found.append(_common(held))
     return found
+
+
+def _common(held: Sequence[Layout]) -> Layout:
+    """The constants that are the same at all sizes."""
+    first = held[0]
+    for other in held[1:]:
+        if other.shape != first.shape:
+            return varying(first.ndim)
+        first = np.where(other == first, first, np.nan)
+    return first if len(held) == 1 else compress(first)
 
 
 def is_constant(graph: Graph, value: int) -> bool:

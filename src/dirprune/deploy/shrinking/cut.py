@@ -1,5 +1,6 @@
 """Removing channels from a graph."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,9 +8,11 @@ from dirprune.deploy.graph.graph import Node
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.layouts import Layout
 from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.sizes import Expression
 from dirprune.deploy.shrinking.filter_inputs import Bools, filter_inputs
 from dirprune.deploy.shrinking.liveness import Liveness, lines
 from dirprune.deploy.shrinking.rebuild import Exact, Store, rebuild
+from dirprune.deploy.shrinking.variants import variants
 
 
 @dataclass
@@ -72,26 +75,34 @@ def cut(network: Exact, constants: list[Layout], liveness: Liveness) -> Exact:
     Returns:
         The graph with smaller tensors.
     """
-    graph = network.graph
+    graph, graphs = network.graph, variants(network.graph)
     places = [lines(liveness.kept[layout]) for layout in liveness.layouts]
-    shapes = [_cut_shape(shape, stays) for shape, stays in zip(graph.shapes, places)]
+    shapes = [
+        [_cut_shape(shape, stays) for shape, stays in zip(own.shapes, places)] for own in graphs
+    ]
     store = Store()
     nodes: list[Node | int] = []
+    attrs: dict[int, Mapping[str, Expression]] = {}
+
+    def change_at(at: int, number: int) -> NodeCut:
+        node = graphs[at].nodes[number]
+        change = NodeCut(
+            number, network, constants, liveness, [shapes[at][v] for v in node.inputs],
+            shapes[at][number + 1], [places[v] for v in node.inputs], places[number + 1],
+            _cut_tensors(network, liveness, number), dict(node.attrs), node.inputs,
+        )  # fmt: skip
+        OPERATORS[node.op].channels.cut(change)
+        return change
+
     for number, node in enumerate(graph.nodes):
         if not liveness.live[number + 1]:
             nodes.append(node)  # nothing reads it any more
             continue
-        tensors = {role: network.tensors[name] for role, name in node.tensors.items()}
-        for role, axes in liveness.tensors[number].items():
-            for axis, numbers in enumerate(axes):
-                if numbers is not None:
-                    tensors[role] = tensors[role].compress(liveness.kept[numbers], axis)
-        change = NodeCut(
-            number, network, constants, liveness, [shapes[v] for v in node.inputs],
-            shapes[number + 1], [places[v] for v in node.inputs], places[number + 1],
-            tensors, dict(node.attrs), node.inputs,
-        )  # fmt: skip
-        OPERATORS[node.op].channels.cut(change)
+        change = change_at(0, number)
+        if graph.dynamic is not None and (varying := graph.dynamic.attrs.get(number)):
+            before = [own.nodes[number].attrs for own in graphs]
+            after = [change_at(at, number).attrs for at in range(len(graphs))]
+            attrs[number] = _cut_expressions(varying, before, after)
         if node.op == "cat" and len(change.inputs) == 1:
             nodes.append(change.inputs[0])
             continue
@@ -101,7 +112,42 @@ def cut(network: Exact, constants: list[Layout], liveness: Liveness) -> Exact:
                 node, inputs=change.inputs, shape=change.shape, attrs=change.attrs, tensors=names
             )
         )
-    return rebuild(graph, nodes, store)
+    return rebuild(graph, nodes, store, attrs)
+
+
+def _cut_tensors(network: Exact, liveness: Liveness, number: int) -> dict[str, Any]:
+    """The tensors of a node by role, without the channels that are removed."""
+    named = network.graph.nodes[number].tensors
+    tensors = {role: network.tensors[name] for role, name in named.items()}
+    for role, axes in liveness.tensors[number].items():
+        for axis, numbers in enumerate(axes):
+            if numbers is not None:
+                tensors[role] = tensors[role].compress(liveness.kept[numbers], axis)
+    return tensors
+
+
+def _cut_expressions(
+    varying: Mapping[str, Expression],
+    before: Sequence[Mapping[str, Any]],
+    after: Sequence[Mapping[str, Any]],
+) -> dict[str, Expression]:
+    """The attributes of a node that follow from sizes, after it was cut at some of them.
+
+    A dimension whose size varies is never cut: an entry is unchanged, or is a number.
+    """
+    return {
+        key: _cut_expression(expression, [a[key] for a in before], [a[key] for a in after])
+        for key, expression in varying.items()
+    }
+
+
+def _cut_expression(expression: Expression, before: list[Any], after: list[Any]) -> Expression:
+    if before == after:
+        return expression
+    if all(new == after[0] for new in after):
+        return list(after[0]) if isinstance(after[0], tuple) else after[0]
+    entries = zip(expression, zip(*before), zip(*after), strict=True)
+    return [_cut_expression(own, list(old), list(new)) for own, old, new in entries]
 
 
 def _cut_shape(shape: Shape, places: list[Bools]) -> Shape:

@@ -5,7 +5,7 @@ be kept". The result is the smallest set that contains the output and satisfies 
 channels that only depend on each other are removed together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -116,24 +116,31 @@ class Liveness:
     reasons: NDArray[np.int64]
 
 
+def _same(a: Rule, b: Rule) -> bool:
+    if type(a) is not type(b):
+        return False
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 def lines(stays: Bools) -> list[Bools]:
     """For every dimension, whether anything stays at each place along it."""
     axes = range(stays.ndim)
     return [np.asarray(stays.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
 
 
-def find_liveness(graph: Graph, tensors: Arrays, constants: list[Layout]) -> Liveness:
+def find_liveness(graphs: Sequence[Graph], tensors: Arrays, constants: list[Layout]) -> Liveness:
     """Find the channels to keep.
 
     Args:
-        graph: With unfolded BatchNorm.
+        graphs: One graph with unfolded BatchNorm, at some combinations of its sizes.
         tensors: Its tensors.
         constants: The constants in its values, from :func:`.constants.find_constants`.
 
     Returns:
         The smallest set that does not change the output.
     """
-    rules = Rules(graph, tensors, constants)
+    graph = graphs[0]
+    rules = Rules(graphs, tensors, constants)
     kept = np.arange(rules.count) == ALWAYS
     needed = kept.copy()
     _close(needed, [rule for rule in rules.rules if rule.is_need])
@@ -184,14 +191,18 @@ def _cheapest(layout: ChannelNumbers, constants: Layout) -> ChannelNumbers:
 class Rules:
     """Numbers every channel, and collects the rules, in one walk over the graph.
 
+    The rules must hold at all sizes that the graph may have. So those of some combinations of
+    sizes are collected, and a value whose channels depend on the sizes is kept.
+
     Attributes:
+        graphs: The graph at these sizes.
         weights: The graph's tensors.
         constants: What its values hold.
         layouts: For every value so far, the numbers of its elements.
         readers: For every value, the nodes that read it.
     """
 
-    graph: Graph
+    graphs: Sequence[Graph]
     weights: Arrays
     constants: list[Layout]
     count: int = 1
@@ -200,23 +211,42 @@ class Rules:
     tensors: list[dict[str, tuple[ChannelNumbers | None, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.readers = self.graph.readers
+        graph = self.graphs[0]
+        self.readers = graph.readers
         self._uses: dict[str, tuple[ChannelNumbers | None, ...]] = {}
-        self.layouts.append(self.fixed(len(self.graph.shape) - 1))
-        shapes = self.graph.shapes
-        for node in self.graph.nodes:
+        self._shapes = [own.shapes for own in self.graphs]
+        self.layouts.append(self.fixed(len(graph.shape) - 1))
+        for number, node in enumerate(graph.nodes):
             self.tensors.append({})
-            inputs = [self.layouts[value] for value in node.inputs]
-            channels = OPERATORS[node.op].channels
-            layout = channels.numbers(self, node, [shapes[v] for v in node.inputs], inputs)
+            layout = self._numbered(number)
             if layout is None:
-                for own in inputs:
-                    self.keep(own, "mixed")
+                for value in node.inputs:
+                    self.keep(self.layouts[value], "mixed")
                 layout = self.fixed(len(node.shape) - 1)
             self.layouts.append(layout)
             if sum(size > 1 for size in layout.shape) > 1:
                 self.rules.append(Forms(layout))
-        self.keep(self.layouts[self.graph.output], "output")
+        self.keep(self.layouts[graph.output], "output")
+
+    def _numbered(self, number: int) -> ChannelNumbers | None:
+        """The numbers of a node's result, the same at all sizes; None if everything is kept."""
+        start, before, ends = self.count, len(self.rules), []
+        found: list[ChannelNumbers | None] = []
+        for graph, shapes in zip(self.graphs, self._shapes):
+            node, known = graph.nodes[number], len(self.rules)
+            self.count = start  # so that new numbers are the same at all sizes
+            inputs = [self.layouts[value] for value in node.inputs]
+            channels = OPERATORS[node.op].channels
+            found.append(channels.numbers(self, node, [shapes[v] for v in node.inputs], inputs))
+            ends.append(self.count)
+            new, first = self.rules[known:], self.rules[before:known]
+            self.rules[known:] = [r for r in new if not any(_same(r, other) for other in first)]
+        self.count = max(ends)
+        layout = found[0]
+        if layout is None or all(x is not None and np.array_equal(x, layout) for x in found[1:]):
+            return layout
+        self.keep(np.arange(start, self.count), "mixed")
+        return None
 
     def add(self, rule: Rule) -> None:
         """Add a rule."""
@@ -232,6 +262,8 @@ class Rules:
         for role, mine in axes.items():
             theirs = self._uses.setdefault(node.tensors[role], mine)
             for a, b in zip(mine, theirs) if mine is not theirs else ():
+                if a is not None and b is not None and np.array_equal(a, b):
+                    continue
                 if a is None or b is None:
                     for numbers in (a, b):
                         if numbers is not None:
@@ -242,7 +274,7 @@ class Rules:
 
     def is_constant(self, value: int) -> bool:
         """Whether a value is a constant of the graph."""
-        return is_constant(self.graph, value)
+        return is_constant(self.graphs[0], value)
 
     def fresh(self, *shape: int) -> ChannelNumbers:
         """Numbers that nothing has yet."""

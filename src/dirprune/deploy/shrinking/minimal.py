@@ -9,6 +9,7 @@ from dirprune.deploy.shrinking.constants import find_constants
 from dirprune.deploy.shrinking.cut import cut
 from dirprune.deploy.shrinking.liveness import Liveness, find_liveness
 from dirprune.deploy.shrinking.rebuild import Exact, rebuild
+from dirprune.deploy.shrinking.variants import variants
 
 
 class Minimal(NamedTuple):
@@ -36,11 +37,12 @@ def minimize(graph: Graph) -> Minimal:
     """
     network = rebuild(graph, graph.nodes, graph.tensors)
     while True:
-        constants = find_constants(network.graph, network.tensors)
+        graphs = variants(network.graph)
+        constants = find_constants(graphs, network.tensors)
         if (folded := fold_constants(network, constants)) is not network:
             network = folded
             continue
-        liveness = find_liveness(network.graph, network.tensors, constants)
+        liveness = find_liveness(graphs, network.tensors, constants)
         used = [liveness.kept[layout].all() for layout in liveness.layouts]
         if all(used) and all(liveness.live[1:]):
             return Minimal(network, liveness, constants)

@@ -1,20 +1,28 @@
 """Exact shrinking: the same outputs from a smaller network."""
 
+from math import prod
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dirprune._support.wrappers import unwrap
-from dirprune.deploy.graph.capture import capture
-from dirprune.deploy.graph.example import ExampleInputs, graph_input
+from dirprune.deploy.graph.capture import captured
+from dirprune.deploy.graph.example import ExampleInputs, as_arguments
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
+from dirprune.deploy.graph.signature import pack
+from dirprune.deploy.graph.size_requests import DynamicSizes, resized
+from dirprune.deploy.shrinking.constants import Arrays
 from dirprune.deploy.shrinking.minimal import minimize
 from dirprune.deploy.shrinking.rebuild import Exact
 from dirprune.deploy.shrinking.report import ShrinkReport, make_report
+from dirprune.deploy.shrinking.variants import variants
 
 SCALES = (0.1, 1.0, 10.0)
 """Standard deviations of the random inputs on which a smaller network is verified."""
+MOST_ELEMENTS = 4
+"""Larger inputs than so many times the example are not used for verification: they take long."""
 TOLERANCE = 1e-9
 """Largest difference that verification accepts, relative to the largest output."""
 
@@ -36,7 +44,9 @@ class ShrunkNet(GraphNet):
         self.__dict__["report"] = report  # a submodule may have this name too
 
 
-def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
+def shrink(
+    model: nn.Module, example_inputs: ExampleInputs, dynamic: DynamicSizes | None = None
+) -> ShrunkNet:
     r"""Remove the channels that have no effect, without changing the outputs in evaluation mode.
 
     A channel whose filter is all zero, or whose BatchNorm has :math:`\gamma = 0`, is a constant
@@ -50,11 +60,13 @@ def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
     removed, one is kept, so that the result is an ordinary network for any batch size. A constant
     branch of a sum is replaced by its constant.
 
-    The result is verified on random inputs in float64, where it differs only by rounding.
+    Where sizes vary, what is removed has no effect at any of them. The result is verified on
+    random inputs in float64, where it differs only by rounding.
 
     Args:
         model: As for :func:`dirprune.deploy.capture`, or a ``GraphNet``. It is not changed.
         example_inputs: As for :func:`dirprune.deploy.capture`.
+        dynamic: As for :func:`dirprune.deploy.capture`; a ``GraphNet`` has sizes of its own.
 
     Returns:
         The smaller network in evaluation mode, with float32 parameters on the CPU, frozen where
@@ -73,12 +85,7 @@ def shrink(model: nn.Module, example_inputs: ExampleInputs) -> ShrunkNet:
         (26, 8)
     """
     model = unwrap(model)
-    before = model.graph if isinstance(model, GraphNet) else capture(model, example_inputs)
-    if before.dynamic is not None:
-        raise ValueError(
-            "shrink and export_onnx need fixed sizes, those of this network vary: give them the "
-            "model that it was saved from"
-        )
+    before = captured(model, example_inputs, dynamic)
     _check_finite(before)
     network, liveness, constants = minimize(before)
     error = difference(before, network, example_inputs)
@@ -106,7 +113,6 @@ def _check_finite(graph: Graph) -> None:
             raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
 
 
-@torch.no_grad()
 def difference(before: Graph, after: Exact, example_inputs: ExampleInputs | None = None) -> float:
     """Compare two graphs on random inputs.
 
@@ -116,10 +122,23 @@ def difference(before: Graph, after: Exact, example_inputs: ExampleInputs | None
         example_inputs: Of a graph with a signature, whose integers and booleans are used.
 
     Returns:
-        The largest difference in float64, of the largest output at the same scale.
+        The largest difference in float64, of the largest output at the same scale and sizes.
     """
-    large, small = GraphNet(before).double(), GraphNet(after.graph).double()
-    small.load_state_dict({k: torch.from_numpy(np.asarray(t)) for k, t in after.tensors.items()})
+    pairs = list(zip(variants(before), variants(after.graph), strict=True))
+    largest = MOST_ELEMENTS * prod(before.shape[1:])
+    return max(
+        _difference_at(large, small, after.tensors, example_inputs)
+        for large, small in pairs
+        if large.shape == before.shape or prod(large.shape[1:]) <= largest
+    )
+
+
+@torch.no_grad()
+def _difference_at(
+    before: Graph, after: Graph, tensors: Arrays, example_inputs: ExampleInputs | None
+) -> float:
+    large, small = GraphNet(before).double(), GraphNet(after).double()
+    small.load_state_dict({k: torch.from_numpy(np.asarray(t)) for k, t in tensors.items()})
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for scale in SCALES:
@@ -140,7 +159,10 @@ def _random_input(
     if graph.signature is None or example_inputs is None:
         shape = (2, *graph.shape[1:])
         return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-    x = graph_input(graph, example_inputs).double()
+    args, kwargs = as_arguments(example_inputs)
+    leaves = zip(graph.signature.leaves(args, kwargs), graph.signature.inputs, strict=True)
+    sized = [resized(leaf.cpu(), (len(leaf), *slot.shape[1:])).double() for leaf, slot in leaves]
+    x: Tensor = pack(graph.signature, sized, torch.cat)
     noise = scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
     kinds = [slot.kind for slot in graph.signature.inputs for _ in range(slot.size)]
     is_float = torch.tensor([kind == "float" for kind in kinds]).reshape(x.shape[1:])

@@ -1,6 +1,6 @@
 """Rebuilding a graph from changed nodes, without unused nodes and tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.deploy.graph.graph import Graph, Node
+from dirprune.deploy.graph.sizes import Expression
 from dirprune.deploy.shrinking.constants import Arrays
 
 
@@ -23,7 +24,12 @@ class Exact(NamedTuple):
     tensors: Arrays
 
 
-def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact:
+def rebuild(
+    graph: Graph,
+    nodes: Sequence[Node | int],
+    tensors: Arrays,
+    attrs: Mapping[int, Mapping[str, Expression]] | None = None,
+) -> Exact:
     """Make a graph of changed nodes.
 
     Args:
@@ -31,6 +37,8 @@ def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact
         nodes: For each of its nodes, the new node with the old numbers of its inputs, or the
             number of the value that replaces it.
         tensors: All tensors that the nodes name; others are dropped.
+        attrs: For each of its nodes, the attributes that follow from sizes; by default those of
+            the original graph.
 
     Returns:
         The graph with the nodes on which the output depends.
@@ -56,7 +64,16 @@ def rebuild(graph: Graph, nodes: Sequence[Node | int], tensors: Arrays) -> Exact
     names = dict.fromkeys(name for node in kept for name in node.tensors.values())
     exact = {name: tensors[name] for name in names}
     rounded = {name: np.asarray(tensor, np.float32) for name, tensor in exact.items()}
-    smaller = Graph(graph.shape, tuple(kept), numbers[output], rounded, graph.signature)
+    dynamic = graph.dynamic
+    if dynamic is not None:
+        given = dynamic.attrs if attrs is None else attrs
+        own = {
+            numbers[number + 1] - 1: {k: e for k, e in found.items() if k in node.attrs}
+            for number, found in given.items()
+            if number + 1 in numbers and isinstance(node := nodes[number], Node)
+        }
+        dynamic = replace(dynamic, attrs={number: e for number, e in own.items() if e})
+    smaller = Graph(graph.shape, tuple(kept), numbers[output], rounded, graph.signature, dynamic)
     return Exact(smaller, exact)
 
 

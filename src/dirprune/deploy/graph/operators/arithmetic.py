@@ -90,7 +90,7 @@ def _write(op: str) -> Callable[..., None]:
     def write(w: "Writer", n: "OnnxNode") -> None:
         inputs = list(n.inputs)
         if "scalar" in n.attrs:
-            inputs.append(w.tensor(np.array(n.attrs["scalar"], np.float32), f"{n.name}.scalar"))
+            inputs.append(w.scalar(n.attrs["scalar"], f"{n.name}.scalar"))
         w.add(op, inputs[::-1] if n.attrs.get("reversed") else inputs, n.name)
 
     return write

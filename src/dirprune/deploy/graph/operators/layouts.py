@@ -4,6 +4,7 @@ A layout of a value with shape (-1, C, H, W) is an array that broadcasts to (C, 
 (C, 1, 1) where it depends on the channel alone, (1, 1, 1) where it is the same everywhere.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,7 +110,16 @@ def reshaped(layout: NDArray[ScalarType], old: Shape, new: Shape) -> NDArray[Sca
         >>> reshaped(np.array([7, 8]).reshape(2, 1, 1), (2, 1, 2), (4,))
         array([7, 7, 8, 8])
     """
-    return compress(np.broadcast_to(layout, old).reshape(new))
+    # Dimensions are handled in groups with the same number of elements before and after, so that
+    # a group along which nothing changes is never laid out in full.
+    full: list[int] = []
+    result: list[int] = []
+    for before, after in _groups(old, new):
+        own = layout.shape[before]
+        same = all(size == 1 for size in own)
+        full += own if same else old[before]
+        result += (1,) * len(new[after]) if same else new[after]
+    return compress(np.broadcast_to(layout, full).reshape(result))
 
 
 def operand(constant: NDArray[ScalarType], rank: int) -> NDArray[ScalarType]:
@@ -124,6 +134,22 @@ def operand(constant: NDArray[ScalarType], rank: int) -> NDArray[ScalarType]:
     """
     aligned: NDArray[ScalarType] = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
     return aligned.reshape(aligned.shape[1:])
+
+
+def _groups(old: Shape, new: Shape) -> Iterator[tuple[slice, slice]]:
+    """The shortest runs of dimensions that hold the same number of elements in both shapes."""
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start = i, j
+        left = right = 1
+        while (i, j) == start or left != right:
+            if (left <= right and i < len(old)) or j == len(new):
+                left *= old[i]
+                i += 1
+            else:
+                right *= new[j]
+                j += 1
+        yield slice(start[0], i), slice(start[1], j)
 
 
 def _same(full: Layout, first: Layout) -> bool:

@@ -125,7 +125,8 @@ def _capture_layer_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
 def _write_layer_norm(w: "Writer", n: "OnnxNode") -> None:
     own, dims = dict(n.tensors), n.attrs["dims"]
     if "weight" not in own:
-        own["weight"] = w.tensor(np.ones(n.shape[-dims:], np.float32), f"{n.name}.weight")
+        one = w.tensor(np.array(1, np.float32), "one")
+        own["weight"] = w.add("Expand", [one, w.integers(n.shape[-dims:])])
     inputs = n.inputs + [own[role] for role in ("weight", "bias") if role in own]
     w.add("LayerNormalization", inputs, n.name, axis=-dims, epsilon=n.attrs["eps"])
 

@@ -19,6 +19,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     count_windows,
 )
+from dirprune.deploy.graph.traced_sizes import greatest, largest, varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +110,10 @@ def _write_pool(w: "Writer", n: "OnnxNode") -> None:
     for dim in range(2):
         span = (attrs["kernel"][dim] - 1) * dilations[dim] + 1
         last = (n.node.shape[2 + dim] - 1) * attrs["stride"][dim] + span
-        high.append(max(low[dim], last - low[dim] - n.shape[2 + dim]))
+        high.append(greatest(low[dim], last - low[dim] - n.shape[2 + dim]))
+    if n.node.op == "avg_pool2d" and varies(tuple(high)):
+        _write_varying_average(w, n, low, high)
+        return
     own: dict[str, Any] = {"dilations": dilations} if n.node.op == "max_pool2d" else {}
     if attrs.get("count_include_pad"):
         if high == low:
@@ -117,7 +121,8 @@ def _write_pool(w: "Writer", n: "OnnxNode") -> None:
         else:  # what is counted ends with the declared padding
             x = w.pad(x, (low[0], low[0], low[1], low[1]), 0.0)
             low, high = [0, 0], [h - p for h, p in zip(high, low)]
-    if any(pad >= size for pad, size in zip(high, attrs["kernel"])):  # runtimes refuse it
+    too_large = any(largest(pad) >= size for pad, size in zip(high, attrs["kernel"]))
+    if varies(tuple(high)) or too_large:  # runtimes refuse it
         x = w.pad(x, (low[0], high[0], low[1], high[1]), -np.inf)
         low, high = [0, 0], [0, 0]
     op = "MaxPool" if n.node.op == "max_pool2d" else "AveragePool"
@@ -125,11 +130,35 @@ def _write_pool(w: "Writer", n: "OnnxNode") -> None:
           pads=[*low, *high], **own)  # fmt: skip
 
 
+def _write_varying_average(w: "Writer", n: "OnnxNode", low: list[int], high: list[Any]) -> None:
+    """Divide the averages, padded with zeros, by those of ones where elements are counted."""
+    attrs, x, sizes = n.attrs, n.inputs[0], n.shape[2:]
+    if attrs["count_include_pad"]:
+        x = w.pad(x, (low[0], low[0], low[1], low[1]), 0.0)
+        sizes = tuple(size + 2 * p for size, p in zip(sizes, low))
+        low, high = [0, 0], [h - p for h, p in zip(high, low)]
+    one = w.tensor(np.array(1, np.float32), "one")
+    ones = w.add("Expand", [one, w.integers((1, 1, *sizes))])
+    averages = [
+        w.add("AveragePool", [w.pad(held, (low[0], high[0], low[1], high[1]), 0.0)],
+              kernel_shape=attrs["kernel"], strides=attrs["stride"])
+        for held in (x, ones)
+    ]  # fmt: skip
+    w.add("Div", averages, n.name)
+
+
 def _write_adaptive_average(w: "Writer", n: "OnnxNode") -> None:
     """Average over windows; where their sizes differ, as a product with two matrices."""
     output, x = n.attrs["output"], n.inputs[0]
     if output == (1, 1):
         w.add("GlobalAveragePool", [x], n.name)
+    elif varies((n.shape[2:], output)):
+        rows, columns = (
+            w.add("Div", [w.add("Cast", [inside], to=1), w.add("Cast", [count], to=1)])
+            for inside, count in (_windows_of(w, *pair) for pair in zip(n.shape[2:], output))
+        )
+        transposed = w.add("Transpose", [columns], perm=[1, 0])
+        w.add("MatMul", [rows, w.add("MatMul", [x, transposed])], n.name)
     elif all(size % count == 0 for size, count in zip(n.shape[2:], output)):
         kernel = [size // count for size, count in zip(n.shape[2:], output)]
         w.add("AveragePool", [x], n.name, kernel_shape=kernel, strides=kernel)
@@ -146,6 +175,15 @@ def _write_adaptive_max(w: "Writer", n: "OnnxNode") -> None:
     """Take the largest of every window, first along the height, then along the width."""
     x = n.inputs[0]
     for axis, size, count in zip((2, 3), n.shape[2:], n.attrs["output"]):
+        if varies((size, count)):
+            inside, _ = _windows_of(w, size, count)
+            inside = w.add("Unsqueeze", [inside, w.integers([2])]) if axis == 2 else inside
+            wide = w.add("Unsqueeze", [x, w.integers([axis])])
+            lowest = w.tensor(np.array(-np.inf, np.float32), "lowest")
+            held = w.add("Where", [inside, wide, lowest])
+            name = n.name if axis == 3 else ""
+            x = w.add("ReduceMax", [held, w.integers([axis + 1])], name, keepdims=0)
+            continue
         axes = w.integers([axis])
         parts = [
             w.add("ReduceMax", [w.slice(x, axis, start, end), axes], keepdims=1)
@@ -156,6 +194,18 @@ def _write_adaptive_max(w: "Writer", n: "OnnxNode") -> None:
 
 def _windows(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, ceil((i + 1) * size / count)) for i in range(count)]
+
+
+def _windows_of(w: "Writer", size: Any, count: Any) -> tuple[str, str]:
+    """Whether elements are in a window, with shape (count, size), and its length, (count, 1)."""
+    number, whole, parts = w.range(count), w.integers([size]), w.integers([count])
+    start = w.add("Div", [w.add("Mul", [number, whole]), parts])
+    after = w.add("Mul", [w.add("Add", [number, w.integers([1])]), whole])
+    end = w.add("Div", [w.add("Add", [after, w.integers([count - 1])]), parts])
+    start, end = (w.add("Unsqueeze", [edge, w.integers([1])]) for edge in (start, end))
+    places = w.range(size)
+    inside = w.add("And", [w.add("GreaterOrEqual", [places, start]), w.add("Less", [places, end])])
+    return inside, w.add("Sub", [end, start])
 
 
 def _averages(size: int, count: int) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from dirprune.deploy.graph.operators.record import (
     TensorShapes,
     check_rank,
 )
+from dirprune.deploy.graph.traced_sizes import varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def _pad_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
     check_rank(x[0], 4)
     top, bottom, left, right = attrs["padding"]
-    if min(attrs["padding"]) < 0:
+    if any(p < 0 for p in attrs["padding"]):
         raise ValueError(f"padding {attrs['padding']} must be at least 0")
     return (-1, x[0][1], x[0][2] + top + bottom, x[0][3] + left + right)
 
@@ -45,10 +46,15 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write ``pad`` for constant padding of maps, otherwise one node per padded dimension."""
     mode = getattr(a, "mode", "constant")
-    if not any(a.pad):
+    if all(p == 0 for p in a.pad):
         return a.self  # type: ignore[no-any-return]
     rank = len(results[0])
-    if mode == "constant" and rank >= 3 and not any(a.pad[4:]) and min(a.pad) >= 0:
+    if (
+        mode == "constant"
+        and rank >= 3
+        and all(p == 0 for p in a.pad[4:])
+        and all(p >= 0 for p in a.pad)
+    ):
         left, right, top, bottom = [*a.pad, 0, 0][:4]
         attrs: Any = {"padding": (top, bottom, left, right), "value": float(a.value or 0)}
         return b.map(a.self, lambda x: b.add("pad", [x], attrs))
@@ -67,7 +73,7 @@ def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
             continue
         parts = [x]
         for width, at in ((low, 0), (high, 2)):
-            if width:
+            if width != 0:
                 side = b.filled(float(a.value or 0), (*sizes[:dim], width, *sizes[dim + 1 :]))
                 parts.insert(at, side)
         x = b.join(parts, dim, results[0])
@@ -137,10 +143,24 @@ def _write_nearest(w: "Writer", n: "OnnxNode") -> None:
         return
     x = n.inputs[0]
     for axis, old, new in zip((2, 3), n.shape[2:], after):
+        if varies((old, new)):
+            places = _nearest_places(w, old, new)
+            x = w.add("Gather", [x, places], n.name if axis == 3 else "", axis=axis)
+            continue
         scale = np.float32(old) / np.float32(new)
         places = np.floor(np.arange(new, dtype=np.float32) * scale).astype(np.int64)
         places = w.integers(np.minimum(places, old - 1).tolist())
         x = w.add("Gather", [x, places], n.name if axis == 3 else "", axis=axis)
+
+
+def _nearest_places(w: "Writer", old: Any, new: Any) -> str:
+    """The same places, computed from sizes."""
+    before, after, places = (
+        w.add("Cast", [x], to=1) for x in (w.integers([old]), w.integers([new]), w.range(new))
+    )
+    scaled = w.add("Mul", [places, w.add("Div", [before, after])])
+    rounded = w.add("Cast", [w.add("Floor", [scaled])], to=7)
+    return w.add("Min", [rounded, w.integers([old - 1])])
 
 
 def _write_bilinear(w: "Writer", n: "OnnxNode") -> None:
