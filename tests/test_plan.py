@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from dirprune import GRDA, AdamGRDA, SparsityPlan
+from dirprune import GRDA, AdamGRDA, SparsityPlan, quantile
 from dirprune import plan as plan_module
 from dirprune.quantile import flat, kth_magnitude
 from reference.dual_averaging import planned_sparsity
@@ -218,14 +219,17 @@ def test_a_sample_gives_the_quantile_before_the_end(monkeypatch: pytest.MonkeyPa
     v=arrays("float32", st.integers(1, 60), elements=st.floats(width=32, allow_nan=False)),
     data=st.data(),
     double=st.booleans(),
+    joined=st.sampled_from([0, quantile.JOINED]),
 )
 def test_kth_magnitude_is_that_of_sorting(
-    v: np.ndarray, data: st.DataObject, double: bool
+    v: np.ndarray, data: st.DataObject, double: bool, joined: int
 ) -> None:
     t = torch.from_numpy(v).to(torch.float64 if double else torch.float32)
     k = data.draw(st.integers(1, len(v)))
     cut = data.draw(st.integers(0, len(v)))
-    assert float(kth_magnitude([t[:cut], t[cut:]], k)) == float(t.abs().sort().values[k - 1])
+    with mock.patch.object(quantile, "JOINED", joined):
+        found = kth_magnitude([t[:cut], t[cut:]], k)
+    assert float(found) == float(t.abs().sort().values[k - 1])
 
 
 def test_flat_does_not_copy_any_layout() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 DIGIT = 16  # bits that one pass over the tensors determines
 BINS = 1 << DIGIT
+JOINED = 1 << 20  # entries of tensors on the CPU that are copied into one
 
 
 def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -> Tensor:
@@ -39,14 +40,14 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         parts = [(torch.cat([flat(t) for t in tensors])[::stride].to(dtype), tensors[0])]
     else:
         parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
-    parts = [(_magnitude_bits(part), t) for part, t in parts]
-    integer, device = parts[0][0].dtype, parts[0][0].device
+    groups = [(t, list(map(_magnitude_bits, group))) for t, group in _by_shards(parts)]
+    integer, device = groups[0][1][0].dtype, groups[0][1][0].device
     width = 63 if integer == torch.int64 else 31
     rank = torch.as_tensor(k, dtype=torch.int64, device=device)
     found = torch.zeros((), dtype=integer, device=device)
     for shift in range(width - width % DIGIT, -1, -DIGIT):
         counts = torch.zeros(BINS, dtype=torch.int64, device=device)
-        for like, group in _by_shards(parts):
+        for like, group in groups:
             counts += _sum_over_shards(_histogram(group, found, shift), like)
         below = counts.cumsum(0)
         digit = (below < rank).sum()
@@ -54,6 +55,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         before = below.index_select(0, (digit - 1).clamp(min=0).reshape(1)).reshape(())
         rank = rank - torch.where(digit > 0, before, 0)
         found = (found << DIGIT) | digit.to(integer)
+        groups = [(like, _with_leading_bits(group, found, shift)) for like, group in groups]
     return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
 
 
@@ -92,16 +94,23 @@ def _histogram(parts: list[Tensor], found: Tensor, shift: int) -> Tensor:
     counts = torch.zeros(BINS, dtype=torch.int64, device=found.device)
     for bits in parts:
         rest = bits >> shift
-        # other entries are spread over BINS more bins: additions to one address would serialise
-        missed = BINS + (bits & (BINS - 1))
-        digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), missed)
-        if digit.is_cuda:  # bincount synchronises with the device
+        if bits.is_cuda:  # bincount synchronises with the device
+            # other entries are spread over BINS more bins: additions to one address serialise
+            missed = BINS + (bits & (BINS - 1))
+            digit = torch.where(rest >> DIGIT == found.to(bits.device), rest & (BINS - 1), missed)
             own = torch.zeros(2 * BINS, dtype=torch.int64, device=bits.device)
             own.scatter_add_(0, digit.long(), own.new_ones(()).expand(digit.shape))
         else:
-            own = torch.bincount(digit, minlength=2 * BINS)
+            own = torch.bincount(rest & (BINS - 1), minlength=BINS)
         counts += own[:BINS].to(counts.device)
     return counts
+
+
+def _with_leading_bits(parts: list[Tensor], found: Tensor, shift: int) -> list[Tensor]:
+    """Select the entries that can still be the k-th; on a GPU all, as selecting synchronises."""
+    return [
+        bits if bits.is_cuda else bits[bits >> shift == found.to(bits.device)] for bits in parts
+    ]
 
 
 def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
@@ -219,10 +228,16 @@ def _magnitude_bits(t: Tensor) -> Tensor:
 def _by_shards(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, list[Tensor]]]:
     """Group the parts by the ranks that hold the other shards of their tensors."""
     groups: dict[object, tuple[Tensor, list[Tensor]]] = {}
-    for bits, t in parts:
+    for part, t in parts:
         key = (t.device_mesh, t.placements) if is_sharded(type(t)) else None  # type: ignore[attr-defined]
-        groups.setdefault(key, (t, []))[1].append(bits)
-    return list(groups.values())
+        groups.setdefault(key, (t, []))[1].append(part)
+    return [(t, _joined(group)) for t, group in groups.values()]
+
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """Join small tensors on the CPU, which have fewer entries than a histogram has bins."""
+    small = all(part.is_cpu for part in parts) and sum(map(Tensor.numel, parts)) <= JOINED
+    return [torch.cat(parts)] if small else parts
 
 
 def _shard_groups(t: Tensor) -> list[dist.ProcessGroup]:
