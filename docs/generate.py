@@ -20,7 +20,8 @@ PACKAGES = {
 }
 INTRODUCTION = """# Command line
 
-`--recipe NAME` and `--config RUN/config.json` set the defaults of `train`, `compare` and `tune`;
+`--recipe NAME` and `--config RUN/config.json` set the defaults of `train`, `compare`, `tune`
+and `figures`;
 `--debug` shows the traceback of an error; `--version` prints the version.
 `dirprune --tyro-print-completion bash` prints a script for shell completion (also `zsh`, `tcsh`).
 

@@ -113,15 +113,13 @@ def test_links_between_pages_lead_to_files() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_papers_figures_draw_every_panel_of_the_page(
+def test_the_command_of_the_papers_figures_draws_every_panel_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (DOCS / "figures.md").read_text()
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^dirprune (.*)$", page, re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        assert cli.main(command.split()) == 0
+    (command,) = re.findall(r"^dirprune (.*)$", page, re.MULTILINE)
+    assert cli.main(command.split()) == 0
     rows = re.findall(r"^\| .* \| (.*) \| `(runs/.*)` \|$", page, re.MULTILINE)
     assert len(rows) == 7
     for panels, file in rows:

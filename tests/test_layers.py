@@ -35,9 +35,9 @@ FLOORS = [
         "directional",
         "batchnorm",
     },
-    {"data", "models", "landscape", "deploy", "report", "integrations"},
+    {"data", "models", "landscape", "deploy", "report"},
     {"train"},
-    {"study", "survey", "bench"},
+    {"study", "survey", "bench", "integrations"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,5 +1,6 @@
 """The README's examples and commands run."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -44,8 +45,18 @@ def test_the_example_is_short_and_prints_what_the_readme_says(
     check_printed(shown, capsys.readouterr().out)
 
 
+def in_the_picture() -> str:
+    """The figures of the table in the picture of the demo's terminal, one run on a line."""
+    picture = html.unescape((ROOT / "docs" / "demo.svg").read_text()).replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+    lines = [re.sub("<[^>]*>", "", text) for text in re.findall(r"<text .*?</text>", picture)]
+    cells = [line.replace("│", " ").split() for line in lines if "│" in line]
+    return "\n".join(" ".join(row[:3]) for row in cells)
+
+
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 125
+    assert len(README.splitlines()) <= 130
 
 
 @pytest.mark.slow
@@ -57,6 +68,8 @@ def test_the_commands_print_what_the_readme_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     assert cli.main(["demo"]) == 0
+    final = json.loads((tmp_path / "runs" / "demo" / "grda" / "summary.json").read_text())
+    check_printed(f"grda {final['test_accuracy']:.2%} {final['sparsity']:.2%}", in_the_picture())
     (block,) = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     commands = re.findall(r"^\$ dirprune (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
     assert len(commands) == 4

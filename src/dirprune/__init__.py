@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dirprune.sparsity import sparsity_report as sparsity_report
     from dirprune.threshold import threshold_path as threshold_path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     # the optimizer

@@ -19,7 +19,8 @@ from dirprune.report.runs.arms import arms, baseline, statistic, subject
 from dirprune.report.runs.page import write_report
 from dirprune.report.runs.panels import panels
 from dirprune.report.runs.read import read_results, read_run
-from dirprune.report.runs.results import cards, lead
+from dirprune.report.runs.results import cards
+from dirprune.report.runs.verdict import lead
 from dirprune.report.shared import styles
 from dirprune.report.shared.published import published
 from dirprune.report.shared.styles import family
@@ -156,8 +157,11 @@ def test_every_method_and_status_gives_a_page(tmp_path: Path, method: str, statu
     assert {"accuracy", "loss", "sparsity", "norms"} <= drawn
     assert ("threshold" in drawn) == method.startswith(("grda", "rda"))
     assert ("weights" in drawn) == (status != "unfinished")
-    state = f" Seeds: 1 ({status}, epoch 7 of 30)." if status != "finished" else ""
-    assert lead(arms(source.runs)) == [f"Main setting: {arms(source.runs)[0].label}.{state}"]
+    label, (first, *_) = arms(source.runs)[0].label, lead(arms(source.runs))
+    if status == "finished":
+        assert first.startswith(f"{label} reaches ")
+    else:
+        assert first == f"{label}: seeds 1 ({status}, epoch 7 of 30)."
 
 
 def test_table_of_a_diverged_run_shows_nan_and_infinity(tmp_path: Path) -> None:
@@ -173,9 +177,7 @@ def test_table_of_a_diverged_run_shows_nan_and_infinity(tmp_path: Path) -> None:
     lost = report([runs[1]], tmp_path / "lost.html")
     assert lost.table("run")["2"]["train loss"] == "NaN"
     assert lost.table("run")["2"]["test loss"] == "∞"
-    assert lead(arms(read_results(runs).runs)) == [
-        "Main setting: gRDA. Seeds: 1, 2, 3 (2 finished, 1 diverged)."
-    ]
+    assert lead(arms(read_results(runs).runs))[-1] == "Seeds: 1, 2, 3 (2 finished, 1 diverged)."
 
 
 def test_run_without_a_complete_epoch(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_run_without_a_complete_epoch(tmp_path: Path) -> None:
     first = (run / "metrics.jsonl").read_text(encoding="utf-8")[:50]
     (run / "metrics.jsonl").write_text(first, encoding="utf-8")
     page = report([run], tmp_path / "report.html")
-    assert "gRDA. Seeds: 1 (unfinished, epoch 0 of 30)." in page.text
+    assert "gRDA: seeds 1 (unfinished, epoch 0 of 30)." in page.text
     assert "figure" not in page.tags
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from dirprune.cli.deployment import bench, export
+from dirprune.cli.figures import figures
 from dirprune.cli.inspection import landscape, report
 from dirprune.cli.training import compare, demo, train, tune
 
@@ -12,6 +13,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "landscape": landscape,
     "report": report,
+    "figures": figures,
     "export": export,
     "bench": bench,
     "demo": demo,

@@ -13,13 +13,14 @@ import tyro
 from dirprune._support.files import read_json
 from dirprune.cli import names
 from dirprune.cli.commands import COMMANDS
+from dirprune.cli.figures import FIGURES
 from dirprune.cli.options import config_options
 from dirprune.cli.training import DEMO
 from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.recipes import RECIPES, get_recipe
 
-PER_RUN = ("method", "seed", "batch_seed")
-"""Options of a single run, which ``compare`` takes as --methods and --seeds."""
+WITHOUT = {"compare": ("method", "seed", "batch_seed"), "figures": ("method", "batch_seed")}
+"""Options of a run that a command of several runs sets itself."""
 
 
 class UsageError(ValueError):
@@ -58,9 +59,9 @@ def parse(arguments: list[str]) -> Callable[[], None]:
             {name: _deferred(name, function, start) for name, function in COMMANDS.items()},
             prog="dirprune",
             description="Train sparse with gRDA. For all commands: --debug shows the traceback "
-            "of an error, --version prints the version. For train, compare and tune: --recipe "
-            f"NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}), and --config "
-            "FILE those of the config.json of a run.",
+            "of an error, --version prints the version. For train, compare, tune and figures: "
+            f"--recipe NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}), and "
+            "--config FILE those of the config.json of a run.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
@@ -71,7 +72,7 @@ def _take_defaults(arguments: list[str]) -> tuple[list[str], TrainConfig]:
     """Remove --recipe and --config from the command line; return the config of the defaults."""
     left, recipe = _take_option(arguments, "--recipe", ", ".join(RECIPES))
     left, file = _take_option(left, "--config", "the config.json of a run")
-    start = DEMO
+    start = FIGURES if arguments[:1] == ["figures"] else DEMO
     if recipe is not None and file is not None:
         raise UsageError("--recipe and --config exclude each other: give one of them")
     if recipe is not None:
@@ -124,7 +125,7 @@ def _deferred(
     """
     signature = inspect.signature(command)
     has_config = "config" in signature.parameters
-    options = config_options(start, without=PER_RUN if name == "compare" else ())
+    options = config_options(start, without=WITHOUT.get(name, ()))
 
     @wraps(command)
     def postponed(**given: Any) -> Callable[[], None]:

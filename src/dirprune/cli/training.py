@@ -18,7 +18,7 @@ DEMO = TrainConfig()
 """The config of the demo, for each method."""
 
 
-def _share_cpus() -> None:
+def share_cpus() -> None:
     """Let idle threads sleep instead of spinning; it only works before torch is loaded.
 
     Two runs of a tiny network on two CPUs otherwise take about a hundred times as long each.
@@ -47,7 +47,7 @@ def train(
         track: A tracker that also gets the figures, if its package is installed: wandb, mlflow,
             or another that accelerate knows.
     """
-    _share_cpus()
+    share_cpus()
     from dirprune.report.runs.page import write_report
     from dirprune.train.display import ConsoleDisplay
     from dirprune.train.loop import train as train_run
@@ -101,7 +101,7 @@ def compare(
     """
     if part is not None:
         Part.parse(part)
-    _share_cpus()
+    share_cpus()
     from dirprune.report.runs.page import write_report
     from dirprune.study.compare import compare as compare_methods
     from dirprune.study.comparison import finished_runs, has_missing_runs
@@ -141,7 +141,7 @@ def tune(
         tune_epochs: Epochs of a trial; the paper's authors recommend 1 to 5.
         tolerance: Largest accepted loss of accuracy compared with c = 0, as a share.
     """
-    _share_cpus()
+    share_cpus()
     from dirprune.study.tune import tune as tune_trials
     from dirprune.train.display import ConsoleDisplay
 
@@ -166,7 +166,7 @@ def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = F
         resume: Continue the interrupted demo in the folder.
         overwrite: Replace earlier runs in the folder.
     """
-    _share_cpus()
+    share_cpus()
     from dirprune.report.runs.page import write_report
     from dirprune.train.display import ConsoleDisplay
     from dirprune.train.loop import train as train_run

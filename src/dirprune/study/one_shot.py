@@ -64,6 +64,7 @@ def prune_finished(dense: Path, dense_config: TrainConfig, out: Path, config: Tr
             folder.read_metrics(),
             best=None,
             peak_memory_mib=(trained.read_summary() or {})["peak_memory_mib"],
+            test_images=len(session.data.test),
             weights=folder.weights,
         )
         write_json(folder.summary, figures | {"epochs": config.epochs})

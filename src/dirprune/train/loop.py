@@ -334,6 +334,7 @@ def _finish(session: Session, progress: Progress, folder: RunFolder) -> Summary:
         folder.read_metrics(),
         best=progress.best,
         peak_memory_mib=progress.peak_memory_mib,
+        test_images=len(session.data.test),
         weights=folder.weights,
     )
     write_json(folder.summary, summary)

@@ -39,7 +39,8 @@ def unfinished_summary(
         Every key of summary.json; figures that only a finished run has are None.
     """
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
-    later = ("zeros", "total", "peak_memory_mib", "weights_bytes", "weights_zstd_bytes")
+    later = ("zeros", "total", "peak_memory_mib", "test_images")
+    later += ("weights_bytes", "weights_zstd_bytes")
     return {
         "status": status,
         "epochs": len(epochs),
@@ -58,6 +59,7 @@ def finished_summary(
     *,
     best: Mapping[str, Any] | None,
     peak_memory_mib: float,
+    test_images: int,
     weights: Path,
 ) -> Summary:
     """Summarise a run that has finished.
@@ -69,6 +71,7 @@ def finished_summary(
         epochs: The lines of metrics.jsonl.
         best: The epoch of highest validation accuracy, or None.
         peak_memory_mib: Peak memory of the run.
+        test_images: Number of test images.
         weights: The file of the final weights.
 
     Returns:
@@ -81,6 +84,7 @@ def finished_summary(
         "zeros": report.zeros,
         "total": report.total,
         "peak_memory_mib": round(peak_memory_mib, 1),
+        "test_images": test_images,
         "weights_bytes": len(payload),
         "weights_zstd_bytes": len(zstandard.ZstdCompressor(level=9).compress(payload)),
         "layers": _layers(report),

@@ -1,4 +1,4 @@
-"""The summary of a landscape's page: its state, the two networks and four cards."""
+"""The summary of a landscape's page: its state, the verdict, the two networks and four cards."""
 
 from dirprune.report.landscape.measures import (
     curve_barrier,
@@ -10,9 +10,12 @@ from dirprune.report.landscape.read import SECTIONS, Landscape
 from dirprune.report.shared.numbers import brief, percent
 from dirprune.report.shared.page import Card
 
+NEGLIGIBLE = 0.01
+"""A difference of barriers, in nats, that is not called a difference."""
+
 
 def lead(found: Landscape) -> list[str]:
-    """Return the state of an unfinished landscape, and zeros and errors of both networks."""
+    """Return the state of an unfinished landscape, the verdict, and zeros and errors."""
     if not found.networks:
         return ["Still running: nothing is measured yet."]
     sparse, dense = found.sparse, found.dense
@@ -20,7 +23,38 @@ def lead(found: Landscape) -> list[str]:
         f"{sparse.name} (G): {percent(sparse.zeros)} zeros, {percent(error_of(sparse))} test"
         f" error; {dense.name} (D): {percent(error_of(dense))} test error."
     )
-    return [*_progress(found), text]
+    return [*_progress(found), *_verdict(found), text]
+
+
+def _verdict(found: Landscape) -> list[str]:
+    """Compare the straight line from G to D with that from another run of D's method."""
+    ours = line_barrier(found, found.sparse.name)
+    if ours is None:
+        return []
+    rise = (
+        f"Same valley? On the straight line from G to D the training loss rises by {brief(ours)}"
+    )
+    name, theirs = _second_run(found)
+    if theirs is None:
+        second = found.dense.method or "dense"
+        return [f"{rise}. A second {second} run from the same start would show how much is usual."]
+    answer = "as" if ours <= theirs + max(NEGLIGIBLE, 0.1 * theirs) else "not as"
+    return [
+        f"{rise}, from {name} to D by {brief(theirs)}: G is {answer} well connected to D as a"
+        " second run of D's method."
+    ]
+
+
+def _second_run(found: Landscape) -> tuple[str, float | None]:
+    """The other run of D's method with the largest barrier, of those from D's start if any."""
+    dense, barriers = found.dense, {}
+    runs = [n for n in found.networks[2:] if n.role == "run" and n.method == dense.method]
+    runs = [n for n in runs if n.seed == dense.seed] or runs
+    for network in runs:
+        if (barrier := line_barrier(found, network.name)) is not None:
+            barriers[network.name] = barrier
+    name = max(barriers, key=lambda n: barriers[n], default="")
+    return name, barriers.get(name)
 
 
 def cards(found: Landscape) -> list[Card]:

@@ -10,7 +10,8 @@ from dirprune.report.landscape.page import write_landscape_report
 from dirprune.report.runs.arms import Arm, arms, task
 from dirprune.report.runs.panels import panels
 from dirprune.report.runs.read import Results, Run, read_results
-from dirprune.report.runs.results import cards, full_table, layer_table, lead, summary_table
+from dirprune.report.runs.results import cards, full_table, layer_table, summary_table
+from dirprune.report.runs.verdict import lead
 from dirprune.report.shared.page import LegendKey, Panel, page, pairs, write_page
 
 OUTLINES = {

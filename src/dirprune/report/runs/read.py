@@ -110,6 +110,7 @@ class RunSummary:
     threshold_path: ThresholdPath | None
     histograms: Histograms | None
     deploy: Deployed | None = None
+    test_images: int | None = None
 
 
 @dataclass(frozen=True)

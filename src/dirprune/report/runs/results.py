@@ -1,4 +1,4 @@
-"""The results on a page: the state of the main arm, four cards and the tables."""
+"""The results on a page: four cards and the tables."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,19 +18,11 @@ from dirprune.report.shared.page import Card
 from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
 
 
-def lead(arms: Sequence[Arm]) -> list[str]:
-    """Return the main arm's label and, unless all its runs finished, their state."""
-    arm = subject(arms)
-    if len(arm.counted) < len(arm.runs) or not arm.is_finished:
-        return [f"Main setting: {arm.label}. Seeds: {_seeds(arm)}."]
-    return [f"Main setting: {arm.label}."]
-
-
 def cards(arms: Sequence[Arm]) -> list[Card]:
     """Return accuracy, zeros, file size and latency of the main arm."""
     arm = subject(arms)
     twin = baseline(arm, arms) if arm.is_finished else None
-    points, (size, ratio), latency = _points(arm, twin), _file(arm), _latency(arm)
+    points, (size, ratio), timed = points_above(arm, twin), file_size(arm), latency(arm)
     seeds = f"{len(arm.counted)} seed{'s' if len(arm.counted) > 1 else ''}"
     accuracy = _mean_and_std(arm.final("test_accuracy"))
     return [
@@ -42,9 +34,9 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
         Card("File", f"{times(ratio)} smaller", f"{fixed(size / 1000, 1)} kB")
         if ratio and size
         else Card("File", MISSING, "not exported yet"),
-        Card("Latency", f"{brief(latency[0])} ms",
-             f"{latency[1]} takes {times(latency[2])} as long" if latency[2] else "per image")
-        if latency
+        Card("Latency", f"{brief(timed[0])} ms",
+             f"{timed[1]} takes {times(timed[2])} as long" if timed[2] else "per image")
+        if timed
         else Card("Latency", MISSING, "not measured: dirprune bench"),
     ]  # fmt: skip
 
@@ -57,7 +49,7 @@ def summary_table(arms: Sequence[Arm]) -> Table:
         Column[Arm]("against dense, points", lambda a: _against_dense(a, arms)),
         Column[Arm]("file, kB", _file_cell),
         Column[Arm]("latency, ms", _latency_cell),
-        Column[Arm]("seeds", _seeds),
+        Column[Arm]("seeds", seeds_text),
     ]
     note = (
         "Figures of the last epoch. Zeros: exact zeros / all trainable parameters. Several seeds:"
@@ -109,7 +101,7 @@ def layer_table(arm: Arm) -> Table | None:
     return Table(f"Layers of {arm.counted[0].name}", "parameter", columns, rows) if rows else None
 
 
-def _points(arm: Arm, twin: Arm | None) -> float | None:
+def points_above(arm: Arm, twin: Arm | None) -> float | None:
     """Accuracy of an arm minus that of its dense counterpart, in percentage points."""
     ours = arm.final("test_accuracy").mean
     theirs = twin.final("test_accuracy").mean if twin else None
@@ -119,11 +111,11 @@ def _points(arm: Arm, twin: Arm | None) -> float | None:
 
 
 def _against_dense(arm: Arm, arms: Sequence[Arm]) -> str:
-    points = _points(arm, baseline(arm, arms)) if arm.is_finished else None
+    points = points_above(arm, baseline(arm, arms)) if arm.is_finished else None
     return MISSING if points is None else _signed(points)
 
 
-def _file(arm: Arm) -> tuple[Number, Number]:
+def file_size(arm: Arm) -> tuple[Number, Number]:
     """File size in bytes and dense size / file size; without an export, of zstd's output."""
     found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
     pairs = [(one.dense_bytes, one.file_bytes) for one in found]
@@ -136,7 +128,7 @@ def _file(arm: Arm) -> tuple[Number, Number]:
     )
 
 
-def _latency(arm: Arm) -> tuple[float, str, Number] | None:
+def latency(arm: Arm) -> tuple[float, str, Number] | None:
     """Milliseconds in dirprune's engine, the fastest other runtime, and the ratio of both."""
     found = [run.summary.deploy for run in arm.counted if run.summary and run.summary.deploy]
     names = dict.fromkeys(name for one in found for name in one.latency_ms)
@@ -150,16 +142,16 @@ def _latency(arm: Arm) -> tuple[float, str, Number] | None:
 
 
 def _file_cell(arm: Arm) -> str:
-    size, ratio = _file(arm)
+    size, ratio = file_size(arm)
     text = MISSING if size is None else fixed(size / 1000, 1)
     return f"{text} ({times(ratio)})" if ratio else text
 
 
 def _latency_cell(arm: Arm) -> str:
-    latency = _latency(arm)
-    if latency is None:
+    timed = latency(arm)
+    if timed is None:
         return MISSING
-    ours, other, ratio = latency
+    ours, other, ratio = timed
     return f"{brief(ours)} ({other} {brief(ours * ratio)})" if ratio else brief(ours)
 
 
@@ -170,7 +162,7 @@ def _compressed(arm: Arm) -> str:
     return fixed(size / 1000, 1) + (f" ({dense / size:.1f}×)" if dense else "")
 
 
-def _seeds(arm: Arm) -> str:
+def seeds_text(arm: Arm) -> str:
     """The seeds and their states, such as "1, 2, 3 (2 finished, 1 diverged)"."""
     text = ", ".join(str(run.config["seed"]) for run in arm.runs)
     kinds = [run.status for run in arm.runs]

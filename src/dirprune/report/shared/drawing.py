@@ -42,7 +42,7 @@ def lay_out(figure: Figure, height: int) -> None:
         "showgrid": True,
         "gridcolor": "rgba(128,128,128,0.22)",
         "zeroline": False,
-        "title_standoff": 8,
+        "title_standoff": 14,
     }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
