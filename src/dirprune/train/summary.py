@@ -39,8 +39,10 @@ def unfinished_summary(
         Every key of summary.json; figures that only a finished run has are None.
     """
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
-    later = ("zeros", "total", "peak_memory_mib", "test_images")
-    later += ("weights_bytes", "weights_zstd_bytes")
+    later = (
+        *("zeros", "total", "peak_memory_mib", "test_images"),
+        *("weights_bytes", "weights_zstd_bytes"),
+    )
     return {
         "status": status,
         "epochs": len(epochs),
