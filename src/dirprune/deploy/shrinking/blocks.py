@@ -1,5 +1,8 @@
 """Channels of a network that can be removed together."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -8,7 +11,13 @@ from dirprune.deploy.graph.capture import captured
 from dirprune.deploy.graph.example import ExampleInputs
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.layouts import varying
-from dirprune.deploy.shrinking.liveness import ALWAYS, ChannelNumbers, Follows, Rules
+from dirprune.deploy.shrinking.liveness import (
+    ALWAYS,
+    ChannelNumbers,
+    Follows,
+    Rules,
+    SameLines,
+)
 from dirprune.deploy.shrinking.variants import variants
 
 Block = list[tuple[str, int, int]]
@@ -21,10 +30,11 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
     A block contains all parameters of one channel: the row of the layer that computes it, its
     bias, the scale and shift of its normalisation, and the same for every channel that is
     connected to it by a residual sum, a product or a depthwise layer; for a grouped convolution,
-    all channels of a group. If all entries of a block are zero, the channel is zero everywhere,
-    and ``shrink`` removes it together with the weights that read it. The blocks do not overlap.
-    Channels that are connected to the network's input or output, or that are mixed by a softmax or
-    layer norm, are in no block. ``shrink`` keeps one channel of every layer.
+    all channels of a group; for attention, all queries, keys and values of a head. If all entries
+    of a block are zero, the channel is zero everywhere, and ``shrink`` removes it together with
+    the weights that read it. The blocks do not overlap. Channels that are connected to the
+    network's input or output, or that are mixed by a softmax or layer norm, are in no block.
+    ``shrink`` keeps one channel of every layer.
 
     Args:
         model: As for :func:`dirprune.deploy.capture`; the values of its weights do not matter.
@@ -64,6 +74,7 @@ def _block_labels(rules: Rules) -> NDArray[np.int64]:
         for rule in rules.rules
         if isinstance(rule, Follows) and not rule.is_need
     ]
+    pairs += [pair for rule in rules.rules if isinstance(rule, SameLines) for pair in _tied(rule)]
     for rule in rules.rules:
         if isinstance(rule, Follows):
             labels[rule.targets[rule.sources == ALWAYS]] = ALWAYS
@@ -76,6 +87,17 @@ def _block_labels(rules: Rules) -> NDArray[np.int64]:
             np.minimum.at(labels, b, least)
         labels = labels[labels]
     return labels
+
+
+def _tied(rule: SameLines) -> Iterator[Any]:
+    """What one rule removes together: all channels of a head; without heads, single channels."""
+    values = (rule.one, rule.axis), (rule.other, rule.other_axis)
+    is_head = all(axis < value.ndim - 2 for value, axis in values)
+    if not is_head and any(value.size > value.shape[axis] for value, axis in values):
+        return
+    one, other = (np.moveaxis(v, axis, 0).reshape(v.shape[axis], -1) for v, axis in values)
+    for a, b in ((one[:, :1], one), (one[:, :1], other[:, :1]), (other[:, :1], other)):
+        yield np.broadcast_arrays(a, b)
 
 
 def _rows(graph: Graph, rules: Rules) -> list[tuple[str, int, ChannelNumbers]]:

@@ -82,15 +82,34 @@ class Forms(NamedTuple):
 
     def implied(self, kept: Bools) -> ChannelNumbers:
         """Return the channels that the rule keeps, given those kept so far."""
-        stays = kept[self.layout]
-        for axis, line in enumerate(lines(stays)):
-            shape = [1] * stays.ndim
-            shape[axis] = -1
-            stays = line.reshape(shape) if axis == 0 else stays & line.reshape(shape)
-        return self.layout[np.broadcast_to(stays, self.layout.shape)]
+        return self.layout[grid(lines(kept[self.layout]))]
 
 
-Rule = Reads | Follows | Forms
+class SameLines(NamedTuple):
+    """Keeps the same places along a dimension of two values, such as the heads of an attention.
+
+    Where a place is kept in the one, those elements of the other are kept that lie at this place,
+    and at kept places along all other dimensions.
+    """
+
+    one: ChannelNumbers
+    axis: int
+    other: ChannelNumbers
+    other_axis: int
+    reason: Reason = "joined"
+    is_need: bool = False
+
+    def implied(self, kept: Bools) -> ChannelNumbers:
+        """Return the channels that the rule keeps, given those kept so far."""
+        line = lines(kept[self.one])[self.axis]
+        size = self.other.shape[self.other_axis]
+        line = np.broadcast_to(line if size > 1 else line.any(keepdims=True), (size,))
+        every = lines(kept[self.other])
+        every[self.other_axis] = line
+        return self.other[grid(every)]
+
+
+Rule = Reads | Follows | Forms | SameLines
 
 
 @dataclass
@@ -126,6 +145,16 @@ def lines(stays: Bools) -> list[Bools]:
     """For every dimension, whether anything stays at each place along it."""
     axes = range(stays.ndim)
     return [np.asarray(stays.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+
+
+def grid(along: list[Bools]) -> Bools:
+    """The elements at places that stay along every dimension."""
+    stays = np.ones((1,) * len(along), bool)
+    for axis, line in enumerate(along):
+        shape = [1] * len(along)
+        shape[axis] = -1
+        stays = stays & line.reshape(shape)
+    return stays
 
 
 def find_liveness(graphs: Sequence[Graph], tensors: Arrays, constants: list[Layout]) -> Liveness:

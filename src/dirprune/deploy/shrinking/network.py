@@ -56,7 +56,8 @@ def shrink(
     and another constant after the activation. It is removed if k = 0 where it is read, or if no
     reader pads: then :math:`k \sum w` is added to the readers' biases. A channel that no weight
     reads is always removed. Channels joined by an addition or a product are removed together or
-    not at all; those of a grouped convolution by whole groups. If all channels of a layer could be
+    not at all; those of a grouped convolution by whole groups; queries and keys, and the values of
+    attention, by the heads, and by the widths of all heads. If all channels of a layer could be
     removed, one is kept, so that the result is an ordinary network for any batch size. A constant
     branch of a sum is replaced by its constant.
 

@@ -100,10 +100,10 @@ class Combined(Channels):
     """Elements that are combined stay or go together.
 
     Args:
-        operation: On two arrays of constants, NaN where they vary.
+        operation: On arrays of constants, NaN where they vary, one for each input.
     """
 
-    def __init__(self, operation: Callable[[Layout, Layout], Layout]) -> None:
+    def __init__(self, operation: Callable[..., Layout]) -> None:
         self._operation = operation
 
     def constants(self, known: "ConstantInputs") -> Layout:
@@ -116,7 +116,7 @@ class Combined(Channels):
             inputs.append(np.array(known.attrs["scalar"]))
         if known.attrs.get("reversed", 0):
             inputs.reverse()
-        return self._operation(inputs[0], inputs[1]) + np.zeros((1,) * known.rank)
+        return self._operation(*inputs) + np.zeros((1,) * known.rank)
 
     def numbers(
         self, rules: "Rules", node: "Node", shapes: Sequence[Shape], inputs: list[Layout]

@@ -1,16 +1,23 @@
 """Products of two values, and attention, which is made of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dirprune.deploy.graph.operators.channels import Channels
+from dirprune.deploy.graph.operators.layouts import Layout, varying
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 from dirprune.deploy.graph.traced_sizes import largest, varies
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.shrinking.constants import ConstantInputs
+    from dirprune.deploy.shrinking.liveness import Rules
 
 
 def _shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shape:
@@ -136,6 +143,62 @@ def _repeated(b: "Builder", x: "Value", heads: int) -> "Value":
     return b.reshape(x, (*ahead, heads, length, width))
 
 
+class _Product(Channels):
+    """An element of the result reads a row of the one and a column of the other.
+
+    Heads, rows, columns, and the terms of the sums are removed from all values together.
+    """
+
+    def constants(self, known: "ConstantInputs") -> Layout:
+        left, right = known.inputs
+        if not _few_terms(left, right):
+            return varying(known.rank)
+        zero = _terms(left == 0, right == 0, np.logical_or).all(axis=-1)
+        return np.where(zero, 0.0, np.nan)
+
+    def numbers(
+        self, rules: "Rules", node: "Node", shapes: Sequence[Shape], inputs: list[Layout]
+    ) -> Layout | None:
+        from dirprune.deploy.shrinking.liveness import Follows, SameLines
+
+        left, right = inputs
+        if not _few_terms(left, right):
+            return None
+        heads = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        result = rules.fresh(*heads, left.shape[-2], right.shape[-1])
+        known = [rules.constants[value] for value in node.inputs]
+        read = _terms(known[0] != 0, known[1] != 0, np.logical_and)
+        for numbers in (_terms(left, right, lambda a, _: a), _terms(left, right, lambda _, b: b)):
+            numbers, needed, sources = np.broadcast_arrays(numbers, read, result[..., None])
+            rules.add(Follows(sources[needed], numbers[needed], "read", is_need=True))
+        rows, columns, rank = result.ndim - 2, result.ndim - 1, result.ndim
+        tied = [(left, rows, result, rows), (right, columns, result, columns)]
+        tied += [(left, columns, right, rows)]
+        for axis in range(rank - 2):
+            for layout, shape in zip(inputs, shapes):
+                if shape[axis + 1] == node.shape[axis + 1]:
+                    tied.append((layout, axis, result, axis))
+        for one, axis, other, other_axis in tied:
+            if one.shape[axis] > 1 or other.shape[other_axis] > 1:
+                rules.add(SameLines(one, axis, other, other_axis))
+                rules.add(SameLines(other, other_axis, one, axis))
+        return result
+
+
+def _few_terms(left: Layout, right: Layout) -> bool:
+    shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    terms = max(left.shape[-1], right.shape[-2])
+    return bool(math.prod(shape) * left.shape[-2] * right.shape[-1] * terms <= _MOST_TERMS)
+
+
+def _terms(left: Layout, right: Layout, combine: Callable[[Layout, Layout], Layout]) -> Layout:
+    """Combine what holds for the factors of every product, with shape (..., n, m, k)."""
+    factors = np.broadcast_arrays(left[..., :, None, :], right.swapaxes(-1, -2)[..., None, :, :])
+    return combine(*factors)
+
+
+_MOST_TERMS = 1 << 24
+
 ATTENTION = {
     "matmul": Operator(
         _shape,
@@ -147,5 +210,6 @@ ATTENTION = {
             "scaled_dot_product_attention": _capture_attention,
         },
         onnx="MatMul",
+        channels=_Product(),
     ),
 }

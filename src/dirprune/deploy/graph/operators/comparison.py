@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dirprune.deploy.graph.operators.arithmetic import broadcast
+import numpy as np
+
+from dirprune.deploy.graph.operators.arithmetic import Combined, broadcast
+from dirprune.deploy.graph.operators.layouts import Layout
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 
@@ -54,8 +57,24 @@ def _pairwise(
         inputs=(2, 2),
         captured=dict.fromkeys(captured or (op,), _capture(op)),
         onnx=onnx,
+        channels=Combined(_if_known(run)),
         reads_constants=True,
     )
+
+
+def _if_known(run: Callable[..., Any]) -> Callable[..., Layout]:
+    """The function of constants, NaN where one of them varies."""
+
+    def apply(*inputs: Layout) -> Layout:
+        values = np.broadcast_arrays(*inputs)
+        result = run([torch.from_numpy(np.array(x)) for x in values], {}, {}).numpy()
+        return np.where(np.isnan(values).any(axis=0), np.nan, result)
+
+    return apply
+
+
+def _run_where(x: "list[Tensor]", t: Any, a: Any) -> "Tensor":
+    return torch.where(x[0] != 0, x[1], x[2])
 
 
 def _capture_where(b: "Builder", a: "Arguments", results: Any) -> "Value":
@@ -110,6 +129,7 @@ COMPARISON = {
             **dict.fromkeys(("logical_or", "bitwise_or", "__or__"), _capture("maximum")),
         },
         onnx="Max",
+        channels=Combined(np.maximum),
         reads_constants=True,
     ),
     "pow": _pairwise("pow", lambda x, t, a: torch.pow(x[0], x[1]), "Pow", ("_pow",)),
@@ -126,7 +146,7 @@ COMPARISON = {
     },
     "where": Operator(
         _shape,
-        lambda x, t, a: torch.where(x[0] != 0, x[1], x[2]),
+        _run_where,
         inputs=(3, 3),
         captured={
             "where": _capture_where,
@@ -141,6 +161,7 @@ COMPARISON = {
             "log10": _capture_logarithm(10),
         },
         onnx=_write_where,
+        channels=Combined(_if_known(_run_where)),
         reads_constants=True,
     ),
 }
