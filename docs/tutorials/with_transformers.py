@@ -2,36 +2,29 @@ r"""
 Transformers and the Hugging Face Trainer
 =========================================
 
-A small BERT reads the 64 pixels of a digit as 64 tokens. In place of AdamW it is trained with
-``AdamGRDA``; the Trainer takes the optimizer as an argument. A pretrained network is made sparse
-in the same way: load it with ``from_pretrained`` instead of making it from a config.
+A small vision transformer is trained with ``AdamGRDA`` in place of AdamW; the Trainer takes the
+optimizer as an argument. A pretrained network is made sparse in the same way: load it with
+``from_pretrained`` instead of making it from a config.
 """
 
 import tempfile
 
 import torch
 from sklearn.datasets import load_digits
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from dirprune import AdamGRDA, SparsityPlan, param_groups, sparsity_report
 from dirprune.integrations.transformers import SparsityCallback
 
 torch.manual_seed(0)
-tokens = torch.tensor(load_digits().data).long()  # 0 to 16
+images = torch.tensor(load_digits().images, dtype=torch.float32).unsqueeze(1) / 16  # 8 x 8
 labels = torch.tensor(load_digits().target)
-data = [{"input_ids": a, "labels": b} for a, b in zip(tokens, labels)]
-config = BertConfig(
-    vocab_size=17,
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=64,
-    num_labels=10,
-    max_position_embeddings=64,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
-model = BertForSequenceClassification(config)
+data = [{"pixel_values": a, "labels": b} for a, b in zip(images, labels)]
+config = ViTConfig(
+    image_size=8, patch_size=2, num_channels=1, hidden_size=48, num_hidden_layers=1,
+    num_attention_heads=4, intermediate_size=96, num_labels=10,
+)  # fmt: skip
+model = ViTForImageClassification(config)
 
 # %%
 # The learning rate is two to eight times AdamW's, because the threshold also shrinks the weights
@@ -39,9 +32,9 @@ model = BertForSequenceClassification(config)
 
 args = TrainingArguments(
     tempfile.mkdtemp(),
-    max_steps=300,
+    max_steps=400,
     per_device_train_batch_size=32,
-    learning_rate=5e-3,
+    learning_rate=3e-3,
     logging_steps=100,
     save_strategy="no",
     report_to="none",
@@ -65,7 +58,7 @@ trainer.train()
 print([(entry["step"], round(entry["sparsity"], 3)) for entry in trainer.state.log_history])
 model.eval()
 with torch.no_grad():
-    scores = model(input_ids=tokens[1400:]).logits
+    scores = model(images[1400:]).logits
 accuracy = float((scores.argmax(1) == labels[1400:]).float().mean())
 print(f"test accuracy {accuracy:.1%}")
 print(sparsity_report(model))
@@ -73,4 +66,4 @@ print(sparsity_report(model))
 pruned = [p for group in optimizer.param_groups if group["plan"] for p in group["params"]]
 zeros = sum(int((p == 0).sum()) for p in pruned) / sum(p.numel() for p in pruned)
 assert abs(zeros - 0.8) < 0.001
-assert accuracy > 0.5  # 0.1 is chance
+assert accuracy > 0.6  # 0.1 is chance
