@@ -345,3 +345,14 @@ raise SystemExit(main(["train", "--data", "cifar10", "--out", run + "-2"]))
         "dirprune: no complete cifar-10-batches-py in /sys/kernel/.cache"
     )
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
+def test_help_fits_into_a_narrow_terminal_and_shows_no_none(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    assert cli.main([*filter(None, [command]), "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if len(line) > 50] == []
+    assert "None" not in printed

@@ -12,11 +12,16 @@ from dirprune.cli.options import Out
 from dirprune.cli.printing import is_first
 from dirprune.survey.config import SurveyConfig
 
+Runs = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
+
 
 def landscape(
-    runs: tyro.conf.Positional[tuple[Path, ...]],
+    runs: Runs,
     out: Out,
-    options: SurveyConfig = SurveyConfig(),  # noqa: B008 (frozen)
+    measurement: SurveyConfig = SurveyConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Measure the loss landscape around finished runs: do they lie in one valley?
 
@@ -27,18 +32,18 @@ def landscape(
         runs: Run folders, or .safetensors files with --model: first the dense reference (SGD),
             then the sparse one (gRDA), then others to compare with.
         out: Folder of landscape.json.
-        options: What is measured, and how finely.
+        measurement: What is measured, and how finely.
     """
     from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
 
-    survey(runs, options, out)
+    survey(runs, measurement, out)
     if is_first():
         print(f"report: {write_report([out], out / 'report.html')}")
 
 
 def report(
-    runs: tyro.conf.Positional[tuple[Path, ...]],
+    runs: Runs,
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
 ) -> None:
     """Draw the report of runs, of a comparison, or of a landscape.

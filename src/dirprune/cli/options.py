@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 from docstring_parser import parse as parse_docstring
@@ -58,6 +59,62 @@ class ConfigOptions:
         return TrainConfig(**values)
 
 
+def plain_option(kind: Any, default: object) -> Any:
+    """Annotate the type of an option so that its help shows no None and no long fractions.
+
+    Args:
+        kind: The type, which may be annotated already.
+        default: Its default; None means that the help text says what happens.
+    """
+    if default is None:
+        return Annotated[kind, tyro.conf.arg(metavar=_metavar(kind), help_behavior_hint="")]
+    if isinstance(default, tuple) and default and isinstance(default[0], float):
+        values = " ".join(f"{value:.3g}" for value in default)
+        return Annotated[kind, tyro.conf.arg(help_behavior_hint=f"(default: {values})")]
+    return kind
+
+
+def _metavar(kind: Any) -> str | None:
+    """The placeholder of an optional value, without None; None leaves it to tyro."""
+    known = {bool: "{True,False}", int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+    if kind in known:
+        return known[kind]
+    inner = [found for arg in get_args(kind) if isinstance(arg, type | GenericAlias | UnionType)
+             and (found := _metavar(arg))]  # fmt: skip
+    text = inner[0] if inner else None
+    return f"[{text} ...]" if text and get_origin(kind) is tuple else text
+
+
+def plain_options(kind: type) -> type:
+    """Return a dataclass with the same fields and :func:`plain_option` for each.
+
+    Args:
+        kind: A dataclass in which every field has a default.
+    """
+    hints = get_type_hints(kind)
+    help_texts = _help_texts(kind)
+    shown = [
+        (
+            f.name,
+            Annotated[
+                plain_option(hints[f.name], f.default),
+                tyro.conf.arg(help=help_texts.get(f.name)),
+            ],
+            field(default=f.default),
+        )
+        for f in fields(kind)
+    ]
+    return make_dataclass("Options", shown, frozen=True)
+
+
+def _help_texts(kind: type) -> dict[str, str]:
+    """The attributes that the docstring of a dataclass describes."""
+    return {
+        p.arg_name: " ".join((p.description or "").split())
+        for p in parse_docstring(kind.__doc__ or "").params
+    }
+
+
 def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigOptions:
     """Divide the fields of a config into groups of options.
 
@@ -66,10 +123,7 @@ def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigO
         without: Fields that are not options of this command.
     """
     hints = get_type_hints(TrainConfig)
-    help_texts = {
-        p.arg_name: " ".join((p.description or "").split())
-        for p in parse_docstring(TrainConfig.__doc__ or "").params
-    }
+    help_texts = _help_texts(TrainConfig)
     known = {name for names in GROUPS.values() for name in names}
     others = tuple(f.name for f in fields(TrainConfig) if f.name not in known)
     *_, last = GROUPS
@@ -78,7 +132,10 @@ def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigO
         shown = [
             (
                 name,
-                Annotated[hints[name], tyro.conf.arg(help=help_texts.get(name))],
+                Annotated[
+                    plain_option(hints[name], getattr(start, name)),
+                    tyro.conf.arg(help=help_texts.get(name)),
+                ],
                 field(default=getattr(start, name)),
             )
             for name in (*members, *(others if title == last else ()))

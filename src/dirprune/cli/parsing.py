@@ -1,8 +1,9 @@
 """Parsing a command line to a function call, with errors in one line."""
 
 import inspect
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -14,8 +15,10 @@ from dirprune._support.files import read_json
 from dirprune.cli import names
 from dirprune.cli.commands import COMMANDS
 from dirprune.cli.figures import FIGURES
-from dirprune.cli.options import config_options
+from dirprune.cli.options import config_options, plain_option, plain_options
 from dirprune.cli.training import DEMO
+from dirprune.cli.wrapping import Wrapping
+from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.recipes import RECIPES, get_recipe
 
@@ -54,7 +57,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
             "tune for each mu (--mus), each in its own folder"
         )
     arguments, start = _take_defaults(arguments)
-    with _parse_errors(arguments):
+    with _parse_errors(arguments), redirect_stdout(Wrapping(sys.stdout)):
         parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             {name: _deferred(name, function, start) for name, function in COMMANDS.items()},
             prog="dirprune",
@@ -133,6 +136,8 @@ def _deferred(
             config = options.config({group: given.pop(group) for group in options.groups})
             names.check_config(config)
             given["config"] = config
+        if "measurement" in given:
+            given["measurement"] = SurveyConfig(**vars(given["measurement"]))
         if "methods" in given:
             names.check_methods(given["methods"])
         return partial(command, **given)
@@ -144,10 +149,16 @@ def _deferred(
                 inspect.Parameter(group, p.KEYWORD_ONLY, default=kind(), annotation=kind)
                 for group, kind in options.groups.items()
             ]
+        elif p.annotation is SurveyConfig:
+            shown = plain_options(SurveyConfig)
+            parameters.append(p.replace(kind=p.KEYWORD_ONLY, annotation=shown, default=shown()))
         else:
-            parameters.append(p.replace(kind=p.KEYWORD_ONLY))
+            annotation = plain_option(p.annotation, p.default)
+            parameters.append(p.replace(kind=p.KEYWORD_ONLY, annotation=annotation))
     parameters.sort(key=lambda p: p.default is not p.empty)
     postponed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    postponed.__annotations__ = {p.name: p.annotation for p in parameters}
+    del postponed.__wrapped__  # tyro would read its annotations
     return postponed
 
 

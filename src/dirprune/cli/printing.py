@@ -21,10 +21,10 @@ def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
     Seconds per epoch are shown only for a single run: times of consecutive runs depend on the
     other load of the machine.
     """
-    table = Table(caption="sparsity: share of zeros; size: weights after zstd")
+    table = Table(caption="sparsity: share of zeros; after zstd: the compressed weights")
     table.add_column("")
     timed = ["s/epoch"] * (len(summaries) == 1)
-    for title in ("test accuracy", "sparsity", "nonzeros", *timed, "size"):
+    for title in ("test accuracy", "sparsity", "nonzeros", *timed, "after zstd"):
         table.add_column(title, justify="right")
     for name, s in summaries.items():
         table.add_row(

@@ -61,7 +61,7 @@ class TrainConfig:
         batch_seed: Seed of batches, augmentation and dropout; by default seed. A different value
             gives a second run from the same initial weights, as a control in comparisons.
         validation: Share of the training data held out for validation; 0 trains on all data.
-        augment: Use the usual augmentation of the data set (digits has none).
+        augment: Whether training images are augmented as usual for the data set (digits: never).
         precision: Arithmetic of the forward pass; the half precisions use automatic mixed
             precision.
         device: auto, cpu, cuda or mps.
