@@ -1,11 +1,15 @@
 """Text and tables of a page, and the page as a browser renders it."""
 
+import json
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+
+from dirprune.report.runs.page import write_report
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -78,3 +82,11 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
     )
     console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
     return ended.stdout, [line for line in console if not any(note in line for note in SLOW)]
+
+
+def report(folders: list[Path], out: Path) -> Page:
+    return Page(write_report(folders, out).read_text(encoding="utf-8"))
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import load
 from synthetic_landscape import landscape
 from synthetic_runs import write_json, write_run
-from test_report import load
 
 from dirprune.report.landscape.read import read_landscape
 from dirprune.report.landscape.summary import lead as landscape_lead
