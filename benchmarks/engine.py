@@ -5,6 +5,8 @@ zeros. Weights and the positions of the zeros are random (see ``sparse_networks.
 depends only on their number.
 
     python benchmarks/engine.py [--only NAME ...] [--threads 1 2] [--rounds 15] [--json FILE.json]
+
+With ``--folder`` the networks' files are kept, so that a later run does not write them again.
 """
 
 import argparse
@@ -29,7 +31,7 @@ class Case(NamedTuple):
     """A network to measure, the shape of one input, and the batch sizes."""
 
     make: Callable[[], nn.Module]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     batches: tuple[int, ...]
 
 
@@ -48,6 +50,26 @@ def mobile() -> nn.Module:
     return masked(net, lambda _, p: 0.9 if p.dim() == 4 and p.shape[2:] == (1, 1) else 0.0)
 
 
+def dense(name: str) -> Case:
+    """A network of torchvision without zeros."""
+
+    def make() -> nn.Module:
+        return masked(torchvision.models.get_model(name, weights=None), lambda *_: 0.0)
+
+    return Case(make, (3, 224, 224), (1, 16))
+
+
+def encoder(zeros: float) -> Case:
+    """Twelve layers as in BERT-base on 128 places, with the same share of zeros in every layer."""
+
+    def make() -> nn.Module:
+        block = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
+        net = nn.TransformerEncoder(block, 12, enable_nested_tensor=False)
+        return masked(net, lambda *_: zeros)
+
+    return Case(make, (128, 768), (1, 8))
+
+
 def layer(channels: int, side: int, zeros: float) -> Case:
     """A single 3x3 convolution."""
 
@@ -63,6 +85,8 @@ CASES = {
     **{f"vgg16 {zeros:.0%}": cifar("vgg16", zeros) for zeros in (0.9, 0.97)},
     **{f"wrn28x10 {zeros:.0%}": cifar("wrn28x10", zeros) for zeros in (0.9, 0.97)},
     "mobilenet_v2": Case(mobile, (3, 224, 224), (1, 16)),
+    **{f"dense {n}": dense(n) for n in ("mobilenet_v2", "resnet18", "convnext_tiny", "resnet50")},
+    **{f"bert {zeros:.0%}": encoder(zeros) for zeros in (0.9, 0.95)},
     **{
         f"3x3 {channels}@{side} {zeros:.0%}": layer(channels, side, zeros)
         for channels, side in ((64, 56), (128, 28), (256, 14), (512, 7))
@@ -79,15 +103,20 @@ def dense_peak(threads: int) -> list[float]:
     return quartiles([2e-9 * 1536**3 / t for t in times])
 
 
-def layers(net: nn.Module, case: Case, threads: int) -> list[dict[str, object]]:
+def saved(name: str, folder: Path) -> Path:
+    """The file of a network, which is written if it is not there."""
+    path = folder / f"{name.replace(' ', '-').replace('%', '')}.dpz"
+    if not path.exists():
+        torch.manual_seed(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(CASES[name].make(), path, torch.randn(2, *CASES[name].shape))
+    return path
+
+
+def layers(path: Path, case: Case, threads: int) -> list[dict[str, object]]:
     """Profile every layer at the smallest batch: kernel, zeros, ms, useful GFLOP/s."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.dpz")
-        save(net, path, torch.randn(2, *case.shape))
-        profile = Engine(path, threads=threads).profile(
-            torch.randn(case.batches[0], *case.shape).numpy()
-        )
-    return [asdict(row) for row in profile.layers]
+    x = torch.randn(case.batches[0], *case.shape).numpy()
+    return [asdict(row) for row in Engine(path, threads=threads).profile(x).layers]
 
 
 def main() -> None:
@@ -98,25 +127,30 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--against", nargs="+", default=["onnxruntime", "openvino", "torch"])
+    parser.add_argument("--batches", nargs="+", type=int, help="instead of the network's own")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, options.folder or Path(folder))
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """Measure the networks and write the figures."""
     peaks = {str(n): dense_peak(n) for n in options.threads}
     print("GFLOP/s of a dense product:", {n: [round(q) for q in p] for n, p in peaks.items()})
     found = {}
     for name in (n for n in CASES if n.startswith(tuple(options.only))):
-        case = CASES[name]
-        torch.manual_seed(0)
-        net = case.make()
+        case, path = CASES[name], saved(name, folder)
         figures = benchmark(
-            net,
-            torch.randn(2, *case.shape),
+            path,
             against=options.against,
-            batches=case.batches,
+            batches=options.batches or case.batches,
             threads=options.threads,
             rounds=options.rounds,
         )
         print(f"\n{name}\n{figures}", flush=True)
-        found[name] = asdict(figures) | {"layers": layers(net, case, max(options.threads))}
+        found[name] = asdict(figures) | {"layers": layers(path, case, max(options.threads))}
         write(options.json, {"dense_gflops": peaks, "networks": found})
 
 

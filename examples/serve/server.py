@@ -14,6 +14,7 @@ import argparse
 import os
 import signal
 import socket
+from typing import Any
 
 import numpy as np
 import uvicorn
@@ -23,11 +24,12 @@ from fastapi.concurrency import run_in_threadpool
 from dirprune.deploy import Engine
 
 
-def create_app(engine: Engine, most_inputs: int = 64) -> FastAPI:
+def create_app(engine: Any, most_inputs: int = 64) -> FastAPI:
     """Make the application.
 
     Args:
-        engine: The network. Calls release Python's global lock, so a thread pool runs them.
+        engine: The network, with one input and one output of fixed sizes. Calls release Python's
+            global lock, so a thread pool runs them.
         most_inputs: Largest batch of one request.
     """
     app = FastAPI()
@@ -59,29 +61,34 @@ def create_app(engine: Engine, most_inputs: int = 64) -> FastAPI:
     return app
 
 
-def main() -> None:
-    """Load the network, fork the workers, wait for them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="file that dirprune.deploy.save wrote")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free port")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--threads", type=int, default=1, help="threads of one call")
-    options = parser.parse_args()
+def serve(engine: Any, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> int:
+    """Tune a network, fork the workers, and wait for them.
 
-    engine = Engine(options.model, threads=options.threads)
+    Args:
+        engine: As for :func:`create_app`.
+        host: The address to listen on.
+        port: The port, 0 for any free one.
+        workers: Number of processes.
+
+    Returns:
+        The exit status: 1 if a worker failed.
+    """
+    if -1 in engine.input_shape:
+        raise SystemExit(f"{engine!r} has no fixed sizes: save the network without dynamic")
     engine(np.zeros((1, *engine.input_shape), np.float32))  # tunes before the fork
-    listener = socket.create_server((options.host, options.port), backlog=1024)
-    print(f"http://{options.host}:{listener.getsockname()[1]} serves {engine!r}", flush=True)
-
-    workers = [_fork(engine, listener) for _ in range(options.workers)]
+    listener = socket.create_server((host, port), backlog=1024)
+    # Connections inherit this. Without it, answers wait up to 40 ms for a delayed acknowledgement:
+    # asyncio sets it only for sockets that were opened with the protocol's number.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    print(f"http://{host}:{listener.getsockname()[1]} serves {engine!r}", flush=True)
+    pids = [_fork(engine, listener) for _ in range(workers)]
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in workers])
-    failed = [pid for pid in workers if os.waitpid(pid, 0)[1]]
-    raise SystemExit(bool(failed))
+        signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in pids])
+    statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+    return int(any(statuses))
 
 
-def _fork(engine: Engine, listener: socket.socket) -> int:
+def _fork(engine: Any, listener: socket.socket) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -90,6 +97,19 @@ def _fork(engine: Engine, listener: socket.socket) -> int:
     config = uvicorn.Config(create_app(engine), log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
     os._exit(0)
+
+
+def main() -> None:
+    """Load the network and serve it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="file that dirprune.deploy.save wrote")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free port")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one call")
+    options = parser.parse_args()
+    engine = Engine(options.model, threads=options.threads)
+    raise SystemExit(serve(engine, options.host, options.port, options.workers))
 
 
 if __name__ == "__main__":
