@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import uvicorn
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from dirprune.deploy import Engine
 
@@ -28,11 +28,13 @@ def create_app(engine: Any, most_inputs: int = 64) -> FastAPI:
     """Make the application.
 
     Args:
-        engine: The network, with one input and one output of fixed sizes. Calls release Python's
-            global lock, so a thread pool runs them.
+        engine: The network, with one input and one output of fixed sizes. A thread computes one
+            call at a time without Python's global lock, so that requests are read meanwhile.
         most_inputs: Largest batch of one request.
     """
     app = FastAPI()
+    # More calls at a time would share the same cores, and each needs memory for activations.
+    limiter = CapacityLimiter(1)
     input_bytes = 4 * int(np.prod(engine.input_shape))
 
     @app.get("/")
@@ -55,7 +57,7 @@ def create_app(engine: Any, most_inputs: int = 64) -> FastAPI:
                 400, f"an input has {input_bytes} bytes (float32 {engine.input_shape})"
             )
         x = np.frombuffer(body, "<f4").reshape(-1, *engine.input_shape)
-        result = await run_in_threadpool(engine, x)
+        result = await to_thread.run_sync(engine, x, limiter=limiter)
         return Response(result.tobytes(), media_type="application/octet-stream")
 
     return app

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dirprune import __version__
+from dirprune._support.processor import processor_name
 
 _PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
@@ -34,7 +35,7 @@ def environment(device: str) -> dict[str, Any]:
         },
         "commit": _commit(),
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
@@ -62,16 +63,6 @@ def _commit() -> str | None:
         return None
     top, commit = done.stdout.splitlines()
     return commit if Path(top, "src", "dirprune").resolve() == package else None
-
-
-def _cpu() -> str:
-    """Return the processor's name, with family and model: they identify its generation."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
 
 
 def _memory_gib() -> float | None:

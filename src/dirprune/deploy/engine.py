@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune._support import native
+from dirprune._support.files import writing
+from dirprune.deploy.arrays import Array, as_array, as_float32
+from dirprune.deploy.file.container import Contents
 from dirprune.deploy.file.limits import check_memory, memory_limit, readable
 from dirprune.deploy.file.read import FileOrBytes, describe, file_bytes, read_contents
+from dirprune.deploy.file.tuning import with_tuning
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.signature import Kind, pack, rebuild, split
 from dirprune.deploy.profile import LayerTime, Profile
 from dirprune.deploy.programs import Prepared, Programs
-from dirprune.deploy.tuned import TunedFiles
+from dirprune.deploy.tuned import StoredTuning, TunedFiles
 
-Array = NDArray[np.float32]
 _MOST_THREADS = 256
 _DTYPES: Mapping[Kind, type] = {"float": np.float32, "int": np.int64, "bool": np.bool_}
 _FOLDING = 16
@@ -58,7 +61,8 @@ class Engine:
             the first call is as fast as later calls, and the same file gives bit-identical
             results. A tuning for another network or instruction set is replaced. A tuning from
             another processor with the same instruction set is used, but may not be the fastest:
-            delete the file there.
+            delete the file there. :meth:`save_tuned` instead puts the result into the network's
+            file.
         check: Refuse inputs that are not finite.
         max_bytes: Bound on the memory that the file can make the engine use: for reading, for
             weights, and for the activations of one call. None is half of this machine's memory.
@@ -101,12 +105,13 @@ class Engine:
         limit = memory_limit(max_bytes)
         with readable(describe(path)):
             self._file = file_bytes(path, limit)
-            graph = _graph(self._file, limit)
+            contents = read_contents(self._file, limit)
+            graph = _graph(contents, limit)
             self._sparsity = _sparsity(graph)
             self._programs = Programs(self._extension, graph, limit)
+        self._stored = StoredTuning(contents.tuning, self._extension.chosen())
         self._tuned = self._tuned_files() if keep else None
-        if self._tuned is not None:
-            self._tuned.load(self._programs.first)
+        self._load_tuning(self._programs.first)
 
     def __getstate__(self) -> dict[str, Any]:
         options = ("_path", "_file", "_threads", "_tune", "_check", "_max_bytes")
@@ -234,6 +239,31 @@ class Engine:
         )
         return Profile(layers, len(x), self._threads, self._extension.chosen())
 
+    def save_tuned(self, path: str | os.PathLike[str]) -> None:
+        """Write the network's file together with what tuning has chosen on this processor.
+
+        An engine of the new file uses these choices on processors of the same name, model and
+        instruction set, so that its first call needs no tuning. Choices for other processors are
+        kept. The choices are those of the calls so far: call the engine with every batch size
+        that will be used.
+
+        Args:
+            path: The new file; it may be the engine's own, which is replaced atomically.
+
+        Raises:
+            ValueError: If nothing has been tuned.
+            OSError: If the file cannot be written.
+        """
+        stored = self._stored.with_programs(self._programs.prepared, self._threads)
+        with writing(Path(path)) as temporary:
+            temporary.write_bytes(with_tuning(self._file, stored.to_json()))
+
+    def _load_tuning(self, prepared: Prepared) -> None:
+        if self._tuned is not None:
+            self._tuned.load(prepared)
+        if self._tune:
+            self._stored.load(prepared, self._threads)
+
     def _tuned_files(self) -> TunedFiles:
         if self._path is None:
             raise ValueError("keep=True writes beside the file: give its path")
@@ -246,10 +276,10 @@ class Engine:
             leaves = signature.leaves(args, kwargs)
         elif len(leaves) != 1:
             raise TypeError(f"this network takes one array, got {len(leaves)}")
-        arrays = [_as_array(leaf) for leaf in leaves]
+        arrays = [as_array(leaf) for leaf in leaves]
         prepared = self._programs.at([array.shape for array in arrays])
-        if self._tuned and not prepared.program.modes:
-            self._tuned.load(prepared)
+        if not prepared.program.modes:
+            self._load_tuning(prepared)
         signature = prepared.signature
         if signature is None:
             return self._checked(arrays[0], tuple(prepared.program.input_shape)), prepared
@@ -262,15 +292,15 @@ class Engine:
             needed = ", ".join(["batch", *map(str, shape)])
             raise ValueError(f"this network takes shape ({needed}), got {array.shape}")
         if array.dtype != np.float32:
-            array = _converted(array)
+            array = as_float32(array)
         if self._check and not np.isfinite(array).all():
             raise ValueError("the input is not finite: use check=False to run it nevertheless")
         return np.ascontiguousarray(array)
 
 
-def _graph(data: bytes, limit: int) -> Graph:
+def _graph(contents: Contents, limit: int) -> Graph:
     """The network of a file that is small enough to be folded."""
-    graph = read_contents(data, limit).graph
+    graph = contents.graph
     if graph is None:
         raise ValueError("it has weights and no network: save the model with example_inputs")
     layers = [graph.tensors[n.tensors["weight"]] for n in graph.nodes if "weight" in n.tensors]
@@ -283,38 +313,6 @@ def _sparsity(graph: Graph) -> float:
     total = sum(graph.tensors[name].size for name in names)
     nonzeros = sum(int(np.count_nonzero(graph.tensors[name])) for name in names)
     return 1 - nonzeros / total if total else 0.0
-
-
-def _as_array(x: Any) -> NDArray[Any]:
-    if isinstance(x, np.ndarray):
-        return x
-    if hasattr(x, "resolve_neg"):  # torch's: what its array interfaces refuse or get wrong
-        x = x.detach().resolve_conj().resolve_neg()
-        if x.is_floating_point():
-            x = x.float()
-    try:
-        if hasattr(x, "__dlpack__"):
-            return np.from_dlpack(x)
-        if hasattr(x, "__array__"):
-            return np.asarray(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise TypeError(
-            f"cannot read the input's memory ({reason}): give a dense array on the CPU"
-        ) from None
-    raise TypeError(f"the input must be an array, got {type(x).__name__}: use numpy.asarray(x)")
-
-
-def _converted(array: NDArray[Any]) -> Array:
-    if array.dtype.kind in "fiubV" and array.dtype.names is None:
-        try:
-            with np.errstate(over="ignore"):
-                return array.astype(np.float32)
-        except (TypeError, ValueError):
-            pass
-    raise TypeError(
-        f"the engine computes with real numbers, got {array.dtype}: use x.astype(numpy.float32)"
-    )
 
 
 def _usable_cpus() -> int:

@@ -65,6 +65,11 @@ class Programs:
         pairs = zip(low.shapes[low.output][1:], high.shapes[high.output][1:], strict=True)
         return tuple(a if a == b else -1 for a, b in pairs)
 
+    @property
+    def prepared(self) -> list[Prepared]:
+        """The programs so far."""
+        return [*self._recent.values()] if self._graph is not None else [self.first]
+
     def at(self, shapes: Sequence[Shape]) -> Prepared:
         """The program for input tensors of these shapes; ``shapes`` matters if sizes vary.
 

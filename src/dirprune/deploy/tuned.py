@@ -1,13 +1,17 @@
-"""The result of tuning, stored beside the network's file for the next start."""
+"""The result of tuning, stored for the next start: in the network's file, or beside it."""
 
 import hashlib
 import json
 import threading
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from dirprune._support.files import write_json
+from dirprune._support.processor import processor_name
 from dirprune.deploy.programs import Prepared
 
 _VERSION = 1
@@ -38,13 +42,7 @@ class TunedFile:
 
     def load(self, program: Any) -> None:
         """Set the choices of a program that the file holds."""
-        for mode in self._modes():
-            if mode["threads"] > self._threads:
-                continue
-            try:
-                program.choose(**mode)
-            except (ValueError, TypeError, RuntimeError, MemoryError):
-                continue  # the entry belongs to something else
+        _choose(program, self._modes(), self._threads)
         self._saved = program.modes
 
     def save(self, program: Any) -> None:
@@ -56,7 +54,7 @@ class TunedFile:
             return
         try:
             self.load(program)  # what other engines have found since
-            found = [dict(zip(_NAMES, mode)) for mode in program.tuned()]
+            found = _found(program)
             others = [m for m in self._modes() if m["threads"] > self._threads]
             self._saved = len(found)
             try:
@@ -72,11 +70,81 @@ class TunedFile:
             record = json.loads(self.path.read_text())
             if {key: record[key] for key in self._key} != self._key:
                 return []
-            modes = [m for m in record["modes"] if m.keys() == set(_NAMES)]
-            kinds = {(m["batch"], m["threads"]): m for m in modes}
-            return [m for kind, m in kinds.items() if set(map(type, kind)) == {int}]
+            return _valid(record["modes"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return []
+
+
+class StoredTuning:
+    """The result of tuning in the network's file, for some processors and instruction sets.
+
+    Args:
+        text: JSON of an untrusted file; what is not valid is ignored.
+        isa: Instruction set in use.
+    """
+
+    def __init__(self, text: str, isa: str) -> None:
+        self._key = {"version": _VERSION, "processor": processor_name(), "isa": isa}
+        self._entries: list[dict[str, Any]] = []
+        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            self._entries = [
+                {**entry, "modes": _valid(entry["modes"]), "sizes": [*entry["sizes"]]}
+                for entry in json.loads(text or "[]")
+            ]
+
+    def load(self, prepared: Prepared, threads: int) -> None:
+        """Set the choices for a program on this processor."""
+        for entry in self._entries:
+            if self._is_for(entry, prepared):
+                _choose(prepared.program, entry["modes"], threads)
+
+    def with_programs(self, programs: Sequence[Prepared], threads: int) -> "StoredTuning":
+        """The same with what programs have found on this processor.
+
+        Raises:
+            ValueError: If they have found nothing.
+        """
+        found = [
+            {**self._key, "sizes": [*own.sizes], "modes": _found(own.program)}
+            for own in programs
+            if own.program.modes
+        ]
+        if not found:
+            raise ValueError(
+                "nothing has been tuned: call the engine, which tune=True needs, before save_tuned"
+            )
+        replaced = [own for own in programs if own.program.modes]
+        others = [e for e in self._entries if not any(self._is_for(e, own) for own in replaced)]
+        new = copy(self)
+        new._entries = others + found
+        return new
+
+    def to_json(self) -> str:
+        """Write it for a file."""
+        return json.dumps(self._entries, separators=(",", ":"))
+
+    def _is_for(self, entry: dict[str, Any], prepared: Prepared) -> bool:
+        own = self._key | {"sizes": [*prepared.sizes]}
+        return all(entry.get(key) == value for key, value in own.items())
+
+
+def _choose(program: Any, modes: list[dict[str, Any]], threads: int) -> None:
+    """Set the choices of a program; those for more threads, or for something else, are ignored."""
+    for mode in modes:
+        if mode["threads"] <= threads:
+            with suppress(ValueError, TypeError, RuntimeError, MemoryError):
+                program.choose(**mode)
+
+
+def _found(program: Any) -> list[dict[str, Any]]:
+    return [dict(zip(_NAMES, mode)) for mode in program.tuned()]
+
+
+def _valid(modes: Any) -> list[dict[str, Any]]:
+    """Those entries that can be one, one for each batch and number of threads."""
+    own = [m for m in modes if m.keys() == set(_NAMES)]
+    kinds = {(m["batch"], m["threads"]): m for m in own}
+    return [m for kind, m in kinds.items() if set(map(type, kind)) == {int}]
 
 
 class TunedFiles:

@@ -20,6 +20,8 @@ from dirprune.deploy.graph.operators.record import Shape
 
 MAGIC = b"\x89DPZ\r\n\x1a\n"
 VERSION = 1
+TUNED_VERSION = 2
+"""Of files with the result of tuning."""
 HEAD = struct.Struct("<8sIIIQ16s")
 INDEX_LIMIT = 1 << 26
 _INDEX_RATIO = 256
@@ -55,10 +57,12 @@ class Contents(NamedTuple):
     Attributes:
         graph: The network, or None if the file has only weights.
         tensors: Tensors by name; those of the graph, if there is one.
+        tuning: The result of tuning as JSON, or nothing.
     """
 
     graph: Graph | None
     tensors: Mapping[str, Tensor]
+    tuning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

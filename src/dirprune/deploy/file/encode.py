@@ -142,6 +142,16 @@ class Reader:
         """Take a name: its length in bytes and its UTF-8."""
         return _decoded(self.bytes(self.count("H", LONGEST)))
 
+    def text_to_the_end(self) -> str:
+        """Take UTF-8 that is followed by its length, a u32, up to the end."""
+        size = len(self._data) - self._at - 4
+        if size < 0:
+            raise ValueError("the file ends in the middle of a field")
+        taken = self.bytes(size)
+        if self.take("I") != size:
+            raise ValueError("the length of the tuning does not fit")
+        return _decoded(taken)
+
     def dims(self, code: str) -> Shape:
         """Take dimensions: their number and each."""
         return self.many(code, self.count("B", 8))

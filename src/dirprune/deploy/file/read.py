@@ -18,6 +18,7 @@ from dirprune.deploy.file.container import (
     INDEX_LIMIT,
     MAGIC,
     NAMES,
+    TUNED_VERSION,
     VERSION,
     Contents,
     Entry,
@@ -105,8 +106,8 @@ def read_contents(data: bytes, max_bytes: int | None = None) -> Contents:
     if len(data) < HEAD.size:
         raise ValueError("the file ends in its first bytes")
     _, version, stored, size, rest, digest = HEAD.unpack_from(data)
-    if version != VERSION:
-        raise ValueError(f"it is of version {version}, this dirprune reads {VERSION}")
+    if version not in (VERSION, TUNED_VERSION):
+        raise ValueError(f"it is of version {version}, this dirprune reads {TUNED_VERSION}")
     body = memoryview(data)[HEAD.size :]
     if size > min(INDEX_LIMIT, largest_index(stored)):
         raise ValueError(f"its index of {size} bytes is too large for {stored} stored bytes")
@@ -128,6 +129,7 @@ def read_contents(data: bytes, max_bytes: int | None = None) -> Contents:
     payload, streams = Reader(body[stored:]), {}
     for (stream, plain), length in zip(sizes.items(), reader.many("Q", len(sizes))):
         streams[stream] = Reader(decompress(payload.bytes(length), plain))
+    tuning = reader.text_to_the_end() if version == TUNED_VERSION else ""
     reader.finish()
     payload.finish()
     arrays: list[NDArray[np.generic]] = []
@@ -143,7 +145,7 @@ def read_contents(data: bytes, max_bytes: int | None = None) -> Contents:
     if wrong := [entry.name for entry in entries if entry.dtype != "float32"]:
         raise ValueError(f"tensor {wrong[0]} of the graph is not float32")
     floats = {name: cast(NDArray[np.float32], t.array) for name, t in tensors.items()}
-    return Contents(decode(section, floats), tensors)
+    return Contents(decode(section, floats), tensors, tuning)
 
 
 def _decoding_bytes(entries: list[Entry]) -> int:
