@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where files are kept for a later run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    about = {name: version(name) for name in ("onnxruntime", "fastapi", "uvicorn", "numpy")}
+    run = {"workers": WORKERS, "rounds": options.rounds, "seconds": options.seconds}
     found = {}
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,9 +149,7 @@ def main() -> None:
             found[name] = measure(name, options.rounds, options.seconds, kept)
         for row in found[name]:
             print(name, row, flush=True)
-    about = {name: version(name) for name in ("onnxruntime", "fastapi", "uvicorn", "numpy")}
-    run = {"workers": WORKERS, "rounds": options.rounds, "seconds": options.seconds}
-    write(options.json, {"run": run, "runtimes": about, "networks": found})
+        write(options.json, {"run": run, "runtimes": about, "networks": found})
 
 
 if __name__ == "__main__":

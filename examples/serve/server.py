@@ -78,26 +78,44 @@ def serve(engine: Any, host: str = "127.0.0.1", port: int = 8000, workers: int =
     if -1 in engine.input_shape:
         raise SystemExit(f"{engine!r} has no fixed sizes: save the network without dynamic")
     engine(np.zeros((1, *engine.input_shape), np.float32))  # tunes before the fork
-    listener = socket.create_server((host, port), backlog=1024)
-    # Connections inherit this. Without it, answers wait up to 40 ms for a delayed acknowledgement:
-    # asyncio sets it only for sockets that were opened with the protocol's number.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    print(f"http://{host}:{listener.getsockname()[1]} serves {engine!r}", flush=True)
-    pids = [_fork(engine, listener) for _ in range(workers)]
+    listeners = _listeners(host, port, workers)
+    print(f"http://{host}:{listeners[0].getsockname()[1]} serves {engine!r}", flush=True)
+    pids = [_fork(engine, listeners, worker) for worker in range(workers)]
+    for listener in listeners:
+        listener.close()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in pids])
     statuses = [os.waitpid(pid, 0)[1] for pid in pids]
     return int(any(statuses))
 
 
-def _fork(engine: Any, listener: socket.socket) -> int:
+def _listeners(host: str, port: int, workers: int) -> list[socket.socket]:
+    """A socket for each worker, on one port: the kernel spreads the connections over them.
+
+    Of a single socket that all workers share, one worker may take all connections.
+    """
+    listeners: list[socket.socket] = []
+    for _ in range(workers):
+        own = socket.create_server((host, port), backlog=1024, reuse_port=True)
+        # Connections inherit this. Without it, answers wait up to 40 ms for an acknowledgement:
+        # asyncio sets it only for sockets that were opened with the protocol's number.
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listeners.append(own)
+        port = own.getsockname()[1]
+    return listeners
+
+
+def _fork(engine: Any, listeners: list[socket.socket], worker: int) -> int:
     pid = os.fork()
     if pid:
         return pid
+    for number, listener in enumerate(listeners):
+        if number != worker:
+            listener.close()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after its shutdown
         signal.signal(number, lambda *_: os._exit(0))
     config = uvicorn.Config(create_app(engine), log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listeners[worker]])
     os._exit(0)
 
 
