@@ -1,8 +1,9 @@
 """The start of a network and the memory of its calls, in dirprune and in ONNX Runtime.
 
 Every figure comes from a process of its own, without torch: seconds to load the file, of the first
-call, which tunes, and of the fastest later call; MiB that the process needs at most, above what
-it needed before loading. ``stored`` is a file with the result of tuning.
+call, which tunes, and of the fastest later call; MiB above what the process needed before
+loading: the peak of loading, the peak of all, and what is held after the calls. ``stored`` is a
+file with the result of tuning.
 
     python benchmarks/start.py [--only resnet50] [--batches 1 16] [--rounds 5] [--json FILE.json]
 """
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 import numpy as np
 runtime, path, threads, shape = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+peak, held = lambda: status("VmHWM") / 1024, lambda: status("VmRSS") / 1024
 x = np.random.default_rng(0).standard_normal(shape, np.float32)
 if runtime == "onnxruntime":
     import onnxruntime
@@ -27,7 +29,7 @@ if runtime == "onnxruntime":
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
 else:
     from dirprune.deploy.engine import Engine
-before, start = peak(), time.perf_counter()
+before, at_rest, start = peak(), held(), time.perf_counter()
 if runtime == "onnxruntime":
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     call = lambda: session.run(None, {"input": x})
@@ -41,7 +43,8 @@ for _ in range(6):
     call()
     times.append(time.perf_counter() - begin)
 print(json.dumps({"load": loaded - start, "first": times[0], "later": min(times[1:]),
-                  "mib_loaded": after_loading, "mib": peak() - before}))
+                  "mib_loading": after_loading, "mib_peak": peak() - before,
+                  "mib_after": held() - at_rest}))
 """
 
 

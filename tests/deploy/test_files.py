@@ -311,7 +311,7 @@ def broken(change: Callable[[bytearray], object]) -> Callable[[Path], object]:
         (broken(lambda d: d.clear()), "not a file that dirprune.deploy.save wrote"),
         (broken(lambda d: d.__setitem__(slice(0, 2), b"PK")), "not a file that"),
         (broken(lambda d: d.__delitem__(slice(20, None))), "its first bytes"),
-        (broken(lambda d: d.__setitem__(8, 2)), "of version 2, this dirprune reads 1"),
+        (broken(lambda d: d.__setitem__(8, 3)), "of version 3, this dirprune reads 1 and 2"),
         (broken(lambda d: d.pop()), "should have"),
         (broken(lambda d: d.append(0)), "should have"),
         (broken(lambda d: d.__setitem__(-1, d[-1] ^ 1)), "checksum"),

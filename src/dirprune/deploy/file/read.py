@@ -107,7 +107,9 @@ def read_contents(data: bytes, max_bytes: int | None = None) -> Contents:
         raise ValueError("the file ends in its first bytes")
     _, version, stored, size, rest, digest = HEAD.unpack_from(data)
     if version not in (VERSION, TUNED_VERSION):
-        raise ValueError(f"it is of version {version}, this dirprune reads {TUNED_VERSION}")
+        raise ValueError(
+            f"it is of version {version}, this dirprune reads {VERSION} and {TUNED_VERSION}"
+        )
     body = memoryview(data)[HEAD.size :]
     if size > min(INDEX_LIMIT, largest_index(stored)):
         raise ValueError(f"its index of {size} bytes is too large for {stored} stored bytes")
