@@ -13,7 +13,7 @@ import torchvision
 
 import dirprune
 from dirprune import cli
-from dirprune.cli import commands, names, training
+from dirprune.cli import names, training
 from dirprune.cli.options import GROUPS
 from dirprune.cli.parsing import _take_defaults
 from dirprune.models.factory import OWN
@@ -168,12 +168,6 @@ def test_an_interrupted_run_states_how_to_resume(
     assert "--resume" in capsys.readouterr().err
     monkeypatch.undo()
     assert cli.main([*QUICK, "--out", str(out), "--resume"]) == 0
-
-
-@pytest.mark.parametrize("command", commands.COMMANDS)
-def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([command, "--help"]) == 0
-    assert "--out" in capsys.readouterr().out
 
 
 def test_the_demo_trains_both_methods(
@@ -345,14 +339,3 @@ raise SystemExit(main(["train", "--data", "cifar10", "--out", run + "-2"]))
         "dirprune: no complete cifar-10-batches-py in /sys/kernel/.cache"
     )
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
-def test_help_fits_into_a_narrow_terminal_and_shows_no_none(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "50")
-    assert cli.main([*filter(None, [command]), "--help"]) == 0
-    printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if len(line) > 50] == []
-    assert "None" not in printed

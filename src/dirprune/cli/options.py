@@ -1,5 +1,6 @@
 """The options of a run in groups, generated from the fields of :class:`TrainConfig`."""
 
+import shlex
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import GenericAlias, UnionType
@@ -113,6 +114,27 @@ def _help_texts(kind: type) -> dict[str, str]:
         p.arg_name: " ".join((p.description or "").split())
         for p in parse_docstring(kind.__doc__ or "").params
     }
+
+
+def given_options(config: TrainConfig) -> str:
+    """Return the options that make a config, without those that are the defaults.
+
+    Example:
+        >>> given_options(TrainConfig(mu=0.51, augment=False, lr_steps=(0.5, 0.75)))
+        '--no-augment --mu 0.51 --lr-steps 0.5 0.75'
+    """
+    words = []
+    defaults = TrainConfig()
+    for name in (name for members in GROUPS.values() for name in members):
+        value, option = getattr(config, name), name.replace("_", "-")
+        if value == getattr(defaults, name):
+            continue
+        if isinstance(getattr(defaults, name), bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(shlex.join([f"--{option}", *map(str, values)]))
+    return " ".join(words)
 
 
 def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigOptions:

@@ -21,7 +21,7 @@ def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
     Seconds per epoch are shown only for a single run: times of consecutive runs depend on the
     other load of the machine.
     """
-    table = Table(caption="sparsity: share of zeros; after zstd: the compressed weights")
+    table = Table(caption="sparsity: share of zeros; after zstd: weights")
     table.add_column("")
     timed = ["s/epoch"] * (len(summaries) == 1)
     for title in ("test accuracy", "sparsity", "nonzeros", *timed, "after zstd"):

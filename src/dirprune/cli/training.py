@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from dirprune.cli.options import Out
+from dirprune.cli.options import Out, given_options
 from dirprune.cli.printing import is_first, print_exports, print_runs, print_trials
 from dirprune.study.parts import Part
 from dirprune.train.config import TrainConfig
@@ -155,7 +155,8 @@ def tune(
         display=ConsoleDisplay(),
     )
     print_trials(result)
-    print(f"now: dirprune train ... --mu {result.chosen.mu:g} --c {result.chosen.c:g}")
+    chosen = replace(config, mu=result.chosen.mu, c=result.chosen.c)
+    print(f"now: dirprune train {given_options(chosen)} --out RUN")
 
 
 def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:
