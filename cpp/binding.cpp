@@ -32,7 +32,7 @@ std::vector<std::size_t> grda_step(
     const std::vector<std::uintptr_t>& d, const std::vector<std::uintptr_t>& m,
     const std::vector<std::size_t>& lengths, double lr, double g, double momentum, double decay,
     bool nesterov, bool maximize, bool root, std::size_t threads, std::optional<double> g_before,
-    std::size_t phase) {
+    dirprune::Sample* sample) {
     const std::size_t n = lengths.size();
     if (w.size() != n || v.size() != n || (d.size() != n && !d.empty()) ||
         (m.size() != n && !m.empty()))
@@ -48,15 +48,15 @@ std::vector<std::size_t> grda_step(
                               static_cast<float>(momentum), static_cast<float>(decay),
                               nesterov,                     maximize,
                               root};
-    const dirprune::Comparison comparison{static_cast<float>(g_before.value_or(0.0)), phase};
+    const auto before = static_cast<float>(g_before.value_or(0.0));
     nb::gil_scoped_release release;
-    return dirprune::grda_step(rows, rule, isa, threads, g_before ? &comparison : nullptr);
+    return dirprune::grda_step(rows, rule, isa, threads, g_before ? &before : nullptr, sample);
 }
 
 std::vector<std::size_t> grda_changed(const std::vector<std::uintptr_t>& w,
                                       const std::vector<std::uintptr_t>& v,
                                       const std::vector<std::size_t>& lengths, double g, bool root,
-                                      std::size_t phase, std::size_t threads) {
+                                      const dirprune::Sample& sample, std::size_t threads) {
     if (w.size() != lengths.size() || v.size() != lengths.size())
         throw std::invalid_argument("grda_changed needs as many addresses as lengths");
     std::vector<dirprune::Row> rows;
@@ -64,7 +64,7 @@ std::vector<std::size_t> grda_changed(const std::vector<std::uintptr_t>& w,
         rows.push_back({pointer<float>(w[i]), pointer<float>(v[i]), nullptr, nullptr, lengths[i]});
     const dirprune::Isa isa = dirprune::chosen();
     nb::gil_scoped_release release;
-    return dirprune::grda_changed(rows, root, {static_cast<float>(g), phase}, isa, threads);
+    return dirprune::grda_changed(rows, root, {static_cast<float>(g), sample}, isa, threads);
 }
 
 using Array = nb::ndarray<const float, nb::numpy, nb::c_contig, nb::device::cpu>;
@@ -179,16 +179,25 @@ NB_MODULE(_cpp, m) {
         "chosen", [] { return std::string(dirprune::name(dirprune::chosen())); },
         "The instruction set in use: the best one, or what DIRPRUNE_ISA names.");
     m.def("operators", &operators, "What the engine knows of every operator, in their order.");
+    nb::class_<dirprune::Sample>(m, "Sample", "Which weights are compared, and with what.")
+        .def(
+            "__init__",
+            [](dirprune::Sample* self, std::size_t phase) { new (self) dirprune::Sample{phase}; },
+            nb::arg("phase") = 0)
+        .def(
+            "forget", [](dirprune::Sample& self) { self.known = false; },
+            "Compare the weights with the threshold of v the next time.");
     m.def("grda_step", &grda_step, nb::arg("w"), nb::arg("v"), nb::arg("d"), nb::arg("m"),
           nb::arg("lengths"), nb::kw_only(), nb::arg("lr"), nb::arg("g"), nb::arg("momentum"),
           nb::arg("decay"), nb::arg("nesterov"), nb::arg("maximize"), nb::arg("root") = false,
-          nb::arg("threads"), nb::arg("g_before").none() = nb::none(), nb::arg("phase") = 0,
+          nb::arg("threads"), nb::arg("g_before").none() = nb::none(),
+          nb::arg("sample").none() = nb::none(),
           "gRDA's step in place, on float32 arrays given by address and length; without d only the "
-          "threshold. With g_before, rows that differ from the threshold of v are not stepped; "
-          "returns their indices.");
+          "threshold. With g_before and a sample, rows that were changed since the last step are "
+          "not stepped; returns their indices.");
     m.def("grda_changed", &grda_changed, nb::arg("w"), nb::arg("v"), nb::arg("lengths"),
-          nb::kw_only(), nb::arg("g"), nb::arg("root"), nb::arg("phase"), nb::arg("threads"),
-          "Which rows differ from the threshold of v, from a sample of long ones.");
+          nb::kw_only(), nb::arg("g"), nb::arg("root"), nb::arg("sample"), nb::arg("threads"),
+          "Which rows were changed since the last step, from a sample of long ones.");
     nb::class_<dirprune::Program>(m, "Program", "A network that is ready to run.")
         .def("__init__", &make_program, nb::arg("graph"), nb::arg("tensors"),
              nb::arg("max_bytes") = std::numeric_limits<std::int64_t>::max(),

@@ -22,7 +22,7 @@ constexpr std::size_t SHARE = std::size_t{1} << 16;
 // for the 25.6 million of ResNet-50 15.1 + 5.5 and 10.6 + 5.8.
 constexpr std::size_t STREAMED = std::size_t{1} << 21;
 
-Kernel kernel_of(Isa isa) {
+const GrdaKernels& kernels_of(Isa isa) {
     switch (isa) {
 #if defined(__x86_64__)
         case Isa::avx2: return grda_avx2;
@@ -34,34 +34,65 @@ Kernel kernel_of(Isa isa) {
     }
 }
 
-Search search_of(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::avx2: return changed_avx2;
-        case Isa::avx512: return changed_avx512;
-#elif defined(__aarch64__)
-        case Isa::neon: return changed_neon;
-#endif
-        default: return changed_portable;
-    }
+Row cut(const Row& row, std::size_t start, std::size_t end) {
+    return {row.w + start, row.v ? row.v + start : nullptr, row.d ? row.d + start : nullptr,
+            row.m ? row.m + start : nullptr, end - start};
 }
 
-Row cut(const Row& row, std::size_t start, std::size_t end) {
-    return {row.w + start, row.v + start, row.d ? row.d + start : nullptr, row.m ? row.m + start : nullptr,
-            end - start};
+// Where the digests of every row start, and their number.
+std::vector<std::size_t> places(const std::vector<Row>& rows, std::size_t phase) {
+    std::vector<std::size_t> result(1, 0);
+    result.reserve(rows.size() + 1);
+    for (const Row& row : rows) result.push_back(result.back() + sampled(row.length, phase).number);
+    return result;
 }
+
+// Collects the digests of a sample while its rows are stepped.
+class Digester {
+  public:
+    Digester(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
+             const GrdaKernels& kernels)
+        : rows_(rows), rule_(rule), phase_(phase), kernels_(kernels), places_(places(rows, phase)),
+          digests_(places_.back()) {}
+
+    // Adds the part of a row that this thread has just stepped: its v is still in the cache.
+    void add(std::size_t i, std::size_t start, std::size_t end) {
+        const Lines lines = sampled(rows_[i].length, phase_);
+        const std::size_t before = lines.first * LINE, period = SPARSE * LINE;
+        std::size_t k = start < before + LINE ? 0 : (start - before - LINE) / period + 1;
+        for (; k < lines.number && before + k * period < end; ++k) {
+            const std::size_t line = before + k * period, from = std::max(start, line);
+            const Row part = cut(rows_[i], from, std::min(end, line + LINE));
+            digests_[places_[i] + k] += kernels_.digest(part, rule_, from - line);
+        }
+    }
+
+    std::vector<std::uint32_t> digests() const { return {digests_.begin(), digests_.end()}; }
+
+  private:
+    const std::vector<Row>& rows_;
+    const Rule& rule_;
+    const std::size_t phase_;
+    const GrdaKernels& kernels_;
+    const std::vector<std::size_t> places_;
+    std::vector<std::atomic<std::uint32_t>> digests_;
+};
 
 // Compares each row once, when a thread first needs to know.
 class Comparer {
   public:
-    Comparer(const std::vector<Row>& rows, bool root, const Comparison& comparison, Isa isa)
+    Comparer(const std::vector<Row>& rows, bool root, const Comparison& comparison,
+             const GrdaKernels& kernels)
         : rows_(rows), rule_{0.0f, comparison.g, 0.0f, 0.0f, false, false, root},
-          phase_(comparison.phase), search_(search_of(isa)), found_(rows.size()) {}
+          sample_(comparison.sample), kernels_(kernels), places_(places(rows, sample_.phase)),
+          has_digests_(sample_.known && sample_.g == comparison.g && sample_.root == root &&
+                       sample_.digests.size() == places_.back()),
+          found_(rows.size()) {}
 
     bool differs(std::size_t i) {
         int known = UNKNOWN;
         if (found_[i].compare_exchange_strong(known, BUSY, std::memory_order_acquire)) {
-            known = search_(rows_[i], rule_, phase_) ? CHANGED : SAME;
+            known = compare(i) ? CHANGED : SAME;
             found_[i].store(known, std::memory_order_release);
         }
         while (known == BUSY) {  // in another thread, which may share this core
@@ -79,18 +110,33 @@ class Comparer {
     }
 
   private:
+    bool compare(std::size_t i) const {
+        const Lines lines = sampled(rows_[i].length, sample_.phase);
+        if (!has_digests_ || lines.number == 0) return kernels_.changed(rows_[i], rule_, sample_.phase);
+        const Row weights{rows_[i].w, nullptr, nullptr, nullptr, rows_[i].length};
+        bool any = false;
+        for (std::size_t k = 0; k < lines.number; ++k) {
+            const std::size_t start = (lines.first + k * SPARSE) * LINE;
+            any |= kernels_.digest(cut(weights, start, start + LINE), rule_, 0) !=
+                   sample_.digests[places_[i] + k];
+        }
+        return any;
+    }
+
     enum { UNKNOWN, BUSY, SAME, CHANGED };
     const std::vector<Row>& rows_;
     const Rule rule_;
-    const std::size_t phase_;
-    const Search search_;
+    const Sample& sample_;
+    const GrdaKernels& kernels_;
+    const std::vector<std::size_t> places_;
+    const bool has_digests_;
     std::vector<std::atomic<int>> found_;
 };
 
 }  // namespace
 
 std::vector<std::size_t> grda_step(const std::vector<Row>& rows, const Rule& rule, Isa isa,
-                                   std::size_t threads, const Comparison* comparison) {
+                                   std::size_t threads, const float* g_before, Sample* sample) {
     std::vector<std::size_t> starts;  // of each row, if all were one array
     starts.reserve(rows.size());
     std::size_t total = 0;
@@ -98,10 +144,13 @@ std::vector<std::size_t> grda_step(const std::vector<Row>& rows, const Rule& rul
         starts.push_back(total);
         total += row.length;
     }
-    const Kernel kernel = kernel_of(isa);
+    const GrdaKernels& kernels = kernels_of(isa);
     const bool streamed = total >= STREAMED;
     std::optional<Comparer> comparer;
-    if (comparison) comparer.emplace(rows, rule.root, *comparison, isa);
+    std::optional<Digester> digester;
+    if (sample && g_before)
+        comparer.emplace(rows, rule.root, Comparison{*g_before, *sample}, kernels);
+    if (sample) digester.emplace(rows, rule, sample->phase + 1, kernels);
     const auto share = [&](std::size_t part, std::size_t) {
         const std::size_t begin = part * SHARE, end = std::min(total, begin + SHARE);
         auto i = static_cast<std::size_t>(
@@ -111,18 +160,23 @@ std::vector<std::size_t> grda_step(const std::vector<Row>& rows, const Rule& rul
             // memory more than it uses it.
             if (comparer && starts[i] >= begin && i + 1 < rows.size()) comparer->differs(i + 1);
             if (comparer && comparer->differs(i)) continue;
-            kernel(cut(rows[i], std::max(begin, starts[i]) - starts[i],
-                       std::min(end - starts[i], rows[i].length)),
-                   rule, streamed);
+            const std::size_t from = std::max(begin, starts[i]) - starts[i];
+            const std::size_t to = std::min(end - starts[i], rows[i].length);
+            kernels.step(cut(rows[i], from, to), rule, streamed);
+            if (digester) digester->add(i, from, to);
         }
     };
     parallel_for((total + SHARE - 1) / SHARE, threads, share, openmp::run);
-    return comparer ? comparer->changed() : std::vector<std::size_t>();
+    std::vector<std::size_t> changed;
+    if (comparer) changed = comparer->changed();
+    if (sample)
+        *sample = {sample->phase + 1, changed.empty(), rule.g, rule.root, digester->digests()};
+    return changed;
 }
 
 std::vector<std::size_t> grda_changed(const std::vector<Row>& rows, bool root,
                                       const Comparison& comparison, Isa isa, std::size_t threads) {
-    Comparer comparer(rows, root, comparison, isa);
+    Comparer comparer(rows, root, comparison, kernels_of(isa));
     const auto share = [&](std::size_t i, std::size_t) { comparer.differs(i); };
     parallel_for(rows.size(), threads, share, openmp::run);
     return comparer.changed();

@@ -34,12 +34,6 @@ struct Eight {
 
 }  // namespace
 
-void grda_avx2(const Row& row, const Rule& rule, bool streamed) {
-    run<Eight, Single<true>>(row, rule, streamed);
-}
-
-bool changed_avx2(const Row& row, const Rule& rule, std::size_t phase) {
-    return search<Eight, Single<true>>(row, rule, phase);
-}
+const GrdaKernels grda_avx2 = kernels<Eight, Single<true>>();
 
 }  // namespace dirprune

@@ -34,12 +34,6 @@ struct Sixteen {
 
 }  // namespace
 
-void grda_avx512(const Row& row, const Rule& rule, bool streamed) {
-    run<Sixteen, Single<true>>(row, rule, streamed);
-}
-
-bool changed_avx512(const Row& row, const Rule& rule, std::size_t phase) {
-    return search<Sixteen, Single<true>>(row, rule, phase);
-}
+const GrdaKernels grda_avx512 = kernels<Sixteen, Single<true>>();
 
 }  // namespace dirprune

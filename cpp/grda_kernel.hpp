@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "grda.hpp"
@@ -92,24 +93,12 @@ bool changed(const Row& row, const Rule& rule, std::size_t phase) {
         return differs(T::load(row.w + i), thresholded<ROOT>(T::load(row.v + i), k));
     };
     bool any = false;
-    if (row.length > WHOLE) {
-        const std::size_t lines = row.length / LINE;
-        // The hardware does not prefetch past the end of a page.
-        constexpr std::size_t PAGE = 1024, CACHE_LINE = 16;
-        // at least one line is compared in every phase
-        for (std::size_t line = phase % std::min(SPARSE, lines); line < lines; line += SPARSE) {
-            for (std::size_t part = line * LINE; part < (line + 1) * LINE; part += CACHE_LINE) {
-                std::size_t ahead = part + PAGE;
-                if (ahead >= (line + 1) * LINE) ahead += (SPARSE - 1) * LINE;
-                if (ahead < row.length) {
-                    __builtin_prefetch(row.w + ahead);
-                    __builtin_prefetch(row.v + ahead);
-                }
-                for (std::size_t i = part; i < part + CACHE_LINE; i += V::N) any |= at(i, many);
-            }
-        }
-        return any;
+    const Lines lines = sampled(row.length, phase);
+    for (std::size_t k = 0; k < lines.number; ++k) {
+        const std::size_t start = (lines.first + k * SPARSE) * LINE;
+        for (std::size_t i = start; i < start + LINE; i += V::N) any |= at(i, many);
     }
+    if (lines.number) return any;
     std::size_t i = 0;
     for (; i + V::N <= row.length; i += V::N) any |= at(i, many);
     for (; i < row.length; ++i) any |= at(i, one);
@@ -120,6 +109,36 @@ template <class V, class Scalar>
 bool search(const Row& row, const Rule& rule, std::size_t phase) {
     return rule.root ? changed<V, Scalar, true>(row, rule, phase)
                      : changed<V, Scalar, false>(row, rule, phase);
+}
+
+// Sum of a hash of every float and its place, so that the digests of parts add up. A change goes
+// unnoticed with a probability of about 2^-32.
+inline std::uint32_t sum_of_hashes(const float* x, std::size_t length, std::size_t first) {
+    std::uint32_t sum = 0;
+    for (std::size_t i = 0; i < length; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        bits += static_cast<std::uint32_t>(first + i) * 0x9e3779b1u;
+        bits = (bits ^ (bits >> 16)) * 0x85ebca6bu;  // a product carries low bits up, not down
+        sum += bits ^ (bits >> 15);
+    }
+    return sum;
+}
+
+template <class V, class Scalar>
+std::uint32_t digest(const Row& row, const Rule& rule, std::size_t first) {
+    if (row.v == nullptr) return sum_of_hashes(row.w, row.length, first);
+    constexpr std::size_t SIZE = 512;
+    float sparse[SIZE];
+    std::uint32_t sum = 0;
+    for (std::size_t i = 0; i < row.length; i += SIZE) {
+        const std::size_t length = std::min(SIZE, row.length - i);
+        const Row part{sparse, row.v + i, nullptr, nullptr, length};
+        if (rule.root) threshold<V, Scalar, true>(part, rule);
+        else threshold<V, Scalar, false>(part, rule);
+        sum += sum_of_hashes(sparse, length, first + i);
+    }
+    return sum;
 }
 
 template <class V, class Scalar, bool ROOT>
@@ -140,6 +159,11 @@ template <class V, class Scalar>
 void run(const Row& row, const Rule& rule, bool streamed) {
     if (rule.root) run_with<V, Scalar, true>(row, rule, streamed);
     else run_with<V, Scalar, false>(row, rule, streamed);
+}
+
+template <class V, class Scalar>
+constexpr GrdaKernels kernels() {
+    return {run<V, Scalar>, search<V, Scalar>, digest<V, Scalar>};
 }
 
 // One float; where it stands beside vectors of a CPU that has it, with fused multiply-add.

@@ -32,12 +32,6 @@ struct Four {
 
 }  // namespace
 
-void grda_neon(const Row& row, const Rule& rule, bool streamed) {
-    run<Four, Single<true>>(row, rule, streamed);
-}
-
-bool changed_neon(const Row& row, const Rule& rule, std::size_t phase) {
-    return search<Four, Single<true>>(row, rule, phase);
-}
+const GrdaKernels grda_neon = kernels<Four, Single<true>>();
 
 }  // namespace dirprune

@@ -360,7 +360,7 @@ def test_rows_that_differ_are_not_stepped(isa: str, threads: int) -> None:
     columns = [[a.ctypes.data for a in column] for column in zip(*rows)]
     found = _cpp.grda_step(
         *columns, [], lengths, lr=0.1, g=0.02, momentum=0.0, decay=0.0, nesterov=False,
-        maximize=False, threads=threads, g_before=0.01, phase=7,
+        maximize=False, threads=threads, g_before=0.01, sample=_cpp.Sample(7),
     )  # fmt: skip
     assert found == changed
     for i, row in enumerate(rows):

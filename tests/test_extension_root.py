@@ -90,7 +90,7 @@ def test_changes_are_found(root: bool, length: int) -> None:
     rows = [w.ctypes.data, w.ctypes.data], [v.ctypes.data, v.ctypes.data], [length, 0]
 
     def found(phase: int) -> list[int]:
-        return _cpp.grda_changed(*rows, g=0.5, root=root, phase=phase, threads=2)
+        return _cpp.grda_changed(*rows, g=0.5, root=root, sample=_cpp.Sample(phase), threads=2)
 
     assert not any(found(phase) for phase in range(SPARSE))
     position = length // 2

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from dirprune.batch import Group, ParameterBatch, chunks, may_extend, state_dtype
 from dirprune.changes import adopt
@@ -210,26 +211,28 @@ def _descend_traced(row: Row, batch: ParameterBatch) -> None:
 # The C++ extension, prepared
 
 
+@_disable_dynamo  # calls the extension
 def _step_arrays(batch: ParameterBatch, prepared: PreparedGroup, arrays: Arrays) -> None:
     """Step on the CPU in one call, after weights that were changed from outside are adopted."""
     group, power, g = batch.group, batch.power, float(batch.g)
     g_before = None if batch.g_before is None else float(batch.g_before)
     is_adam = "betas" in group
-    changed = arrays.find_rewritten(prepared.w)
+    changed = arrays.find_rewritten(prepared.w, prepared.v)
     if is_adam and g_before is not None:
         changed |= arrays.find_changed(g_before, power)
     if changed:
         adopt(batch.part(prepared.rows(), changed))
     if is_adam:
         _descend_foreach(batch._replace(rows=prepared.rows()), float(batch.lr), int(batch.step))
-        arrays.step(prepared.w, (), None, g, power)
+        arrays.step(prepared.w, prepared.v, (), None, g, power)
         return
     rule = _gradient_rule(group, float(batch.lr))
-    if left := arrays.step(prepared.w, prepared.grads, rule, g, power, g_before):
+    left = arrays.step(prepared.w, prepared.v, prepared.grads, rule, g, power, g_before)
+    if left:
         rest = batch.part(prepared.rows(), left)
         adopt(rest)
         extension.step(rest.rows, rule, g, power)
-        arrays.remember(prepared.w)
+        arrays.remember(prepared.w, prepared.v)
 
 
 # Triton

@@ -16,6 +16,16 @@ class ExtensionMissing(ImportError, RuntimeError):
     """The C++ extension is needed and was not built."""
 
 
+class Sample(Protocol):
+    """The part of long arrays that is compared, and digests of what the last step left in it.
+
+    Without digests, w is compared with T(v).
+    """
+
+    def forget(self) -> None:
+        """Discard the digests, because something else has written w or v."""
+
+
 class FusedStep(Protocol):
     """One pass over all tensors of a batch: momentum and decay, v -= lr * d, then w = T(v)."""
 
@@ -36,19 +46,19 @@ class FusedStep(Protocol):
         root: bool,
         threads: int,
         g_before: float | None = None,
-        phase: int = 0,
+        sample: Sample | None = None,
     ) -> list[int]:
         """Update ``w``, ``v`` and ``m`` (empty without momentum) in place.
 
         All are addresses of float32 arrays of the given lengths, in the same order. T is the soft
         threshold or, with ``root``, the threshold function of power 2. Without ``d``, v does not
-        change. With ``g_before``, arrays whose w differs from T(v) at this threshold are not
-        stepped, and their indices are returned.
+        change. With ``g_before``, the threshold of the last step, arrays whose w was changed since
+        are not stepped, and their indices are returned. ``sample`` is prepared for the next step.
         """
 
 
 class ChangeSearch(Protocol):
-    """Compare weights with the thresholded accumulators; long arrays on a sample."""
+    """Compare weights with those that the last step left; long arrays on a sample."""
 
     def __call__(
         self,
@@ -58,7 +68,7 @@ class ChangeSearch(Protocol):
         *,
         g: float,
         root: bool,
-        phase: int,
+        sample: Sample,
         threads: int,
     ) -> list[int]:
         """Return the indices of the arrays that differ."""
@@ -101,3 +111,12 @@ def grda_changed() -> ChangeSearch | None:
     """Return the extension's search for changed weights, or None if it was not built."""
     native = extension()
     return None if native is None else cast(ChangeSearch, native.grda_changed)
+
+
+def sample(phase: int = 0) -> Sample:
+    """Return a sample without digests.
+
+    Args:
+        phase: Selects the part; 64 successive phases cover the arrays.
+    """
+    return cast(Sample, required_extension().Sample(phase))

@@ -32,7 +32,9 @@ class Arrays:
         self._strides = list(map(Tensor.stride, w))
         self._orders = list(map(order, w))
         self._versions: list[int] = []
-        self._phase = 0
+        self._v_versions: list[int] = []
+        self._sample = native.sample()
+        self._is_sample_valid = False
 
     @classmethod
     def of(cls, w: Column, v: Column, m: Column, s: Column, grads: Column) -> "Arrays | None":
@@ -67,20 +69,22 @@ class Arrays:
             self._strides = strides
         return are_float32(column)
 
-    def find_rewritten(self, w: Column) -> set[int]:
+    def find_rewritten(self, w: Column, v: Column) -> set[int]:
         """Find the weights that torch has written since the last step, by their versions."""
-        versions = list(map(_version, w))
-        if versions == self._versions:
+        versions, v_versions = list(map(_version, w)), list(map(_version, v))
+        if versions == self._versions and v_versions == self._v_versions:
             return set()
+        self._is_sample_valid = False
         known = self._versions or repeat(-1)
         return {i for i, new in enumerate(map(ne, versions, known)) if new}
 
-    def remember(self, w: Column) -> None:
-        """Record the versions of the weights as those of the last step."""
-        self._versions = list(map(_version, w))
+    def remember(self, w: Column, v: Column) -> None:
+        """Record the versions after these tensors were written otherwise than by :meth:`step`."""
+        self._record(w, v)
+        self._is_sample_valid = False
 
     def find_changed(self, g: float, power: float) -> set[int]:
-        """Compare the weights with the thresholds of v, long arrays on a sample.
+        """Compare the weights with those that the last step left, long arrays on a sample.
 
         Args:
             g: The threshold of the last step.
@@ -89,17 +93,21 @@ class Arrays:
         Returns:
             The rows that differ.
         """
-        self._phase += 1
         search: Any = native.grda_changed()
-        w, v = self._addresses[:2]
-        threads = torch.get_num_threads()
-        return set(
-            search(w, v, self._lengths, g=g, root=power == 2, phase=self._phase, threads=threads)
+        changed: list[int] = search(
+            *self._addresses[:2],
+            self._lengths,
+            g=g,
+            root=power == 2,
+            sample=self._valid_sample(),
+            threads=torch.get_num_threads(),
         )
+        return set(changed)
 
     def step(
         self,
         w: Column,
+        v: Column,
         grads: Column,
         rule: Gradient | None,
         g: float,
@@ -110,12 +118,13 @@ class Arrays:
 
         Args:
             w: The weights.
+            v: Their accumulators.
             grads: Their gradients, if there is a rule.
             rule: The direction and its options; None where v stays.
             g: The threshold.
             power: p, 1 or 2.
-            g_before: The threshold of the last step, to compare the weights with the thresholds
-                of v as in :meth:`find_changed`; by default they are not compared.
+            g_before: The threshold of the last step, to compare the weights as
+                :meth:`find_changed` does; by default they are not compared.
 
         Returns:
             The rows that differ and were not stepped.
@@ -123,9 +132,7 @@ class Arrays:
         options = rule or Gradient(0.0)
         gradients = list(map(Tensor.data_ptr, grads)) if rule else []
         increment_version(w)  # so that autograd sees a change that went past torch
-        self.remember(w)
-        if g_before is not None:
-            self._phase += 1
+        self._record(w, v)
         step: Any = native.grda_step()
         changed: list[int] = step(
             *self._addresses[:2],
@@ -134,9 +141,18 @@ class Arrays:
             self._lengths,
             **arguments(options, g, power),
             g_before=g_before,
-            phase=self._phase,
+            sample=self._valid_sample(),
         )
+        self._is_sample_valid = True
         return changed
+
+    def _valid_sample(self) -> native.Sample | None:
+        if self._sample and not self._is_sample_valid:
+            self._sample.forget()
+        return self._sample
+
+    def _record(self, w: Column, v: Column) -> None:
+        self._versions, self._v_versions = list(map(_version, w)), list(map(_version, v))
 
 
 _version = Tensor._version.__get__  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ def find_changed(rows: Rows, g: float, power: float, phase: int) -> tuple[list[R
         list(map(Tensor.numel, w)),
         g=g,
         root=power == 2,
-        phase=phase,
+        sample=native.sample(phase),
         threads=1,  # waking another takes longer than the sample
     )
     return [fused[i] for i in found], rest

@@ -83,9 +83,9 @@ class PreparedGroup(NamedTuple):
         )
 
     def remember(self) -> None:
-        """Record the versions of the weights; on a GPU a step compares all weights."""
+        """Record the versions of the tensors; on a GPU a step compares all weights."""
         if isinstance(self.tables, Arrays):
-            self.tables.remember(self.w)
+            self.tables.remember(self.w, self.v)
 
     def rows(self) -> list[Row]:
         """The rows with their gradients."""
