@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dirprune.deploy.engine import Array
+from dirprune.deploy.arrays import Array
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.operators.record import Shape
 
