@@ -145,6 +145,7 @@ def test_constants_that_depend_on_the_length(
         check(model, torch.randn(2, length, 8), {"x": {1: (1, 40)}}, tmp_path)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_dead_heads_and_widths_of_an_encoder_are_removed(tmp_path: Path) -> None:
     make, example, dynamic = CASES["encoder"]
