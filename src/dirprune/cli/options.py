@@ -1,6 +1,7 @@
 """The options of a run in groups, generated from the fields of :class:`TrainConfig`."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import GenericAlias, UnionType
@@ -92,28 +93,26 @@ def plain_options(kind: type) -> type:
     Args:
         kind: A dataclass in which every field has a default.
     """
-    hints = get_type_hints(kind)
-    help_texts = _help_texts(kind)
+    return _options("Options", kind(), [f.name for f in fields(kind)])
+
+
+def _options(title: str, start: Any, names: Iterable[str]) -> type:
+    """A dataclass of some fields of ``start``, with its values as defaults and with help texts."""
+    hints = get_type_hints(type(start))
+    documented = parse_docstring(type(start).__doc__ or "").params
+    help_texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
     shown = [
         (
-            f.name,
+            name,
             Annotated[
-                plain_option(hints[f.name], f.default),
-                tyro.conf.arg(help=help_texts.get(f.name)),
+                plain_option(hints[name], getattr(start, name)),
+                tyro.conf.arg(help=help_texts.get(name)),
             ],
-            field(default=f.default),
+            field(default=getattr(start, name)),
         )
-        for f in fields(kind)
+        for name in names
     ]
-    return make_dataclass("Options", shown, frozen=True)
-
-
-def _help_texts(kind: type) -> dict[str, str]:
-    """The attributes that the docstring of a dataclass describes."""
-    return {
-        p.arg_name: " ".join((p.description or "").split())
-        for p in parse_docstring(kind.__doc__ or "").params
-    }
+    return make_dataclass(title, shown, frozen=True)
 
 
 def given_options(config: TrainConfig) -> str:
@@ -144,24 +143,13 @@ def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigO
         start: The config with the defaults.
         without: Fields that are not options of this command.
     """
-    hints = get_type_hints(TrainConfig)
-    help_texts = _help_texts(TrainConfig)
+    defined = [f.name for f in fields(TrainConfig)]
     known = {name for names in GROUPS.values() for name in names}
-    others = tuple(f.name for f in fields(TrainConfig) if f.name not in known)
+    others = [name for name in defined if name not in known]
     *_, last = GROUPS
     groups = {}
     for title, members in GROUPS.items():
-        shown = [
-            (
-                name,
-                Annotated[
-                    plain_option(hints[name], getattr(start, name)),
-                    tyro.conf.arg(help=help_texts.get(name)),
-                ],
-                field(default=getattr(start, name)),
-            )
-            for name in (*members, *(others if title == last else ()))
-            if name in hints and name not in without
-        ]
-        groups[title] = make_dataclass(title.capitalize(), shown, frozen=True)
+        names = [*members, *(others if title == last else ())]
+        shown = [name for name in names if name in defined and name not in without]
+        groups[title] = _options(title.capitalize(), start, shown)
     return ConfigOptions(start, groups)
