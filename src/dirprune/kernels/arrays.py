@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 
 from dirprune._support import native
@@ -34,7 +35,6 @@ class Arrays:
         self._versions: list[int] = []
         self._v_versions: list[int] = []
         self._sample = native.sample()
-        self._is_sample_valid = False
 
     @classmethod
     def of(cls, w: Column, v: Column, m: Column, s: Column, grads: Column) -> "Arrays | None":
@@ -74,14 +74,15 @@ class Arrays:
         versions, v_versions = list(map(_version, w)), list(map(_version, v))
         if versions == self._versions and v_versions == self._v_versions:
             return set()
-        self._is_sample_valid = False
+        self._sample.forget()
         known = self._versions or repeat(-1)
         return {i for i, new in enumerate(map(ne, versions, known)) if new}
 
+    @_disable_dynamo  # calls the extension
     def remember(self, w: Column, v: Column) -> None:
         """Record the versions after these tensors were written otherwise than by :meth:`step`."""
         self._record(w, v)
-        self._is_sample_valid = False
+        self._sample.forget()
 
     def find_changed(self, g: float, power: float) -> set[int]:
         """Compare the weights with those that the last step left, long arrays on a sample.
@@ -99,7 +100,7 @@ class Arrays:
             self._lengths,
             g=g,
             root=power == 2,
-            sample=self._valid_sample(),
+            sample=self._sample,
             threads=torch.get_num_threads(),
         )
         return set(changed)
@@ -141,15 +142,9 @@ class Arrays:
             self._lengths,
             **arguments(options, g, power),
             g_before=g_before,
-            sample=self._valid_sample(),
+            sample=self._sample,
         )
-        self._is_sample_valid = True
         return changed
-
-    def _valid_sample(self) -> native.Sample | None:
-        if self._sample and not self._is_sample_valid:
-            self._sample.forget()
-        return self._sample
 
     def _record(self, w: Column, v: Column) -> None:
         self._versions, self._v_versions = list(map(_version, w)), list(map(_version, v))
