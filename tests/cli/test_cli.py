@@ -85,6 +85,8 @@ MISTAKES = [
     (["train", "--config", "a", "--recipe", "b", "--out", "OUT"], "exclude each other"),
     ([], "a command is missing"),
     (["trian"], "did you mean train?"),
+    (["figures", "--method", "sgd"], "did you mean --model?"),  # not an option of this command
+    (["landscape", "OUT", "--sampels", "3", "-o", "OUT"], "did you mean --samples"),
     ([*QUICK, "--out", "OUT", "--data", "digit"], "did you mean digits?"),
     ([*QUICK, "--out", "OUT", "--method", "gRDA"], "did you mean grda or rda or adam_grda?"),
     ([*QUICK, "--out", "OUT", "--model", "resnet5"], "resnet50"),

@@ -209,9 +209,12 @@ def _unrecognized(tokens: list[str], command: str) -> str:
     known = {"--help", "--version", "--debug", "--recipe", "--config"}
     if command:
         parameters = inspect.signature(COMMANDS[command]).parameters
-        known |= {f"--{name.replace('_', '-')}" for name in parameters if name != "config"}
+        own = set(parameters) - {"config", "measurement"}
         if "config" in parameters:
-            known |= {f"--{name.replace('_', '-')}" for name in TrainConfig.__dataclass_fields__}
+            own |= TrainConfig.__dataclass_fields__.keys() - set(WITHOUT.get(command, ()))
+        if "measurement" in parameters:
+            own |= SurveyConfig.__dataclass_fields__.keys()
+        known |= {f"--{name.replace('_', '-')}" for name in own}
     wrong = next((t for t in tokens if t.startswith("-")), tokens[0])
     option = wrong.partition("=")[0]
     return f"unrecognized option {option}: {names.did_you_mean(option, known)}"
