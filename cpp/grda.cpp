@@ -39,8 +39,8 @@ Row cut(const Row& row, std::size_t start, std::size_t end) {
             row.m ? row.m + start : nullptr, end - start};
 }
 
-// Where the digests of every row start, and their number.
-std::vector<std::size_t> places(const std::vector<Row>& rows, std::size_t phase) {
+// Where the digests of each row start; the last entry is the number of all digests.
+std::vector<std::size_t> digest_offsets(const std::vector<Row>& rows, std::size_t phase) {
     std::vector<std::size_t> result(1, 0);
     result.reserve(rows.size() + 1);
     for (const Row& row : rows) result.push_back(result.back() + sampled(row.length, phase).number);
@@ -52,8 +52,8 @@ class Digester {
   public:
     Digester(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
              const GrdaKernels& kernels)
-        : rows_(rows), rule_(rule), phase_(phase), kernels_(kernels), places_(places(rows, phase)),
-          digests_(places_.back()) {}
+        : rows_(rows), rule_(rule), phase_(phase), kernels_(kernels), offsets_(digest_offsets(rows, phase)),
+          digests_(offsets_.back()) {}
 
     // Adds the part of a row that this thread has just stepped: its v is still in the cache.
     void add(std::size_t i, std::size_t start, std::size_t end) {
@@ -63,7 +63,7 @@ class Digester {
         for (; k < lines.number && before + k * period < end; ++k) {
             const std::size_t line = before + k * period, from = std::max(start, line);
             const Row part = cut(rows_[i], from, std::min(end, line + LINE));
-            digests_[places_[i] + k] += kernels_.digest(part, rule_, from - line);
+            digests_[offsets_[i] + k] += kernels_.digest(part, rule_, from - line);
         }
     }
 
@@ -74,7 +74,7 @@ class Digester {
     const Rule& rule_;
     const std::size_t phase_;
     const GrdaKernels& kernels_;
-    const std::vector<std::size_t> places_;
+    const std::vector<std::size_t> offsets_;
     std::vector<std::atomic<std::uint32_t>> digests_;
 };
 
@@ -84,9 +84,9 @@ class Comparer {
     Comparer(const std::vector<Row>& rows, bool root, const Comparison& comparison,
              const GrdaKernels& kernels)
         : rows_(rows), rule_{0.0f, comparison.g, 0.0f, 0.0f, false, false, root},
-          sample_(comparison.sample), kernels_(kernels), places_(places(rows, sample_.phase)),
+          sample_(comparison.sample), kernels_(kernels), offsets_(digest_offsets(rows, sample_.phase)),
           has_digests_(sample_.known && sample_.g == comparison.g && sample_.root == root &&
-                       sample_.digests.size() == places_.back()),
+                       sample_.digests.size() == offsets_.back()),
           found_(rows.size()) {}
 
     bool differs(std::size_t i) {
@@ -118,7 +118,7 @@ class Comparer {
         for (std::size_t k = 0; k < lines.number; ++k) {
             const std::size_t start = (lines.first + k * SPARSE) * LINE;
             any |= kernels_.digest(cut(weights, start, start + LINE), rule_, 0) !=
-                   sample_.digests[places_[i] + k];
+                   sample_.digests[offsets_[i] + k];
         }
         return any;
     }
@@ -128,7 +128,7 @@ class Comparer {
     const Rule rule_;
     const Sample& sample_;
     const GrdaKernels& kernels_;
-    const std::vector<std::size_t> places_;
+    const std::vector<std::size_t> offsets_;
     const bool has_digests_;
     std::vector<std::atomic<int>> found_;
 };

@@ -47,9 +47,9 @@ inline Lines sampled(std::size_t length, std::size_t phase) {
     return {first, (lines - first + SPARSE - 1) / SPARSE};
 }
 
-// What a step leaves for the comparison at the next one. The weights of the next phase's lines are
-// kept as digests: reading v before it is stepped would cost more than the comparison itself, since
-// another thread than the one that steps it may read it.
+// What a step leaves for the comparison at the next one: digests of the weights that will be compared.
+// With them the comparison does not read v. If one core reads v and another one then writes it, its
+// lines move between their caches, which takes longer than the rest of the comparison.
 struct Sample {
     std::size_t phase = 0;
     bool known = false;  // otherwise w is compared with T(v)
