@@ -52,8 +52,8 @@ class Digester {
   public:
     Digester(const std::vector<Row>& rows, const Rule& rule, std::size_t phase,
              const GrdaKernels& kernels)
-        : rows_(rows), rule_(rule), phase_(phase), kernels_(kernels), offsets_(digest_offsets(rows, phase)),
-          digests_(offsets_.back()) {}
+        : rows_(rows), rule_(rule), phase_(phase), kernels_(kernels),
+          offsets_(digest_offsets(rows, phase)), digests_(offsets_.back()) {}
 
     // Adds the part of a row that this thread has just stepped: its v is still in the cache.
     void add(std::size_t i, std::size_t start, std::size_t end) {
@@ -84,7 +84,8 @@ class Comparer {
     Comparer(const std::vector<Row>& rows, bool root, const Comparison& comparison,
              const GrdaKernels& kernels)
         : rows_(rows), rule_{0.0f, comparison.g, 0.0f, 0.0f, false, false, root},
-          sample_(comparison.sample), kernels_(kernels), offsets_(digest_offsets(rows, sample_.phase)),
+          sample_(comparison.sample), kernels_(kernels),
+          offsets_(digest_offsets(rows, sample_.phase)),
           has_digests_(sample_.known && sample_.g == comparison.g && sample_.root == root &&
                        sample_.digests.size() == offsets_.back()),
           found_(rows.size()) {}
