@@ -24,12 +24,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from dirprune import GRDA
+from dirprune import GRDA, AdamGRDA, SparsityPlan
 from dirprune.kernels import triton_step
 from dirprune.kernels.rows import Adam, Gradient
 from dirprune.landscape import Hessian
 
 Step = Callable[[], object]
+Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 BYTES = {
     "SGD": 12,
     "SGD momentum": 20,
@@ -108,10 +109,6 @@ def optimizer_steps(model: nn.Module, device: str) -> dict[str, Step]:
         "GRDA momentum": of(lambda p: GRDA(p, lr=lr, momentum=0.9)),
         "GRDA foreach": of(lambda p: GRDA(p, lr=lr, foreach=True)),
     }
-    try:
-        from dirprune import AdamGRDA, SparsityPlan
-    except ImportError:
-        return calls
     plan = lambda: SparsityPlan(0.9, steps=1000, end=0.75)  # noqa: E731
     calls["GRDA momentum p=2"] = of(lambda p: GRDA(p, lr=lr, momentum=0.9, power=2.0))
     calls["AdamGRDA"] = of(lambda p: AdamGRDA(p, lr=lr, c=1e-3))
@@ -181,14 +178,16 @@ def bandwidth(clock: Clock, device: str) -> float:
     return 2 * a.numel() / ms / 1e9
 
 
-def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict[str, Step]:
+def training_steps(
+    model: nn.Module, device: str, batch: int, size: int, optimizers: dict[str, Factory]
+) -> dict[str, Step]:
     """Complete training steps in bfloat16 and channels-last format, one per optimizer."""
     x = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     y = torch.randint(1000, (batch,), device=device)
 
-    def of(factory: Callable[[Any], Any]) -> Step:
+    def of(factory: Factory) -> Step:
         net = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
-        optimizer = factory(net.parameters())
+        optimizer = factory(list(net.parameters()))
 
         def step() -> None:
             optimizer.zero_grad()
@@ -199,12 +198,53 @@ def training_steps(model: nn.Module, device: str, batch: int, size: int) -> dict
 
         return step
 
-    options = {"lr": 1e-3, "momentum": 0.9}
+    return {name: of(factory) for name, factory in optimizers.items()}
+
+
+MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
+ORDINARY: dict[str, Factory] = {
+    "SGD momentum": lambda p: torch.optim.SGD(p, **MOMENTUM),
+    "SGD momentum fused": lambda p: torch.optim.SGD(p, fused=True, **MOMENTUM),
+    "GRDA momentum": lambda p: GRDA(p, **MOMENTUM),
+    "GRDA": lambda p: GRDA(p, lr=1e-3),
+}
+
+
+def plan_of_weights(parameters: list[nn.Parameter], step: int) -> GRDA:
+    """A plan of all tensors with two or more dimensions, with some of its steps done."""
+    plan = SparsityPlan(0.9, steps=1000, end=0.75)
+    plan.step = step
+    weights = [p for p in parameters if p.dim() > 1]
+    others = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": weights, "plan": plan}, {"params": others, "c": 0.0}]
+    return GRDA(groups, power=2.0, **MOMENTUM)
+
+
+PLANNED: dict[str, Factory] = {
+    "no plan": lambda p: GRDA(p, power=2.0, **MOMENTUM),
+    "plan of the weights": lambda p: plan_of_weights(p, 0),
+    "plan of the weights, at its end": lambda p: plan_of_weights(p, 800),
+    "plan of all parameters": lambda p: GRDA(
+        p, power=2.0, plan=SparsityPlan(0.9, steps=1000, end=0.75), **MOMENTUM
+    ),
+}
+
+
+def plan_cost(
+    model: nn.Module, clock: Clock, device: str, batch: int, size: int
+) -> dict[str, Any]:
+    """Complete training steps with and without a plan, means over many of its periods."""
+    calls = training_steps(model, device, batch, size, PLANNED)
+    number, rounds = (56, 3) if clock.cuda else (2, 1)
+    for call in calls.values():
+        clock.once(call, number // 2)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(clock.once(call, number)[0])
     return {
-        "SGD momentum": of(lambda p: torch.optim.SGD(p, **options)),
-        "SGD momentum fused": of(lambda p: torch.optim.SGD(p, fused=True, **options)),
-        "GRDA momentum": of(lambda p: GRDA(p, **options)),
-        "GRDA": of(lambda p: GRDA(p, lr=1e-3)),
+        name: {"ms": round(statistics.median(ms), 4), "ms least": round(min(ms), 4)}
+        for name, ms in times.items()
     }
 
 
@@ -322,9 +362,10 @@ def main() -> None:
     note(
         "training step",
         lambda: clock.compare(
-            training_steps(model, device, batch, size), 10 if cuda else 1, 7 if cuda else 1
+            training_steps(model, device, batch, size, ORDINARY), *((10, 7) if cuda else (1, 1))
         ),
     )
+    note("plan", lambda: plan_cost(model, clock, device, batch, size))
     note("curvature", lambda: curvature(clock, device, *((256, 64, 4) if cuda else (2, 32, 1))))
     note("synchronisations", lambda: synchronisations(device))
 

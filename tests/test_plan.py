@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from dirprune import GRDA, AdamGRDA, SparsityPlan, quantile
+from dirprune import GRDA, AdamGRDA, SparsityPlan, quantile, tensor_thresholds
 from dirprune import plan as plan_module
 from dirprune.quantile import flat, kth_magnitude
 from reference.dual_averaging import planned_sparsity
@@ -230,6 +230,43 @@ def test_kth_magnitude_is_that_of_sorting(
     with mock.patch.object(quantile, "JOINED", joined):
         found = kth_magnitude([t[:cut], t[cut:]], k)
     assert float(found) == float(t.abs().sort().values[k - 1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    minimum=st.integers(0, 4),
+    data=st.data(),
+)
+@pytest.mark.parametrize("way", ["host", "host, as on a GPU", "device", "device, as on a GPU"])
+def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
+    way: str, sizes: list[int], minimum: int, data: st.DataObject
+) -> None:
+    total = sum(sizes)
+    values = data.draw(st.permutations(range(1, total + 1)))
+    tensors = list(torch.tensor(values, dtype=torch.float32).split(sizes))
+    kept = {int(v) for t in tensors for v in t.sort().values[len(t) - min(minimum, len(t)) :]}
+    zeros = data.draw(st.integers(0, total - len(kept)))
+    others = sorted(set(values) - kept)
+    expected = kept | set(others[zeros:])
+    joins = mock.Mock(return_value="GPU" in way)
+    with (
+        mock.patch.object(tensor_thresholds, "share_a_gpu", joins),
+        mock.patch.object(quantile, "share_a_gpu", joins),
+        mock.patch.object(tensor_thresholds, "SMALL", 5),
+    ):
+        if way.startswith("host"):
+            g, levels, _ = tensor_thresholds.tensor_thresholds(tensors, zeros, minimum)
+        else:
+            common, own = tensor_thresholds.tensor_thresholds_on_device(
+                tensors, torch.tensor(zeros), minimum
+            )
+            g, levels = float(common), [float(level) for level in own]
+    found = {int(v) for t, level in zip(tensors, levels) for v in t[t > level]}
+    assert found == expected
+    # a tensor with enough entries above the common threshold has no threshold of its own
+    for t, level in zip(tensors, levels):
+        assert level == g or int((t > g).sum()) < min(minimum, len(t))
 
 
 def test_flat_does_not_copy_any_layout() -> None:

@@ -88,7 +88,7 @@ def train_resnets(visit: Visit, until: float) -> None:
     took: list[float] = []
     while True:
         jobs = {m: job for m in METHODS if (job := next_job(m, done)) is not None}
-        late = took and time.monotonic() + mean(took) > until
+        late = time.monotonic() + (mean(took) if took else 0.0) > until
         if not jobs or (visit.dry and took) or late:
             return
         begun = time.monotonic()

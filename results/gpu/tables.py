@@ -89,6 +89,10 @@ def benchmark() -> str:
         )
         for name, t in report["training step"].items():
             parts.append(f"| {name} | {t['ms']:.2f} | {t['ms least']:.2f} |")
+        if plan := report.get("plan"):
+            parts.append("\n| training step, momentum, p = 2 | ms | minimum |\n|---|---|---|")
+            for name, t in plan.items():
+                parts.append(f"| {name} | {t['ms']:.2f} | {t['ms least']:.2f} |")
         if curvature := report.get("curvature"):
             parts.append(
                 f"\nHessian product of ResNet-18, {curvature['images']} images of "

@@ -1,6 +1,7 @@
 """The k-th smallest magnitude of many tensors, exact, on any device, also of sharded tensors."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -129,9 +130,9 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
     """
     if g.dim() == 0 and share_a_gpu(tensors):
         above = (torch.cat([flat(t) for t in tensors]).abs() > g).cumsum(0)
-        ends = torch.tensor([0] + [t.numel() for t in tensors]).cumsum(0).to(g.device)
-        running = torch.cat([above.new_zeros(1), above]).index_select(0, ends)
-        return running.diff()
+        running = torch.cat([above.new_zeros(1), above])
+        ends = sizes_on_device(tensors).cumsum(0)
+        return running.index_select(0, ends).diff(prepend=running[:1])
     counts = torch.stack(
         [
             (local_part(t).abs() > level.to(t.device)).sum().to(g.device)
@@ -209,6 +210,24 @@ def share_a_gpu(tensors: Sequence[Tensor]) -> bool:
         not is_sharded(type(t)) and t.device == first.device and t.dtype == first.dtype
         for t in tensors
     )
+
+
+def sizes_on_device(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the number of entries of each tensor, on their device.
+
+    Args:
+        tensors: Tensors on one device.
+
+    Returns:
+        int64, with shape (number of tensors,), kept between calls: copying it from the host would
+        break the capture of a CUDA graph.
+    """
+    return _kept_on_device(tuple(t.numel() for t in tensors), tensors[0].device)
+
+
+@lru_cache(maxsize=64)
+def _kept_on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 def local_part(t: Tensor) -> Tensor:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from dirprune.quantile import (
     count_above,
@@ -14,10 +12,11 @@ from dirprune.quantile import (
     kth_magnitude,
     largest_magnitudes,
     share_a_gpu,
+    sizes_on_device,
 )
 
-PADDED = 1 << 14
-"""Entries of the largest tensor whose magnitudes are sorted as a row of a matrix."""
+SMALL = 1 << 14
+"""Entries of the largest tensors that are taken together on a GPU, to save launches."""
 
 
 def tensor_thresholds(
@@ -46,9 +45,9 @@ def tensor_thresholds(
     """
     sizes = [t.numel() for t in tensors]
     g = kth_magnitude(tensors, max(0, round(zeros / stride)), stride)
-    own: dict[int, float] = {}
+    own: dict[int, tuple[float, float]] = {}
     empty: list[int] = []
-    candidates = list(tensors)
+    protected: list[Tensor] = []
     while zeros:
         kept = count_above(tensors, g).tolist()
         found = [
@@ -59,17 +58,21 @@ def tensor_thresholds(
         if not found:
             empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
-        _, lower = _own_thresholds([tensors[i] for i in found], minimum)
-        above = _infinite_above([tensors[i] for i in found], lower)
-        for i, level, candidate in zip(found, lower.tolist(), above):
-            own[i], candidates[i] = level, candidate
-        protected = sum(min(minimum, sizes[i]) for i in own)
-        rank = min(zeros, sum(sizes) - protected)
+        if share_a_gpu(tensors):  # all small tensors together cost less than another round
+            small = {i for i, size in enumerate(sizes) if size <= SMALL and i not in own}
+            found = sorted(small.union(found))
+        chosen = [tensors[i] for i in found]
+        smallest, lower = _own_thresholds(chosen, minimum)
+        protected += _infinite_above(chosen, lower)
+        own.update(zip(found, zip(smallest.tolist(), lower.tolist())))
+        candidates = protected + [t for i, t in enumerate(tensors) if i not in own]
+        rank = min(zeros, sum(sizes) - sum(min(minimum, sizes[i]) for i in own))
         g = kth_magnitude(candidates, round(rank / stride), stride)
         if stride > 1 and g.isinf():  # the sample has too many of the entries that are kept
             g = kth_magnitude(candidates, rank)
-    levels = [min(float(g), own.get(i, math.inf)) for i in range(len(sizes))]
-    return min(float(g), max(levels)), levels, empty  # g is infinite if all entries are kept
+    common = float(g)
+    levels = [own[i][1] if i in own and common >= own[i][0] else common for i in range(len(sizes))]
+    return min(common, max(levels)), levels, empty  # g is infinite if all entries are kept
 
 
 def tensor_thresholds_on_device(
@@ -95,6 +98,11 @@ def tensor_thresholds_on_device(
 
 def _infinite_above(tensors: Sequence[Tensor], levels: Tensor) -> list[Tensor]:
     """Replace the entries that every tensor keeps, so that they are not counted."""
+    if share_a_gpu(tensors):
+        sizes = sizes_on_device(tensors)
+        joined = torch.cat([flat(t) for t in tensors])
+        level = levels.repeat_interleave(sizes, output_size=len(joined))
+        return [torch.where(joined.abs() > level, math.inf, joined)]
     return [torch.where(t.abs() > level, math.inf, t) for t, level in zip(tensors, levels)]
 
 
@@ -102,15 +110,30 @@ def _own_thresholds(tensors: Sequence[Tensor], minimum: int) -> tuple[Tensor, Te
     """The smallest of the ``minimum`` largest entries, and a threshold that keeps just these."""
     largest = _largest_magnitudes(tensors, minimum + 1)
     infinite = largest.new_full((len(tensors), 1), math.inf)
-    kept, lost = torch.cat([infinite, largest], 1)[:, -2:].unbind(1)
+    place = sizes_on_device(tensors).clamp(max=minimum).unsqueeze(1)
+    pairs = torch.cat([infinite, largest], 1).gather(1, torch.cat([place, place + 1], 1))
+    kept, lost = pairs.unbind(1)
     return kept, torch.where(kept > lost, lost, torch.nextafter(kept, torch.zeros_like(kept)))
 
 
 def _largest_magnitudes(tensors: Sequence[Tensor], number: int) -> Tensor:
     """Rows of the ``number`` largest magnitudes, in descending order; 0 where there are fewer."""
-    if share_a_gpu(tensors) and max(t.numel() for t in tensors) <= PADDED:
-        # few launches for many small tensors
-        rows = pad_sequence([flat(t) for t in tensors], batch_first=True).abs()
-        rows = F.pad(rows, (0, max(0, number - rows.shape[1])))
-        return rows.topk(number).values
-    return torch.stack([largest_magnitudes(t, number) for t in tensors])
+    if not share_a_gpu(tensors):
+        return torch.stack([largest_magnitudes(t, number) for t in tensors])
+    small = [t for t in tensors if t.numel() <= SMALL]
+    rows = iter(_padded(small, number).topk(number).values if small else ())
+    return torch.stack(
+        [next(rows) if t.numel() <= SMALL else largest_magnitudes(t, number) for t in tensors]
+    )
+
+
+def _padded(tensors: Sequence[Tensor], least: int) -> Tensor:
+    """Magnitudes as rows of a matrix with at least ``least`` columns, filled up with zeros."""
+    sizes = sizes_on_device(tensors)
+    width = max(least, *(t.numel() for t in tensors))
+    joined = torch.cat([flat(t) for t in tensors]).abs()
+    starts = torch.arange(len(tensors), device=joined.device) * width
+    shifts = (starts - sizes.cumsum(0) + sizes).repeat_interleave(sizes, output_size=len(joined))
+    places = torch.arange(len(joined), device=joined.device) + shifts
+    rows = joined.new_zeros(len(tensors) * width).index_copy_(0, places, joined)
+    return rows.view(len(tensors), width)
