@@ -15,7 +15,7 @@ from torch import nn
 
 from dirprune import GRDA, AdamGRDA, SparsityPlan, quantile, tensor_thresholds
 from dirprune import plan as plan_module
-from dirprune.quantile import flat, kth_magnitude
+from dirprune.quantile import flat, kth_magnitude, kth_magnitude_of_vector
 from reference.dual_averaging import planned_sparsity
 
 
@@ -251,8 +251,7 @@ def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
     expected = kept | set(others[zeros:])
     joins = mock.Mock(return_value="GPU" in way)
     with (
-        mock.patch.object(tensor_thresholds, "share_a_gpu", joins),
-        mock.patch.object(quantile, "share_a_gpu", joins),
+        mock.patch.object(tensor_thresholds, "_share_a_gpu", joins),
         mock.patch.object(tensor_thresholds, "SMALL", 5),
     ):
         if way.startswith("host"):
@@ -267,6 +266,22 @@ def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
     # a tensor with enough entries above the common threshold has no threshold of its own
     for t, level in zip(tensors, levels):
         assert level == g or int((t > g).sum()) < min(minimum, len(t))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    v=arrays("float32", st.integers(1, 300), elements=st.floats(width=32)),
+    data=st.data(),
+    ordered=st.booleans(),
+)
+def test_the_kth_magnitude_of_a_vector_is_that_of_sorting(
+    v: np.ndarray, data: st.DataObject, ordered: bool
+) -> None:
+    t = torch.from_numpy(np.sort(v) if ordered else v)
+    k = data.draw(st.integers(1, len(v)))
+    with mock.patch.object(quantile, "SAMPLE", 12):
+        found = kth_magnitude_of_vector(t, k)
+    assert np.array_equal(found.numpy(), np.sort(np.abs(t.numpy()))[k - 1], equal_nan=True)
 
 
 def test_flat_does_not_copy_any_layout() -> None:

@@ -145,7 +145,8 @@ class SparsityPlan:
         if step > end:
             every = 1 if self.total <= EVERY_STEP else 16
         else:  # at least a hundred updates
-            every = min(8, max(1, int((self.end - self.begin) * self.steps / 100)))
+            most = 8 if self.total <= EVERY_STEP else 32
+            every = min(most, max(1, int((self.end - self.begin) * self.steps / 100)))
         return step % every == 0
 
     def advance_on_device(self, moved: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The k-th smallest magnitude of many tensors, exact, on any device, also of sharded tensors."""
 
+import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -9,6 +9,7 @@ from torch import Tensor
 
 DIGIT = 16  # bits that one pass over the tensors determines
 BINS = 1 << DIGIT
+SAMPLE = 1 << 17  # entries that enclose an order statistic of a vector
 JOINED = 1 << 20  # entries of tensors on the CPU that are copied into one
 
 
@@ -25,8 +26,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         tensors: float32 or float64; all shards of a DTensor are counted. A NaN is larger than
             every number.
         k: Counted from 1; for 0 the result is 0.
-        stride: Use only every ``stride``-th entry of each shard, or, of tensors on one GPU, of all
-            their entries.
+        stride: Use only every ``stride``-th entry of each shard.
 
     Returns:
         A 0-dimensional tensor on the first tensor's device, float64 if one of the tensors is.
@@ -37,10 +37,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
     """
     double = any(t.dtype == torch.float64 for t in tensors)
     dtype = torch.float64 if double else torch.float32
-    if share_a_gpu(tensors):  # one tensor takes a fraction of the launches of many
-        parts = [(torch.cat([flat(t) for t in tensors])[::stride].to(dtype), tensors[0])]
-    else:
-        parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
+    parts = [(flat(local_part(t))[::stride].to(dtype), t) for t in tensors]
     groups = [(t, list(map(_magnitude_bits, group))) for t, group in _by_shards(parts)]
     integer, device = groups[0][1][0].dtype, groups[0][1][0].device
     width = 63 if integer == torch.int64 else 31
@@ -58,6 +55,43 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         found = (found << DIGIT) | digit.to(integer)
         groups = [(like, _with_leading_bits(group, found, shift)) for like, group in groups]
     return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
+
+
+def kth_magnitude_of_vector(v: Tensor, k: int) -> Tensor:
+    r"""Return the k-th smallest :math:`|v|` of a long vector in few passes, exactly.
+
+    Two order statistics of a sample enclose the k-th smallest entry, except by a small chance.
+    Then only the entries between them have to be sorted. Otherwise all are.
+
+    Args:
+        v: A vector without shards.
+        k: Counted from 1; for 0 the result is 0.
+
+    Returns:
+        A 0-dimensional tensor on the vector's device. A NaN is larger than every number.
+
+    References:
+        Expected time bounds for selection (Floyd & Rivest, 1975).
+
+    Example:
+        >>> kth_magnitude_of_vector(torch.tensor([3.0, -1.0, -2.0]), 2)
+        tensor(2.)
+    """
+    if not k:
+        return v.new_zeros(())
+    magnitudes = v.abs()
+    if len(v) <= 4 * SAMPLE:
+        return magnitudes.sort().values[k - 1]
+    sample = magnitudes[:: len(v) // SAMPLE | 1].sort().values
+    # a rank in a random sample of n has a standard deviation of at most sqrt(n) / 2
+    place, margin = k * len(sample) // len(v), 3 * math.isqrt(len(sample)) + 1
+    low = sample[place - margin] if place >= margin else 0.0
+    high = sample[place + margin] if place + margin < len(sample) else math.inf
+    between = magnitudes[(magnitudes >= low) & (magnitudes <= high)]
+    rank = k - int((magnitudes < low).sum())
+    if not 0 < rank <= len(between):
+        between, rank = magnitudes, k
+    return between.sort().values[rank - 1]
 
 
 def mark_smallest(scores: Sequence[Tensor], number: int) -> list[Tensor]:
@@ -128,11 +162,6 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
         >>> count_above([torch.tensor([3.0, -1.0]), torch.tensor([-2.0])], torch.tensor(1.0))
         tensor([1, 1])
     """
-    if g.dim() == 0 and share_a_gpu(tensors):
-        above = (torch.cat([flat(t) for t in tensors]).abs() > g).cumsum(0)
-        running = torch.cat([above.new_zeros(1), above])
-        ends = sizes_on_device(tensors).cumsum(0)
-        return running.index_select(0, ends).diff(prepend=running[:1])
     counts = torch.stack(
         [
             (local_part(t).abs() > level.to(t.device)).sum().to(g.device)
@@ -201,33 +230,6 @@ def flat_like(t: Tensor, other: Tensor) -> Tensor:
 def is_sharded(kind: type) -> bool:
     """Whether tensors of this class are DTensors, without importing them."""
     return hasattr(kind, "to_local")
-
-
-def share_a_gpu(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are ordinary tensors of one dtype on one GPU."""
-    first = tensors[0]
-    return first.is_cuda and all(
-        not is_sharded(type(t)) and t.device == first.device and t.dtype == first.dtype
-        for t in tensors
-    )
-
-
-def sizes_on_device(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the number of entries of each tensor, on their device.
-
-    Args:
-        tensors: Tensors on one device.
-
-    Returns:
-        int64, with shape (number of tensors,), kept between calls: copying it from the host would
-        break the capture of a CUDA graph.
-    """
-    return _kept_on_device(tuple(t.numel() for t in tensors), tensors[0].device)
-
-
-@lru_cache(maxsize=64)
-def _kept_on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, device=device)
 
 
 def local_part(t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,14 +10,14 @@ from torch import Tensor
 from dirprune.quantile import (
     count_above,
     flat,
+    is_sharded,
     kth_magnitude,
+    kth_magnitude_of_vector,
     largest_magnitudes,
-    share_a_gpu,
-    sizes_on_device,
 )
 
 SMALL = 1 << 14
-"""Entries of the largest tensors that are taken together on a GPU, to save launches."""
+"""Entries of the largest tensors that are protected together on a GPU, to save launches."""
 
 
 def tensor_thresholds(
@@ -44,12 +45,12 @@ def tensor_thresholds(
         ([1, 2], [])
     """
     sizes = [t.numel() for t in tensors]
-    g = kth_magnitude(tensors, max(0, round(zeros / stride)), stride)
+    entries = _entries(tensors)
+    g = entries.kth(max(0, round(zeros / stride)), stride)
     own: dict[int, tuple[float, float]] = {}
     empty: list[int] = []
-    protected: list[Tensor] = []
     while zeros:
-        kept = count_above(tensors, g).tolist()
+        kept = entries.count_above(g)
         found = [
             i
             for i, (k, size) in enumerate(zip(kept, sizes))
@@ -58,18 +59,12 @@ def tensor_thresholds(
         if not found:
             empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
-        if share_a_gpu(tensors):  # all small tensors together cost less than another round
-            small = {i for i, size in enumerate(sizes) if size <= SMALL and i not in own}
-            found = sorted(small.union(found))
-        chosen = [tensors[i] for i in found]
-        smallest, lower = _own_thresholds(chosen, minimum)
-        protected += _infinite_above(chosen, lower)
-        own.update(zip(found, zip(smallest.tolist(), lower.tolist())))
-        candidates = protected + [t for i, t in enumerate(tensors) if i not in own]
+        indices, smallest, lower = entries.protect(found, minimum)
+        own.update(zip(indices, zip(smallest.tolist(), lower.tolist())))
         rank = min(zeros, sum(sizes) - sum(min(minimum, sizes[i]) for i in own))
-        g = kth_magnitude(candidates, round(rank / stride), stride)
+        g = entries.kth(round(rank / stride), stride)
         if stride > 1 and g.isinf():  # the sample has too many of the entries that are kept
-            g = kth_magnitude(candidates, rank)
+            g = entries.kth(rank)
     common = float(g)
     levels = [own[i][1] if i in own and common >= own[i][0] else common for i in range(len(sizes))]
     return min(common, max(levels)), levels, empty  # g is infinite if all entries are kept
@@ -89,51 +84,143 @@ def tensor_thresholds_on_device(
         The common threshold and the threshold of each tensor, all 0-dimensional.
     """
     sizes = [t.numel() for t in tensors]
-    kept, own = _own_thresholds(tensors, minimum)
-    candidates = _infinite_above(tensors, own)
+    entries = _entries(tensors)
+    indices, smallest, lower = entries.protect(range(len(tensors)), minimum)
     protected = sum(min(minimum, size) for size in sizes)
-    g = kth_magnitude(candidates, zeros.clamp(max=sum(sizes) - protected))
-    return g, list(torch.where(g < kept, g, own))
+    g = entries.kth(zeros.clamp(max=sum(sizes) - protected))
+    levels = dict(zip(indices, torch.where(g < smallest, g, lower)))
+    return g, [levels[i] for i in range(len(tensors))]
 
 
-def _infinite_above(tensors: Sequence[Tensor], levels: Tensor) -> list[Tensor]:
-    """Replace the entries that every tensor keeps, so that they are not counted."""
-    if share_a_gpu(tensors):
-        sizes = sizes_on_device(tensors)
-        joined = torch.cat([flat(t) for t in tensors])
-        level = levels.repeat_interleave(sizes, output_size=len(joined))
-        return [torch.where(joined.abs() > level, math.inf, joined)]
-    return [torch.where(t.abs() > level, math.inf, t) for t, level in zip(tensors, levels)]
+class _Separate:
+    """The entries of tensors anywhere, also of DTensors."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+
+    def kth(self, k: int | Tensor, stride: int = 1) -> Tensor:
+        """The k-th smallest magnitude; entries that are protected count as infinite."""
+        return kth_magnitude(self._tensors, k, stride)
+
+    def count_above(self, g: Tensor) -> list[int]:
+        """Count the magnitudes of each tensor that are above ``g``."""
+        counts: list[int] = count_above(self._tensors, g).tolist()
+        return counts
+
+    def protect(
+        self, indices: Sequence[int], minimum: int
+    ) -> tuple[Sequence[int], Tensor, Tensor]:
+        """Set the ``minimum`` largest entries of at least these tensors to infinity.
+
+        Returns:
+            The tensors whose entries are protected, the smallest protected magnitude of each, and
+            a threshold that keeps just its protected entries.
+        """
+        chosen = [self._tensors[i] for i in indices]
+        largest = torch.stack([largest_magnitudes(t, minimum + 1) for t in chosen])
+        smallest, lower = _smallest_and_lower(largest, [t.numel() for t in chosen], minimum)
+        for i, t, level in zip(indices, chosen, lower):
+            self._tensors[i] = torch.where(t.abs() > level, math.inf, t)
+        return indices, smallest, lower
 
 
-def _own_thresholds(tensors: Sequence[Tensor], minimum: int) -> tuple[Tensor, Tensor]:
-    """The smallest of the ``minimum`` largest entries, and a threshold that keeps just these."""
-    largest = _largest_magnitudes(tensors, minimum + 1)
-    infinite = largest.new_full((len(tensors), 1), math.inf)
-    place = sizes_on_device(tensors).clamp(max=minimum).unsqueeze(1)
+class _Joined:
+    """The entries of ordinary tensors on one GPU as one vector, small tensors first.
+
+    This takes a fraction of the launches that separate tensors take.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._order = sorted(range(len(tensors)), key=lambda i: tensors[i].numel())
+        self._place = {i: place for place, i in enumerate(self._order)}
+        self._sizes = [tensors[i].numel() for i in self._order]
+        self._small = sum(size <= SMALL for size in self._sizes)
+        self._vector = torch.cat([flat(tensors[i]) for i in self._order])
+
+    def kth(self, k: int | Tensor, stride: int = 1) -> Tensor:
+        """The k-th smallest magnitude; entries that are protected count as infinite."""
+        if isinstance(k, int):
+            return kth_magnitude_of_vector(self._vector[::stride], k)
+        return kth_magnitude([self._vector], k, stride)
+
+    def count_above(self, g: Tensor) -> list[int]:
+        """Count the magnitudes of each tensor that are above ``g``."""
+        running = (self._vector.abs() > g).cumsum(0)
+        ends = _on_device(tuple(self._sizes), running.device).cumsum(0)
+        totals = torch.cat([running.new_zeros(1), running]).index_select(0, ends).tolist()
+        counts = [total - before for total, before in zip(totals, [0, *totals])]
+        return [counts[self._place[i]] for i in range(len(counts))]
+
+    def protect(
+        self, indices: Sequence[int], minimum: int
+    ) -> tuple[Sequence[int], Tensor, Tensor]:
+        """Protect tensors like :meth:`_Separate.protect`; with one small tensor, all of them."""
+        chosen = {self._place[i] for i in indices}
+        large = sorted(place for place in chosen if place >= self._small)
+        small = range(self._small if len(large) < len(chosen) else 0)
+        parts = torch.split(self._vector, self._sizes)
+        largest = [largest_magnitudes(parts[place], minimum + 1) for place in large]
+        if small:
+            largest = [*self._small_rows(minimum + 1).topk(minimum + 1).values, *largest]
+        places = [*small, *large]
+        smallest, lower = _smallest_and_lower(
+            torch.stack(largest), [self._sizes[place] for place in places], minimum
+        )
+        if small:
+            begin, sizes = self._small_part()
+            level = lower[: len(small)].repeat_interleave(sizes, output_size=len(begin))
+            begin.masked_fill_(begin.abs() > level, math.inf)
+        for place, level in zip(large, lower[len(small) :]):
+            parts[place].masked_fill_(parts[place].abs() > level, math.inf)
+        return [self._order[place] for place in places], smallest, lower
+
+    def _small_part(self) -> tuple[Tensor, Tensor]:
+        """The entries of the small tensors, and their sizes."""
+        sizes = tuple(self._sizes[: self._small])
+        return self._vector[: sum(sizes)], _on_device(sizes, self._vector.device)
+
+    def _small_rows(self, least: int) -> Tensor:
+        """Magnitudes as rows of a matrix with at least ``least`` columns, zeros at their ends."""
+        begin, sizes = self._small_part()
+        number, width = self._small, max(least, self._sizes[self._small - 1])
+        starts = torch.arange(number, device=begin.device) * width - (sizes.cumsum(0) - sizes)
+        places = torch.arange(len(begin), device=begin.device)
+        places += starts.repeat_interleave(sizes, output_size=len(begin))
+        rows = begin.new_zeros(number * width).index_copy_(0, places, begin.abs())
+        return rows.view(number, width)
+
+
+def _entries(tensors: Sequence[Tensor]) -> _Separate | _Joined:
+    return _Joined(tensors) if _share_a_gpu(tensors) else _Separate(tensors)
+
+
+def _share_a_gpu(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are ordinary tensors of one dtype on one GPU."""
+    first = tensors[0]
+    return first.is_cuda and all(
+        not is_sharded(type(t)) and t.device == first.device and t.dtype == first.dtype
+        for t in tensors
+    )
+
+
+def _smallest_and_lower(
+    largest: Tensor, sizes: Sequence[int], minimum: int
+) -> tuple[Tensor, Tensor]:
+    """The smallest of the entries that are kept, and a threshold that keeps just these.
+
+    Args:
+        largest: Rows of the ``minimum + 1`` largest magnitudes, descending, zeros at their ends.
+        sizes: Number of entries of every tensor.
+        minimum: Entries that every tensor keeps; all, if it has fewer.
+    """
+    infinite = largest.new_full((len(largest), 1), math.inf)
+    place = _on_device(tuple(sizes), largest.device).clamp(max=minimum).unsqueeze(1)
     pairs = torch.cat([infinite, largest], 1).gather(1, torch.cat([place, place + 1], 1))
     kept, lost = pairs.unbind(1)
     return kept, torch.where(kept > lost, lost, torch.nextafter(kept, torch.zeros_like(kept)))
 
 
-def _largest_magnitudes(tensors: Sequence[Tensor], number: int) -> Tensor:
-    """Rows of the ``number`` largest magnitudes, in descending order; 0 where there are fewer."""
-    if not share_a_gpu(tensors):
-        return torch.stack([largest_magnitudes(t, number) for t in tensors])
-    small = [t for t in tensors if t.numel() <= SMALL]
-    rows = iter(_padded(small, number).topk(number).values if small else ())
-    return torch.stack(
-        [next(rows) if t.numel() <= SMALL else largest_magnitudes(t, number) for t in tensors]
-    )
-
-
-def _padded(tensors: Sequence[Tensor], least: int) -> Tensor:
-    """Magnitudes as rows of a matrix with at least ``least`` columns, filled up with zeros."""
-    sizes = sizes_on_device(tensors)
-    width = max(least, *(t.numel() for t in tensors))
-    joined = torch.cat([flat(t) for t in tensors]).abs()
-    starts = torch.arange(len(tensors), device=joined.device) * width
-    shifts = (starts - sizes.cumsum(0) + sizes).repeat_interleave(sizes, output_size=len(joined))
-    places = torch.arange(len(joined), device=joined.device) + shifts
-    rows = joined.new_zeros(len(tensors) * width).index_copy_(0, places, joined)
-    return rows.view(len(tensors), width)
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept between calls: a copy from the host would break the capture of a CUDA graph."""
+    return torch.tensor(numbers, device=device)

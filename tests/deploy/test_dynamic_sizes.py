@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dirprune import _cpp
 from dirprune.deploy import Engine, capture, load, save
 from dirprune.deploy.file.encode import decode, encode
 from dirprune.deploy.graph.dynamic import Dynamic
@@ -23,6 +22,8 @@ from dirprune.deploy.graph.fold import fold
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.sizes import SizeRange, evaluate
 from dirprune.deploy.graph.traced_sizes import SizeSpace, least
+
+_cpp = pytest.importorskip("dirprune._cpp", reason="dirprune was installed without its extension")
 
 
 def convolutional() -> nn.Module:

@@ -172,7 +172,7 @@ def test_a_step_in_a_graph_equals_an_eager_one(name: str) -> None:
 
 
 def test_a_plan_is_exact_and_its_quantile_is_that_of_a_sort() -> None:
-    from dirprune.quantile import count_above, kth_magnitude
+    from dirprune.quantile import count_above, kth_magnitude, kth_magnitude_of_vector
 
     generator = torch.Generator("cuda").manual_seed(0)
     tensors = [
@@ -182,5 +182,7 @@ def test_a_plan_is_exact_and_its_quantile_is_that_of_a_sort() -> None:
     for k in (1, 17, 6000, len(everything)):
         found = kth_magnitude(tensors, torch.tensor(k, device="cuda"))
         assert found == everything[k - 1]
+        joined = torch.cat([t.flatten() for t in tensors]).repeat(100)
+        assert kth_magnitude_of_vector(joined, 100 * k) == everything[k - 1]
         expected = [int((t.abs() > found).sum()) for t in tensors]
         assert count_above(tensors, found).tolist() == expected
