@@ -28,11 +28,12 @@ Batches = list[tuple[Tensor, Tensor]]
 TOP = 10
 
 
-def measure_between(visit: Visit, ends: dict[str, dict[str, Tensor]]) -> None:
+def measure_between(visit: Visit, folder: str, ends: dict[str, dict[str, Tensor]]) -> None:
     """Measure in float32, in order of importance, as far as the time goes.
 
     Args:
         visit: The data, the clock and the files.
+        folder: The name of the folder for the files.
         ends: State dicts: "sgd", "grda" and the control.
     """
     if not all(t.isfinite().all() for end in ends.values() for t in end.values()):
@@ -45,11 +46,13 @@ def measure_between(visit: Visit, ends: dict[str, dict[str, Tensor]]) -> None:
     for name, end in (("line", "grda"), ("line to the control", control)):
         layout = ParameterLayout(model)
         line = straight_line(layout.point(ends["sgd"]), layout.point(ends[end]))
-        _write_path(visit, name, path(line, model, F.cross_entropy, images, points=_points(visit)))
+        _write_path(
+            visit, folder, name, path(line, model, F.cross_entropy, images, points=_points(visit))
+        )
     if visit.left() > 70 or visit.dry:
-        _project(visit, model, ends, control, few["train"])
+        _project(visit, folder, model, ends, control, few["train"])
     if visit.left() > 45 or visit.dry:
-        _write_plane(visit, model, [ends["sgd"], ends["grda"], ends[control]], few)
+        _write_plane(visit, folder, model, [ends["sgd"], ends["grda"], ends[control]], few)
     if visit.left() > 25 or visit.dry:
         batches = _split(*map(torch.cat, zip(*images["train"])), 128)
         fit = fit_bezier(
@@ -58,7 +61,7 @@ def measure_between(visit: Visit, ends: dict[str, dict[str, Tensor]]) -> None:
         )  # fmt: skip
         visit.say(f"curve: loss {fit.losses[0]:.4f} to {fit.losses[-1]:.4f}")
         curve = path(fit.curve, model, F.cross_entropy, images, points=_points(visit))
-        _write_path(visit, "curve", curve)
+        _write_path(visit, folder, "curve", curve)
 
 
 def _points(visit: Visit) -> int:
@@ -81,19 +84,20 @@ def _images(visit: Visit, count: int) -> dict[str, Batches]:
     return found
 
 
-def _write_path(visit: Visit, kind: str, figures: Any) -> None:
+def _write_path(visit: Visit, folder: str, kind: str, figures: Any) -> None:
     for i, t in enumerate(figures.t):
         row = {"path": kind, "t": t, "zeros": figures.zeros[i]}
         for name in ("train", "test"):
             row[f"{name} loss"] = figures.loss[name].values[i]
             row[f"{name} error"] = figures.error[name].values[i]
-        visit.append("landscape.csv", row)
+        visit.append(f"{folder}/landscape.csv", row)
     worst = max(v for v in figures.loss["train"].values if math.isfinite(v))
     visit.say(f"{kind}: largest training loss {worst:.4f}")
 
 
 def _write_plane(
     visit: Visit,
+    folder: str,
     model: torch.nn.Module,
     corners: Sequence[dict[str, Tensor]],
     data: dict[str, Batches],
@@ -102,19 +106,20 @@ def _write_plane(
     points = 3 if visit.dry else 15
     figures = plane(*corners, model, F.cross_entropy, data, points=points)
     for name, known in zip(("sgd", "grda", "control"), figures.known):
-        visit.append("plane_corners.csv", {"end": name, "x": known.x, "y": known.y})
+        visit.append(f"{folder}/plane_corners.csv", {"end": name, "x": known.x, "y": known.y})
     for i, y in enumerate(figures.y):
         for j, x in enumerate(figures.x):
             row = {"x": x, "y": y}
             for name in data:
                 row[f"{name} loss"] = figures.loss[name][i][j]
                 row[f"{name} error"] = figures.error[name][i][j]
-            visit.append("plane.csv", row)
+            visit.append(f"{folder}/plane.csv", row)
     visit.say(f"plane of {points} x {points} points")
 
 
 def _project(
     visit: Visit,
+    folder: str,
     model: torch.nn.Module,
     ends: dict[str, dict[str, Tensor]],
     control: str,
@@ -139,7 +144,7 @@ def _project(
                 "random": math.sqrt(k / layout.size),
                 "length": float(way.norm()),
             }
-            visit.append("projections.csv", row)
+            visit.append(f"{folder}/projections.csv", row)
     visit.say(
         f"projections: eigenvalues {float(pairs.values[0]):.3g} to {float(pairs.values[-1]):.3g}, "
         f"{pairs.products} products, converged: {pairs.converged}"

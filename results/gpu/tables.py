@@ -37,9 +37,18 @@ def accuracy() -> str:
 
 
 def vgg16() -> str:
-    """The ends of the VGG16 runs, and the paths between them."""
-    ends = {r["method"]: r for r in rows("vgg16.csv") if r["epoch"] == r["epochs"]}
-    parts = ["| | epochs | test accuracy, % | zeros, % | training loss |\n|---|---|---|---|---|"]
+    """The ends of the VGG16 runs, and what lies between them, visit by visit."""
+    folders = sorted((HERE / "vgg16").iterdir(), reverse=True)
+    return "\n\n".join(_vgg16(f"vgg16/{folder.name}") for folder in folders)
+
+
+def _vgg16(folder: str) -> str:
+    found = rows(f"{folder}/vgg16.csv")
+    ends = {r["method"]: r for r in found if r["epoch"] == r["epochs"]}
+    parts = [f"`{folder}`:\n"]
+    parts.append(
+        "| | epochs | test accuracy, % | zeros, % | training loss |\n|---|---|---|---|---|"
+    )
     for method, r in ends.items():
         parts.append(
             f"| {method} | {r['epochs']} | {100 * float(r['test']):.2f} | "
@@ -47,17 +56,26 @@ def vgg16() -> str:
         )
     parts.append("\n| path | | training loss | training error, % | test loss | test error, % |")
     parts.append("|---|---|---|---|---|---|")
-    points = rows("landscape.csv")
+    points = rows(f"{folder}/landscape.csv")
     for kind in dict.fromkeys(r["path"] for r in points):
         of = [r for r in points if r["path"] == kind]
         worst = max(of, key=lambda r: float(r["train loss"]))
-        for words, r in (("SGD's end", of[0]), ("gRDA's end", of[-1]),
+        for words, r in (("SGD's end", of[0]), ("other end", of[-1]),
                          ("middle", of[len(of) // 2]), ("highest", worst)):  # fmt: skip
             parts.append(
                 f"| {kind} | {words}, t = {float(r['t']):.2f} | {float(r['train loss']):.4f} | "
                 f"{100 * float(r['train error']):.1f} | {float(r['test loss']):.3f} | "
                 f"{100 * float(r['test error']):.1f} |"
             )
+    if (HERE / folder / "projections.csv").exists():
+        parts.append("\n| way from SGD's end | length | share in the top 10 | of a random way |")
+        parts.append("|---|---|---|---|")
+        parts += [
+            f"| {r['way']} | {float(r['length']):.1f} | {float(r['ratio']):.4f} | "
+            f"{float(r['random']):.4f} |"
+            for r in rows(f"{folder}/projections.csv")
+            if r["k"] == "10"
+        ]
     return "\n".join(parts)
 
 

@@ -24,6 +24,7 @@ def train_vgg(visit: Visit) -> None:
         visit.say("no time for VGG16")
         return
     slots = _slots(visit, epochs)
+    folder = f"vgg16/{epochs}-epochs"
     visit.say(f"VGG16, {epochs} epochs")
     begun = time.monotonic()
     per_epoch = slots["sgd"].steps_per_epoch
@@ -44,34 +45,25 @@ def train_vgg(visit: Visit) -> None:
                     "seconds": round(time.monotonic() - begun, 1),
                     "device": visit.name,
                 }
-                visit.append("vgg16.csv", row)
+                visit.append(f"{folder}/vgg16.csv", row)
             visit.say(f"epoch {epoch + 1}: {row}")
         for slot in slots.values():
             slot.loss.zero_()
         if visit.left() < LANDSCAPE / 3:
             break
     visit.wait()
-    measure_between(visit, {method: slot.state() for method, slot in slots.items()})
+    measure_between(visit, folder, {method: slot.state() for method, slot in slots.items()})
 
 
 def _slots(visit: Visit, epochs: int) -> dict[str, Slot]:
     settings = Settings("vgg16", 0.03 if visit.dry else 1.0, epochs, 32 if visit.dry else 128,
                         0.0, 0.0, "piecewise", True)  # fmt: skip
     slots = {m: Slot(m, settings, visit.train, visit.all) for m in METHODS}
-    path = lambda c, n: threshold_path(  # noqa: E731
-        c,
-        MU,
-        learning_rates(
-            TrainConfig(lr=LR, epochs=n, schedule="piecewise"), slots["sgd"].steps_per_epoch
-        ),
-    )
-    # c is such that the last threshold is that of the paper's 600 epochs
-    c = C * float(path(C, EPOCHS)[-1] / path(C, epochs)[-1])
+    config = TrainConfig(lr=LR, epochs=epochs, schedule="piecewise")
+    rates = learning_rates(config, slots["sgd"].steps_per_epoch)
     for method, slot in slots.items():
-        law = path(c if method == "grda" else 0.0, epochs)
+        law = threshold_path(C if method == "grda" else 0.0, MU, rates)
         slot.begin(LR, 1, law=law, batches=2 if method == METHODS[2] else None)
-    if epochs > 1:
-        visit.say(f"c = {c:.3e}")
     return slots
 
 

@@ -41,6 +41,7 @@ class Visit:
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to a CSV file."""
         path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
