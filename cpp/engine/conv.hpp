@@ -30,6 +30,7 @@ struct Geometry {
     bool is_pointwise() const;
     // The same convolution with every plane as one row. It must be pointwise.
     Geometry flat() const;
+    bool operator==(const Geometry&) const = default;
 };
 
 // The nonzero weights, row by row. The index combines input channel and tap.

@@ -1,5 +1,6 @@
 // How each layer is computed: by default, by timing, or as tuned before.
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 
@@ -11,13 +12,31 @@ namespace dirprune {
 namespace {
 
 constexpr std::size_t most_choices = 10;  // timed for each layer
+constexpr std::size_t most_repeated = 3;  // timed for a layer that is similar to an earlier one
+constexpr double similar_density = 1.5;   // ratio of the densities of similar layers
 
 }  // namespace
 
-// The remaining time for tuning, and the work of the layers that it is for.
+// The remaining time for tuning, the work of the layers that it is for, and what was found so far.
 struct Program::Tuning {
+    struct Fastest {
+        Geometry geometry;
+        double density;
+        std::vector<Choice> choices;
+    };
+
     double seconds, work;
+    std::vector<Fastest> found{};
     bool timed = seconds > 0;
+
+    // Of a layer with this geometry and nearly this density, or null.
+    const Fastest* similar(const Geometry& geometry, double density) const {
+        for (const Fastest& one : found)
+            if (one.geometry == geometry && one.density < similar_density * density &&
+                density < similar_density * one.density)
+                return &one;
+        return nullptr;
+    }
 };
 
 // Makes the plans while the first images are computed, and times them if there are seconds for it.
@@ -61,22 +80,44 @@ void Program::tune_layer(std::size_t number, const Mode& mode, Arena& arena, Pla
     const Layer& layer = *layers_[number];
     const Stopwatch watch;
     const double share = tuning.seconds * work(layer) / tuning.work;
+    std::vector<Choice> tried = choices_of(number, mode, tuning.timed ? most_choices : 1);
+    const Tuning::Fastest* const similar = tuning.similar(layer.geometry, layer.density);
+    if (similar) {
+        std::vector<Choice> fewer;
+        std::copy_if(tried.begin(), tried.end(), std::back_inserter(fewer), [&](const Choice& c) {
+            return std::find(similar->choices.begin(), similar->choices.end(), c) !=
+                   similar->choices.end();
+        });
+        if (!fewer.empty()) tried = std::move(fewer);
+    }
+    std::vector<std::pair<double, Choice>> times;
     double best = std::numeric_limits<double>::infinity();
-    for (const Choice& choice : choices_of(number, mode, tuning.timed ? most_choices : 1)) {
+    for (const Choice& choice : tried) {
         const auto candidate = make_plan(number, arena.batch, choice);
+        times.emplace_back(std::numeric_limits<double>::infinity(), choice);
         for (int trial = 0; trial < 3; ++trial) {
             const Stopwatch one;
             run_plan(number, *candidate, arena, threads);
             const double seconds = one.seconds();
+            times.back().first = std::min(times.back().first, seconds);
             if (seconds < best) {
                 best = seconds;
                 plans.plans[number] = candidate;
                 plans.seconds[number] = tuning.timed ? seconds : -1;
             }
-            if (trial > 0 && seconds > 1.5 * best) break;
+            // the first trial also fills the caches
+            if (seconds > (trial > 0 ? 1.5 : 3) * best) break;
             if (watch.seconds() > share) break;
         }
         if (watch.seconds() > share) break;
+    }
+    if (tuning.timed && !similar) {
+        std::stable_sort(times.begin(), times.end(),
+                         [](const auto& a, const auto& b) { return a.first < b.first; });
+        Tuning::Fastest fastest{layer.geometry, layer.density, {}};
+        for (std::size_t i = 0; i < std::min(times.size(), most_repeated); ++i)
+            fastest.choices.push_back(times[i].second);
+        tuning.found.push_back(std::move(fastest));
     }
     tuning.seconds = std::max(0.0, tuning.seconds - watch.seconds());
     tuning.work -= work(layer);
