@@ -55,7 +55,7 @@ def narrow_widths(share: float) -> tuple[int, ...]:
     """Scaled widths, rounded down or up, with the most multiply-adds up to a share."""
     budget = share * multiply_adds(residual_network())
     costs: dict[tuple[int, ...], int] = {}
-    for scale in (step / 64 for step in range(8, 64)):
+    for scale in (round(64 * share**0.5 + step) / 64 for step in range(-4, 5)):
         for ups in itertools.product((0, 1), repeat=len(WIDTHS)):
             widths = tuple(int(scale * w) + up for w, up in zip(WIDTHS, ups, strict=True))
             if widths not in costs:
