@@ -119,7 +119,7 @@ def test_the_card_says_what_the_file_holds(endpoint: str) -> None:
     assert "license: mit\n" in card
     assert "library_name: dirprune\n" in card
     assert f"{zeros:,} of 5,560 stored values are zero" in card
-    assert f"{len(StandIn.files['model.dpz']):,} bytes" in card
+    assert f"The file has {len(StandIn.files['model.dpz']) / 1e3:.1f} kB" in card
     program = card.split("```python\n")[2].split("```")[0]
     assert "Engine(hf_hub_download(" in program
 

@@ -56,7 +56,7 @@ def in_the_picture() -> str:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 130
+    assert len(README.splitlines()) <= 112
 
 
 @pytest.mark.slow

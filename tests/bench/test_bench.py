@@ -180,7 +180,7 @@ def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"against": ["tvm"]}, "cannot compare with tvm: choose from torch"),
+        ({"against": ["tvm"]}, "unknown runtime 'tvm': choose from torch"),
         ({"batches": []}, "at least 1"),
         ({"threads": (0,)}, "at least 1"),
         ({"example_inputs": None}, "example_inputs"),

@@ -85,8 +85,16 @@ MISTAKES = [
     (["train", "--config", "a", "--recipe", "b", "--out", "OUT"], "exclude each other"),
     ([], "a command is missing"),
     (["trian"], "did you mean train?"),
-    (["figures", "--method", "sgd"], "did you mean --model?"),  # not an option of this command
+    (
+        ["figures", "--method", "sgd"],
+        "unrecognized option --method",
+    ),  # no option of figures
     (["landscape", "OUT", "--sampels", "3", "-o", "OUT"], "did you mean --samples"),
+    (["landscape", "OUT", "-o", "OUT", "--what", "curve,hesian"], "did you mean hessian?"),
+    (["bench", "OUT/a.dpz", "--vs", "openvno"], "did you mean openvino"),
+    (["bench"], "model is missing; see dirprune bench --help"),
+    ([*QUICK, "--mdoel", "x"], "did you mean --model? see dirprune train --help"),
+    ([*QUICK, "--out", "OUT", "--track", "wandbb"], "did you mean wandb"),
     ([*QUICK, "--out", "OUT", "--data", "digit"], "did you mean digits?"),
     ([*QUICK, "--out", "OUT", "--method", "gRDA"], "did you mean grda or rda or adam_grda?"),
     ([*QUICK, "--out", "OUT", "--model", "resnet5"], "resnet50"),

@@ -27,7 +27,7 @@ RECORD = {
 
 def shown(*, terminal: bool) -> list[str]:
     file = io.StringIO()
-    console = Console(file=file, width=60, force_terminal=terminal, color_system=None)
+    console = Console(file=file, width=50, force_terminal=terminal, color_system=None)
     display = ConsoleDisplay(console)
     display.start(CONFIG, 15_245_130, 50, 0)
     for step in range(1, 60):
@@ -41,11 +41,11 @@ def test_without_a_terminal_there_is_a_line_per_epoch() -> None:
     lines = shown(terminal=False)
     assert lines == [
         "convnet on imagefolder:[b]:x:, grda, seed 1",
-        "zeros: share of all 15,245,130 trainable parameters",
-        "    epoch     loss   train    test   valid    zeros    time",
-        "   599/600 12.3456 100.00%  98.77% 100.00%  100.00%   59:59",
+        "zeros: share of 15,245,130 trainable parameters",
+        "  epoch    loss  train   test  valid  zeros   time",
+        "599/600 12.3456 100.0% 98.77% 100.0% 100.0%  59:59",
     ]
-    assert max(map(len, lines)) <= 60
+    assert max(map(len, lines)) <= 50
     assert len(lines[2]) == len(lines[3])
 
 
@@ -55,28 +55,28 @@ def test_without_a_terminal_a_long_epoch_reports_progress(
     now = 0.0
     monkeypatch.setattr("dirprune.train.display.time.monotonic", lambda: now)
     file = io.StringIO()
-    display = ConsoleDisplay(Console(file=file, width=60))
+    display = ConsoleDisplay(Console(file=file, width=50))
     display.start(CONFIG, 10, 50, 0)
     for step in range(1, 60):
         now += 4.0
         display.step(step)
     lines = file.getvalue().splitlines()[3:]
-    assert lines == [f"{n:>6}/600 step {k} of 50" for n, k in [(1, 15), (1, 30), (1, 45)]]
+    assert lines == [f"{n:>3}/600 step {k} of 50" for n, k in [(1, 15), (1, 30), (1, 45)]]
     display.epoch(RECORD)
     now += 4.0
     display.step(61)
-    assert file.getvalue().splitlines()[-1].startswith("   599/600")
+    assert file.getvalue().splitlines()[-1].startswith("599/600")
 
 
 def test_a_resumed_run_shows_its_first_epoch() -> None:
     file = io.StringIO()
-    ConsoleDisplay(Console(file=file, width=60)).start(CONFIG, 10, 50, 120)
+    ConsoleDisplay(Console(file=file, width=50)).start(CONFIG, 10, 50, 120)
     assert "resumes after step 120 of 30,000" in file.getvalue()
 
 
 def test_validation_has_a_column_only_if_it_is_used() -> None:
     line = epoch_line(RECORD | {"validation_accuracy": None}, 600)
-    assert line == "   599/600 12.3456 100.00%  98.77%  100.00%   59:59"
+    assert line == "599/600 12.3456 100.0% 98.77% 100.0%  59:59"
 
 
 def test_in_a_terminal_there_are_bars_too() -> None:
@@ -87,7 +87,7 @@ def test_in_a_terminal_there_are_bars_too() -> None:
     assert " 59/30000 " in run
     assert "━" in epoch
     assert " 9/50 " in epoch
-    assert len(epoch) <= 60
+    assert len(epoch) <= 50
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dirprune import __version__
 from dirprune._support import native
+from dirprune._support.sizes import size_text
 from dirprune.bench.quantized import write_int8
 from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
 from dirprune.deploy import capture, load, save
@@ -101,8 +102,8 @@ class Benchmark:
                 f"{name:24} {row.batch:5} {row.threads:7} {middle:9.3f} {low:8.3f}-{high:8.3f} "
                 f"{row.spread:6.0%} {ratio:>7} {row.difference:10.1e}"
             )
-        sizes = ", ".join(f"{name} {size:,} bytes" for name, size in self.bytes.items())
-        lines.append(f"{self.sparsity:.2%} of the weights are zero; {sizes}")
+        sizes = ", ".join(f"{name} {size_text(size)}" for name, size in self.bytes.items())
+        lines.append(f"zeros: {self.sparsity:.2%} of the weights in the file; {sizes}")
         lines.append(f"medians of {self.rounds} interleaved calls; ratio: time over dirprune's")
         lines += [f"not installed: {name}" for name in self.missing]
         lines.append(", ".join(f"{key} {value}" for key, value in self.machine.items()))

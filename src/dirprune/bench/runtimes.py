@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dirprune._support.suggestions import did_you_mean
 from dirprune.deploy.arrays import Array
 from dirprune.deploy.graph.module import GraphNet
 from dirprune.deploy.graph.operators.record import Shape
@@ -43,8 +44,9 @@ def check_peers(names: tuple[str, ...]) -> None:
         ValueError: If a name is unknown.
     """
     if unknown := sorted(set(names) - {*PEERS, *INT8}):
-        known = ", ".join([*PEERS, *INT8])
-        raise ValueError(f"cannot compare with {unknown[0]}: choose from {known}")
+        known = [*PEERS, *INT8]
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(f"unknown runtime {unknown[0]!r}: {hint}choose from {', '.join(known)}")
 
 
 def is_installed(name: str) -> bool:

@@ -3,7 +3,7 @@
 A command imports what it needs when it runs, so that help and usage errors load no torch.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    source: tyro.conf.Positional[str],
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")],
     out: Out,
     onnx: Path | None = None,
     values: Literal["float32", "float16", "int8"] = "float32",
@@ -46,6 +46,7 @@ def export(
     """
     import torch
 
+    from dirprune.cli.shipping import dense_bytes
     from dirprune.deploy import export_onnx, save, shrink
     from dirprune.train.trained import named_network, trained_network
 
@@ -69,13 +70,14 @@ def export(
     example = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
     small = shrink(net, example, dynamic)
     print(small.report)
-    print(save(small, out, example, values=values))
+    saved = save(small, out, example, values=values)
+    print(replace(saved, dense_bytes=dense_bytes(net)))
     if onnx is not None:
         print(export_onnx(net, onnx, example, dynamic))  # which shrinks it too
 
 
 def bench(
-    model: tyro.conf.Positional[Path],
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|FILE")],
     vs: str = "torch,onnxruntime,openvino",
     batch: str = "1,16",
     threads: str = "1,2",

@@ -1,11 +1,11 @@
 """Check of the names on the command line, without importing torch."""
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from dirprune._support.suggestions import did_you_mean
 from dirprune.data.names import NAMES
 from dirprune.models.names import OWN_NAMES
 from dirprune.train.config import TrainConfig
@@ -45,18 +45,6 @@ def check_name(
     if name not in known:
         hint = did_you_mean(name, known)
         raise ValueError(f"unknown {kind} {name!r}: {hint}use one of {', '.join(shown or known)}")
-
-
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return a question that suggests similar names, or an empty string.
-
-    Example:
-        >>> did_you_mean("gRDA", ["sgd", "grda"])
-        'did you mean grda? '
-    """
-    lower = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(name.lower(), lower, 3, cutoff)
-    return f"did you mean {' or '.join(lower[word] for word in close)}? " if close else ""
 
 
 def _torchvision_names() -> list[str]:

@@ -1,5 +1,6 @@
 """The options of a run in groups, generated from the fields of :class:`TrainConfig`."""
 
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -61,13 +62,39 @@ class ConfigOptions:
         return TrainConfig(**values)
 
 
-def plain_option(kind: Any, default: object) -> Any:
-    """Annotate the type of an option so that its help shows no None and no long fractions.
+def help_texts(documented: Any) -> dict[str, str]:
+    """Return the descriptions of the parameters in a docstring, each as one line.
+
+    Other options are named as on the command line, such as --batch-size.
+    """
+    found = parse_docstring(documented.__doc__ or "").params
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in found}
+    fields_of_run = "|".join(name for name in TrainConfig.__dataclass_fields__ if "_" in name)
+    as_option = re.compile(rf"(?<![-\w])({fields_of_run})\b")
+    return {
+        name: as_option.sub(lambda m: "--" + m[0].replace("_", "-"), text)
+        for name, text in texts.items()
+    }
+
+
+def described(kind: Any, default: object, text: str) -> Any:
+    """Annotate the type of an option with its help.
 
     Args:
         kind: The type, which may be annotated already.
         default: Its default; None means that the help text says what happens.
+        text: The help; a flag that is on by default is shown as --no-NAME.
     """
+    if default is True:
+        text = text.removeprefix("Whether ")
+        text = f"By default, {text[:1].lower()}{text[1:]}"
+    return Annotated[_plain_option(kind, default), tyro.conf.arg(help=text or None)]
+
+
+def _plain_option(kind: Any, default: object) -> Any:
+    """Annotate a type so that the help shows no None, no state of a flag and no long fractions."""
+    if isinstance(default, bool):
+        return Annotated[kind, tyro.conf.arg(help_behavior_hint="")]
     if default is None:
         return Annotated[kind, tyro.conf.arg(metavar=_metavar(kind), help_behavior_hint="")]
     if isinstance(default, tuple) and default and isinstance(default[0], float):
@@ -88,7 +115,7 @@ def _metavar(kind: Any) -> str | None:
 
 
 def plain_options(kind: type) -> type:
-    """Return a dataclass with the same fields and :func:`plain_option` for each.
+    """Return a dataclass with the same fields and :func:`described` for each.
 
     Args:
         kind: A dataclass in which every field has a default.
@@ -99,15 +126,11 @@ def plain_options(kind: type) -> type:
 def _options(title: str, start: Any, names: Iterable[str]) -> type:
     """A dataclass of some fields of ``start``, with its values as defaults and with help texts."""
     hints = get_type_hints(type(start))
-    documented = parse_docstring(type(start).__doc__ or "").params
-    help_texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
+    texts = help_texts(type(start))
     shown = [
         (
             name,
-            Annotated[
-                plain_option(hints[name], getattr(start, name)),
-                tyro.conf.arg(help=help_texts.get(name)),
-            ],
+            described(hints[name], getattr(start, name), texts.get(name, "")),
             field(default=getattr(start, name)),
         )
         for name in names

@@ -7,15 +7,16 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
 from dirprune._support.files import read_json
+from dirprune._support.suggestions import did_you_mean
 from dirprune.cli import names
 from dirprune.cli.commands import COMMANDS
 from dirprune.cli.figures import FIGURES
-from dirprune.cli.options import config_options, plain_option, plain_options
+from dirprune.cli.options import config_options, described, help_texts, plain_options
 from dirprune.cli.training import DEMO
 from dirprune.cli.wrapping import Wrapping
 from dirprune.survey.config import SurveyConfig
@@ -24,6 +25,13 @@ from dirprune.train.recipes import RECIPES, get_recipe
 
 WITHOUT = {"compare": ("method", "seed", "batch_seed"), "figures": ("method", "batch_seed")}
 """Options of a run that a command of several runs sets itself."""
+
+
+DEFAULTS = {
+    "recipe": f"A recipe whose values become the defaults: {', '.join(RECIPES)}.",
+    "config": "The config.json of a run, whose values become the defaults.",
+}
+"""Options that set the defaults of others, with their help."""
 
 
 class UsageError(ValueError):
@@ -42,7 +50,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         SystemExit: If help was printed.
     """
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        hint = names.did_you_mean(arguments[0], COMMANDS)
+        hint = did_you_mean(arguments[0], COMMANDS)
         raise UsageError(
             f"unknown command {arguments[0]!r}: {hint}use one of {', '.join(COMMANDS)}"
         )
@@ -58,17 +66,51 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         )
     arguments, start = _take_defaults(arguments)
     with _parse_errors(arguments), redirect_stdout(Wrapping(sys.stdout)):
-        parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-            {name: _deferred(name, function, start) for name, function in COMMANDS.items()},
+        parsed: Callable[[], None] = tyro.cli(
+            _program(command, start),
             prog="dirprune",
-            description="Train sparse with gRDA. For all commands: --debug shows the traceback "
-            "of an error, --version prints the version. For train, compare, tune and figures: "
-            f"--recipe NAME uses a recipe's values as the defaults ({', '.join(RECIPES)}), and "
-            "--config FILE those of the config.json of a run.",
             args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(
+                tyro.conf.OmitArgPrefixes,
+                tyro.conf.OmitSubcommandPrefixes,
+                tyro.conf.FlagCreatePairsOff,
+            ),
         )
     return parsed
+
+
+def _program(chosen: str, start: TrainConfig) -> Callable[..., Callable[[], None]]:
+    """Return a function with the commands as alternatives, for tyro.
+
+    Args:
+        chosen: The command on the command line; the help of the others is their first sentence.
+        start: The config with the defaults.
+    """
+    alternatives = []
+    for name, function in COMMANDS.items():
+        deferred = _deferred(name, function, start)
+        if name != chosen:
+            deferred.__doc__ = (function.__doc__ or "").partition("\n\n")[0]
+        kind = tyro.conf.subcommand(name, constructor=deferred)
+        alternatives.append(Annotated[Any, kind])
+    commands: Any = Union[tuple(alternatives)]  # noqa: UP007 (of a tuple)
+
+    def dirprune(command: Callable[[], None], debug: bool, version: bool) -> Callable[[], None]:
+        """Train sparse with gRDA."""
+        return command
+
+    shown = {"debug": "Show the traceback of an error.", "version": "Print the version."}
+    flags = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False,
+            annotation=described(bool, False, text),
+        )
+        for name, text in shown.items()
+    ]  # fmt: skip
+    first = inspect.Parameter("command", inspect.Parameter.KEYWORD_ONLY, annotation=commands)
+    dirprune.__signature__ = inspect.Signature([first, *flags])  # type: ignore[attr-defined]
+    dirprune.__annotations__ = {p.name: p.annotation for p in [first, *flags]}
+    return dirprune
 
 
 def _take_defaults(arguments: list[str]) -> tuple[list[str], TrainConfig]:
@@ -129,10 +171,12 @@ def _deferred(
     signature = inspect.signature(command)
     has_config = "config" in signature.parameters
     options = config_options(start, without=WITHOUT.get(name, ()))
+    texts = help_texts(command)
 
     @wraps(command)
     def postponed(**given: Any) -> Callable[[], None]:
         if has_config:
+            del given["recipe"], given["config"]  # see _take_defaults
             config = options.config({group: given.pop(group) for group in options.groups})
             names.check_config(config)
             given["config"] = config
@@ -149,11 +193,18 @@ def _deferred(
                 inspect.Parameter(group, p.KEYWORD_ONLY, default=kind(), annotation=kind)
                 for group, kind in options.groups.items()
             ]
+            parameters += [
+                inspect.Parameter(
+                    option, p.KEYWORD_ONLY, default=None,
+                    annotation=described(str | None, None, text),
+                )
+                for option, text in DEFAULTS.items()
+            ]  # fmt: skip
         elif p.annotation is SurveyConfig:
             shown = plain_options(SurveyConfig)
             parameters.append(p.replace(kind=p.KEYWORD_ONLY, annotation=shown, default=shown()))
         else:
-            annotation = plain_option(p.annotation, p.default)
+            annotation = described(p.annotation, p.default, texts.get(p.name, ""))
             parameters.append(p.replace(kind=p.KEYWORD_ONLY, annotation=annotation))
     parameters.sort(key=lambda p: p.default is not p.empty)
     postponed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -172,7 +223,8 @@ def _parse_errors(arguments: list[str]) -> Any:
     def explain(event: Any) -> NoReturn:
         command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
         text = _explanation(event, command).rstrip(": ")
-        raise UsageError(f"{text}; see dirprune {command} --help".replace("  ", " "))
+        see = f"see dirprune {command} --help".replace("  ", " ")
+        raise UsageError(f"{text} {see}" if text.endswith("?") else f"{text}; {see}")
 
     return _errors.on_parse_error(explain)
 
@@ -190,7 +242,7 @@ def _explanation(event: Any, command: str) -> str:
         case "UnrecognizedArgs":
             return _unrecognized(event.tokens, command)
         case "InvalidChoice":
-            hint = names.did_you_mean(event.value, event.choices)
+            hint = did_you_mean(event.value, event.choices)
             choices = ", ".join(map(repr, event.choices))
             return f"{_option(event.argument)} takes {choices}, got {event.value!r}: {hint}"
         case "BadValue":
@@ -202,7 +254,7 @@ def _explanation(event: Any, command: str) -> str:
 
 
 def _option(argument: Any) -> str:
-    return str(argument.display_name())
+    return str(argument.display_name()).removeprefix("command.")
 
 
 def _unrecognized(tokens: list[str], command: str) -> str:
@@ -217,4 +269,4 @@ def _unrecognized(tokens: list[str], command: str) -> str:
         known |= {f"--{name.replace('_', '-')}" for name in own}
     wrong = next((t for t in tokens if t.startswith("-")), tokens[0])
     option = wrong.partition("=")[0]
-    return f"unrecognized option {option}: {names.did_you_mean(option, known)}"
+    return f"unrecognized option {option}: {did_you_mean(option, known)}"

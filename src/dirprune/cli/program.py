@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -116,10 +117,22 @@ class _Messages(logging.Handler):
             print(f"dirprune: {record.levelname.lower()}: {message}", file=sys.stderr)
 
 
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return a warning in one line, without the place in the source."""
+    return f"dirprune: warning: {' '.join(str(message).split())}\n"
+
+
 @contextmanager
 def _messages_shown() -> Iterator[None]:
     logger, handler = logging.getLogger("dirprune"), _Messages()
-    before = logger.level
+    before, format_warning = logger.level, warnings.formatwarning
+    warnings.formatwarning = _warning_line
     logger.setLevel(logging.INFO if is_first() else logging.ERROR)
     logger.addHandler(handler)
     try:
@@ -127,3 +140,4 @@ def _messages_shown() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+        warnings.formatwarning = format_warning

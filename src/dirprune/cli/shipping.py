@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dirprune._support import native
 from dirprune._support.files import write_json
@@ -14,6 +15,11 @@ from dirprune.train.trained import trained_network
 
 ROUNDS = 50
 """Timed calls of each runtime."""
+
+
+def dense_bytes(net: nn.Module) -> int:
+    """Return the size of a network's tensors without compression."""
+    return sum(tensor.nbytes for tensor in net.state_dict().values())
 
 
 def ship(run: Path) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def ship(run: Path) -> dict[str, Any]:
             latencies = {row.runtime: row.milliseconds for row in timed.rows}
         found = {
             "file_bytes": saved.bytes,
-            "dense_bytes": sum(t.nbytes for t in net.state_dict().values()),
+            "dense_bytes": dense_bytes(net),
             "latency_ms": latencies,
         }
         write_json(folder.summary, summary | {"deploy": found})

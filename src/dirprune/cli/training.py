@@ -157,6 +157,12 @@ def tune(
     print_trials(result)
     chosen = replace(config, mu=result.chosen.mu, c=result.chosen.c)
     print(f"now: dirprune train {given_options(chosen)} --out RUN")
+    if chosen.target_sparsity is None:
+        print(
+            f"its zeros are a result, not a choice: {result.chosen.sparsity:.0%} after "
+            f"{tune_epochs} of {config.epochs} epochs, and more from then on. To end at 90 %: add "
+            "--target-sparsity 0.9; the threshold then follows a plan instead of c and mu"
+        )
 
 
 def demo(out: Out = Path("runs/demo"), resume: bool = False, overwrite: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Data sets by name: training, validation and test images, their classes and shapes."""
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from dirprune._support.cpus import num_cpus
 from dirprune._support.files import expand_user
+from dirprune._support.suggestions import did_you_mean
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
 from dirprune.data.folders import class_folders, decode_small, evaluation_parts
@@ -107,8 +107,7 @@ def load(
     """
     kind, colon, folder = name.partition(":")
     if kind not in NAMES or (kind == "digits" and colon):
-        close = difflib.get_close_matches(kind, NAMES, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(kind, NAMES)
         raise ValueError(f"unknown data {name!r}: {hint}use one of {', '.join(NAMES)}")
     if kind in ("imagefolder", "imagenet"):
         if not folder:

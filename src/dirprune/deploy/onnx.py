@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dirprune._support.files import writing
+from dirprune._support.sizes import size_text
 from dirprune._support.wrappers import unwrap
 from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating
 from dirprune.deploy.graph.graph import Graph
@@ -49,7 +50,7 @@ class OnnxFile:
             if self.difference is None
             else f"differs by {self.difference:.1e} in ONNX Runtime"
         )
-        return f"{self.path}: {self.size / 1e6:,.2f} MB, opset {self.opset}, {checked}"
+        return f"{self.path}: {size_text(self.size)}, opset {self.opset}, {checked}"
 
 
 def export_onnx(

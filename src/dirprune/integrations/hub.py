@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, hf_hub_download
 from torch import Tensor, nn
 
+from dirprune._support.sizes import size_text
 from dirprune.deploy.file.io import Saved, load, save
 from dirprune.deploy.file.values import Values
 from dirprune.deploy.graph.module import GraphNet
@@ -19,8 +20,8 @@ CARD = """---
 
 # {name}
 
-{zeros} of {total} stored values are zero ({share:.1%}). The file has {bytes:,} bytes,
-1/{factor:.1f} of the dense tensors' {dense_bytes:,}; weights are stored as {values}. It was
+{zeros} of {total} stored values are zero ({share:.1%}). The file has {bytes},
+1/{factor:.1f} of the dense tensors' {dense_bytes}; weights are stored as {values}. It was
 written by dirprune ([the method](https://arxiv.org/abs/2006.09358)) and contains no code.
 
 ```python
@@ -130,8 +131,8 @@ def model_card(saved: Saved, repo_id: str, values: str, license: str | None = No
         zeros=f"{zeros:,}",
         total=f"{total:,}",
         share=zeros / max(total, 1),
-        bytes=saved.bytes,
-        dense_bytes=saved.dense_bytes,
+        bytes=size_text(saved.bytes),
+        dense_bytes=size_text(saved.dense_bytes),
         factor=saved.dense_bytes / saved.bytes,
         values=values,
         what="a torch module" if saved.runs else "a state dict",

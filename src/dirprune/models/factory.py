@@ -1,6 +1,5 @@
 """Build a network by its name, and check it on one image."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from dirprune._support.suggestions import did_you_mean
 from dirprune.models.convnet import convnet
 from dirprune.models.mlp import mlp
 from dirprune.models.resnet import resnet20
@@ -113,8 +113,7 @@ def names_code(name: str) -> bool:
 def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
     available = models.list_models(module=models)  # type: ignore[attr-defined]
     if name not in available:
-        close = difflib.get_close_matches(name, [*OWN, *available], 3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        hint = did_you_mean(name, [*OWN, *available])
         raise ValueError(
             f"unknown model {name!r}: {hint}use one of {', '.join(OWN)}, a torchvision classifier "
             f"such as resnet50, timm:NAME, or module.path:callable"

@@ -34,6 +34,11 @@ class Trial:
     validation_accuracy: float
     sparsity: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether training diverged."""
+        return self.validation_accuracy == 0.0
+
 
 @dataclass(frozen=True)
 class TuneResult:

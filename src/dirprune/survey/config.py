@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dirprune._support.suggestions import did_you_mean
+
 PARTS = ("hessian", "directional", "curve", "plane", "along", "training")
 """The parts of a survey, in the order in which they are measured."""
 
@@ -77,7 +79,8 @@ class SurveyConfig:
         """Check every range."""
         requested = self.what.split(",")
         if unknown := [part for part in requested if part not in PARTS]:
-            raise ValueError(f"unknown part {unknown[0]!r}: --what takes {','.join(PARTS)}")
+            hint = did_you_mean(unknown[0], PARTS)
+            raise ValueError(f"unknown part {unknown[0]!r}: {hint}--what takes {','.join(PARTS)}")
         least = {"samples": 0, "test_samples": 0, "points": 3, "grid": 2, "curve_epochs": 1}
         least |= {"bends": 1, "eigenvectors": 1, "steps": 1, "probes": 1, "seed": 0}
         least |= {"batch_size": 1}

@@ -30,8 +30,7 @@ class TrainConfig:
         start_from: A safetensors file of initial weights, such as a run's model.safetensors; by
             default the initial weights are random.
         method: sgd, sgd_momentum, adamw, grda, grda_momentum, adam_grda, prox_sgd, rda, gmp,
-            gmp_momentum, hard, rigl, acdc, magnitude_finetune or random; see
-            dirprune.train.methods.METHODS.
+            gmp_momentum, hard, rigl, acdc, magnitude_finetune or random.
         epochs: Passes over the training data.
         batch_size: Images per optimizer step, over all processes together.
         lr: Initial learning rate, the paper's gamma. adamw and adam_grda need a much smaller one
@@ -41,7 +40,7 @@ class TrainConfig:
         mu: Growth exponent of gRDA's threshold, in (0, 1]; a larger value gives more zeros.
         momentum: Heavy-ball momentum in [0, 1), for grda_momentum, sgd_momentum, gmp_momentum,
             hard, rigl and acdc.
-        nesterov: Whether to use Nesterov momentum.
+        nesterov: Use Nesterov momentum.
         weight_decay: Coefficient of the l2 penalty.
         prune: all parameters as in the paper, or only weights (no biases, no normalisation).
         sparsity: Final share of zeros among all trainable parameters, in [0, 1), for the methods

@@ -136,7 +136,7 @@ class LogDisplay:
 class ConsoleDisplay:
     """A line per epoch; in a terminal bars with the remaining time, elsewhere a line per minute.
 
-    No line is wider than 60 columns.
+    No line is wider than 50 columns, unless a name is long.
 
     Args:
         console: Where to print; by default the standard output.
@@ -158,9 +158,9 @@ class ConsoleDisplay:
         """Print model, data, method and the headings of the columns."""
         self._epochs, self._steps = config.epochs, steps_per_epoch
         self._print(f"{config.model} on {config.data}, {config.method}, seed {config.seed}")
-        self._print(f"zeros: share of all {total:,} trainable parameters")
-        valid = "   valid" if config.validation else ""
-        self._print(f"    epoch     loss   train    test{valid}    zeros    time")
+        self._print(f"zeros: share of {total:,} trainable parameters")
+        valid = "  valid" if config.validation else ""
+        self._print(f"  epoch    loss  train   test{valid}  zeros   time")
         steps = config.epochs * steps_per_epoch
         if step:
             self._print(f"resumes after step {step:,} of {steps:,}")
@@ -175,7 +175,7 @@ class ConsoleDisplay:
         epoch, done = divmod(step, self._steps)
         late = time.monotonic() - self._printed >= PRINT_EVERY
         if late and done and not self.console.is_terminal:
-            self._print(f"{epoch + 1:>6}/{self._epochs:<3} step {done} of {self._steps}")
+            self._print(f"{epoch + 1:>3}/{self._epochs:<3} step {done} of {self._steps}")
             self._printed = time.monotonic()
         self._bars.update(self._run, completed=step)
         if done == 0:
@@ -197,7 +197,7 @@ class ConsoleDisplay:
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """Format the figures of an epoch in less than 60 columns.
+    """Format the figures of an epoch in at most 50 columns.
 
     Args:
         record: A line of metrics.jsonl.
@@ -210,18 +210,19 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     Example:
         >>> figures = dict(train_loss=0.1234, train_accuracy=0.987, test_accuracy=0.965)
         >>> epoch_line(figures | dict(epoch=3, sparsity=0.912, seconds=75.2), epochs=60)
-        '     3/60   0.1234  98.70%  96.50%   91.20%    1:15'
+        '  3/60   0.1234 98.70% 96.50% 91.20%   1:15'
     """
     seconds = record["seconds"]
     spent = f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
     validation = record.get("validation_accuracy")
     valid = "" if validation is None else _percent(validation)
     return (
-        f"{record['epoch']:>6}/{epochs:<3}{record['train_loss']:8.4f}"
+        f"{record['epoch']:>3}/{epochs:<3}{record['train_loss']:8.4f}"
         f"{_percent(record['train_accuracy'])}{_percent(record['test_accuracy'])}"
-        f"{valid} {_percent(record['sparsity'])}{spent:>8}"
+        f"{valid}{_percent(record['sparsity'])}{spent:>7}"
     )
 
 
 def _percent(share: float | None) -> str:
-    return f"{'-':>8}" if share is None else f"{share:8.2%}"
+    text = "-" if share is None else f"{share:.2%}"
+    return f"{text.replace('100.00', '100.0'):>7}"

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import tracking
 from accelerate.utils.dataclasses import LoggerType
 
+from dirprune._support.suggestions import did_you_mean
 from dirprune.train.config import TECHNICAL, TrainConfig
 
 FOLDER = "tracking"
@@ -33,7 +34,8 @@ def check_tracker(name: str | None) -> None:
         return
     known = tracking.LOGGER_TYPE_TO_CLASS
     if name not in known:
-        raise ValueError(f"unknown tracker {name!r}: use one of {', '.join(known)}")
+        hint = did_you_mean(name, known)
+        raise ValueError(f"unknown tracker {name!r}: {hint}use one of {', '.join(known)}")
     available: list[LoggerType] = tracking.get_available_trackers()  # type: ignore[no-untyped-call]
     if name in map(str, LoggerType) and name not in map(str, available):
         raise ImportError(f"tracker {name} needs its package: pip install {name}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dirprune._support.files import writing
+from dirprune._support.sizes import size_text
 from dirprune._support.wrappers import unwrap
 from dirprune.deploy.file import container
 from dirprune.deploy.file.container import DTYPES, Contents
@@ -46,7 +47,10 @@ class Saved:
     def __str__(self) -> str:
         what = "network" if self.runs else "weights only"
         factor = self.dense_bytes / self.bytes
-        line = f"{self.path}: {what}, {self.bytes:,} bytes, 1/{factor:.1f} of {self.dense_bytes:,}"
+        line = (
+            f"{self.path}: {what}, {size_text(self.bytes)}, {factor:.1f} times smaller than "
+            f"dense ({size_text(self.dense_bytes)})"
+        )
         return line if self.change is None else f"{line}, outputs change by {self.change:.1e}"
 
 

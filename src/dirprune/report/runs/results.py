@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dirprune._support.sizes import size_text
 from dirprune.report.runs.arms import Arm, Statistic, baseline, statistic, subject
 from dirprune.report.shared.numbers import (
     MISSING,
@@ -31,7 +32,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
         else Card(f"Accuracy against {twin.label}", f"{_signed(points)} points",
                   f"{accuracy}, {seeds}"),
         Card("Zeros", percent(arm.final("sparsity").mean), "of all trainable parameters"),
-        Card("File", f"{times(ratio)} smaller", f"{fixed(size / 1000, 1)} kB")
+        Card("File", f"{times(ratio)} smaller", size_text(size))
         if ratio and size
         else Card("File", MISSING, "not exported yet"),
         Card("Latency", f"{brief(timed[0])} ms",
