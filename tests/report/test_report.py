@@ -270,6 +270,26 @@ def test_statistic_is_that_of_the_standard_library_in_any_order(values: list[flo
     assert found.std == pytest.approx(statistics.variance(values) ** 0.5, rel=1e-6, abs=1e-9)
 
 
+def test_descriptions_say_what_is_seen(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / method, method=method) for method in ("sgd", "grda")]
+    shown = {p.name: p.description for p in panels(arms([read_run(run) for run in runs]))}
+    summary = load(runs[1] / "summary.json")
+    epochs = [json.loads(line) for line in (runs[1] / "metrics.jsonl").read_text().splitlines()]
+    first, last = (f"{epochs[at]['train_loss']:.4g}" for at in (0, -1))
+    assert float(first) > float(last)  # the order is that of time, not of size
+    assert f"gRDA: {first} to {last}" in shown["loss"]
+    assert (
+        f"gRDA: {100 * summary['test_accuracy']:.4g} at {summary['sparsity']:.2%} zeros"
+        in (shown["outcome"])
+    )
+    layers = [layer for layer in summary["layers"] if len(layer["shape"]) > 1]
+    sparsest = max(layers, key=lambda layer: layer["zeros"] / layer["total"])
+    assert f"to {100 * sparsest['zeros'] / sparsest['total']:.4g} at " in shown["layers"]
+    counts = summary["histograms"]["accumulators"]["counts"]
+    assert f"gRDA: at most {max(counts):,}, near " in shown["accumulators"]
+    assert "number of accumulators against value of the accumulator v" in shown["accumulators"]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
 @pytest.mark.parametrize("case", ["comparison", pytest.param("diverged", marks=pytest.mark.slow)])
 def test_browser_draws_every_figure_without_complaint(tmp_path: Path, case: str) -> None:

@@ -70,6 +70,7 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
         figure.add_scatter(
             x=remaining[-1:],
             y=[height],
+            text=[f"{zeros.mean:.2%} zeros"],
             error_x=error_bar(zeros.std, arm.colour),
             error_y=error_bar(accuracy.std, arm.colour),
             marker={"symbol": arm.symbol, "size": 12, "color": arm.colour, "opacity": 0.9},

@@ -13,7 +13,7 @@ from plotly.graph_objects import Figure  # type: ignore[attr-defined]  # plotly 
 from plotly.offline.offline import get_plotlyjs
 
 from dirprune._support.files import writing
-from dirprune.report.shared.numbers import significant
+from dirprune.report.shared.describing import described
 from dirprune.report.shared.published import paper
 from dirprune.report.shared.styles import Style
 
@@ -44,13 +44,7 @@ class Panel:
     @property
     def description(self) -> str:
         """A text description of the figure, for screen readers."""
-        seen = []
-        for trace in self.figure.data:
-            values = [y for y in getattr(trace, "y", None) or () if isinstance(y, int | float)]
-            if trace.name and values:
-                known = sorted({f"{significant(v)}" for v in (values[0], values[-1])})
-                seen.append(f"{Markup(trace.name).unescape()}: {' to '.join(known)}")
-        return f"{self.title}. {'; '.join(dict.fromkeys(seen))}"
+        return described(self.title, self.figure)
 
 
 @dataclass(frozen=True)
