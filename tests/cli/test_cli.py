@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from dirprune import cli
 from dirprune.cli import names, training
 from dirprune.cli.options import GROUPS
 from dirprune.cli.parsing import _take_defaults
+from dirprune.cli.program import _messages_shown
 from dirprune.models.factory import OWN
 from dirprune.models.names import OWN_NAMES
 from dirprune.study.comparison import Plan
@@ -349,3 +352,29 @@ raise SystemExit(main(["train", "--data", "cifar10", "--out", run + "-2"]))
         "dirprune: no complete cifar-10-batches-py in /sys/kernel/.cache"
     )
     assert done.stderr.count("\n") == 1
+
+
+def test_a_warning_is_one_line_without_the_source() -> None:
+    before = warnings.formatwarning
+    warning = UserWarning("every entry\nof 7.weight is zero")
+    with _messages_shown():
+        text = warnings.formatwarning(warning, UserWarning, "evaluation.py", 45)
+    assert text == "dirprune: warning: every entry of 7.weight is zero\n"
+    assert warnings.formatwarning is before
+
+
+def test_tune_says_how_to_end_at_a_known_sparsity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "mlp", "--width", "0.1", "--epochs", "2", "--tune-epochs", "1"]
+    grid = ["--mus", "0.51", "--cs", "0.0001", "--tolerance", "1"]
+    assert cli.main(["tune", *words, *grid, "--out", str(tmp_path / "tune")]) == 0
+    printed = capsys.readouterr().out
+    assert "after 1 of 2 epochs" in printed
+    (command,) = (line for line in printed.splitlines() if line.startswith("now: dirprune "))
+    advised = shlex.split(command)[2:]
+    advised[advised.index("RUN")] = str(tmp_path / "run")
+    assert "--target-sparsity 0.9" in printed
+    assert cli.main([*advised, "--target-sparsity", "0.9"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["sparsity"] == pytest.approx(0.9, abs=2e-3)

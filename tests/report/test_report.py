@@ -122,6 +122,14 @@ def test_folder_of_runs(tmp_path: Path) -> None:
     assert [run.name for run in read_results([tmp_path]).runs] == ["grda", "sgd"]
 
 
+def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
+    for name in ("demo/sgd", "demo/grda", "sparse"):
+        write_run(tmp_path / name, Path(name).name.replace("sparse", "grda"))
+    assert [run.name for run in read_results([tmp_path]).runs] == [
+        "demo/grda", "demo/sgd", "sparse",
+    ]  # fmt: skip
+
+
 def test_page_is_self_contained(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     page = report([run], tmp_path / "report.html")

@@ -61,8 +61,8 @@ def report(
 
 
 def _runs_inside(path: Path) -> list[Path]:
-    """Return the runs in a folder, or the folder itself if it is a run."""
+    """Return the runs in a folder, at any depth, or the folder itself if it is a run."""
     known = ("config.json", "comparison.json", "landscape.json")
     if not path.is_dir() or any((path / name).exists() for name in known):
         return [path]
-    return sorted(file.parent for file in path.glob("*/config.json")) or [path]
+    return sorted(file.parent for file in path.rglob("config.json")) or [path]

@@ -159,7 +159,7 @@ def read_results(folders: Sequence[Path]) -> Results:
 
     Args:
         folders: At least one folder; each contains a ``config.json`` (a run), a
-            ``comparison.json``, or run folders.
+            ``comparison.json``, or run folders at any depth.
 
     Returns:
         Every run once, named by its path relative to the common folder of all runs.
@@ -180,7 +180,7 @@ def read_results(folders: Sequence[Path]) -> Results:
             runs, grid = _read_comparison(folder)
             lr_grid = {**(lr_grid or {}), **grid}
         elif not (folder / "config.json").is_file():
-            runs = sorted(path.parent for path in folder.glob("*/config.json")) or [folder]
+            runs = sorted(path.parent for path in folder.rglob("config.json")) or [folder]
         found.update(dict.fromkeys(run.resolve() for run in runs))
     paths = list(found)
     above = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
