@@ -12,7 +12,7 @@
 namespace dirprune {
 namespace {
 
-constexpr double tuning_seconds = 1.6;  // of the first call
+constexpr double tuning_seconds = 0.6;  // of the first call, for each number of images and threads
 
 }  // namespace
 
@@ -107,7 +107,7 @@ Program::BatchRun::BatchRun(Program& program, const float* x, std::int64_t batch
     need(singles(), this->threads, 1);
     for (const Mode& mode : modes)
         found[mode] = program.make_plans(mode, x, std::min<std::int64_t>(mode.batch, batch),
-                                         tune ? tuning_seconds / double(modes.size()) : 0);
+                                         tune ? tuning_seconds : 0);
 }
 
 // Adds what a team took, as a share of the time of all threads.
