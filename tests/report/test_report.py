@@ -278,6 +278,25 @@ def test_statistic_is_that_of_the_standard_library_in_any_order(values: list[flo
     assert found.std == pytest.approx(statistics.variance(values) ** 0.5, rel=1e-6, abs=1e-9)
 
 
+def test_points_at_the_same_place_are_rings_around_each_other(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / method, method=method) for method in ("sgd", "sgd_momentum")]
+    same = load(runs[0] / "summary.json")
+    write_json(runs[1] / "summary.json", same)
+    apart = write_run(tmp_path / "grda", method="grda")
+    record = load(apart / "summary.json")
+    record["test_accuracy"] = same["test_accuracy"] / 2
+    for layer in record["layers"]:
+        layer["zeros"] = layer["total"] // 2
+    write_json(apart / "summary.json", record)
+    shown = {p.name: p.figure for p in panels(arms([read_run(run) for run in [*runs, apart]]))}
+    for name in ("outcome", "layers"):
+        first, second, third = (trace.marker for trace in shown[name].data[-3:])
+        assert second.symbol.endswith("-open")
+        assert second.size >= first.size + 6
+        assert not first.symbol.endswith("-open")
+        assert (third.size, third.symbol.endswith("-open")) == (first.size, False)
+
+
 def test_descriptions_say_what_is_seen(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / method, method=method) for method in ("sgd", "grda")]
     shown = {p.name: p.description for p in panels(arms([read_run(run) for run in runs]))}

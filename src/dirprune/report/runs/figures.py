@@ -60,20 +60,22 @@ def accuracy_against_sparsity(arms: Sequence[Arm], published: Setting | None = N
     figure = empty_figure("sparsity", "test accuracy, %", height=460)
     for series in published.series if published else ():
         figure.add_trace(_published_points(series))
-    remaining = []
+    remaining: list[float] = []
+    points: list[list[float]] = []
     for arm in arms:
         zeros, accuracy = arm.final("sparsity"), arm.final("test_accuracy")
         height = finite(accuracy.mean, 100)
         if not arm.is_finished or zeros.mean is None or height is None:
             continue
         remaining.append(_remaining_percent(zeros.mean, arm.runs[0].total))
+        points.append([remaining[-1], height])
         figure.add_scatter(
             x=remaining[-1:],
             y=[height],
             text=[f"{zeros.mean:.2%} zeros"],
             error_x=error_bar(zeros.std, arm.colour),
             error_y=error_bar(accuracy.std, arm.colour),
-            marker={"symbol": arm.symbol, "size": 12, "color": arm.colour, "opacity": 0.9},
+            marker=_marker(arm, 12, points),
             hovertemplate=hover_template(
                 arm.label, f"{zeros.mean:.2%} zeros, %{{y:.2f}} % accuracy"
             ),
@@ -106,12 +108,15 @@ def layers(arms: Sequence[Arm]) -> Figure:
         shares.append(share)
     order = list(names)
     figure = empty_figure("zeros in the layer, %", None, height=110 + max(20 * len(order), 120))
+    points: list[list[float]] = []
     for arm, share in zip(arms, shares, strict=True):
+        means = [statistic(values).mean for values in share.values()]
+        points.append([math.nan if mean is None else mean for mean in means])
         figure.add_scatter(
-            x=[statistic(values).mean for values in share.values()],
+            x=means,
             y=[order.index(name) for name in share],
             text=[plain(name) for name in share],
-            marker={"symbol": arm.symbol, "size": 9, "color": arm.colour},
+            marker=_marker(arm, 9, points),
             line={"color": arm.colour, "width": 1, "dash": arm.dash},
             hovertemplate=hover_template(arm.label, "%{text}: %{x:.2f} %"),
             **style_options(arm, mode="lines+markers"),
@@ -163,6 +168,21 @@ def threshold(arms: Sequence[Arm]) -> Figure:
             figure.add_trace(curve(arm, path, hovertemplate=hover))
     figure.update_yaxes(rangemode="tozero")
     return whole_epochs(figure, _last_epoch(arms))
+
+
+def _marker(arm: Arm, size: int, points: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the marker of the last points: rings around earlier ones at the same place."""
+    *earlier, last = points
+    hidden = sum(
+        len(other) == len(last)
+        and all(math.isclose(a, b, rel_tol=2e-3, abs_tol=0.05)
+                for a, b in zip(other, last, strict=True))
+        for other in earlier
+    )  # fmt: skip
+    if not hidden:
+        return {"symbol": arm.symbol, "size": size, "color": arm.colour, "opacity": 0.9}
+    ring = {"symbol": f"{arm.symbol}-open", "size": size + 8 * hidden, "color": arm.colour}
+    return {**ring, "line": {"width": 2}}
 
 
 def _last_epoch(arms: Sequence[Arm]) -> int:
