@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PAGES = (
     *(DOCS / "benchmarks.md", DOCS / "cost.md"),
-    *(HERE / "engine" / "README.md", HERE / "gpu" / "README.md"),
+    *(HERE / folder / "README.md" for folder in ("engine", "gpu", "structures")),
 )
 STEP_ROWS = {
     "SGD, fused": "`torch.optim.SGD(fused=True)`",
@@ -200,9 +200,9 @@ def layer_table() -> str:
     return "\n".join(parts)
 
 
-def gpu_tables() -> dict[str, Callable[[], str]]:
-    """The tables of results/gpu, whose program lies beside its files."""
-    spec = importlib.util.spec_from_file_location("gpu_tables", HERE / "gpu" / "tables.py")
+def tables_of(folder: str) -> dict[str, Callable[[], str]]:
+    """The tables of a folder here, whose program lies beside its files."""
+    spec = importlib.util.spec_from_file_location(f"{folder}_tables", HERE / folder / "tables.py")
     assert spec is not None  # noqa: S101 - the file is there
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
@@ -221,7 +221,7 @@ def filled(text: str) -> str:
         "single": engine_table(single_layers=True),
         "layers": layer_table(),
         "cost": cost.table(),
-        **{name: table() for name, table in gpu_tables().items()},
+        **{name: table() for name, table in (tables_of("gpu") | tables_of("structures")).items()},
     }
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)

@@ -181,8 +181,14 @@ def at_seed(job: Job, seed: int) -> Job:
 
 def cells() -> list[list[tuple[str, float]]]:
     """Methods and targets, in groups that are measured together, the most important first."""
-    first, *others = [[(method, target) for method in CHANNELS] for target in TARGETS]
-    return [[("dense", 1.0), *first], [(method, 1.0) for method in TWO_FOUR], *others]
+    *others, soft = [method for method in CHANNELS if method != "grda p=2"]
+    first, *later = TARGETS
+    return [
+        [("dense", 1.0), *((method, first) for method in (*others, "grda p=2"))],
+        [(method, 1.0) for method in TWO_FOUR],
+        [(soft, first)],
+        *([(method, target) for method in CHANNELS] for target in later),
+    ]
 
 
 def next_job(done: dict[Job, Result]) -> Job | None:

@@ -123,7 +123,8 @@ def latency() -> str:
     ]
     for network, figures in report["networks"].items():
         cells = ["{1:.2f} ({0:.2f}-{2:.2f})".format(*figures[name]) for name in names]
-        parts.append(f"| {network} | {100 * figures['macs']:.1f} | " + " | ".join(cells) + " |")
+        name = network.rsplit("-", 1)[0].replace("-", " ")
+        parts.append(f"| {name} | {100 * figures['macs']:.1f} | " + " | ".join(cells) + " |")
     return "\n".join(parts)
 
 
