@@ -232,40 +232,88 @@ def test_kth_magnitude_is_that_of_sorting(
     assert float(found) == float(t.abs().sort().values[k - 1])
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
-    minimum=st.integers(0, 4),
-    data=st.data(),
-)
-@pytest.mark.parametrize("way", ["host", "host, as on a GPU", "device", "device, as on a GPU"])
-def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
-    way: str, sizes: list[int], minimum: int, data: st.DataObject
-) -> None:
-    total = sum(sizes)
-    values = data.draw(st.permutations(range(1, total + 1)))
-    tensors = list(torch.tensor(values, dtype=torch.float32).split(sizes))
-    kept = {int(v) for t in tensors for v in t.sort().values[len(t) - min(minimum, len(t)) :]}
-    zeros = data.draw(st.integers(0, total - len(kept)))
-    others = sorted(set(values) - kept)
-    expected = kept | set(others[zeros:])
+WAYS = ["host", "host, as on a GPU", "device", "device, as on a GPU"]
+
+
+def chosen_thresholds(
+    way: str, tensors: list[torch.Tensor], zeros: int, minimum: int, stride: int = 1
+) -> tuple[float, list[float]]:
+    """The thresholds by one of WAYS."""
     joins = mock.Mock(return_value="GPU" in way)
     with (
         mock.patch.object(tensor_thresholds, "_share_a_gpu", joins),
         mock.patch.object(tensor_thresholds, "SMALL", 5),
     ):
         if way.startswith("host"):
-            g, levels, _ = tensor_thresholds.tensor_thresholds(tensors, zeros, minimum)
-        else:
-            common, own = tensor_thresholds.tensor_thresholds_on_device(
-                tensors, torch.tensor(zeros), minimum
-            )
-            g, levels = float(common), [float(level) for level in own]
+            found = tensor_thresholds.tensor_thresholds(tensors, zeros, minimum, stride)
+            return found[0], found[1]
+        common, own = tensor_thresholds.tensor_thresholds_on_device(
+            tensors, torch.tensor(zeros), minimum
+        )
+        return float(common), [float(level) for level in own]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(sum),
+    minimum=st.integers(0, 12),
+    data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
+    way: str, sizes: list[int], minimum: int, data: st.DataObject, dtype: torch.dtype
+) -> None:
+    total = sum(sizes)
+    values = data.draw(st.permutations(range(1, total + 1)))
+    tensors = list(torch.tensor(values, dtype=dtype).split(sizes))
+    kept = {int(v) for t in tensors for v in t.sort().values[len(t) - min(minimum, len(t)) :]}
+    zeros = data.draw(st.integers(0, total - len(kept)))
+    others = sorted(set(values) - kept)
+    g, levels = chosen_thresholds(way, tensors, zeros, minimum)
     found = {int(v) for t, level in zip(tensors, levels) for v in t[t > level]}
-    assert found == expected
+    assert found == kept | set(others[zeros:])
+    assert math.isfinite(g)
     # a tensor with enough entries above the common threshold has no threshold of its own
     for t, level in zip(tensors, levels):
         assert level == g or int((t > g).sum()) < min(minimum, len(t))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    tensors=st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=1, max_size=5).filter(any),
+    minimum=st.integers(0, 4),
+    data=st.data(),
+)
+def test_all_ways_agree_where_entries_are_equal_or_zero(
+    tensors: list[list[int]], minimum: int, data: st.DataObject
+) -> None:
+    values = [torch.tensor(v, dtype=torch.float32) for v in tensors]
+    zeros = data.draw(st.integers(0, sum(map(len, values))))
+    results = []
+    for way in WAYS:
+        g, levels = chosen_thresholds(way, values, zeros, minimum)
+        assert math.isfinite(g)
+        kept = [(v > level).tolist() for v, level in zip(values, levels)]
+        for v, above in zip(values, kept):
+            assert sum(above) >= min(minimum, int((v > 0).sum()))
+        results.append(kept)
+    assert all(kept == results[0] for kept in results)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_zeros_that_are_already_there_count(way: str) -> None:
+    tensors = [torch.zeros(2), torch.arange(1.0, 11)]
+    _, levels = chosen_thresholds(way, tensors, 10, 2)
+    assert sum(int((t <= level).sum()) for t, level in zip(tensors, levels)) == 10
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_a_sample_keeps_the_minimum(way: str) -> None:
+    small, large = torch.linspace(0.1, 0.2, 8), torch.linspace(1, 2, 3000)
+    _, levels = chosen_thresholds(way, [small, large], 2000, 3, stride=7)
+    assert int((small > levels[0]).sum()) == 3
+    assert int((large <= levels[1]).sum()) == pytest.approx(1995, abs=30)
 
 
 @settings(max_examples=100, deadline=None)

@@ -32,12 +32,12 @@ class SparsityPlan:
     .. math:: s_n = s \,\bigl(1 - (1 - t)^3\bigr), \qquad
               t = \operatorname{clip}\Bigl(\frac{n / N - b}{e - b}, 0, 1\Bigr)
 
-    with begin b and end e. Before the end, the threshold is updated every few steps; for large
-    models it is computed on a sample. From the end on it is exact: the share of zeros is s, but
-    the positions of zeros can still change. With more than a million planned entries it is exact
-    at the end, at step N, and at every 16th step between them. n counts the optimizer's steps at
-    which a planned parameter has a gradient and its group's rate is above 0, so steps that a
-    ``GradScaler`` skips are not counted.
+    with begin b and end e. Before the end, the threshold is updated at least every 8 steps; with
+    more than a million planned entries and a long path every 32 steps, on a sample. From the end
+    on it is exact: the share of zeros is s, but the positions of zeros can still change. With
+    more than a million planned entries it is exact at the end, at step N, and at every 16th step
+    between them. n counts the optimizer's steps at which a planned parameter has a gradient and
+    its group's rate is above 0, so steps that a ``GradScaler`` skips are not counted.
 
     One plan can be given to the optimizer or to several param groups, which then share one
     quantile; or each group can have its own plan. The planned parameters are those of its groups

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,9 +45,11 @@ def tensor_thresholds(
         ([1, 2], [])
     """
     sizes = [t.numel() for t in tensors]
-    entries = _entries(tensors)
+    minimum = min(minimum, max(sizes))
+    entries = _Joined(tensors) if _share_a_gpu(tensors) else _Separate(tensors)
     g = entries.kth(max(0, round(zeros / stride)), stride)
     own: dict[int, tuple[float, float]] = {}
+    protected = 0
     empty: list[int] = []
     while zeros:
         kept = entries.count_above(g)
@@ -59,21 +61,22 @@ def tensor_thresholds(
         if not found:
             empty = [i for i, k in enumerate(kept) if k == 0 < sizes[i] and i not in own]
             break
-        indices, smallest, lower = entries.protect(found, minimum)
+        indices, smallest, lower, number = entries.protect(found, minimum)
         own.update(zip(indices, zip(smallest.tolist(), lower.tolist())))
-        rank = min(zeros, sum(sizes) - sum(min(minimum, sizes[i]) for i in own))
+        protected += int(number)
+        rank = min(zeros, sum(sizes) - protected)
         g = entries.kth(round(rank / stride), stride)
         if stride > 1 and g.isinf():  # the sample has too many of the entries that are kept
             g = entries.kth(rank)
     common = float(g)
     levels = [own[i][1] if i in own and common >= own[i][0] else common for i in range(len(sizes))]
-    return min(common, max(levels)), levels, empty  # g is infinite if all entries are kept
+    return common, levels, empty
 
 
 def tensor_thresholds_on_device(
     tensors: Sequence[Tensor], zeros: Tensor, minimum: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Choose as :func:`tensor_thresholds` does, without copying anything to the host.
+    """Choose as :func:`tensor_thresholds` does, without copying anything to or from the host.
 
     Args:
         tensors: Tensors of one dtype on one device.
@@ -84,12 +87,26 @@ def tensor_thresholds_on_device(
         The common threshold and the threshold of each tensor, all 0-dimensional.
     """
     sizes = [t.numel() for t in tensors]
-    entries = _entries(tensors)
-    indices, smallest, lower = entries.protect(range(len(tensors)), minimum)
-    protected = sum(min(minimum, size) for size in sizes)
-    g = entries.kth(zeros.clamp(max=sum(sizes) - protected))
-    levels = dict(zip(indices, torch.where(g < smallest, g, lower)))
-    return g, [levels[i] for i in range(len(tensors))]
+    entries = _Separate(tensors)
+    _, smallest, lower, number = entries.protect(range(len(tensors)), min(minimum, max(sizes)))
+    g = entries.kth(torch.minimum(zeros, sum(sizes) - number))
+    return g, list(torch.where(g < smallest, g, lower))
+
+
+class _Protected(NamedTuple):
+    """Tensors whose largest entries were set to infinity.
+
+    Attributes:
+        indices: The tensors.
+        smallest: The smallest of the magnitudes that each keeps.
+        lower: A threshold for each that keeps just these.
+        number: Number of entries that were set.
+    """
+
+    indices: Sequence[int]
+    smallest: Tensor
+    lower: Tensor
+    number: Tensor
 
 
 class _Separate:
@@ -97,9 +114,12 @@ class _Separate:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = list(tensors)
+        self._together = _share_a_gpu(tensors)
 
     def kth(self, k: int | Tensor, stride: int = 1) -> Tensor:
         """The k-th smallest magnitude; entries that are protected count as infinite."""
+        if self._together:  # one tensor takes a fraction of the launches of many
+            return kth_magnitude([torch.cat([flat(t) for t in self._tensors])], k, stride)
         return kth_magnitude(self._tensors, k, stride)
 
     def count_above(self, g: Tensor) -> list[int]:
@@ -107,27 +127,21 @@ class _Separate:
         counts: list[int] = count_above(self._tensors, g).tolist()
         return counts
 
-    def protect(
-        self, indices: Sequence[int], minimum: int
-    ) -> tuple[Sequence[int], Tensor, Tensor]:
-        """Set the ``minimum`` largest entries of at least these tensors to infinity.
-
-        Returns:
-            The tensors whose entries are protected, the smallest protected magnitude of each, and
-            a threshold that keeps just its protected entries.
-        """
+    def protect(self, indices: Sequence[int], minimum: int) -> _Protected:
+        """Set the ``minimum`` largest entries of these tensors to infinity, except zeros."""
         chosen = [self._tensors[i] for i in indices]
         largest = torch.stack([largest_magnitudes(t, minimum + 1) for t in chosen])
         smallest, lower = _smallest_and_lower(largest, [t.numel() for t in chosen], minimum)
+        number = count_above(chosen, lower).sum()
         for i, t, level in zip(indices, chosen, lower):
             self._tensors[i] = torch.where(t.abs() > level, math.inf, t)
-        return indices, smallest, lower
+        return _Protected(indices, smallest, lower, number)
 
 
 class _Joined:
-    """The entries of ordinary tensors on one GPU as one vector, small tensors first.
+    """The magnitudes of ordinary tensors on one GPU as one vector, small tensors first.
 
-    This takes a fraction of the launches that separate tensors take.
+    It takes a fraction of the launches that separate tensors take, but copies from the host.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -135,25 +149,22 @@ class _Joined:
         self._place = {i: place for place, i in enumerate(self._order)}
         self._sizes = [tensors[i].numel() for i in self._order]
         self._small = sum(size <= SMALL for size in self._sizes)
-        self._vector = torch.cat([flat(tensors[i]) for i in self._order])
+        self._vector = torch.cat([flat(tensors[i]) for i in self._order]).abs()
+        self._on_device = torch.tensor(self._sizes, device=self._vector.device)
 
-    def kth(self, k: int | Tensor, stride: int = 1) -> Tensor:
+    def kth(self, k: int, stride: int = 1) -> Tensor:
         """The k-th smallest magnitude; entries that are protected count as infinite."""
-        if isinstance(k, int):
-            return kth_magnitude_of_vector(self._vector[::stride], k)
-        return kth_magnitude([self._vector], k, stride)
+        return kth_magnitude_of_vector(self._vector[::stride], k)
 
     def count_above(self, g: Tensor) -> list[int]:
         """Count the magnitudes of each tensor that are above ``g``."""
-        running = (self._vector.abs() > g).cumsum(0)
-        ends = _on_device(tuple(self._sizes), running.device).cumsum(0)
+        running = (self._vector > g).cumsum(0)
+        ends = self._on_device.cumsum(0)
         totals = torch.cat([running.new_zeros(1), running]).index_select(0, ends).tolist()
         counts = [total - before for total, before in zip(totals, [0, *totals])]
         return [counts[self._place[i]] for i in range(len(counts))]
 
-    def protect(
-        self, indices: Sequence[int], minimum: int
-    ) -> tuple[Sequence[int], Tensor, Tensor]:
+    def protect(self, indices: Sequence[int], minimum: int) -> _Protected:
         """Protect tensors like :meth:`_Separate.protect`; with one small tensor, all of them."""
         chosen = {self._place[i] for i in indices}
         large = sorted(place for place in chosen if place >= self._small)
@@ -166,32 +177,29 @@ class _Joined:
         smallest, lower = _smallest_and_lower(
             torch.stack(largest), [self._sizes[place] for place in places], minimum
         )
+        before = self._vector.isinf().sum()
         if small:
             begin, sizes = self._small_part()
             level = lower[: len(small)].repeat_interleave(sizes, output_size=len(begin))
-            begin.masked_fill_(begin.abs() > level, math.inf)
+            begin.masked_fill_(begin > level, math.inf)
         for place, level in zip(large, lower[len(small) :]):
-            parts[place].masked_fill_(parts[place].abs() > level, math.inf)
-        return [self._order[place] for place in places], smallest, lower
+            parts[place].masked_fill_(parts[place] > level, math.inf)
+        number = self._vector.isinf().sum() - before
+        return _Protected([self._order[place] for place in places], smallest, lower, number)
 
     def _small_part(self) -> tuple[Tensor, Tensor]:
-        """The entries of the small tensors, and their sizes."""
-        sizes = tuple(self._sizes[: self._small])
-        return self._vector[: sum(sizes)], _on_device(sizes, self._vector.device)
+        """The magnitudes of the small tensors, and their sizes."""
+        return self._vector[: sum(self._sizes[: self._small])], self._on_device[: self._small]
 
     def _small_rows(self, least: int) -> Tensor:
-        """Magnitudes as rows of a matrix with at least ``least`` columns, zeros at their ends."""
+        """Small tensors as rows of a matrix with at least ``least`` columns, zeros at the ends."""
         begin, sizes = self._small_part()
-        number, width = self._small, max(least, self._sizes[self._small - 1])
-        starts = torch.arange(number, device=begin.device) * width - (sizes.cumsum(0) - sizes)
+        width = max(least, self._sizes[self._small - 1])
+        starts = torch.arange(self._small, device=begin.device) * width - sizes.cumsum(0) + sizes
         places = torch.arange(len(begin), device=begin.device)
         places += starts.repeat_interleave(sizes, output_size=len(begin))
-        rows = begin.new_zeros(number * width).index_copy_(0, places, begin.abs())
-        return rows.view(number, width)
-
-
-def _entries(tensors: Sequence[Tensor]) -> _Separate | _Joined:
-    return _Joined(tensors) if _share_a_gpu(tensors) else _Separate(tensors)
+        rows = begin.new_zeros(self._small * width).index_copy_(0, places, begin)
+        return rows.view(self._small, width)
 
 
 def _share_a_gpu(tensors: Sequence[Tensor]) -> bool:
@@ -214,13 +222,9 @@ def _smallest_and_lower(
         minimum: Entries that every tensor keeps; all, if it has fewer.
     """
     infinite = largest.new_full((len(largest), 1), math.inf)
-    place = _on_device(tuple(sizes), largest.device).clamp(max=minimum).unsqueeze(1)
-    pairs = torch.cat([infinite, largest], 1).gather(1, torch.cat([place, place + 1], 1))
-    kept, lost = pairs.unbind(1)
+    columns = torch.cat([infinite, largest], 1)
+    kept, lost = columns[:, minimum].clone(), columns[:, minimum + 1]
+    for i, size in enumerate(sizes):
+        if size < minimum:
+            kept[i] = columns[i, size]
     return kept, torch.where(kept > lost, lost, torch.nextafter(kept, torch.zeros_like(kept)))
-
-
-@lru_cache(maxsize=64)
-def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept between calls: a copy from the host would break the capture of a CUDA graph."""
-    return torch.tensor(numbers, device=device)

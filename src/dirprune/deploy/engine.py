@@ -55,8 +55,8 @@ class Engine:
             grows with the number of threads, not with the batch.
         tune: At the first call with a batch of one kind (single images, or blocks of as many
             images as a vector has lanes, on one thread or several), choose how to compute each
-            layer by timing, in less than two seconds. Without tuning the choice is fixed, and the
-            result is bit-identical for any number of threads.
+            layer by timing, in about half a second for each kind. Without tuning the choice is
+            fixed, and the result is bit-identical for any number of threads.
         keep: Store the result of tuning in ``PATH.tuned.json`` and read it at the next start. Then
             the first call is as fast as later calls, and the same file gives bit-identical
             results. A tuning for another network or instruction set is replaced. A tuning from
