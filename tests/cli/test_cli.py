@@ -332,6 +332,7 @@ def test_output_to_a_full_disk_ends_in_one_line(stderr_is_full: bool) -> None:
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/sys/kernel").is_dir(), reason="needs a folder that is read-only for root"
 )

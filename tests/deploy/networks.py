@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache, partial
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -83,6 +84,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "our wrn28x10": (partial(own, "wrn28x10", width=0.1), 32),
 }
 """How each is made, and the side of the images that it is tried on."""
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow)
+    if name in ("googlenet", "inception", "resnext", "shufflenet", "wide_resnet")
+    else name
+    for name in NETWORKS
+]
+"""Parameters of a test; the networks that take longest are slow tests."""
 
 
 def sparsify(model: nn.Module, sparsity: float = 0.9) -> nn.Module:

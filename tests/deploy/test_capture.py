@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.networks import NETWORKS, captured, difference, inputs
+from deploy.networks import NAMES, captured, difference, inputs
 from dirprune.deploy import GraphNet, capture
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_graph_computes_what_its_module_does(name: str) -> None:
     model, graph = captured(name)
     x = inputs(name, 3).double()

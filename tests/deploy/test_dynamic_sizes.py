@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,7 @@ def test_hostile_expressions() -> None:
             evaluate(expression, sizes)
 
 
+@cache
 def dynamic_graph() -> Graph:
     return capture(Pyramid().eval(), IMAGE, {"x": MAPS})
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.networks import NETWORKS, captured, inputs
+from deploy.networks import NAMES, captured, inputs
 from dirprune._support import native
 from dirprune.deploy import Engine, GraphNet, load, save
 
@@ -47,7 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("family", NAMES)
 def test_networks_compute_what_torch_does(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

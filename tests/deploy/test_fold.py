@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.networks import NETWORKS, captured, difference, inputs, sparsify
+from deploy.networks import NAMES, captured, difference, inputs, sparsify
 from dirprune.deploy import Graph, GraphNet, capture
 from dirprune.deploy.file.encode import decode, encode
 from dirprune.deploy.graph.fold import fold
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_lowered_network_computes_the_same(name: str) -> None:
     graph = captured(name)[1]
     lowered = fold(graph)

@@ -373,7 +373,10 @@ def test_max_pool_passes_nan_on() -> None:
     np.testing.assert_array_equal(program(graph).run(x, 1, False), expected)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize(
+    "isa",
+    ["avx2", *(pytest.param(i, marks=pytest.mark.slow) for i in ("portable", "avx512", "neon"))],
+)
 def test_instruction_sets_agree(isa: str) -> None:
     """In processes of their own, because the choice is one of the process."""
     if isa not in _cpp.available():

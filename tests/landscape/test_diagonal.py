@@ -50,7 +50,7 @@ def test_the_diagonal_is_that_of_the_gauss_newton_matrix() -> None:
         p = outputs.detach().softmax(0)
         middle = p.diag() - torch.outer(p, p)
         expected += (jacobian.T @ middle @ jacobian).diag() / len(x)
-    draws = 20_000
+    draws = 2_000
     objective = Objective(model, F.cross_entropy, data)
     found = gauss_newton_diagonal(objective, draws, 0, lambda done, total: None)
     assert bool((found >= 0).all())

@@ -154,6 +154,7 @@ def test_an_interrupted_measurement_resumes_bit_identically(tmp_path: Path) -> N
         measure(save)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "scripts" / "path_of_two.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

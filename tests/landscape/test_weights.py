@@ -144,8 +144,8 @@ def test_the_diagonal_of_gauss_newton_weighs_classes_and_ignores_targets() -> No
     matrix = GaussNewton(model, loss, (x, y))
     exact = torch.stack([matrix(e) for e in torch.eye(6, dtype=D)]).diag()
     objective = Objective(model, loss, split(x, y))
-    found = gauss_newton_diagonal(objective, 4000, 0, lambda done, total: None)
-    torch.testing.assert_close(found, exact, rtol=0.1, atol=0.0)
+    found = gauss_newton_diagonal(objective, 1500, 0, lambda done, total: None)
+    torch.testing.assert_close(found, exact, rtol=0.15, atol=0.0)
     other = Objective(model, F.mse_loss, (x, torch.randn(12, 3, dtype=D)))
     with pytest.raises(ValueError, match="needs a cross-entropy"):
         gauss_newton_diagonal(other, 1, 0, lambda done, total: None)

@@ -107,16 +107,17 @@ def test_a_dry_run_writes_rows_and_resumes(
     for row in rows:
         assert float(row["zeros"]) == pytest.approx(float(row["sparsity"]), abs=2e-3)
         assert 0 <= float(row["test"]) <= 1
-    with (out / "vgg16.csv").open() as file:
+    visit = out / "vgg16" / "1-epochs"
+    with (visit / "vgg16.csv").open() as file:
         assert {row["method"] for row in csv.DictReader(file)} == {
             "sgd", "grda", "sgd, other batches",
         }  # fmt: skip
-    with (out / "landscape.csv").open() as file:
+    with (visit / "landscape.csv").open() as file:
         assert {row["path"] for row in csv.DictReader(file)} == {
             "line", "line to the control", "curve",
         }  # fmt: skip
-    with (out / "plane.csv").open() as file:
+    with (visit / "plane.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * 9
-    with (out / "projections.csv").open() as file:
+    with (visit / "projections.csv").open() as file:
         assert all(0 <= float(row["ratio"]) <= 1 for row in csv.DictReader(file))
     assert "done" in capsys.readouterr().out

@@ -211,6 +211,7 @@ def test_an_interrupted_measurement_resumes_bit_identically(
     assert found["plane"]["measured"] == figures["plane"]["measured"]
 
 
+@pytest.mark.slow  # tests/landscape has a quick case of two processes
 def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) -> None:
     """Interrupted by a signal to one process while a curve is fitted, and resumed."""
     tests = Path(__file__).parents[1]

@@ -119,7 +119,9 @@ def test_a_tracker_that_does_not_start_leaves_nothing(
 def test_an_unknown_tracker_or_a_missing_package_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"unknown tracker 'wand': use one of .*wandb"):
+    with pytest.raises(
+        ValueError, match=r"unknown tracker 'wand': did you mean wandb\? use one of .*mlflow"
+    ):
         train(SHORT, tmp_path / "run", track="wand")
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     with pytest.raises(ImportError, match="tracker wandb needs its package: pip install wandb"):
