@@ -19,7 +19,7 @@ constexpr double similar_density = 1.5;   // ratio of the densities of similar l
 
 // The remaining time for tuning, the work of the layers that it is for, and what was found so far.
 struct Program::Tuning {
-    struct Fastest {
+    struct Fastest {  // choices of a layer, in order
         Geometry geometry;
         double density;
         std::vector<Choice> choices;
@@ -84,10 +84,10 @@ void Program::tune_layer(std::size_t number, const Mode& mode, Arena& arena, Pla
     const Tuning::Fastest* const similar = tuning.similar(layer.geometry, layer.density);
     if (similar) {
         std::vector<Choice> fewer;
-        std::copy_if(tried.begin(), tried.end(), std::back_inserter(fewer), [&](const Choice& c) {
-            return std::find(similar->choices.begin(), similar->choices.end(), c) !=
-                   similar->choices.end();
-        });
+        std::copy_if(similar->choices.begin(), similar->choices.end(), std::back_inserter(fewer),
+                     [&](const Choice& choice) {
+                         return std::find(tried.begin(), tried.end(), choice) != tried.end();
+                     });
         if (!fewer.empty()) tried = std::move(fewer);
     }
     std::vector<std::pair<double, Choice>> times;
@@ -111,11 +111,11 @@ void Program::tune_layer(std::size_t number, const Mode& mode, Arena& arena, Pla
         }
         if (watch.seconds() > share) break;
     }
-    if (tuning.timed && !similar) {
+    if (tuning.timed && !similar && times.size() >= most_repeated) {
         std::stable_sort(times.begin(), times.end(),
                          [](const auto& a, const auto& b) { return a.first < b.first; });
         Tuning::Fastest fastest{layer.geometry, layer.density, {}};
-        for (std::size_t i = 0; i < std::min(times.size(), most_repeated); ++i)
+        for (std::size_t i = 0; i < most_repeated; ++i)
             fastest.choices.push_back(times[i].second);
         tuning.found.push_back(std::move(fastest));
     }
