@@ -113,9 +113,9 @@ def engine_table(single_layers: bool = False) -> str:
         runtimes = dict.fromkeys(row["runtime"] for row in rows)
         named = ", ".join(f"{name} {versions[name]}" for name in runtimes if name != "dirprune")
         parts.append(
-            "One batch in ms, median of interleaved calls (in brackets: ratio to dirprune's time, "
-            f"median over rounds), {report['environment']['hardware']['cpu']}, {named}; float32 "
-            "unless stated otherwise:\n"
+            f"`{path.name}`: one batch in ms, median of interleaved calls (in brackets: ratio to "
+            f"dirprune's time, median over rounds), {report['environment']['hardware']['cpu']}, "
+            f"{named}; float32 unless stated otherwise:\n"
         )
         parts.append(
             "| network | zeros | batch | threads | **dirprune** | " + " | ".join(peers) + " |"
