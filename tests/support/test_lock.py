@@ -93,6 +93,32 @@ def test_one_of_many_threads_holds_the_lock(tmp_path: Path) -> None:
     assert list(tmp_path.rglob(NAME)) == []
 
 
+def test_a_folder_that_is_removed_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, calls = os.mkdir, []
+
+    def raced(path: str, mode: int = 0o777) -> None:
+        calls.append(path)
+        if len(calls) == 1:  # it existed, but has been removed since
+            raise FileExistsError(17, "File exists", str(path))
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", raced)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / NAME).is_file()
+    assert len(calls) == 2
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in ("run", "link", "link/run"):
+        with pytest.raises(FileExistsError, match="another folder"), locked(tmp_path / folder):
+            pass
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_a_lock_file_that_is_removed_meanwhile_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

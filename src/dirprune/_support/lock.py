@@ -83,11 +83,16 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
 def _acquire(folder: Path, timeout: float) -> int:
     path = folder / NAME
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        # the previous holder may remove the folder between any two of these calls
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, flags, 0o666)
-        except FileNotFoundError:  # the previous holder has just removed the folder
+        except FileNotFoundError:
+            continue
+        except FileExistsError:
+            if any(os.path.lexists(p) and not p.is_dir() for p in (folder, *folder.parents)):
+                raise
             continue
         try:
             _lock(descriptor, folder, timeout)
