@@ -63,7 +63,10 @@ def test_tables_are_whole_in_a_narrow_terminal(
 def test_a_trial_that_diverged_has_no_figures(capsys: pytest.CaptureFixture[str]) -> None:
     good = Trial(0.51, 0.01, 0.9375, 0.3288)
     result = TuneResult(
-        Trial(0.51, 0.0, 0.94, 0.0), (Trial(0.51, 0.05, 0.0, 0.0), good), good, TrainConfig()
+        Trial(0.51, 0.0, 0.94, 0.0),
+        (Trial(0.51, 0.05, 0.0, 0.0, diverged=True), good),
+        good,
+        TrainConfig(),
     )
     print_trials(result)
     printed = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]

@@ -130,6 +130,15 @@ def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_runs_that_are_being_replaced_are_not_shown(tmp_path: Path) -> None:
+    for name in ("demo/grda", "demo/grda/.replaced", "demo/sgd/.discarded", "demo/sgd"):
+        write_run(tmp_path / name, Path(name).parts[1])
+    assert [run.name for run in read_results([tmp_path]).runs] == ["grda", "sgd"]
+    hidden = tmp_path / ".cache" / "demo"
+    write_run(hidden / "sgd", "sgd")
+    assert [run.name for run in read_results([hidden]).runs] == ["sgd"]
+
+
 def test_page_is_self_contained(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     page = report([run], tmp_path / "report.html")

@@ -54,6 +54,7 @@ def test_a_trial_that_diverged_is_not_repeated(tmp_path: Path) -> None:
     for _ in range(2):
         trial = tuning._run(wild, tmp_path / "trial", QUIET)
         assert (trial.validation_accuracy, trial.sparsity) == (0.0, 0.0)
+        assert trial.diverged
 
 
 @pytest.mark.parametrize(("mus", "cs"), [((), (0.1,)), ((0.5,), ()), ((0.5,), (0.0, 0.1))])

@@ -57,12 +57,4 @@ def report(
     if not runs:
         raise ValueError("report needs at least one run folder, got none")
     page = out or runs[0] / "report.html"
-    print(f"report: {write_report([r for run in runs for r in _runs_inside(run)], page)}")
-
-
-def _runs_inside(path: Path) -> list[Path]:
-    """Return the runs in a folder, at any depth, or the folder itself if it is a run."""
-    known = ("config.json", "comparison.json", "landscape.json")
-    if not path.is_dir() or any((path / name).exists() for name in known):
-        return [path]
-    return sorted(file.parent for file in path.rglob("config.json")) or [path]
+    print(f"report: {write_report(runs, page)}")

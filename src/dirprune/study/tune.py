@@ -27,17 +27,14 @@ class Trial:
         c: Scale of the threshold; 0 is SGD.
         validation_accuracy: Accuracy after the last epoch; 0 if training diverged.
         sparsity: Share of zeros among all trainable parameters after the last epoch.
+        diverged: Whether training diverged.
     """
 
     mu: float
     c: float
     validation_accuracy: float
     sparsity: float
-
-    @property
-    def diverged(self) -> bool:
-        """Whether training diverged."""
-        return self.validation_accuracy == 0.0
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,10 +191,10 @@ def _run(config: TrainConfig, out: Path, display: Display | None) -> Trial:
         try:
             summary = train(config, out, resume=started, display=display)
         except Diverged:
-            return Trial(config.mu, config.c, 0.0, 0.0)
+            return Trial(config.mu, config.c, 0.0, 0.0, diverged=True)
         accuracy = folder.read_metrics()[-1]["validation_accuracy"]
         return Trial(config.mu, config.c, accuracy, summary["sparsity"])
-    return Trial(config.mu, config.c, 0.0, 0.0)
+    return Trial(config.mu, config.c, 0.0, 0.0, diverged=True)
 
 
 def _percent(trial: Trial) -> str:

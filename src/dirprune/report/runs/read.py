@@ -180,7 +180,7 @@ def read_results(folders: Sequence[Path]) -> Results:
             runs, grid = _read_comparison(folder)
             lr_grid = {**(lr_grid or {}), **grid}
         elif not (folder / "config.json").is_file():
-            runs = sorted(path.parent for path in folder.rglob("config.json")) or [folder]
+            runs = _runs_inside(folder) or [folder]
         found.update(dict.fromkeys(run.resolve() for run in runs))
     paths = list(found)
     above = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
@@ -188,6 +188,12 @@ def read_results(folders: Sequence[Path]) -> Results:
     return Results(
         tuple(read_run(p, name=n) for p, n in zip(paths, names, strict=True)), lr_grid or None
     )
+
+
+def _runs_inside(folder: Path) -> list[Path]:
+    """The run folders at any depth, without the hidden ones of runs that are being replaced."""
+    inside = (path.relative_to(folder).parent for path in folder.rglob("config.json"))
+    return sorted(folder / run for run in inside if not any(p.startswith(".") for p in run.parts))
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
