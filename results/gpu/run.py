@@ -9,17 +9,16 @@ tiny size.
 """
 
 import argparse
-import csv
 import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
 import torch
 from methods import METHODS
 from training import Settings, Slot
-from visit import Visit
+from visit import Visit, rows
 
 HERE = Path(__file__).parent
 SPARSITIES = (0.95, 0.9, 0.98)
@@ -50,16 +49,7 @@ class Result(Job):
 
 def known(path: Path) -> dict[Job, Result]:
     """The runs of a CSV file."""
-    if not path.exists():
-        return {}
-    kinds = {field.name: {"str": str, "float": float, "int": int}.get(str(field.type), field.type)
-             for field in fields(Result)}  # fmt: skip
-    with path.open() as file:
-        rows = [
-            Result(**{name: kind(row[name]) for name, kind in kinds.items()})
-            for row in csv.DictReader(file)
-        ]
-    return {Job(r.method, r.sparsity, r.lr, r.seed): r for r in rows}
+    return {Job(r.method, r.sparsity, r.lr, r.seed): r for r in rows.read(path, Result)}
 
 
 def next_job(method: str, done: dict[Job, Result]) -> Job | None:

@@ -1,12 +1,16 @@
 """The clock, the data and the files of a visit to a GPU."""
 
 import argparse
-import csv
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from images import Images, read, split
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import rows
 
 
 class Visit:
@@ -40,14 +44,7 @@ class Visit:
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to a CSV file."""
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        rows.append(self.out / name, row)
 
     def wait(self) -> None:
         """Until the device is done."""

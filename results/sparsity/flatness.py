@@ -9,17 +9,17 @@ line is added to flatness.csv for each network; lines that are there are not mea
 
 import argparse
 import copy
-import csv
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import rate
+from measure import rows
 from methods import SGD
-from problems import PROBLEMS, Batch
+from problems import PROBLEMS, Batch, rate
 from torch import Tensor, nn
 
 from dirprune.directional import DirectionalPath, FlatProjector
@@ -114,19 +114,19 @@ class Valley:
         return list(figures.loss["train"].values)
 
 
-def rows(file: Path) -> list[dict[str, str]]:
-    """What has been measured."""
-    if not file.exists():
-        return []
-    with file.open() as lines:
-        return list(csv.DictReader(lines))
+@dataclass(frozen=True)
+class Known:
+    """What identifies a row."""
+
+    method: str
+    seed: int
 
 
 def missing(file: Path, seeds: list[int]) -> Iterator[tuple[int, list[str]]]:
     """The methods of each seed that are not in the file."""
-    known = {(row["method"], int(row["seed"])) for row in rows(file)}
+    known = rows.read(file, Known)
     for seed in seeds:
-        if methods := [m for m in METHODS if (m, seed) not in known]:
+        if methods := [m for m in METHODS if Known(m, seed) not in known]:
             yield seed, methods
 
 
@@ -144,12 +144,7 @@ def main() -> None:
             model, accuracy = train(method, seed)
             row = {"method": method, "seed": seed, "test": accuracy}
             row |= valley.measure(copy.deepcopy(model.state_dict()))
-            new = not args.out.exists()
-            with args.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            rows.append(args.out, row)
             print(row, flush=True)
 
 

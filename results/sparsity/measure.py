@@ -7,23 +7,26 @@ uses one thread.
 """
 
 import argparse
-import csv
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import mean
 
 import torch
 import torch.nn.functional as F
 from methods import ADAM, SGD, Maker, groups
-from problems import PROBLEMS, CharTransformer, PatchTransformer, small_cnn
+from problems import PROBLEMS, CharTransformer, PatchTransformer, rate, small_cnn
 from torch import nn
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parents[1] / "benchmarks"))
+import rows  # noqa: E402
+
 SPARSITIES = {
     "characters": (0.9, 0.95, 0.8, 0.5),
     "characters-clipped": (0.9, 0.95),
@@ -48,7 +51,6 @@ MAIN = {
     "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
 }  # fmt: skip
 FINAL_SEEDS = (1, 2, 3)
-WARMUP = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,6 @@ class Result(Job):
     test: float
     empty_tensors: int
     seconds: float
-
-
-def rate(step: int, steps: int) -> float:
-    """Linear warm-up over a twentieth of the run, then a cosine to 0."""
-    return min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def build(job: Job) -> nn.Module:
@@ -131,19 +128,7 @@ def run(job: Job) -> Result:
 
 def read(path: Path) -> dict[Job, Result]:
     """Read the runs of a CSV file."""
-    if not path.exists():
-        return {}
-    names = {field.name for field in fields(Job)}
-    found = {}
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            typed = {
-                field.name: field.type(row[field.name])  # type: ignore[operator]
-                for field in fields(Result)
-            }
-            result = Result(**typed)
-            found[Job(**{name: typed[name] for name in names})] = result
-    return found
+    return {Job(*astuple(row)[: len(fields(Job))]): row for row in rows.read(path, Result)}
 
 
 def best_rate(done: dict[Job, Result], problem: str, method: str, sparsity: float) -> float | None:
@@ -191,17 +176,6 @@ def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:
                             yield job
 
 
-def append(path: Path, result: Result) -> None:
-    """Append a row and sync it to the disk."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(result))
-        file.flush()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["characters"])
@@ -236,7 +210,7 @@ def main() -> None:
                 result = future.result()
                 done[running.pop(future)] = result
                 longest.append(result.seconds)
-                append(args.out, result)
+                rows.append(args.out, asdict(result))
                 print(result, flush=True)
         for process in list(pool._processes.values()):
             process.kill()

@@ -17,6 +17,14 @@ from torch import Tensor, nn
 Batch = tuple[Tensor, Tensor]
 
 
+WARMUP = 0.05
+
+
+def rate(step: int, steps: int) -> float:
+    """Linear warm-up over a twentieth of the run, then a cosine to 0."""
+    return min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP."""
 

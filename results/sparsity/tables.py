@@ -112,7 +112,7 @@ def main() -> None:
     page = HERE / "README.md"
     text = page.read_text()
     for problem in PROBLEMS:
-        if not any(job.problem == problem for job in done):
+        if f"<!-- {problem} -->" not in text:  # too few runs for a table
             continue
         lines = [*final_table(done, problem), "", "Rates (validation, seed 0):", ""]
         for sparsity in SPARSITIES[problem]:

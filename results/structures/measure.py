@@ -7,7 +7,6 @@ Torch-Pruning. Each run uses one thread.
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterator
@@ -29,8 +28,10 @@ from training import (
 )
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "sparsity"))
+sys.path.append(str(HERE.parents[1] / "benchmarks"))
 from problems import Problem, fashion  # noqa: E402 - the data and batches of the other comparison
+
+import rows  # noqa: E402
 
 EPOCHS = 4
 RATES = (0.1, 0.3)
@@ -119,14 +120,7 @@ def run(job: Job, networks: Path | None, epochs: int = EPOCHS) -> Result:
 
 def read(path: Path) -> dict[Job, Result]:
     """Read the runs of a CSV file."""
-    if not path.exists():
-        return {}
-    with path.open() as file:
-        rows = [
-            Result(*(f.type(row[f.name]) for f in fields(Result)))  # type: ignore[operator]
-            for row in csv.DictReader(file)
-        ]
-    return {Job(*astuple(row)[: len(fields(Job))]): row for row in rows}
+    return {Job(*astuple(row)[: len(fields(Job))]): row for row in rows.read(path, Result)}
 
 
 def trials(done: dict[Job, Result], method: str, target: float, lr: float) -> list[Result]:
@@ -206,16 +200,6 @@ def next_job(done: dict[Job, Result]) -> Job | None:
     return None
 
 
-def append(path: Path, result: Result) -> None:
-    """Append a row."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(result))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -230,7 +214,7 @@ def main() -> None:
             break
         result = run(job, args.networks)
         done[job] = result
-        append(args.out, result)
+        rows.append(args.out, asdict(result))
         print(result, flush=True)
 
 

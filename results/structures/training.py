@@ -1,7 +1,8 @@
 """The methods of the comparison: each trains a network and returns the one that is evaluated."""
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.optim import SGD, Optimizer
 from dirprune import GRDA, SparsityPlan
 from dirprune.deploy import channel_blocks, shrink
 
-WARMUP = 0.05
+sys.path.append(str(Path(__file__).parents[1] / "sparsity"))
+from problems import rate
+
 END = 0.75
 """Share of the run after which a plan's sparsity is reached."""
 OPTIONS: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -23,17 +26,12 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 Hook = Callable[[], None]
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over a twentieth of the steps, then a cosine to 0."""
-    return min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def factors(steps: int, schedule: str) -> list[float]:
     """The learning rate of every step: one cosine, or "two" equal ones."""
     if schedule == "one":
-        return [rate_factor(step, steps) for step in range(steps)]
+        return [rate(step, steps) for step in range(steps)]
     half = steps // 2
-    return [rate_factor(step % half, half) for step in range(steps)]
+    return [rate(step % half, half) for step in range(steps)]
 
 
 def train(
