@@ -247,7 +247,7 @@ def test_only_user_errors_give_one_line(
     assert "Traceback" not in capsys.readouterr().err
     assert cli.main([*words, "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setattr("dirprune.cli.inspection._runs_inside", lambda path: int("one"))
+    monkeypatch.setattr("dirprune.report.runs.page.read_results", lambda path: int("one"))
     assert cli.main(words) == 70
     stderr = capsys.readouterr().err
     assert "Traceback" in stderr
@@ -263,7 +263,7 @@ def test_out_of_memory_gives_one_line(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("dirprune.cli.inspection._runs_inside", fail)
+    monkeypatch.setattr("dirprune.report.runs.page.read_results", fail)
     assert cli.main(["report", "x"]) == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith("dirprune: out of memory")
