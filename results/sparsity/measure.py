@@ -1,4 +1,4 @@
-"""Train the grid of PROTOCOL.md: first the rates, then the seeds; one CSV row per run.
+"""Train the grid of PROTOCOL.md: of each method the rates, then the seeds; one CSV row per run.
 
     python results/sparsity/measure.py --problems characters fashion-cnn --workers 2 --minutes 60
 
@@ -47,7 +47,7 @@ MAIN = {
     ),
     "characters-clipped": ("grda p=1", "grda p=1.5", "grda p=2", "grda p=3", "hard", "gmp"),
     "characters-long": ("grda p=1", "grda p=2", "gmp"),
-    "fashion-cnn": ("grda p=1", "grda p=2", "grda p=3", "hard", "gmp"),
+    "fashion-cnn": ("grda p=2", "gmp", "grda p=1", "grda p=3", "hard"),
     "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
 }  # fmt: skip
 FINAL_SEEDS = (1, 2, 3)
@@ -95,7 +95,7 @@ def run(job: Job) -> Result:
     torch.manual_seed(job.seed)
     begun = time.monotonic()
     problem = PROBLEMS[job.problem]()
-    model = build(job)
+    model = build(job).to(memory_format=torch.channels_last)  # faster convolutions on CPUs
     makers: dict[str, Maker] = SGD if job.problem == "fashion-cnn" else ADAM
     make = makers["dense" if job.method == "narrow" else job.method]
     optimizer = make(model, job.lr, problem.steps, job.sparsity)
@@ -157,23 +157,19 @@ def cells(problem: str) -> Iterator[tuple[str, float]]:
 
 
 def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:
-    """The missing runs, in order: all rates of a sparsity, then its seeds."""
+    """The missing runs, method by method: all rates, then the seeds at the best of them."""
     for problem in problems:
-        all_cells = list(cells(problem))
-        for sparsity in dict.fromkeys(s for _, s in all_cells):
-            methods = [m for m, s in all_cells if s == sparsity]
-            for method in methods:
-                for lr in RATES[problem]:
-                    job = Job(problem, method, sparsity, lr, 0)
+        for method, sparsity in cells(problem):
+            for lr in RATES[problem]:
+                job = Job(problem, method, sparsity, lr, 0)
+                if job not in done:
+                    yield job
+            best = best_rate(done, problem, method, sparsity)
+            if best is not None:
+                for seed in FINAL_SEEDS:
+                    job = Job(problem, method, sparsity, best, seed)
                     if job not in done:
                         yield job
-            for seed in FINAL_SEEDS:
-                for method in methods:
-                    best = best_rate(done, problem, method, sparsity)
-                    if best is not None:
-                        job = Job(problem, method, sparsity, best, seed)
-                        if job not in done:
-                            yield job
 
 
 def main() -> None:
