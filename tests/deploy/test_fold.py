@@ -1,5 +1,6 @@
 """A lowered graph computes what the graph did, with fewer nodes."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -120,3 +121,16 @@ def test_folding_rounds_once() -> None:
     assert lowered.tensors[node.tensors["weight"]].item() == 1.0
     exact = -np.float64(np.float32(0.1)) / 3
     assert lowered.tensors[node.tensors["bias"]].item() == np.float32(exact)
+
+
+def test_folding_needs_one_scaled_copy_of_the_weights() -> None:
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers += [nn.Conv2d(128, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128)]
+    graph = capture(nn.Sequential(*layers).eval(), torch.ones(2, 128, 3, 3))
+    tracemalloc.start()
+    lowered = fold(graph)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    weights = sum(tensor.nbytes for tensor in lowered.tensors.values())
+    assert peak < 1.1 * weights

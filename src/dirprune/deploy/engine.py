@@ -24,8 +24,8 @@ from dirprune.deploy.tuned import StoredTuning, TunedFiles
 
 _MOST_THREADS = 256
 _DTYPES: Mapping[Kind, type] = {"float": np.float32, "int": np.int64, "bool": np.bool_}
-_FOLDING = 16
-"""Bytes that folding may need for each weight of a layer: one float64, two float32."""
+_FOLDING = 8
+"""Bytes that folding may need for each weight of a layer: the original and a scaled copy."""
 
 
 class Engine:

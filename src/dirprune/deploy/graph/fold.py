@@ -13,6 +13,8 @@ from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.record import ACTIVATIONS, Attribute
 
 Tensors = dict[str, NDArray[np.floating]]
+Scales = dict[str, tuple[str, NDArray[np.floating]]]
+"""For each folded weight, the name of the original and the scale of its output channels."""
 
 
 def fold(graph: Graph) -> Graph:
@@ -44,6 +46,7 @@ def fold(graph: Graph) -> Graph:
     graph = lowered(graph)
     nodes, output = _without_identities(graph)
     tensors: Tensors = dict(graph.tensors)
+    scales: Scales = {}
     readers = _count_readers(nodes, output)
     for value in sorted(nodes):
         node = nodes[value]
@@ -52,7 +55,7 @@ def fold(graph: Graph) -> Graph:
             before = nodes.get(node.inputs[0])
             if before is not None and readers[node.inputs[0]] == 1 and _takes_scale(before):
                 del nodes[node.inputs[0]]
-                nodes[value] = _scaled(before, node, value, tensors)
+                nodes[value] = _scaled(before, node, value, tensors, scales)
         elif node.op == "add" and len(node.inputs) == 2:
             _add_into(nodes, value, readers)
         elif (activation := _activation(node)) is not None:
@@ -60,7 +63,7 @@ def fold(graph: Graph) -> Graph:
             if before is not None and readers[node.inputs[0]] == 1 and _takes_activation(before):
                 del nodes[node.inputs[0]]
                 nodes[value] = replace(before, attrs={**before.attrs, **activation})
-    return _numbered(graph, nodes, output, tensors)
+    return _numbered(graph, nodes, output, tensors, scales)
 
 
 def _without_identities(graph: Graph) -> tuple[dict[int, Node], int]:
@@ -99,15 +102,16 @@ def _affine(node: Node, value: int, tensors: Tensors) -> Node:
     return Node("affine", node.inputs, node.shape, {}, names, node.path)
 
 
-def _scaled(before: Node, affine: Node, value: int, tensors: Tensors) -> Node:
+def _scaled(before: Node, affine: Node, value: int, tensors: Tensors, scales: Scales) -> Node:
     """Fold an affine node into the convolution or linear node before it."""
     scale, shift = (tensors.pop(affine.tensors[role]) for role in ("scale", "shift"))
-    weight = tensors[before.tensors["weight"]].astype(np.float64)
     bias = tensors[before.tensors["bias"]] if "bias" in before.tensors else 0.0
+    weight, folded = before.tensors["weight"], f"folded.{value}.weight"
+    original, factor = scales.get(weight, (weight, 1.0))
     with np.errstate(all="ignore"):
-        weight = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
-        bias = bias * scale + shift
-    return replace(before, tensors=_store(tensors, value, weight=weight, bias=bias))
+        scales[folded] = original, factor * scale
+        names = _store(tensors, value, bias=bias * scale + shift)
+    return replace(before, tensors={"weight": folded, **names})
 
 
 def _store(tensors: Tensors, value: int, **new: NDArray[np.float64]) -> dict[str, str]:
@@ -155,13 +159,32 @@ def _activation(node: Node) -> dict[str, Attribute] | None:
     return {"activation": ACTIVATIONS.index(name), "activation_parameter": parameter}
 
 
-def _numbered(graph: Graph, nodes: dict[int, Node], output: int, tensors: Tensors) -> Graph:
+def _numbered(
+    graph: Graph, nodes: dict[int, Node], output: int, tensors: Tensors, scales: Scales
+) -> Graph:
     number = {value: i for i, value in enumerate(sorted(nodes), 1)} | {0: 0}
     kept = tuple(
         replace(nodes[value], inputs=tuple(number[v] for v in nodes[value].inputs))
         for value in sorted(nodes)
     )
     names = dict.fromkeys(name for node in kept for name in node.tensors.values())
-    with np.errstate(over="ignore"):
-        rounded = {name: tensors[name].astype(np.float32, copy=False) for name in names}
+    rounded = {name: _rounded(name, tensors, scales) for name in names}
     return Graph(graph.shape, kept, number[output], rounded)
+
+
+def _rounded(name: str, tensors: Tensors, scales: Scales) -> NDArray[np.float32]:
+    if name not in scales:
+        with np.errstate(over="ignore"):
+            return tensors[name].astype(np.float32, copy=False)
+    original, scale = scales[name]
+    weight = tensors[original]
+    scaled = np.empty(weight.shape, np.float32)
+    # numpy converts to float64 and back in small buffers: no float64 copy of the weight is made.
+    with np.errstate(all="ignore"):
+        return np.multiply(
+            weight,
+            scale.reshape(-1, *(1,) * (weight.ndim - 1)),
+            out=scaled,
+            dtype=np.float64,
+            casting="same_kind",
+        )
