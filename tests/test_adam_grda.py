@@ -119,6 +119,8 @@ def test_state_dict_resumes_bit_for_bit(dtype: torch.dtype) -> None:
     [
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
         ({"betas": (0.9,)}, "betas must be two numbers"),
+        ({"betas": 0.9}, "betas must be two numbers"),
+        ({"betas": ("0.9", 0.999)}, "betas must be two numbers"),
         ({"eps": -1.0}, "eps must be at least 0"),
         ({"power": 0.5}, "power must be at least 1"),
         ({"power": math.nan}, "power must be at least 1"),

@@ -28,6 +28,7 @@ FLOORS = [
         "tensor_thresholds",
         "threshold",
         "plan",
+        "plan_state",
         "quantile",
         "prox",
         "groups",

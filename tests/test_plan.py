@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -42,20 +43,48 @@ MAKERS = {
 }
 
 
-def test_a_large_model_is_exact_at_the_end_and_at_the_last_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def large_run(
+    monkeypatch: pytest.MonkeyPatch, plan: SparsityPlan, noise: float, steps: int
+) -> tuple[list[float], int]:
+    """Errors of the sparsity after the plan's end, in shares, and the number of updates."""
     monkeypatch.setattr(plan_module, "EVERY_STEP", 100)
-    model = network()
-    weights = list(model.parameters())
-    target = round(0.9 * sum(p.numel() for p in weights))
-    optimizer = MAKERS["sgd"](weights, SparsityPlan(0.9, steps=45, end=0.45))
-    counts = {}
-    for n in range(45):
-        train(model, optimizer, range(n, n + 1))
-        counts[n + 1] = zeros(*weights)
-    assert counts[21] == counts[32] == counts[45] == target
-    assert {counts[n] for n in range(22, 32)} != {target}  # not renewed at every step
+    updates = mock.Mock(wraps=tensor_thresholds.tensor_thresholds)
+    monkeypatch.setattr(plan_module, "tensor_thresholds", updates)
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(200, 250))
+    optimizer, errors = GRDA([w], lr=noise, plan=plan), []
+    for n in range(1, steps + 1):
+        w.grad = torch.randn(200, 250)
+        optimizer.step()
+        if n == math.ceil(plan.end * plan.steps):
+            updates.reset_mock()
+        if n >= plan.end * plan.steps:
+            errors.append(abs(zeros(w) / w.numel() - plan.sparsity))
+    return errors, updates.call_count
+
+
+@pytest.mark.parametrize("end", [0.3, 1.0])
+def test_a_large_model_reaches_its_target_although_steps_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, end: float
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(plan_module, "EVERY_STEP", 100)
+    w = nn.Parameter(torch.randn(200, 250))
+    optimizer = GRDA([w], lr=0.1, plan=SparsityPlan(0.9, steps=40, end=end))
+    for _ in range(38):
+        w.grad = w.detach() + torch.randn(200, 250)
+        optimizer.step()
+    path = 0.9 * (1 - (2 / 40) ** 3 * (end == 1))
+    assert zeros(w) == round(path * w.numel())
+
+
+def test_the_updates_of_a_large_model_follow_its_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, updates = large_run(monkeypatch, SparsityPlan(0.9, steps=150, end=0.1), 3e-3, 140)
+    assert max(errors) < 3e-4
+    assert updates > 60
+    errors, updates = large_run(monkeypatch, SparsityPlan(0.9, steps=150, end=0.1), 1e-6, 134)
+    assert max(errors) < 1e-4
+    assert updates < 20
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -135,7 +164,7 @@ def test_a_saved_plan_is_restored_where_there_was_none_and_stays_shared() -> Non
     other.load_state_dict(optimizer.state_dict())
     plans = [group["plan"] for group in other.param_groups]
     assert plans[0] is plans[1]
-    assert vars(plans[0]) == vars(plan)
+    assert plans[0].state_dict() == plan.state_dict()
     assert plan.step == 4
 
 
@@ -345,10 +374,12 @@ def test_flat_does_not_copy_any_layout() -> None:
         ({"sparsity": 1.0}, r"sparsity must lie in \[0, 1\), got 1.0"),
         ({"sparsity": math.nan}, "sparsity must lie"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": math.inf}, "steps must be at least 1 and finite, got inf"),
         ({"begin": 0.8}, "0 <= begin < end <= 1"),
         ({"end": 1.5}, "0 <= begin < end <= 1"),
         ({"structure": "blocks"}, "structure must be"),
         ({"minimum": -1}, "minimum must be at least 0"),
+        ({"minimum": 2.5}, "minimum must be at least 0 and whole"),
     ],
     ids=str,
 )
@@ -369,3 +400,92 @@ def test_equal_entries_are_kept_if_a_tensor_would_lose_too_many() -> None:
     assert (equal > 0).all()
     assert [bool(w) for w in mixed] == [False, True, True, True, True, True]
     assert math.isfinite(plan.threshold)
+
+
+@pytest.mark.parametrize("name", ["sparsity", "steps", "begin", "end", "minimum"])
+@pytest.mark.parametrize("value", ["0.5", None, [1]], ids=str)
+def test_options_that_are_no_numbers_are_named(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number, got "):
+        SparsityPlan(**{"sparsity": 0.9, "steps": 10, name: value})
+
+
+def test_the_state_has_plain_numbers(tmp_path: Path) -> None:
+    plan = SparsityPlan(
+        np.float64(0.5), torch.tensor(30), begin=np.float32(0.25), end=np.float64(1)
+    )
+    w = nn.Parameter(torch.linspace(-1, 1, 20))
+    optimizer = GRDA([w], plan=plan)
+    w.grad = torch.ones(20)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)["param_groups"][0]["plan"]
+    assert {k: saved[k] for k in ("sparsity", "steps", "begin", "end", "step")} == {
+        "sparsity": 0.5,
+        "steps": 30,
+        "begin": 0.25,
+        "end": 1.0,
+        "step": 1,
+    }
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_frozen_parameters_that_still_have_gradients(capturable: bool) -> None:
+    model = network()
+    plan = SparsityPlan(0.9, steps=40)
+    optimizer = MAKERS["sgd"](model.parameters(), plan, capturable=capturable)
+    train(model, optimizer, range(10))
+    counted = zeros(*model.parameters())
+    model.requires_grad_(False)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    optimizer.step()
+    assert zeros(*model.parameters()) == counted
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_training_continues_from_good_weights_after_a_divergence(
+    value: float, capturable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    plan = SparsityPlan(0.9, steps=40)
+    optimizer = MAKERS["sgd"](model.parameters(), plan, capturable=capturable)
+    train(model, optimizer, range(32))
+    good = copy.deepcopy(model.state_dict())
+    g = float(plan.threshold)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, value)
+    optimizer.step()
+    assert float(plan.threshold) == g > 0
+    assert capturable or "the weights are not finite" in caplog.text
+    model.load_state_dict(good)
+    optimizer.reset_from_weights()
+    train(model, optimizer, range(33, 40))
+    total = sum(p.numel() for p in model.parameters())
+    assert zeros(*model.parameters()) == round(0.9 * total)
+
+
+def test_plans_that_were_separate_stay_separate_when_loaded() -> None:
+    model, twin = network(), network()
+    plans = SparsityPlan(0.9, steps=20), SparsityPlan(0.5, steps=20)
+    one, two = ([{"params": [m[0].weight]}, {"params": [m[2].weight]}] for m in (model, twin))
+    for group, plan in zip(one, plans):
+        group["plan"] = plan
+    optimizer, other = GRDA(one), GRDA(two, plan=SparsityPlan(0.7, steps=20))
+    train(model, optimizer, range(5))
+    twin.load_state_dict(model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(twin, other, range(5, 20))
+    assert zeros(twin[0].weight) == round(0.9 * twin[0].weight.numel())
+    assert zeros(twin[2].weight) == round(0.5 * twin[2].weight.numel())
+
+
+def test_a_plan_that_two_optimizers_share_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    plan = SparsityPlan(0.5, steps=20)
+    model = network()
+    optimizers = [GRDA([layer.weight], plan=plan) for layer in (model[0], model[2])]
+    for n in range(3):
+        for optimizer in optimizers:
+            train(model, optimizer, range(n, n + 1))
+    assert caplog.text.count("several optimizers share a plan") == 1

@@ -209,6 +209,13 @@ def test_wrappers_leave_the_names_alone() -> None:
     assert [layer.name for layer in sparsity_report(net).layers] == names
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_traced_network_is_counted_like_its_source() -> None:
+    net = sparsify(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), 0.5)
+    traced = torch.jit.trace(net, torch.ones(1, 3))
+    assert sparsity_report(traced).zeros == sparsity_report(net).zeros > 0
+
+
 def test_parameters_that_share_their_memory_count_once() -> None:
     net = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False))
     net[1].weight = nn.Parameter(net[0].weight.detach().t())

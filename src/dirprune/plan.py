@@ -2,16 +2,16 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_four_levels
 from dirprune.cubic_path import cubic_sparsity
+from dirprune.plan_state import PlanState
 from dirprune.prox import invert_threshold, power_threshold
-from dirprune.quantile import is_sharded
+from dirprune.quantile import count_above, is_sharded, local_part
 from dirprune.tensor_thresholds import tensor_thresholds, tensor_thresholds_on_device
 
 _logger = logging.getLogger(__name__)
@@ -19,12 +19,15 @@ _logger = logging.getLogger(__name__)
 # With more entries, thresholds before the plan's end are computed on a sample of about this size.
 # The error of the sparsity is below .15 points (one standard deviation).
 SAMPLE = 1 << 17
-# With up to this number of entries, the threshold is exact at every step after the plan's end.
-# With more, it is exact at the end, at the last step, and at every 16th step between them.
+# With up to this number of entries, the threshold is updated at every step after the plan's end.
+# With more, the updates are up to 16 steps apart while the sparsity changes by less than DRIFT / 2
+# between them. At the last 16 steps of the run it is exact, because steps may have been skipped.
 EVERY_STEP = 1 << 20
+DRIFT = 1e-4
+LAST = 16
 
 
-class SparsityPlan:
+class SparsityPlan(PlanState):
     r"""Let the threshold of :class:`dirprune.GRDA` or ``AdamGRDA`` follow a planned sparsity.
 
     At step n of N the threshold is the quantile of all planned :math:`|v|` at the sparsity
@@ -34,15 +37,17 @@ class SparsityPlan:
 
     with begin b and end e. Before the end, the threshold is updated at least every 8 steps; with
     more than a million planned entries and a long path every 32 steps, on a sample. From the end
-    on it is exact: the share of zeros is s, but the positions of zeros can still change. With
-    more than a million planned entries it is exact at the end, at step N, and at every 16th step
-    between them. n counts the optimizer's steps at which a planned parameter has a gradient and
-    its group's rate is above 0, so steps that a ``GradScaler`` skips are not counted.
+    on the share of zeros is s, but the positions of zeros can still change. With more than a
+    million planned entries the share is then exact at the end and at the last 16 steps, and
+    otherwise within about .01 points: the more it changes, the more updates there are. n counts
+    the optimizer's steps at which a planned parameter has a gradient and its group's rate is above
+    0, so steps that a ``GradScaler`` skips are not counted.
 
     One plan can be given to the optimizer or to several param groups, which then share one
     quantile; or each group can have its own plan. The planned parameters are those of its groups
     that require gradients and have had a gradient. The thresholds of a plan do not depend on
-    ``c`` and ``mu``. The state of the plan is part of the optimizer's ``state_dict``.
+    ``c`` and ``mu``. The state of the plan is part of the optimizer's ``state_dict``. Give every
+    optimizer its own plan.
 
     Args:
         sparsity: Share :math:`s` of zeros among the planned parameters, in [0, 1).
@@ -65,6 +70,7 @@ class SparsityPlan:
 
     Raises:
         ValueError: If an argument is out of its range.
+        TypeError: If an argument is not a number.
 
     References:
         The cubic path: To prune, or not to prune (Zhu & Gupta, 2017), equation 1,
@@ -95,6 +101,7 @@ class SparsityPlan:
         self.sparsity, self.steps = sparsity, steps
         self.begin, self.end = begin, end
         self.structure, self.minimum = structure, minimum
+        self._check()
         if (structure == "channels") != (blocks is not None):
             raise ValueError(
                 f'structure="channels" needs blocks, and other structures have none, got '
@@ -102,15 +109,19 @@ class SparsityPlan:
                 "give both or neither"
             )
         self._blocks = None if blocks is None else Blocks(blocks, keep_one=minimum > 0)
-        self.step: int | Tensor = 0
+        self.step = 0
         """Steps taken so far; on the device if the optimizer is ``capturable``."""
-        self.threshold: float | Tensor = 0.0
+        self.threshold = 0.0
         """The current threshold, in the units of the weights."""
         self.total = 0
         """Planned entries at the last update of the threshold."""
-        self._emptied: set[str] = set()
-        """The parameters that a warning has named."""
-        self._check()
+        self.updated = 0
+        """The step of the last update."""
+        self.interval = 1
+        """Steps between two updates after the end, for many entries."""
+        self._owners: list[int] = []
+        self._warned: set[str] = set()
+        """What a warning has named."""
 
     def sparsity_at(self, step: int) -> float:
         """Return the planned sparsity after a step.
@@ -130,6 +141,17 @@ class SparsityPlan:
         done = max(0.0, (step / self.steps - self.begin) / (self.end - self.begin))
         return cubic_sparsity(self.sparsity, done)
 
+    def check_owner(self, optimizer: int) -> None:
+        """Warn if several optimizers take turns, because each of them counts its steps.
+
+        Args:
+            optimizer: An identity of the optimizer that takes a step.
+        """
+        if optimizer in self._owners[:-1]:
+            self._warn("several optimizers share a plan and count its steps: give each its own")
+        elif optimizer not in self._owners:
+            self._owners.append(optimizer)
+
     def advance(self) -> bool:
         """Count one more step.
 
@@ -140,13 +162,13 @@ class SparsityPlan:
         if self.structure != "elements":
             return True
         end = math.ceil(self.end * self.steps)
-        if step in (end, self.steps):
+        if step == end or self._is_last(step):
             return True
         if step > end:
-            every = 1 if self.total <= EVERY_STEP else 16
-        else:  # at least a hundred updates
-            most = 8 if self.total <= EVERY_STEP else 32
-            every = min(most, max(1, int((self.end - self.begin) * self.steps / 100)))
+            return self.total <= EVERY_STEP or step - self.updated >= self.interval
+        most = 8 if self.total <= EVERY_STEP else 32
+        # at least a hundred updates
+        every = min(most, max(1, int((self.end - self.begin) * self.steps / 100)))
         return step % every == 0
 
     def advance_on_device(self, moved: Tensor) -> None:
@@ -174,10 +196,11 @@ class SparsityPlan:
         total = sum(v.numel() for v in accumulators)
         zeros = (cubic_sparsity(self.sparsity, done) * total).round().long()
         g, levels = tensor_thresholds_on_device(accumulators, zeros, self.minimum)
-        torch.as_tensor(self.threshold).copy_(g)
+        before = torch.as_tensor(self.threshold)
+        before.copy_(torch.where(g.isfinite(), g, before))
         return levels
 
-    def choose(self, accumulators: Sequence[Tensor], names: Sequence[str]) -> list[float]:
+    def choose(self, accumulators: Sequence[Tensor], names: Sequence[str]) -> list[float] | None:
         """Update the threshold for the current step.
 
         Args:
@@ -185,22 +208,54 @@ class SparsityPlan:
             names: Names of the parameters, for warnings.
 
         Returns:
-            The threshold of each tensor: the plan's, or a smaller one because of ``minimum``.
+            The threshold of each tensor: the plan's, or a smaller one because of ``minimum``. None
+            if too many entries are infinite or NaN; then the threshold stays.
         """
-        total = self.total = sum(v.numel() for v in accumulators)
-        zeros = round(self.sparsity_at(int(self.step)) * total)
-        stride = total // SAMPLE | 1 if self.step < self.end * self.steps else 1
+        step, total = int(self.step), sum(v.numel() for v in accumulators)
+        zeros = round(self.sparsity_at(step) * total)
+        is_exact = step >= self.end * self.steps or self._is_last(step)
+        stride = 1 if is_exact else total // SAMPLE | 1
         g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride)
-        if emptied := [name for i in empty if (name := names[i]) not in self._emptied]:
-            self._emptied.update(emptied)
-            _logger.warning(
-                "step %d: all weights of %s are zero; lower the sparsity, raise minimum, or leave "
-                "these parameters out of the plan",
-                int(self.step),
-                ", ".join(emptied),
+        if not math.isfinite(g):
+            self._warn("the weights are not finite: the threshold stays at its last value")
+            return None
+        if total > EVERY_STEP and step > math.ceil(self.end * self.steps):
+            self._adapt_interval(accumulators, g)
+        self.total, self.updated = total, step
+        if emptied := [name for i in empty if (name := names[i]) not in self._warned]:
+            self._warned.update(emptied)
+            self._warn(
+                f"all weights of {', '.join(emptied)} are zero; lower the sparsity, raise "
+                "minimum, or leave these parameters out of the plan"
             )
         self.threshold = g
         return levels
+
+    def _is_last(self, step: int) -> bool:
+        return self.steps - LAST < step <= self.steps
+
+    def _adapt_interval(self, accumulators: Sequence[Tensor], g: float) -> None:
+        """Set the interval by the entries between the last threshold and the new one."""
+        device = local_part(accumulators[0]).device
+        last, new = (
+            int(
+                count_above(
+                    accumulators, torch.tensor(level, dtype=torch.float64, device=device)
+                ).sum()
+            )
+            for level in (float(self.threshold), g)
+        )
+        drift = abs(last - new) / sum(v.numel() for v in accumulators)
+        if drift > DRIFT / 2:
+            self.interval = 1
+        elif drift < DRIFT / 4 and int(self.step) - self.updated >= self.interval:
+            self.interval = min(16, 2 * self.interval)
+
+    def _warn(self, message: str) -> None:
+        """Log a warning once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            _logger.warning("step %d: %s", int(self.step), message)
 
     def apply_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
         """Update the threshold of blocks or groups of four, and write the weights.
@@ -269,67 +324,3 @@ class SparsityPlan:
             check_two_four(p)
         elif self._blocks is not None:
             self._blocks.owner(p)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the options and the progress as plain numbers.
-
-        Returns:
-            A state for :meth:`load_state_dict`.
-        """
-        state = {name: value for name, value in vars(self).items() if name[0] != "_"}
-        return state | {"step": int(self.step), "threshold": float(self.threshold)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore options and progress.
-
-        Args:
-            state: From :meth:`state_dict`.
-        """
-        for name in vars(self).keys() & state.keys():
-            if name[0] != "_":
-                setattr(self, name, state[name])
-        self._check()
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> "SparsityPlan":
-        """Make a plan from a saved state.
-
-        Args:
-            state: From :meth:`state_dict`.
-
-        Returns:
-            A new plan.
-        """
-        if state["structure"] == "channels":
-            raise ValueError(
-                "the saved plan prunes channels, and its blocks are not part of the state: make "
-                "the optimizer with the plan, then load the state"
-            )
-        plan = cls(state["sparsity"], state["steps"])
-        plan.load_state_dict(state)
-        return plan
-
-    def __repr__(self) -> str:
-        """Show the options."""
-        return (
-            f"SparsityPlan({self.sparsity}, steps={self.steps}, begin={self.begin}, "
-            f"end={self.end}, structure={self.structure!r}, minimum={self.minimum})"
-        )
-
-    def _check(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
-        if not self.steps >= 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 <= self.begin < self.end <= 1:
-            raise ValueError(
-                f"begin and end must satisfy 0 <= begin < end <= 1, got {self.begin}, {self.end}"
-            )
-        if self.structure not in ("elements", "2:4", "channels"):
-            raise ValueError(
-                f'structure must be "elements", "2:4" or "channels", got {self.structure!r}'
-            )
-        if self.structure == "2:4" and self.sparsity != 0.5:
-            raise ValueError(f'structure="2:4" needs sparsity=0.5, got {self.sparsity}')
-        if not self.minimum >= 0:
-            raise ValueError(f"minimum must be at least 0, got {self.minimum}")

@@ -34,7 +34,7 @@ def tensor_thresholds(
 
     Returns:
         The common threshold, the threshold of each tensor, and the indices of the tensors that
-        become entirely zero.
+        become entirely zero. If too few entries are finite, the threshold is infinite or NaN.
 
     Example:
         >>> tensors = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])]
@@ -51,7 +51,7 @@ def tensor_thresholds(
     own: dict[int, tuple[float, float]] = {}
     protected = 0
     empty: list[int] = []
-    while zeros:
+    while zeros and math.isfinite(float(g)):
         kept = entries.count_above(g)
         found = [
             i
@@ -84,13 +84,16 @@ def tensor_thresholds_on_device(
         minimum: Nonzero entries that every tensor keeps.
 
     Returns:
-        The common threshold and the threshold of each tensor, all 0-dimensional.
+        The common threshold and the threshold of each tensor, all 0-dimensional. If too few
+        entries are finite, they are infinite or NaN.
     """
     sizes = [t.numel() for t in tensors]
     entries = _Separate(tensors)
     _, smallest, lower, number = entries.protect(range(len(tensors)), min(minimum, max(sizes)))
     g = entries.kth(torch.minimum(zeros, sum(sizes) - number))
-    return g, list(torch.where(g < smallest, g, lower))
+    if minimum:  # infinite entries are protected
+        g = torch.where(smallest.isfinite().any(), g, math.inf)
+    return g, list(torch.where((g < smallest) | ~g.isfinite(), g, lower))
 
 
 class _Protected(NamedTuple):

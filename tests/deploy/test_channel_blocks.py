@@ -1,5 +1,6 @@
 """Blocks of channels: zero them, and shrink removes what they made."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -56,3 +57,27 @@ def test_groups_go_as_a_whole_and_outputs_stay() -> None:
     rows = [sorted({index for name, _, index in b if name == "1.weight"}) for b in blocks]
     assert rows == [[0, 1, 2], [3, 4, 5]]
     assert not any(name.startswith("2.") for block in blocks for name, _, _ in block)
+
+
+@pytest.mark.parametrize("op", ["amax", "amin", "sum", "mean", "prod"])
+def test_a_zeroed_channel_goes_through_a_reduction(op: str) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x).relu()
+            x = x.flatten(2).prod(2) if op == "prod" else getattr(x, op)((2, 3))
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(2, 3, 5, 4)
+    with torch.no_grad():
+        model.conv.weight[2:4] = 0
+        model.conv.bias[2] = 0
+        model.conv.bias[3] = 1.5  # constant, but not zero: its sum goes to the bias of the head
+        expected = model(x)
+    small = shrink(model, x)
+    assert small.state_dict()["head.weight"].shape == (2, 4)
+    torch.testing.assert_close(small(x), expected, atol=1e-5, rtol=1e-5)

@@ -26,7 +26,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         True
     """
     while True:
-        inner = next((m for name in _ATTRIBUTES if (m := model._modules.get(name))), None)
+        parts = dict(model._modules.items())  # of a scripted module, this is no dict
+        inner = next((m for name in _ATTRIBUTES if (m := parts.get(name))), None)
         if inner is None and any(map(_is_holder, type(model).__mro__)):
             inner = model.module  # type: ignore[assignment]
         if inner is None:

@@ -43,6 +43,8 @@ def check_options(group: Group) -> None:
         TypeError: If an option is not a number, or the plan is not a SparsityPlan.
     """
     check_numbers(group, "lr", "c", "mu", "weight_decay")
+    if group["power"] is not None:
+        check_numbers(group, "power")
     if not 0 < group["mu"] <= 1:
         raise ValueError(f"mu must lie in (0, 1], got {group['mu']}")
     if not power_of(group) >= 1:

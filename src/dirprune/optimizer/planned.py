@@ -50,6 +50,7 @@ class Planned:
     def advance(self) -> bool:
         """Count a step; return whether the threshold is updated at it."""
         group = self._groups[0]
+        self.plan.check_owner(id(self._state))
         if not group["capturable"]:
             return self.plan.advance()
         device = next(p.device for p in group["params"])
@@ -92,6 +93,8 @@ class Planned:
 
     def _choose(self, last: LastWeights) -> list[ParameterBatch]:
         members, state = self._members(), self._state
+        if not members:  # all are frozen
+            return []
         for group, _, p in members:
             if p.grad is None:
                 g = float(state[p]["g"])
@@ -101,9 +104,11 @@ class Planned:
                 if not p.is_cpu:
                     adopt(batch)
         accumulators = [state[p]["v"] for _, _, p in members]
-        if members and members[0][0]["capturable"]:
+        if members[0][0]["capturable"]:
             return self._batches_on_device(members, self.plan.choose_on_device(accumulators))
         levels = self.plan.choose(accumulators, [_name(*member) for member in members])
+        if levels is None:
+            return []
         parts: dict[tuple[Any, ...], list[tuple[Group, Row, float]]] = {}
         for (group, _, p), g in zip(members, levels):
             state[p]["g"] = g
@@ -126,7 +131,7 @@ class Planned:
         parts: dict[tuple[Any, ...], list[tuple[Group, Row, Tensor]]] = {}
         for (group, _, p), level in zip(members, levels):
             own = self._state[p]
-            g = own["g"].copy_(level)
+            g = own["g"].copy_(torch.where(level.isfinite(), level, own["g"]))
             key = id(group), p.dtype, p.device
             parts.setdefault(key, []).append((group, row_of(p, None, own), g))
         batches = []

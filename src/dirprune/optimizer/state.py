@@ -83,7 +83,10 @@ class ExactState(Optimizer):
                 group["plan"] = plan
             elif state is not None:
                 if (index := state["index"]) not in restored:
-                    restored[index] = plan or SparsityPlan.from_state_dict(state)
+                    if plan is None or any(plan is other for other in restored.values()):
+                        restored[index] = SparsityPlan.from_state_dict(state)
+                    else:
+                        restored[index] = plan
                     restored[index].load_state_dict(state)
                 group["plan"] = restored[index]
 

@@ -1,13 +1,14 @@
 """Reductions over dimensions of a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dirprune.deploy.graph.operators.channels import Channels
-from dirprune.deploy.graph.operators.layouts import Layout, varies_along, varying
+from dirprune.deploy.graph.operators.layouts import Layout, varies_along
 from dirprune.deploy.graph.operators.record import (
     Attributes,
     Operator,
@@ -36,13 +37,22 @@ def _shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) -> Shap
     return tuple(size for i, size in enumerate(x[0]) if i not in dims)
 
 
+@dataclass(frozen=True)
 class Reduced(Channels):
-    """Dimensions that are reduced must be whole."""
+    """Dimensions that are reduced must be whole.
+
+    Attributes:
+        reduce: NumPy's reduction.
+    """
+
+    reduce: Callable[..., Any] = np.mean
 
     def constants(self, known: "ConstantInputs") -> Layout:
         axes = tuple(dim - 1 for dim in known.attrs["dims"])
-        keep = bool(known.attrs["keepdim"])
-        return np.asarray(known.inputs[0].mean(axis=axes, keepdims=keep))
+        x = known.inputs[0]
+        shape = [known.shapes[0][i + 1] if i in axes else size for i, size in enumerate(x.shape)]
+        full = np.broadcast_to(x, shape)
+        return np.asarray(self.reduce(full, axis=axes, keepdims=bool(known.attrs["keepdim"])))
 
     def numbers(
         self, rules: "Rules", node: "Node", shapes: Sequence[Shape], inputs: list[Layout]
@@ -173,13 +183,12 @@ def _prod(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
     return y
 
 
-class _ReducedVarying(Reduced):
-    def constants(self, known: "ConstantInputs") -> Layout:
-        return varying(known.rank)
-
-
 def _reduction(
-    op: str, run: Callable[..., Any], onnx: str, more: Mapping[str, Callable[..., Any]]
+    op: str,
+    run: Callable[..., Any],
+    constants: Callable[..., Any],
+    onnx: str,
+    more: Mapping[str, Callable[..., Any]],
 ) -> Operator:
     return Operator(
         _shape,
@@ -187,7 +196,7 @@ def _reduction(
         attrs={"dims": "ints", "keepdim": "flag"},
         captured={op: _capture(op), **more},
         onnx=_write(onnx),
-        channels=_ReducedVarying(),
+        channels=Reduced(constants),
     )
 
 
@@ -219,22 +228,25 @@ REDUCTIONS = {
     "sum": _reduction(
         "sum",
         lambda x, t, a: x[0].sum(a["dims"], bool(a["keepdim"])),
+        np.sum,
         "ReduceSum",
         {"cdist": _capture_cdist, "_cdist_forward": _capture_cdist},
     ),
     "amax": _reduction(
         "amax",
         lambda x, t, a: x[0].amax(a["dims"], bool(a["keepdim"])),
+        np.max,
         "ReduceMax",
         {"max": _capture_with_places("amax", "argmax"), "any": _capture("amax")},
     ),
     "amin": _reduction(
         "amin",
         lambda x, t, a: x[0].amin(a["dims"], bool(a["keepdim"])),
+        np.min,
         "ReduceMin",
         {"min": _capture_with_places("amin", "argmin"), "all": _capture("amin")},
     ),
-    "prod": _reduction("prod", _prod, "ReduceProd", {}),
+    "prod": _reduction("prod", _prod, np.prod, "ReduceProd", {}),
     "argmax": _place("argmax", lambda x, dim, keep: x.argmax(dim, keep), "ArgMax"),
     "argmin": _place("argmin", lambda x, dim, keep: x.argmin(dim, keep), "ArgMin"),
     "cumsum": Operator(
