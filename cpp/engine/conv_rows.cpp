@@ -58,6 +58,7 @@ void ConvPlan::run_rows(const float* x, const float* residual, float* out, int t
                 const std::int64_t o = panel * width;
                 const std::int64_t vectors = ceil_div(std::min(width, g_.outputs - o), lanes);
                 tile.panel = panels_.data() + i * padded + o * tile.depth;
+                tile.panel_row = vectors * lanes;
                 tile.bias = bias_.data() + o;
                 tile.last = static_cast<std::int32_t>(
                     std::min(g_.outputs - o - (vectors - 1) * lanes, lanes));

@@ -85,7 +85,7 @@ struct Pooling {
 
 using TileKernel = void (*)(const Tile&);
 
-// A tile of a dense linear layer: rows of the input against vectors of outputs.
+// A tile of a product of matrices: rows of the input against vectors of outputs.
 //
 //     out[row][o] = clamp(bias[o] + sum over i of x[row][i] * panel[i][o] + residual, low, high)
 //
@@ -94,7 +94,8 @@ using TileKernel = void (*)(const Tile&);
 struct RowTile {
     const float* x;
     std::ptrdiff_t x_row;
-    const float* panel;  // one row of `columns` vectors for each i
+    const float* panel;  // one row of vectors for each i
+    std::ptrdiff_t panel_row;
     std::int32_t depth;  // number of i
     const float* bias;
     float* out;
@@ -167,6 +168,10 @@ struct Kernels {
     // `from` begins every from_row elements, a row of `to` every to_row.
     void (*transpose)(const float* from, std::ptrdiff_t from_row, float* to, std::ptrdiff_t to_row,
                       std::size_t rows, std::size_t columns, std::size_t batch);
+    // The product of two matrices whose elements are `batch` floats, a multiple of `lanes`:
+    // out[i][j] = sum over k of a[i][k] * b[k][j]
+    void (*batched_product)(const float* a, const float* b, float* out, std::size_t rows,
+                            std::size_t inner, std::size_t columns, std::size_t batch);
     void (*max_pool)(const Pooling&);
     void (*average_pool)(const Pooling&);
 };

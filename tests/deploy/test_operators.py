@@ -1,9 +1,11 @@
 """Every operator of the engine against torch in float64, on odd shapes."""
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -273,6 +275,55 @@ def test_powers_and_choices() -> None:
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 1, 1), (5, 5)])
 def test_products_of_two_values(shape: tuple[int, ...]) -> None:
     check(graph_of("matmul", shape, {}, {}, (0, 1)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=2),
+    st.tuples(st.integers(1, 20), st.sampled_from([1, 7, 64, 130, 300]), st.integers(1, 70)),
+    st.sampled_from([1, 3, 17, 32]),
+)
+def test_products_of_drawn_sizes(
+    ahead: list[tuple[int, bool, bool]], sizes: tuple[int, int, int], batch: int
+) -> None:
+    """Leading dimensions are equal, or 1 in the left or the right value."""
+    rows, inner, columns = sizes
+    left = (*(1 if one else n for n, one, _ in ahead), rows, inner)
+    right = (*(1 if one else n for n, _, one in ahead), inner, columns)
+    total = math.prod(left) + math.prod(right)
+    whole = {"dim": 1, "step": 1}
+    nodes = (
+        Node("slice", (0,), (-1, math.prod(left)), {**whole, "start": 0, "end": math.prod(left)}),
+        Node("reshape", (1,), (-1, *left), {"size": (-1, *left)}),
+        Node("slice", (0,), (-1, math.prod(right)),
+             {**whole, "start": math.prod(left), "end": total}),
+        Node("reshape", (3,), (-1, *right), {"size": (-1, *right)}),
+        Node("matmul", (2, 4), (-1, *np.broadcast_shapes(left[:-2], right[:-2]), rows, columns)),
+    )  # fmt: skip
+    engine = program(Graph((-1, total), nodes, 5, {}))
+    x = random(batch, total)
+    a = x[:, : math.prod(left)].reshape(batch, *left).astype(np.float64)
+    b = x[:, math.prod(left) :].reshape(batch, *right).astype(np.float64)
+    bound = 1e-6 * (np.abs(a) @ np.abs(b)) + 1e-30
+    for threads in (1, 2):
+        assert (np.abs(engine.run(x, threads, False) - a @ b) <= bound).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33]), min_size=1, max_size=4).filter(
+        lambda shape: math.prod(shape) <= 10_000
+    ),
+    st.randoms(use_true_random=False),
+    st.sampled_from([1, 3, 17]),
+)
+def test_drawn_permutations(shape: list[int], order: Random, batch: int) -> None:
+    dims = [*range(1, len(shape) + 1)]
+    order.shuffle(dims)
+    graph = graph_of("permute", tuple(shape), {"dims": (0, *dims)}, {}, (0,))
+    x = random(batch, *shape)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(program(graph).run(x, threads, False), x.transpose(0, *dims))
 
 
 def test_reading_by_an_index() -> None:

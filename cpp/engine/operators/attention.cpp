@@ -1,6 +1,8 @@
 // Products of two values.
-#include <vector>
+#include <algorithm>
+#include <limits>
 
+#include "engine/conv.hpp"
 #include "engine/operators/shared.hpp"
 
 namespace dirprune::ops {
@@ -20,38 +22,84 @@ Shape matmul_shape(const Graph& graph, const Node& node) {
     return result;
 }
 
+// Rows of one product of two matrices, for one image.
+struct Product {
+    const float *left, *right;
+    float* out;
+    std::int64_t rows, inner, columns;
+};
+
+// The vectors of a row are divided evenly into panels, and the sums into blocks whose panel stays in
+// the cache.
+void multiply(const Kernels& kernels, const Product& p) {
+    constexpr std::int64_t depth = 128;
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    static constexpr float zeros[max_panel * slack] = {};  // the bias of a panel
+    const std::int64_t lanes = kernels.lanes, vectors = ceil_div(p.columns, lanes);
+    const std::int64_t panels = ceil_div(vectors, kernels.panel);
+    RowTile tile{};
+    tile.x_row = p.inner;
+    tile.panel_row = tile.out_row = p.columns;
+    tile.bias = zeros;
+    tile.low = -infinity;
+    tile.high = infinity;
+    for (std::int64_t k = 0; k < p.inner; k += depth) {
+        tile.depth = static_cast<std::int32_t>(std::min(depth, p.inner - k));
+        tile.begin = k == 0;
+        tile.end = k + depth >= p.inner;
+        for (std::int64_t panel = 0; panel < panels; ++panel) {
+            const std::int64_t first = vectors * panel / panels;
+            const std::int64_t width = vectors * (panel + 1) / panels - first;
+            const std::int64_t column = first * lanes;
+            tile.panel = p.right + k * p.columns + column;
+            tile.last =
+                static_cast<std::int32_t>(std::min(lanes, p.columns - column - (width - 1) * lanes));
+            for (std::int64_t row = 0; row < p.rows; row += kernels.row_tile) {
+                tile.x = p.left + row * p.inner + k;
+                tile.out = p.out + row * p.columns + column;
+                kernels.dense_rows[std::min<std::int64_t>(kernels.row_tile, p.rows - row)][width](
+                    tile);
+            }
+        }
+    }
+}
+
 void matmul(const Call& c) {
     const Shape &a = c.inputs[0].shape, &b = c.inputs[1].shape;
     const std::size_t ahead = c.shape.size() - 2;
     const std::int64_t rows = a[ahead], inner = a[ahead + 1], columns = b[ahead + 1];
-    const std::int64_t batch = c.batch, width = columns * batch;
     std::int64_t matrices = 1;
     for (std::size_t i = 0; i < ahead; ++i) matrices *= c.shape[i];
-    in_ranges(matrices * rows, inner * width, c.threads, [&](std::int64_t from, std::int64_t to) {
-        for (std::int64_t i = from; i < to; ++i) {
-            std::int64_t rest = i / rows, left = 0, right = 0, left_step = 1, right_step = 1;
-            for (std::size_t j = ahead; j-- > 0; rest /= c.shape[j]) {
-                const std::int64_t at = rest % c.shape[j];
-                left += (a[j] == 1 ? 0 : at) * left_step;
-                right += (b[j] == 1 ? 0 : at) * right_step;
-                left_step *= a[j];
-                right_step *= b[j];
-            }
-            const float* x = c.inputs[0].data + (left * rows + i % rows) * inner * batch;
-            const float* y = c.inputs[1].data + right * inner * width;
-            float* out = c.out + i * width;
-            std::fill_n(out, width, 0.0f);
-            for (std::int64_t k = 0; k < inner; ++k, y += width)
-                if (batch == 1) {
-                    const float factor = x[k];
-                    for (std::int64_t j = 0; j < width; ++j) out[j] += factor * y[j];
-                } else {
-                    for (std::int64_t j = 0; j < width; j += batch)
-                        for (std::int64_t image = 0; image < batch; ++image)
-                            out[j + image] += x[k * batch + image] * y[j + image];
-                }
+    const std::int64_t tiles = ceil_div(rows, c.kernels.row_tile);  // of a matrix
+    const auto compute = [&](std::int64_t matrix, std::int64_t first, std::int64_t last) {
+        std::int64_t rest = matrix, left = 0, right = 0, left_step = 1, right_step = 1;
+        for (std::size_t j = ahead; j-- > 0; rest /= c.shape[j]) {
+            const std::int64_t at = rest % c.shape[j];
+            left += (a[j] == 1 ? 0 : at) * left_step;
+            right += (b[j] == 1 ? 0 : at) * right_step;
+            left_step *= a[j];
+            right_step *= b[j];
         }
-    });
+        const float* const x = c.inputs[0].data + (left * rows + first) * inner * c.batch;
+        const float* const y = c.inputs[1].data + right * inner * columns * c.batch;
+        float* const out = c.out + (matrix * rows + first) * columns * c.batch;
+        if (c.batch == 1)
+            multiply(c.kernels, {x, y, out, last - first, inner, columns});
+        else
+            c.kernels.batched_product(x, y, out, count(last - first), count(inner), count(columns),
+                                      count(c.batch));
+    };
+    const std::int64_t tile = c.kernels.row_tile;
+    in_ranges(matrices * tiles, tile * inner * columns * c.batch, c.threads,
+              [&](std::int64_t from, std::int64_t to) {
+                  for (std::int64_t at = from; at < to;) {
+                      const std::int64_t matrix = at / tiles;
+                      const std::int64_t end = std::min(to, (matrix + 1) * tiles);
+                      compute(matrix, at % tiles * tile,
+                              std::min(rows, (end - matrix * tiles) * tile));
+                      at = end;
+                  }
+              });
 }
 
 }  // namespace

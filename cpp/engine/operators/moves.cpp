@@ -106,19 +106,49 @@ void permute(const Call& c) {
         run *= axes.back().first;
         axes.pop_back();
     }
-    const float* x = c.inputs[0].data;
-    if (axes.size() == 2 && axes[1].second == axes[0].first * run && axes[0].second == run)
-        return transpose(c.kernels, x, c.out, axes[1].first, axes[0].first, run, c.threads);
+    if (axes.empty()) axes.emplace_back(1, run);
+    const std::int64_t size = axes.back().first, step = axes.back().second;  // of the last axis
     std::int64_t outer = 1;
     for (const auto& axis : axes) outer *= axis.first;
-    in_ranges(outer, run, c.threads, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) {
-            std::int64_t rest = i, at = 0;
-            for (std::size_t j = axes.size(); j-- > 0; rest /= axes[j].first)
-                at += rest % axes[j].first * axes[j].second;
-            std::copy_n(x + at, run, c.out + i * run);
-        }
-    });
+    outer /= size;
+    // Where a row of the result, without the last axis, begins in the input.
+    const auto start = [&](std::int64_t row) {
+        std::int64_t at = 0;
+        for (std::size_t j = axes.size() - 1; j-- > 0; row /= axes[j].first)
+            at += row % axes[j].first * axes[j].second;
+        return at;
+    };
+    const float* x = c.inputs[0].data;
+    if (run != 1) {
+        in_ranges(outer, size * run, c.threads, [&](std::int64_t first, std::int64_t last) {
+            float* out = c.out + first * size * run;
+            for (std::int64_t row = first; row < last; ++row) {
+                const float* from = x + start(row);
+                for (std::int64_t i = 0; i < size; ++i, from += step, out += run)
+                    std::copy_n(from, run, out);
+            }
+        });
+        return;
+    }
+    // Single floats: the axis whose elements are neighbours in the input is exchanged with the last.
+    const auto near = static_cast<std::size_t>(
+        std::find_if(axes.begin(), axes.end(), [](const auto& axis) { return axis.second == 1; }) -
+        axes.begin());
+    const std::int64_t columns = axes[near].first;
+    std::int64_t below = size;  // floats of the result between neighbours of this axis
+    for (std::size_t j = near + 1; j + 1 < axes.size(); ++j) below *= axes[j].first;
+    const std::int64_t inside = below / size, strip = std::min<std::int64_t>(columns, 16);
+    const std::int64_t strips = (columns + strip - 1) / strip;
+    in_ranges(outer / columns * strips, strip * size, c.threads,
+              [&](std::int64_t first, std::int64_t last) {
+                  for (std::int64_t i = first; i < last; ++i) {
+                      const std::int64_t matrix = i / strips, begin = i % strips * strip;
+                      const std::int64_t row =
+                          matrix / inside * inside * columns + begin * inside + matrix % inside;
+                      c.kernels.transpose(x + start(row), step, c.out + row * size, below,
+                                          count(size), count(std::min(strip, columns - begin)), 1);
+                  }
+              });
 }
 
 }  // namespace
