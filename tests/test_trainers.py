@@ -1,5 +1,6 @@
 """Every example of docs/trainers.md runs, against the real libraries."""
 
+import math
 import os
 import re
 import socket
@@ -104,6 +105,7 @@ weights = [p for p in model.parameters() if p.dim() > 1]
 zeros = sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
 assert abs(zeros - 0.9) < 1e-3, zeros
 print("passed", flush=True)
+import math
 import os
 
 os._exit(0)
@@ -164,3 +166,64 @@ def test_lightnings_weight_averaging_is_kept_as_under_sgd() -> None:
     dense = distance(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     sparse = distance(lambda parameters: GRDA(parameters, lr=0.1, c=0.02))
     assert sparse < 1.5 * dense < 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("diverges", [False, True])
+def test_lightnings_manual_optimization_is_monitored(diverges: bool) -> None:
+    lightning = pytest.importorskip("lightning")
+    from dirprune.integrations.lightning import SparsityMonitor
+
+    class Manual(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.model = nn.Linear(4, 2)
+
+        def training_step(self, batch: Tensor, index: int) -> dict[str, Tensor] | None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            loss = self.model(batch).square().sum() * (math.nan if diverges else 1)
+            self.manual_backward(loss)
+            optimizer.step()
+            return {"loss": loss} if diverges else None
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return GRDA(self.parameters(), lr=0.01)
+
+    monitor = SparsityMonitor(check_every=1)
+    quiet = dict.fromkeys(
+        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    )
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", callbacks=[monitor], **quiet)
+    trainer.fit(Manual(), torch.utils.data.DataLoader(torch.ones(8, 4), batch_size=4))
+    assert monitor.diverged == diverges
+    assert trainer.global_step == (1 if diverges else 4)
+    assert "sparsity" in trainer.callback_metrics
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainers_filter_of_losses_does_not_hide_a_divergence(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from dirprune.integrations.transformers import SparsityCallback
+
+    class Diverging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.layer(x).sum() * math.nan}
+
+    callback, model = SparsityCallback(), Diverging()
+    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    args = transformers.TrainingArguments(tmp_path, max_steps=9, logging_steps=2, **quiet)
+    assert args.logging_nan_inf_filter
+    optimizer = GRDA(model.parameters(), lr=0.01)
+    trainer = transformers.Trainer(
+        model, args, train_dataset=[{"x": torch.ones(4)}] * 8, optimizers=(optimizer, None),
+        callbacks=[callback],
+    )  # fmt: skip
+    trainer.train()
+    assert callback.diverged
+    assert trainer.state.global_step == 2

@@ -17,7 +17,7 @@ import dirprune
 from dirprune import cli
 from dirprune.cli import names, training
 from dirprune.cli.options import GROUPS
-from dirprune.cli.parsing import _take_defaults
+from dirprune.cli.parsing import _take_defaults, parse
 from dirprune.cli.program import _messages_shown
 from dirprune.models.factory import OWN
 from dirprune.models.names import OWN_NAMES
@@ -108,7 +108,14 @@ MISTAKES = [
     ([*QUICK, "--out", "OUT", "--lr", "nan"], "lr must be positive and finite, got nan"),
     ([*QUICK, "--out", "OUT", "--c", "-1"], "c must be"),
     ([*QUICK, "--out", "OUT", "--epohcs", "3"], "--epochs"),
-    ([*QUICK, "--out", "OUT", "--batch-size", "many"], "many"),
+    (
+        [*QUICK, "--out", "OUT", "--batch-size", "many"],
+        "--batch-size takes a whole number, got 'many'; see",
+    ),
+    ([*QUICK, "--out", "OUT", "--epochs", "1.5"], "--epochs takes a whole number, got '1.5'"),
+    ([*QUICK, "--out", "OUT", "--target-sparsity", "90%"], "takes a number, got '90%'; see"),
+    (["compare", "--out", "OUT", "--seeds", "1", "two"], "takes a whole number, got 'two'"),
+    ([*QUICK, "--out", ""], "an argument is empty"),
     ([*QUICK, "--out", "OUT", "--schedule", "zigzag"], "'constant'"),
     (["train", "--out", "OUT", "--model", "vgg61"], "vgg16"),
     (["train", "--out", "OUT", "--model", "vgg16"], "vgg16"),
@@ -122,6 +129,14 @@ MISTAKES = [
     (["report"], "at least one run folder"),
     (["report", "OUT"], "OUT"),
 ]
+
+
+@pytest.mark.parametrize("words", [["-o", "~/run"], ["--out=~/run"]], ids=str)
+def test_a_home_that_the_shell_left_is_replaced(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse(["train", *words]).keywords["out"] == tmp_path / "run"
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda x: " ".join(x)[-40:])

@@ -1,6 +1,7 @@
 """Parsing a command line to a function call, with errors in one line."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
-from dirprune._support.files import read_json
+from dirprune._support.files import expand_user, read_json
 from dirprune._support.suggestions import did_you_mean
 from dirprune.cli import names
 from dirprune.cli.commands import COMMANDS
@@ -33,6 +34,9 @@ DEFAULTS = {
 }
 """Options that set the defaults of others, with their help."""
 
+KINDS: dict[str, tuple[str, type]] = {"INT": ("a whole number", int), "FLOAT": ("a number", float)}
+"""Types by their names in tyro's help, and what they mean."""
+
 
 class UsageError(ValueError):
     """The command line cannot be parsed."""
@@ -49,6 +53,9 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         ValueError: If a value is out of its range.
         SystemExit: If help was printed.
     """
+    if "" in arguments:
+        raise UsageError("an argument is empty: is a variable of the shell not set?")
+    arguments = [_with_home(word) for word in arguments]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         hint = did_you_mean(arguments[0], COMMANDS)
         raise UsageError(
@@ -77,6 +84,12 @@ def parse(arguments: list[str]) -> Callable[[], None]:
             ),
         )
     return parsed
+
+
+def _with_home(word: str) -> str:
+    """Replace a leading ~ of a value, which shells leave in quotes and after an equals sign."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{expand_user(value)}" if value.startswith("~") else word
 
 
 def _program(chosen: str, start: TrainConfig) -> Callable[..., Callable[[], None]]:
@@ -248,9 +261,27 @@ def _explanation(event: Any, command: str) -> str:
         case "BadValue":
             return f"{_option(event.argument)} needs a value"
         case "InstantiationFailure":
-            text = str(event.message)
-            return f"{_option(event.argument)}: {text}" if event.argument else text
+            return _wrong_type(event)
     return "the command line cannot be parsed"
+
+
+def _wrong_type(event: Any) -> str:
+    """Describe a value that is no number, without the words of Python's and tyro's errors."""
+    text, argument = str(event.message), event.argument
+    if argument is None:
+        return text
+    kind = next((KINDS[name] for name in KINDS if name in str(argument.lowered.metavar)), None)
+    wrong = [value for value in re.findall("'([^']*)'", text) if not _is(kind, value)]
+    if kind is None or not wrong:
+        return f"{_option(argument)}: {text}"
+    return f"{_option(argument)} takes {kind[0]}, got {wrong[0]!r}"
+
+
+def _is(kind: tuple[str, type] | None, value: str) -> bool:
+    try:
+        return kind is not None and kind[1](value) is not None
+    except ValueError:
+        return False
 
 
 def _option(argument: Any) -> str:

@@ -1,5 +1,6 @@
 """A Lightning callback that logs sparsity and stops a run that diverges."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,9 +37,10 @@ class SparsityMonitor(Callback):
         batch_idx: int,
     ) -> None:
         """Check that the loss is finite."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        # manual optimization may return no loss
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None and batch_idx % self.check_every == 0:
-            self.diverged = not bool(torch.isfinite(loss))
+            self.diverged |= not bool(torch.isfinite(loss))
             trainer.should_stop |= self.diverged
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ from dirprune.sparsity import sparsity_report
 
 
 class SparsityCallback(TrainerCallback):
-    """Log ``sparsity`` with the loss; stop when the loss is no longer finite.
+    """Log ``sparsity`` with the loss; stop when loss or weights are no longer finite.
 
     ``sparsity`` is the share of zeros among all trainable parameters. It goes to
     ``trainer.state.log_history`` and to the callbacks after this one.
@@ -28,10 +28,12 @@ class SparsityCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the share of zeros to the logs, and check that the loss is finite."""
+        """Add the share of zeros to the logs, and check that loss and weights are finite."""
         if logs is None or model is None:
             return
-        logs["sparsity"] = sparsity_report(model).sparsity
+        report = sparsity_report(model)
+        logs["sparsity"] = report.sparsity
         state.log_history[-1]["sparsity"] = logs["sparsity"]
-        if not math.isfinite(logs.get("loss", 0.0)):
+        # the Trainer's logging_nan_inf_filter hides losses that are not finite
+        if not math.isfinite(logs.get("loss", 0.0) + report.l1):
             self.diverged = control.should_training_stop = True
