@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -481,11 +482,25 @@ def test_plans_that_were_separate_stay_separate_when_loaded() -> None:
     assert zeros(twin[2].weight) == round(0.5 * twin[2].weight.numel())
 
 
-def test_a_plan_that_two_optimizers_share_is_named(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("trip", [lambda x: x, copy.deepcopy], ids=["same", "copy"])
+def test_every_optimizer_counts_its_own_steps(trip: Callable) -> None:
     plan = SparsityPlan(0.5, steps=20)
-    model = network()
-    optimizers = [GRDA([layer.weight], plan=plan) for layer in (model[0], model[2])]
-    for n in range(3):
-        for optimizer in optimizers:
-            train(model, optimizer, range(n, n + 1))
-    assert caplog.text.count("several optimizers share a plan") == 1
+    for _ in range(2):  # the second time, the plan belongs to another optimizer
+        model = network()
+        one = GRDA([{"params": [model[0].weight]}, {"params": [model[2].weight]}], plan=plan)
+        other = AdamGRDA([model[3].weight, model[0].bias], plan=plan)
+        shares = []
+        for n in range(10):
+            train(model, one, range(n, n + 1))
+            other.step()
+            shares.append(zeros(model[0].weight, model[2].weight) / 1680)
+        assert shares[0] == round(plan.sparsity_at(1) * 1680) / 1680 < 0.1
+        model, one, other = trip((model, one, other))
+        one.add_param_group({"params": [model[2].bias]})
+        assert len({id(group["plan"]) for group in one.param_groups}) == 1
+        for n in range(10, 20):
+            train(model, one, range(n, n + 1))
+            other.step()
+        assert zeros(model[0].weight, model[2].weight, model[2].bias) == (1680 + 30) / 2
+        assert zeros(model[3].weight, model[0].bias) == 35
+        assert one.param_groups[0]["plan"].step == other.param_groups[0]["plan"].step == 20

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dirprune import GRDA, sparsity_report
+from dirprune import GRDA, SparsityPlan, sparsity_report
 
 PAGE = Path(__file__).parents[1] / "docs" / "trainers.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
@@ -227,3 +227,26 @@ def test_the_trainers_filter_of_losses_does_not_hide_a_divergence(tmp_path: Path
     trainer.train()
     assert callback.diverged
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_timms_plan_prunes_with_and_without_weight_decay(weight_decay: float) -> None:
+    timm = pytest.importorskip("timm")
+    from dirprune.integrations.timm import register
+
+    register()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2
+    )
+    plan = SparsityPlan(0.8, steps=2)
+    optimizer = timm.optim.create_optimizer_v2(
+        model, "adamgrda", lr=0.01, weight_decay=weight_decay, plan=plan
+    )
+    planned = {id(p) for g in optimizer.param_groups if g["plan"] for p in g["params"]}
+    expected = {
+        name
+        for name, p in model.named_parameters()
+        if p.dim() > 1 and name not in ("pos_embed", "cls_token")
+    }
+    assert {name for name, p in model.named_parameters() if id(p) in planned} == expected

@@ -1,5 +1,6 @@
 """A threshold that follows a planned sparsity and reaches it exactly, without a scale to tune."""
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -46,8 +47,9 @@ class SparsityPlan(PlanState):
     One plan can be given to the optimizer or to several param groups, which then share one
     quantile; or each group can have its own plan. The planned parameters are those of its groups
     that require gradients and have had a gradient. The thresholds of a plan do not depend on
-    ``c`` and ``mu``. The state of the plan is part of the optimizer's ``state_dict``. Give every
-    optimizer its own plan.
+    ``c`` and ``mu``. The state of the plan is part of the optimizer's ``state_dict``. Every
+    optimizer counts its own steps: one that is given a plan of another optimizer makes a copy at
+    step 0.
 
     Args:
         sparsity: Share :math:`s` of zeros among the planned parameters, in [0, 1).
@@ -109,6 +111,32 @@ class SparsityPlan(PlanState):
                 "give both or neither"
             )
         self._blocks = None if blocks is None else Blocks(blocks, keep_one=minimum > 0)
+        self._owner: object = None
+        """The optimizer whose steps are counted."""
+        self._restart()
+
+    def owned_by(self, optimizer: object) -> "SparsityPlan":
+        """Return this plan for an optimizer, or a copy at step 0 if it belongs to another.
+
+        Args:
+            optimizer: An object that stands for the optimizer.
+
+        Returns:
+            The plan that the optimizer has to use.
+        """
+        if self._owner is None or self._owner is optimizer:
+            return self.taken_by(optimizer)
+        plan = copy.copy(self)
+        plan._restart()
+        return plan.taken_by(optimizer)
+
+    def taken_by(self, optimizer: object) -> "SparsityPlan":
+        """Make an optimizer the owner, and return the plan."""
+        self._owner = optimizer
+        return self
+
+    def _restart(self) -> None:
+        """Go back to step 0."""
         self.step = 0
         """Steps taken so far; on the device if the optimizer is ``capturable``."""
         self.threshold = 0.0
@@ -119,7 +147,6 @@ class SparsityPlan(PlanState):
         """The step of the last update."""
         self.interval = 1
         """Steps between two updates after the end, for many entries."""
-        self._owners: list[int] = []
         self._warned: set[str] = set()
         """What a warning has named."""
 
@@ -140,17 +167,6 @@ class SparsityPlan(PlanState):
             return self.sparsity
         done = max(0.0, (step / self.steps - self.begin) / (self.end - self.begin))
         return cubic_sparsity(self.sparsity, done)
-
-    def check_owner(self, optimizer: int) -> None:
-        """Warn if several optimizers take turns, because each of them counts its steps.
-
-        Args:
-            optimizer: An identity of the optimizer that takes a step.
-        """
-        if optimizer in self._owners[:-1]:
-            self._warn("several optimizers share a plan and count its steps: give each its own")
-        elif optimizer not in self._owners:
-            self._owners.append(optimizer)
 
     def advance(self) -> bool:
         """Count one more step.

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from timm.optim._optim_factory import OptimInfo, default_registry
+from torch import Tensor
 
 from dirprune.adam_grda import AdamGRDA
 from dirprune.grda import GRDA
@@ -13,8 +14,8 @@ def register() -> None:
     """Register ``grda`` and ``adamgrda`` for timm's ``create_optimizer_v2``.
 
     Parameter groups without weight decay stay dense. By timm's rules these are biases,
-    normalisation parameters and what ``model.no_weight_decay()`` names. So give a weight decay
-    above 0, or param groups of your own.
+    normalisation parameters and what ``model.no_weight_decay()`` names. If the weight decay is 0,
+    vectors and parameters whose first dimension is 1 (tokens, positions) stay dense instead.
 
     Example:
         >>> import timm
@@ -45,8 +46,21 @@ def _adam_grda(params: Iterable[Any], **options: Any) -> AdamGRDA:
 
 
 def _undecayed_dense(params: Iterable[Any]) -> list[Any]:
+    """Make the groups without weight decay dense; without any weight decay, vectors and tables."""
     dense = {"c": 0.0, "plan": None}
+    groups = list(params)
+    if all(isinstance(group, dict) and group.get("weight_decay") == 0 for group in groups):
+        split: list[Any] = []
+        for group in groups:
+            kernels = [p for p in group["params"] if _is_kernel(p)]
+            rest = [p for p in group["params"] if not _is_kernel(p)]
+            split += [{**group, "params": kernels}, {**group, "params": rest, **dense}]
+        return [group for group in split if group["params"]]
     return [
         {**group, **dense} if isinstance(group, dict) and group.get("weight_decay") == 0 else group
-        for group in params
+        for group in groups
     ]
+
+
+def _is_kernel(p: Tensor) -> bool:
+    return p.shape[:1] != (1,) and sum(size != 1 for size in p.shape) > 1

@@ -23,6 +23,7 @@ from dirprune.optimizer.advance import (
 from dirprune.optimizer.options import check_group, check_options, power_of
 from dirprune.optimizer.planned import Planned
 from dirprune.optimizer.state import COUNTERS, ExactState, all_plans
+from dirprune.plan import SparsityPlan
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.update import update
 
@@ -35,6 +36,10 @@ class DualAveraging(ExactState):
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._identity = object()
+        """Stands for this optimizer in its plans."""
+        self._own_plans: dict[int, tuple[SparsityPlan, SparsityPlan]] = {}
+        """Given plans by their ids, with the plans that are used."""
         super().__init__(params, defaults)
         self._last = LastWeights()
         self._prepared: dict[int, PreparedGroup | None] = {}
@@ -55,6 +60,8 @@ class DualAveraging(ExactState):
             param_group.setdefault("plan", None)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if isinstance(plan := group["plan"], SparsityPlan):
+            group["plan"] = self._own(plan)
         try:
             check_group(group, type(self).__name__)
             self._check_direction(group)
@@ -165,6 +172,11 @@ class DualAveraging(ExactState):
         """Restore from a pickle or a deep copy, without the identities of the weights."""
         super().__setstate__(state)
         self._last, self._prepared = LastWeights(), {}
+        self.__dict__.setdefault("_identity", object())  # a loaded state keeps it, a copy has none
+        self._own_plans = {}
+        for plan in all_plans(self.param_groups):
+            if isinstance(plan, SparsityPlan):  # load_state_dict passes plain dictionaries
+                plan.taken_by(self._identity)
 
     # Methods of a direction
 
@@ -225,6 +237,14 @@ class DualAveraging(ExactState):
         batches = advance_group(self.state, group, pairs, self._effective_lr(group))
         self._prepared[id(group)] = prepare_group(self.state, group, batches)
         return batches
+
+    def _own(self, plan: SparsityPlan) -> SparsityPlan:
+        """The plan, or the same copy of it for all groups if another optimizer has it."""
+        if id(plan) not in self._own_plans:
+            own = self._own_plans[id(plan)] = plan, plan.owned_by(self._identity)
+            if self.defaults["plan"] is plan:  # for groups that are added to a copy of this
+                self.defaults["plan"] = own[1]
+        return self._own_plans[id(plan)][1]
 
     def _planned(self, groups: Iterable[Group]) -> list[Planned]:
         """The plans of some param groups, with all their parameters."""

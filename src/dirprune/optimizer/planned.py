@@ -50,7 +50,6 @@ class Planned:
     def advance(self) -> bool:
         """Count a step; return whether the threshold is updated at it."""
         group = self._groups[0]
-        self.plan.check_owner(id(self._state))
         if not group["capturable"]:
             return self.plan.advance()
         device = next(p.device for p in group["params"])
