@@ -12,6 +12,7 @@ from torch import nn
 from dirprune._support.files import writing
 from dirprune._support.sizes import size_text
 from dirprune._support.wrappers import unwrap
+from dirprune.deploy.graph.capture import Reference, largest_gap
 from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.size_requests import DynamicSizes, other_sizes
@@ -142,14 +143,13 @@ def _difference(
     worst = 0.0
     batches = [example.leaves, [leaf[:1] for leaf in example.leaves]]
     for batch in (*batches, *(leaves for _, leaves in other_sizes(graph, example))):
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), Reference():
             expected = example.call(batch)
         arrays = [leaf.cpu().float() if leaf.is_floating_point() else leaf for leaf in batch]
         found = session.run(None, {n: leaf.cpu().numpy() for n, leaf in zip(names, arrays)})
         for wanted, own in zip(expected, found, strict=True):
-            wanted, gap = wanted.cpu().double(), torch.from_numpy(own).double()
-            scale = float(wanted.abs().max()) or 1.0
-            worst = max(worst, float((gap - wanted).abs().max()) / scale)
+            gap, largest = largest_gap(wanted.cpu().double(), torch.from_numpy(own).double())
+            worst = max(worst, gap / (largest or 1.0))
     if not worst <= TOLERANCE:
         raise RuntimeError(
             f"ONNX Runtime's outputs differ by {worst:.1e} of the largest: this is a bug of "

@@ -68,9 +68,21 @@ class Builder(GraphWriter):
             return x
         return self.add("slice", [x], {"dim": axis, "start": start, "end": end, "step": step})
 
+    def take_batches(self, x: Value, dim: int, start: int, end: int) -> Value:
+        """Take some of several batches that follow each other."""
+        group = x.dims[dim]
+        if len(group) != 2 or group[1] != 0:
+            raise ValueError("it works along the batch")
+        attrs = {"dim": group[0], "start": start, "end": end, "step": 1}
+        y = self.add("slice", [x], attrs)
+        return self.reshape(y, self.sizes(y)) if end - start == 1 else y
+
     def join(self, parts: Sequence[Value], dim: int, sizes: Shape) -> Value:
         """Join values along a dimension."""
         parts = [x for x in parts if not (isinstance(x, Constant) and not x.tensor.numel())]
+        if sizes[dim] < 0 and all(isinstance(x, Value) for x in parts):
+            batches = [self._counted(x, dim) for x in parts]
+            return self.add("cat", batches, {"dim": batches[0].dims[dim][0]})
         parts = self._spread(parts, dim, sizes)
         if not all(isinstance(x, Value) and x.dims == parts[0].dims for x in parts):
             raise ValueError("it joins values whose batch is in different places")
@@ -115,7 +127,7 @@ class Builder(GraphWriter):
     def channels_first(self, x: Value, each: Callable[[Value], Value]) -> Value:
         """Apply a function of (batch, channels, ...), the batch merged with others or alone."""
         ahead = len(x.dims[0])
-        if ahead == 1 or x.dims[0] != tuple(range(ahead)) or x.dims[1:2] != ((ahead,),):
+        if ahead == 1 or sorted(x.dims[0]) != list(range(ahead)) or x.dims[1:2] != ((ahead,),):
             return each(self.plain(x))
         rank = len(self.graph_shape(x))
         order = (0, ahead, *range(1, ahead), *range(ahead + 1, rank))
@@ -248,6 +260,17 @@ class Builder(GraphWriter):
         if x.number in self.ranges:
             self.ranges.add(y.number)
         return y
+
+    def _counted(self, x: Value, dim: int) -> Value:
+        """A batch with a dimension ahead that counts batches; several batches have it already."""
+        group = x.dims[dim]
+        if len(group) == 2 and group[1] == 0:
+            return x
+        if group != (0,):
+            raise ValueError("it joins values whose batch is in different places")
+        dims = renumbered([*x.dims[:dim], (1, 0), *x.dims[dim + 1 :]])
+        shape, axis = self.graph_shape(x), dims[dim][0]
+        return self.add("reshape", [x], {"size": (*shape[:axis], 1, *shape[axis:])}, dims=dims)
 
     def _spread(self, parts: Sequence[Any], dim: int, sizes: Shape) -> list[Value]:
         """Repeat constants, and what is the same for every sample, along the batch."""

@@ -62,17 +62,21 @@ def capture(
         (['reshape', 'linear'], ['1.weight', '1.bias'])
     """
     model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "a ScriptModule has no Python code to capture: give the nn.Module that it was made of"
+        )
     example = Example(model, example_inputs)
     ranges = requested_ranges(example, dynamic)
-    precisions = Precisions()
+    reference = Reference()
     with evaluating(model), torch.no_grad():
-        with without_observers(model, lambda: _run(example, precisions)) as expected:
-            _say_what_is_converted(precisions.seen)
+        with without_observers(model, lambda: _run(example, reference)) as expected:
+            _say_what_is_converted(reference.seen)
             program = exported_program(example, ranges)
         graph = Translation(program, example, ranges).graph()
-        _check(graph, example.leaves, expected, precisions.seen)
+        _check(graph, example.leaves, expected, reference.seen)
         for at, leaves in other_sizes(graph, example):
-            _check_sizes(at, example, leaves, precisions.seen)
+            _check_sizes(at, example, leaves, reference.seen)
     return graph
 
 
@@ -95,8 +99,12 @@ def captured(
     return model.graph
 
 
-class Precisions(TorchDispatchMode):
-    """Notes in which precisions a network computes: its parameters', or those of autocast."""
+class Reference(TorchDispatchMode):
+    """Runs a network to compare a graph with.
+
+    It notes in which precisions the network computes: its parameters', or those of autocast. Of
+    equal elements the first ones are the largest, as in a graph; ``torch.topk`` takes any.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -110,15 +118,25 @@ class Precisions(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operator and note the precisions of what it returns."""
-        result = func(*args, **kwargs or {})
+        result = _OF_EQUAL.get(func, func)(*args, **kwargs or {})
         tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         self.seen |= {x.dtype for x in tensors if x.is_floating_point()}
         return result
 
 
-def _run(example: Example, precisions: Precisions) -> list[Tensor]:
+def _first_of_equal(
+    x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, ...]:
+    found = x.sort(dim=dim, descending=largest, stable=True)
+    return tuple(part.narrow(dim, 0, k) for part in found)
+
+
+_OF_EQUAL: dict[Any, Any] = {torch.ops.aten.topk.default: _first_of_equal}
+
+
+def _run(example: Example, reference: Reference) -> list[Tensor]:
     try:
-        with torch.random.fork_rng(devices=[]), precisions:
+        with torch.random.fork_rng(devices=[]), reference:
             outputs = example.call(example.leaves)
     except Exception as error:  # whatever the user's forward may raise
         name = type(example.model).__name__
@@ -146,12 +164,18 @@ def _check(
         wanted, own = wanted.detach().cpu().double(), own.double()
         if own.shape != wanted.shape:
             raise RuntimeError(f"the captured graph gives {own.shape}, not {wanted.shape}: {_BUG}")
-        finite = wanted.isfinite()
-        largest = float(wanted[finite].abs().max()) if finite.any() else 0.0
-        gap = float((wanted - own)[finite].abs().max()) if finite.any() else 0.0
+        gap, largest = largest_gap(wanted, own)
         tolerance = max([_TOLERANCES.get(dtype, 1e-3) for dtype in precisions], default=1e-3)
         if not gap <= tolerance * largest + 1e-6:
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
+
+
+def largest_gap(wanted: Tensor, own: Tensor) -> tuple[float, float]:
+    """The largest difference, and the largest element, where the wanted elements are finite."""
+    finite = wanted.isfinite()
+    if not finite.any():
+        return 0.0, 0.0
+    return float((wanted - own)[finite].abs().max()), float(wanted[finite].abs().max())
 
 
 def _check_sizes(
@@ -161,7 +185,7 @@ def _check_sizes(
     shapes = " and ".join(str(tuple(leaf.shape)) for leaf in leaves)
     name = type(example.model).__name__
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), Reference():
             expected = example.call(leaves)
     except Exception as error:  # whatever the user's forward may raise
         raise ValueError(

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.signature import Kind, Structure, flatten, pack, rebuild
+from dirprune.deploy.graph.traced_code import traceable
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor, a tuple of positional arguments, or a dictionary of keyword arguments."""
@@ -84,7 +85,8 @@ class FlatNetwork(nn.Module):
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """Call it."""
-        return tuple(self._example.call(list(leaves)))
+        with traceable():
+            return tuple(self._example.call(list(leaves)))
 
 
 def as_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -32,7 +32,10 @@ class GraphWriter:
             the count of batches.
         booleans: Numbers of the values that are booleans.
         batch_indices: Numbers of the values that are the index of a sample in the batch.
+        batch_multiples: For values that are the index of a sample times a number: that number.
         ranges: Numbers of the values that are 0, 1, 2, ... for every sample.
+        pooled: For values that are places of maxima, by number: the strides of the windows, which
+            do not overlap, and the width of the map.
     """
 
     shape: Shape
@@ -40,7 +43,9 @@ class GraphWriter:
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     booleans: set[int] = field(default_factory=set)
     batch_indices: set[int] = field(default_factory=set)
+    batch_multiples: dict[int, int] = field(default_factory=dict)
     ranges: set[int] = field(default_factory=set)
+    pooled: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)
@@ -119,7 +124,9 @@ class GraphWriter:
         self, output: Value, signature: Signature | None, dynamic: Dynamic | None = None
     ) -> Graph:
         """Check everything and return the graph, at its first sizes if they vary."""
-        nodes = self._nodes
+        nodes, number = needed(self._nodes, output.number)
+        used = {name for node in nodes for name in node.tensors.values()}
+        tensors = {name: array for name, array in self._tensors.items() if name in used}
         if dynamic is not None:
             attrs = {i: _varying(node.attrs) for i, node in enumerate(nodes)}
             dynamic = replace(dynamic, attrs={i: own for i, own in attrs.items() if own})
@@ -128,7 +135,7 @@ class GraphWriter:
                 for node in nodes
             ]
         shape: Shape = first(self.shape)
-        return Graph(shape, tuple(nodes), output.number, self._tensors, signature, dynamic)
+        return Graph(shape, tuple(nodes), number, tensors, signature, dynamic)
 
     def constant(self, constant: Constant, shape: Shape) -> int:
         """The number of a constant's node; with another shape it is a new tensor."""
@@ -154,6 +161,29 @@ class GraphWriter:
             self._tensors[constant.name] = array.copy()
             self._keep.append(constant)
         return constant.name
+
+
+def needed(nodes: Sequence[Node], output: int) -> tuple[list[Node], int]:
+    """Leave out the nodes that an output does not depend on, such as places that nothing reads.
+
+    Args:
+        nodes: Of a graph.
+        output: The number of its output.
+
+    Returns:
+        The other nodes, and the new number of the output.
+    """
+    read = {output}
+    for value in range(len(nodes), 0, -1):
+        if value in read:
+            read.update(nodes[value - 1].inputs)
+    numbers = {0: 0}
+    kept = []
+    for value in sorted(read - {0}):
+        node = nodes[value - 1]
+        kept.append(replace(node, inputs=tuple(numbers[v] for v in node.inputs)))
+        numbers[value] = len(kept)
+    return kept, numbers[output]
 
 
 def _varying(attrs: Mapping[str, Attribute]) -> dict[str, Any]:

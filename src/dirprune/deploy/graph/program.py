@@ -8,16 +8,19 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import HigherOrderOperator as HigherOrder
 from torch._ops import OpOverload
 from torch.fx import Node as FxNode
 
 from dirprune.deploy.graph.example import Example, FlatNetwork
 from dirprune.deploy.graph.operators import OPERATORS
+from dirprune.deploy.graph.operators.bags import BAGS
 from dirprune.deploy.graph.operators.composed import COMPOSED
+from dirprune.deploy.graph.operators.logic import LOGIC
 from dirprune.deploy.graph.operators.places import PLACES
 from dirprune.deploy.graph.operators.sampling import SAMPLED
+from dirprune.deploy.graph.operators.unpooling import UNPOOLED
 from dirprune.deploy.graph.size_requests import Place, traced_inputs
 from dirprune.deploy.graph.sizes import SizeRange
 
@@ -26,6 +29,9 @@ CAPTURED = {
     **COMPOSED,
     **PLACES,
     **SAMPLED,
+    **UNPOOLED,
+    **BAGS,
+    **LOGIC,
 }
 """The function that writes the node, for every ATen operator that a graph takes."""
 
@@ -51,9 +57,11 @@ def exported_program(
         reason = first_line(error)
         fixed = _fixed_sizes(str(error), ranges)
         if fixed:
+            recurrent = any(isinstance(m, nn.RNNBase) for m in example.model.modules())
+            hint = " (a recurrent layer runs a fixed number of steps)" if recurrent else ""
             raise ValueError(
                 f"{type(example.model).__name__} works for one size only: {fixed}. Its code "
-                "compares the size with a constant, or with a size that may not vary: give "
+                f"compares the size with a constant, or with a size that may not vary{hint}: give "
                 "bounds for that one as well, or leave this one out of dynamic"
             ) from error
         if "you marked" in str(error).lower():
@@ -102,9 +110,9 @@ def _decomposed(
         _keep_dropout(program)
         known: Any = torch.export.default_decompositions()
         before: set[Any] | None = None
-        while (unknown := set(_obstacles(program))) not in (set(), before):
-            before = unknown
-            program = program.run_decompositions({op: known[op] for op in unknown if op in known})
+        while (found := set(_obstacles(program, known))) not in (set(), before):
+            before = found
+            program = program.run_decompositions({op: known[op] for op in found if op in known})
         return program
 
 
@@ -133,14 +141,16 @@ def _keep_dropout(program: torch.export.ExportedProgram) -> None:
                     node.kwargs = {}
 
 
-def _obstacles(program: torch.export.ExportedProgram) -> Iterator[Any]:
+def _obstacles(
+    program: torch.export.ExportedProgram, decompositions: Mapping[Any, Any]
+) -> Iterator[Any]:
     """Operators to decompose, inline or make functional, because a graph does not have them."""
     for node in program.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, OpOverload | HigherOrder):
             continue
         if (
             isinstance(node.target, HigherOrder)
-            or aten_name(node.target) not in CAPTURED
+            or (aten_name(node.target) not in CAPTURED and node.target in decompositions)
             or (node.target._schema.is_mutable and not _is_last_reader(node))
         ):
             yield node.target

@@ -27,6 +27,9 @@ _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
 
+_OTHER_FORM = "it is supported with other arguments only"
+
+
 class _Blocked:
     """Placeholder for a result that could not be captured, or that depends on one."""
 
@@ -126,18 +129,20 @@ class Translation:
         except ValueError as error:
             reason = str(error)
         except TypeError:  # torch's functions refuse sizes that vary
-            if self._sizes.space is None:
-                raise
-            reason = "it is supported at fixed sizes only"
-        self._blockers.setdefault(f"{node.target}: {reason}", []).append(path or "the root")
+            fixed = self._sizes.space is None
+            reason = _OTHER_FORM if fixed else "it is supported at fixed sizes only"
+        except (AttributeError, LookupError):  # arguments of an overload that was not foreseen
+            reason = _OTHER_FORM
+        target = node.args[0].target if node.target is operator.getitem else node.target  # type: ignore[union-attr]
+        self._blockers.setdefault(f"{target}: {reason}", []).append(path or "the root")
         return _BLOCKED
 
     def _translate(self, node: FxNode) -> Any:
         """The result of a node: a value, a constant, a list of these, or a size."""
         if node.target is operator.getitem:
             source, index = node.args
-            held = self._values[source]  # type: ignore[index]
-            return held[index]
+            part = self._values[source][index]  # type: ignore[index]
+            return part() if callable(part) else part  # written where something reads it
         outputs = node.meta.get("val")
         results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         if not any(isinstance(t, Tensor) for t in results):

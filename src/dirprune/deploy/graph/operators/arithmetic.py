@@ -178,9 +178,6 @@ ARITHMETIC = {
         {
             "neg": lambda b, a, results: b.multiplied(a.self, -1),
             "square": lambda b, a, results: b.add("mul", [a.self, a.self]),
-            "logical_and": _capture("mul"),
-            "bitwise_and": _capture("mul"),
-            "__and__": _capture("mul"),
         },
     ),
     "div": _arithmetic(

@@ -54,6 +54,8 @@ def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
         b.ranges.add(place.number)
     if step != 1:
         place = b.combine("mul", [place, b.operand(step)])
+        if size == -1 and start == 0 and isinstance(step, int):
+            b.batch_multiples[place.number] = step
     return place if start == 0 else b.combine("add", [place, b.operand(start)])
 
 

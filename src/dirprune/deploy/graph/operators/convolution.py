@@ -1,6 +1,7 @@
 """Convolutions."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dirprune.deploy.graph.operators.record import (
     check_vectors,
     count_windows,
 )
+from dirprune.deploy.graph.operators.sample_filters import convolve_samples, has_own_filters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +114,8 @@ def _capture_conv2d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
     attrs = {"stride": pair(a.stride), "padding": padding, "dilation": dilation,
              "groups": a.groups}  # fmt: skip
+    if has_own_filters(b, a):
+        return convolve_samples(b, a, results[0], attrs["stride"], padding, dilation)
     if b.sizes(a.input)[0] < -1:
         return _convolve_windows(b, a, attrs)
     return b.add("conv2d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
@@ -119,15 +123,22 @@ def _capture_conv2d(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _convolve_windows(b: "Builder", a: "Arguments", attrs: Mapping[str, Any]) -> "Value":
     """Several maps of each sample in the batch, such as windows: they become a volume's depth."""
-    batch, *sizes = b.sizes(a.input)
-    outputs, inputs, *kernel = b.sizes(a.weight)
-    x = b.permute(b.reshape(a.input, (-1, -batch, *sizes)), (0, 2, 1, 3, 4))
+    from dirprune.deploy.graph.values import Value, plain_dims
+
+    rest = a.input.dims[1:]
+    shape, outputs = b.graph_shape(a.input), b.sizes(a.weight)[0]
+    if rest != plain_dims(len(shape))[-3:]:
+        raise ValueError(f"its input {b.sizes(a.input)} does not have the batch first")
+    x = Value(a.input.number, plain_dims(len(shape)))
+    x = b.reshape(x, (-1, prod(shape[1:-3]), *shape[-3:]))
     attrs = {**attrs, "stride": (1, *attrs["stride"]), "padding": (0, 0, *attrs["padding"]),
              "dilation": (1, *attrs["dilation"])}  # fmt: skip
-    weight = b.reshape(a.weight, (outputs, inputs, 1, *kernel))
-    y = b.add("conv3d", [b.plain(x)], attrs, {"weight": weight, "bias": a.bias})
+    weight = b.reshape(a.weight, (outputs, *b.sizes(a.weight)[1:2], 1, *b.sizes(a.weight)[2:]))
+    y = b.add("conv3d", [b.permute(x, (0, 2, 1, 3, 4))], attrs,
+              {"weight": weight, "bias": a.bias})  # fmt: skip
     y = b.permute(y, (0, 2, 1, 3, 4))
-    return b.reshape(y, (batch, *b.sizes(y)[2:]))
+    y = b.reshape(y, (*shape[:-3], *b.sizes(y)[2:]))
+    return Value(y.number, a.input.dims)
 
 
 def write_convolution(w: "Writer", n: "OnnxNode") -> None:

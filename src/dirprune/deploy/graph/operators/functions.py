@@ -152,9 +152,7 @@ FUNCTIONS = {
         "logical_not",
         lambda x, t, a: (x[0] == 0).to(x[0].dtype),
         _write_not,
-        captured=dict.fromkeys(
-            ("logical_not", "bitwise_not"), lambda b, a, results: b.add("logical_not", [a.self])
-        ),
+        captured={"logical_not": lambda b, a, results: b.add("logical_not", [a.self])},
     ),
     "softplus": unary(
         "softplus",

@@ -127,10 +127,25 @@ class _Sliced(Channels):
         return layout.take(np.arange(attrs["start"], attrs["end"], attrs["step"]), axis)
 
 
+def _batches(size: Any) -> int:
+    """How many times the batch a number is."""
+    if isinstance(size, int) and size == 0:
+        return 0
+    expression = getattr(size, "expression", None)
+    symbols = getattr(expression, "free_symbols", ())
+    count = expression / next(iter(symbols)) if len(symbols) == 1 else None
+    if count is None or not count.is_Integer:
+        raise ValueError("it works along the batch")
+    return int(count)
+
+
 def _capture_slice(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if results[0] == b.sizes(a.self):
         return a.self  # type: ignore[no-any-return]
     size = b.sizes(a.self)[a.dim]
+    if size < 0:
+        start = _batches(a.start or 0)
+        return b.take_batches(a.self, a.dim, start, start - results[0][a.dim])
     return b.take(a.self, a.dim, *slice_bounds(a.start, a.end, a.step, size))
 
 
@@ -146,8 +161,13 @@ def _capture_select(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 
 def _capture_split(b: "Builder", a: "Arguments", results: Any) -> "list[Value]":
-    b.axis(a.self, a.dim)
     start, parts = 0, []
+    if b.sizes(a.self)[a.dim] < 0:
+        for shape in results:
+            parts.append(b.take_batches(a.self, a.dim, start, start - shape[a.dim]))
+            start -= shape[a.dim]
+        return parts
+    b.axis(a.self, a.dim)
     for shape in results:
         parts.append(b.take(a.self, a.dim, start, start + shape[a.dim]))
         start += shape[a.dim]

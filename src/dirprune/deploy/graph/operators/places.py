@@ -47,6 +47,35 @@ def _capture_scatter_add(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.combine("add", [x, added])
 
 
+_REDUCED = {
+    "sum": ("sum", "add", 0.0),
+    "mean": ("sum", "add", 0.0),
+    "prod": ("prod", "mul", 1.0),
+    "amax": ("amax", "maximum", -math.inf),
+    "amin": ("amin", "minimum", math.inf),
+}
+"""How scattered values are reduced, combined with what is there, and the neutral number."""
+
+
+def _capture_scatter_reduce(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Write the sum, product, largest, smallest or mean of the values with the same place."""
+    reduce, pair, neutral = _REDUCED[a.reduce]
+    x, dim, hits, counts = _hits(b, a, results[0])
+    source = _source(b, a, x, dim, counts[1])
+    sizes = b.sizes(source)
+    wide = b.reshape(source, (*sizes[:dim], 1, *sizes[dim:]))
+    y = b.reduce(reduce, b.combine("where", [hits, wide, b.operand(neutral)]), dim + 1, False)
+    if a.include_self:
+        y = b.combine(pair, [x, y])
+    if a.reduce == "mean":
+        count = b.reduce("sum", hits, dim + 1, False)
+        own = float(a.include_self)
+        count = b.add("clamp", [b.add("add", [count], {"scalar": own})], {"low": 1.0})
+        y = b.combine("div", [y, count])
+    written = b.reduce("amax", hits, dim + 1, False)
+    return b.combine("where", [written, y, x])
+
+
 def _hits(
     b: "Builder", a: "Arguments", sizes: Shape
 ) -> "tuple[Value, int, Value, tuple[int, int]]":
@@ -196,6 +225,7 @@ def _capture_diagonal(b: "Builder", a: "Arguments", results: Any) -> "Value":
 PLACES = {
     "scatter": _capture_scatter,
     "scatter_add": _capture_scatter_add,
+    "scatter_reduce": _capture_scatter_reduce,
     "index_put": _capture_index_put,
     "_unsafe_index_put": _capture_index_put,
     "unfold": _capture_unfold,

@@ -19,6 +19,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     count_windows,
 )
+from dirprune.deploy.graph.operators.unpooling import places_of_maxima
 from dirprune.deploy.graph.traced_sizes import greatest, largest, varies
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def _capture_max(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.map(a.self, lambda x: b.add("max_pool2d", [x], attrs))
 
 
-def _capture_max_with_indices(b: "Builder", a: "Arguments", results: Any) -> "list[Value | None]":
-    return [_capture_max(b, a, results), None]
+def _capture_max_with_indices(b: "Builder", a: "Arguments", results: Any) -> "list[Any]":
+    return [_capture_max(b, a, results), lambda: places_of_maxima(b, a, results[1])]
 
 
 def _capture_average(b: "Builder", a: "Arguments", results: Any) -> "Value":

@@ -80,10 +80,14 @@ def _capture(op: str) -> Callable[..., Any]:
     return capture
 
 
-def _capture_with_places(op: str, places: str) -> Callable[..., Any]:
-    """Max and min of a dimension return values and places."""
+def _capture_extreme(op: str, places: str, pair: str) -> Callable[..., Any]:
+    """Max and min: of two tensors; of all elements; of a dimension, with places."""
 
     def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
+        if hasattr(a, "other"):
+            return b.combine(pair, [a.self, a.other])
+        if not hasattr(a, "dim"):
+            return b.reduce(op, a.self, None, False)
         return [
             b.reduce(op, a.self, a.dim, a.keepdim),
             b.reduce_one(places, a.self, a.dim, a.keepdim),
@@ -237,14 +241,14 @@ REDUCTIONS = {
         lambda x, t, a: x[0].amax(a["dims"], bool(a["keepdim"])),
         np.max,
         "ReduceMax",
-        {"max": _capture_with_places("amax", "argmax"), "any": _capture("amax")},
+        {"max": _capture_extreme("amax", "argmax", "maximum"), "any": _capture("amax")},
     ),
     "amin": _reduction(
         "amin",
         lambda x, t, a: x[0].amin(a["dims"], bool(a["keepdim"])),
         np.min,
         "ReduceMin",
-        {"min": _capture_with_places("amin", "argmin"), "all": _capture("amin")},
+        {"min": _capture_extreme("amin", "argmin", "minimum"), "all": _capture("amin")},
     ),
     "prod": _reduction("prod", _prod, np.prod, "ReduceProd", {}),
     "argmax": _place("argmax", lambda x, dim, keep: x.argmax(dim, keep), "ArgMax"),

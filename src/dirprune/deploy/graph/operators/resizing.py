@@ -67,9 +67,7 @@ def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
         if (low, high) == (0, 0):
             continue
         if mode != "constant":
-            how: Any = _MODES[mode]
-            places = np.pad(np.arange(sizes[dim]), (low, high), how)
-            x = take_places(b, x, dim, torch.from_numpy(places))
+            x = _mirrored(b, x, dim, low, high, mode)
             continue
         parts = [x]
         for width, at in ((low, 0), (high, 2)):
@@ -78,6 +76,21 @@ def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
                 parts.insert(at, side)
         x = b.join(parts, dim, results[0])
     return x
+
+
+def _mirrored(b: "Builder", x: "Value", dim: int, low: int, high: int, mode: str) -> "Value":
+    """Pad by elements of the dimension itself; where its size varies, one by one."""
+    size = b.sizes(x)[dim]
+    if not varies(size):
+        how: Any = _MODES[mode]
+        return take_places(b, x, dim, torch.from_numpy(np.pad(np.arange(size), (low, high), how)))
+    ahead, behind = {
+        "reflect": ([low - i for i in range(low)], [size - 2 - i for i in range(high)]),
+        "replicate": ([0] * low, [size - 1] * high),
+        "circular": ([size - low + i for i in range(low)], list(range(high))),
+    }[mode]
+    before, after = ([b.take(x, dim, p, p + 1) for p in places] for places in (ahead, behind))
+    return b.join([*before, x, *after], dim, b.sizes(x))
 
 
 def _is_whole(b: "Builder", a: "Arguments", results: Any) -> bool:

@@ -20,6 +20,11 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     check_vectors,
 )
+from dirprune.deploy.graph.operators.sample_filters import (
+    convolve_samples,
+    convolve_samples_transposed,
+    has_own_filters,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +49,8 @@ def _run_conv1d(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes) -> 
 def _capture_conv1d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     dilation, stride = pair(a.dilation)[0], pair(a.stride)[0]
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], (dilation,))
+    if has_own_filters(b, a):
+        return convolve_samples(b, a, results[0], (stride,), padding, (dilation,))
     attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": a.groups}
     return b.add("conv1d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
@@ -98,6 +105,8 @@ def _run_transposed(x: "list[Tensor]", t: "Mapping[str, Tensor]", a: Attributes)
 def _capture_transposed(b: "Builder", a: "Arguments", results: Any) -> "Value":
     attrs = {key: pair(getattr(a, key)) for key in ("stride", "padding", "output_padding",
                                                     "dilation")}  # fmt: skip
+    if has_own_filters(b, a):
+        return convolve_samples_transposed(b, a, results[0])
     return _cropped(
         b, b.plain(a.input), {**attrs, "groups": a.groups}, a.weight, a.bias, results[0]
     )

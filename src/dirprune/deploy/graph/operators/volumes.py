@@ -1,6 +1,7 @@
 """Convolution and pooling of volumes, which the engine computes as maps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,24 +92,25 @@ def _capture_pool(op: str) -> Callable[..., Any]:
     """A window is a product of intervals: pool the maps, then along the depth."""
 
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
-        if getattr(a, "divisor_override", None) is not None:
-            raise ValueError("overrides the divisor")
-        kernel = triple(a.kernel_size)
+        kernel, divisor = triple(a.kernel_size), getattr(a, "divisor_override", None)
+        if divisor is not None and a.ceil_mode:
+            raise ValueError("it overrides the divisor of windows that hang over the edge")
         every = {"kernel": kernel, "stride": triple(a.stride) if a.stride else kernel,
                  "padding": triple(a.padding)}  # fmt: skip
         flags: dict[str, Any] = {"ceil_mode": int(a.ceil_mode)}
         if op == "avg_pool2d":
-            flags["count_include_pad"] = int(a.count_include_pad)
+            flags["count_include_pad"] = int(a.count_include_pad or divisor is not None)
         else:
             every["dilation"] = triple(a.dilation)
         maps = {key: values[1:] for key, values in every.items()}
         depth = {key: (values[0], int(key != "padding")) for key, values in every.items()}
-        return _along_depth(
+        y = _along_depth(
             b,
             a.self,
             lambda x: b.add(op, [x], {**maps, **flags}),
             lambda x: b.add(op, [x], {**depth, **flags}),
         )
+        return y if divisor is None else b.multiplied(y, prod(kernel) / divisor)
 
     return capture
 

@@ -1,0 +1,98 @@
+"""Conditions under which the code of a network is traced, so that sizes can vary."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Trace without code that only checks values or optimises for the sizes of the example.
+
+    These are the arguments' checks of ``torch.distributions``, which read values, and the order
+    of products in ``torch.einsum``, which is chosen by the sizes.
+    """
+    validates = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        with torch.backends.opt_einsum.flags(enabled=False), VaryingSizes():
+            yield
+    finally:
+        Distribution.set_default_validate_args(validates)
+
+
+class VaryingSizes(TorchFunctionMode):
+    """Rewrites functions that take sizes as plain integers only, where these vary.
+
+    These are ``torch.linspace``, and pooling with a window of the size of the input.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, or what is equal to it."""
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "") == "_pack_padded_sequence":
+            raise ValueError(
+                "it packs sequences: pass the padded ones to the recurrent layer, and mask what "
+                "it returns at the padding"
+            )
+        rewrite = _REWRITTEN.get(getattr(func, "__name__", ""))
+        if rewrite is not None and any(map(_varies, (*args, *kwargs.values()))):
+            result = rewrite(*args, **kwargs)
+            if result is not None:
+                return result
+        return func(*args, **kwargs)
+
+
+def _varies(x: Any) -> bool:
+    return any(map(_varies, x)) if isinstance(x, list | tuple) else isinstance(x, torch.SymInt)
+
+
+def _linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor | None:
+    """Equal steps from both ends to the middle, as in torch."""
+    if steps is None or steps < 2:
+        return None
+    place = torch.arange(steps, **options)
+    if not place.is_floating_point():
+        place = place.to(options.get("dtype") or torch.get_default_dtype())
+    step = (end - start) / (steps - 1)
+    return torch.where(place < steps // 2, start + place * step, end - (steps - 1 - place) * step)
+
+
+def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | None]:
+    """Pooling whose window is the whole input, as a reduction."""
+
+    def pool(
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        *more: Any,
+        **options: Any,
+    ) -> Tensor | None:
+        kernel = [*kernel_size] if isinstance(kernel_size, list | tuple) else [kernel_size]
+        kernel = kernel * (dims // len(kernel))
+        whole = all(k is s or bool(k == s) for k, s in zip(kernel, x.shape[-dims:]))
+        return_places = options.get("return_indices")
+        if not whole or padding not in (0, (0,) * dims) or return_places:
+            return None
+        return reduce(x, list(range(-dims, 0)), True)
+
+    return pool
+
+
+_REWRITTEN: dict[str, Callable[..., Tensor | None]] = {
+    "linspace": _linspace,
+    **{f"avg_pool{n}d": _global(torch.mean, n) for n in (1, 2, 3)},
+    **{f"max_pool{n}d": _global(torch.amax, n) for n in (1, 2, 3)},
+}

@@ -1,0 +1,207 @@
+"""More networks as people write them: their own filters, bags, joined batches, unpooling."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deploy.test_coverage import Written
+from dirprune.deploy import Engine, capture, save, shrink
+
+
+def own_filters(m: Any, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    style = m.style(x.mean((2, 3)))
+    weight = m.weight * style.view(batch, 1, channels, 1, 1)
+    joined = x.reshape(1, batch * channels, height, width)
+    flat, bias = weight.view(batch * 6, 4, 3, 2), style.repeat_interleave(2, 1)[:, :6].reshape(-1)
+    y = F.conv2d(joined, flat, bias, stride=(2, 1), padding=(1, 0), dilation=2, groups=batch)
+    narrow = weight[:, :4, :1].reshape(batch * 4, 1, 3, 2)
+    z = F.conv2d(joined, narrow, groups=batch * channels)
+    wide = weight.transpose(1, 2).reshape(batch * 4, 6, 3, 2)
+    t = F.conv_transpose2d(joined, wide, stride=2, padding=1, output_padding=1, groups=batch)
+    row = F.conv1d(joined[:, :, 0], flat[:, :, 0], padding=1, groups=batch)
+    return torch.cat([part.reshape(batch, -1) for part in (y, z, t, row)], 1)
+
+
+def unpooled(m: Any, x: Tensor) -> Tensor:
+    y, places = F.max_pool2d(x, 2, return_indices=True)
+    z, overlapping = F.max_pool2d(x, 3, 2, 1, 1, True, return_indices=True)
+    maps = [F.max_unpool2d(y.tanh(), places, 2, output_size=x.shape[2:]), places, overlapping, z]
+    return torch.cat([part.flatten(1) for part in maps], 1)
+
+
+def bags(m: Any, x: Tensor) -> Tensor:
+    words = (x * 3).long().clamp(0, 8)
+    parts = [m.mean(words), m.sum(words), m.largest(words), m.sum(words, per_sample_weights=x)]
+    return torch.cat([*parts, m.single(words[:, :1])], 1)
+
+
+def scattered(m: Any, x: Tensor) -> Tensor:
+    places, start = (x > 0).long(), x[:, :, :3].exp()
+    return torch.cat([start.scatter_reduce(2, places, x, how, include_self=own)
+                      for how in ("sum", "prod", "mean", "amax", "amin")
+                      for own in (True, False)], 2)  # fmt: skip
+
+
+def joined_batches(m: Any, x: Tensor) -> Tensor:
+    batch = x.shape[0]
+    both = torch.cat([x, x.flip(3), -x], 0)
+    y = F.max_pool2d(m.bn(m.conv(both)).relu(), 2)
+    first, second, third = torch.split(y, batch, dim=0)
+    more = torch.cat([y[:batch], y[2 * batch :]], 0).chunk(2, 0)
+    return torch.cat([first - second, third * more[0], more[1]], 1)
+
+
+def heads_in_the_batch(m: Any, x: Tensor) -> Tensor:
+    q, k, v = (torch.cat(part.chunk(2, -1), 0) for part in m.qkv(x).chunk(3, -1))
+    return torch.cat((q @ k.transpose(1, 2)).softmax(-1).matmul(v).chunk(2, 0), -1)
+
+
+def extremes(m: Any, x: Tensor) -> Tensor:
+    return torch.max(x, -x) + torch.min(x, x.sin()) + torch.max(x, m.floor)
+
+
+def logic(m: Any, x: Tensor) -> Tensor:
+    whole, true = (3 * x).long(), x > 0
+    parts = [torch.logical_and(whole, x), torch.logical_or(whole, true), true & (x < 1), ~true,
+             torch.logical_xor(whole, whole + 1), true ^ (x < 1), ~whole]  # fmt: skip
+    return torch.cat([part.float() for part in parts], 1)
+
+
+def three_in_one_product(m: Any, x: Tensor) -> Tensor:
+    return torch.einsum("bi,bj,ij->bij", x, x.sin(), m.weight)
+
+
+def likelihood(m: Any, x: Tensor) -> Tensor:
+    mean, spread = m.place(x).chunk(2, -1)
+    policy = torch.distributions.Normal(mean, spread.exp())
+    choice = torch.distributions.Categorical(logits=mean)
+    return torch.cat([policy.log_prob(x[:, :3]), policy.entropy(), choice.probs], 1)
+
+
+def volumes(m: Any, x: Tensor) -> Tensor:
+    return F.avg_pool3d(x, (2, 1, 2), padding=(1, 0, 1), divisor_override=3)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "own filters": (
+        lambda: Written(own_filters, style=nn.Linear(4, 4),
+                        weight=nn.Parameter(torch.randn(1, 6, 4, 3, 2))),
+        (4, 7, 6),
+    ),
+    "unpooled": (lambda: Written(unpooled), (3, 7, 9)),
+    "bags": (
+        lambda: Written(bags, mean=nn.EmbeddingBag(9, 4, mode="mean", padding_idx=1),
+                        sum=nn.EmbeddingBag(9, 4, mode="sum"), single=nn.EmbeddingBag(9, 4),
+                        largest=nn.EmbeddingBag(9, 4, mode="max", padding_idx=0)),
+        (5,),
+    ),
+    "scattered": (lambda: Written(scattered), (2, 5)),
+    "joined batches": (
+        lambda: Written(joined_batches, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)), (3, 6, 7)
+    ),
+    "heads in the batch": (lambda: Written(heads_in_the_batch, qkv=nn.Linear(4, 12)), (5, 4)),
+    "extremes": (lambda: Written(extremes, floor=nn.Parameter(torch.tensor(0.2))), (6,)),
+    "logic": (lambda: Written(logic), (12,)),
+    "three in one product": (
+        lambda: Written(three_in_one_product, weight=nn.Parameter(torch.randn(4, 4))), (4,)
+    ),
+    "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
+    "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_networks(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, shape = CASES[name]
+    model = make().eval()
+    example, x = torch.randn(2, *shape), torch.randn(7, *shape)
+    save(model, tmp_path / "m.dpz", example)
+    expected = model(x)
+    found = torch.from_numpy(Engine(tmp_path / "m.dpz", threads=1, tune=False)(x.numpy()))
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shrink(model, example)(x), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def whole_windows(m: Any, x: Tensor) -> Tensor:
+    width = x.shape[3]
+    columns = torch.linspace(-1, 1, width)
+    mean, row = F.avg_pool2d(x, x.shape[2:]), F.max_pool1d(x[:, 0], width)
+    return mean.flatten(1) + row.sum(1) + (x * columns).sum((2, 3)) + torch.linspace(0, 1, 5).sum()
+
+
+def mirrored(m: Any, x: Tensor) -> Tensor:
+    modes = ("reflect", "replicate", "circular")
+    return torch.cat([F.pad(x, (2, 1, 0, 3), mode=mode) for mode in modes], 1)
+
+
+class Sized(Written):
+    """A forward function of one map."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize("function", [whole_windows, mirrored])
+@torch.no_grad()
+def test_sizes_may_vary(function: Callable[..., Any], tmp_path: Path) -> None:
+    model = Sized(function).eval()
+    sizes = {"x": {2: (4, 20), 3: (4, 20)}}
+    save(model, tmp_path / "m.dpz", torch.randn(2, 3, 6, 8), dynamic=sizes)
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    for height, width in ((4, 20), (9, 5), (6, 8)):
+        x = torch.randn(3, 3, height, width)
+        np.testing.assert_allclose(engine(x.numpy()), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
+    model = Written(lambda m, x: x.relu().topk(9, 1)[1])
+    found = capture(model, -torch.ones(2, 40))
+    assert [node.op for node in found.nodes] == ["relu", "argsort", "slice"]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m, x: (x.long() & 3).float(), "bits of integers"),
+        (lambda m, x: nn.utils.rnn.pack_padded_sequence(x[..., None], m.lengths, True).data,
+         "it packs sequences: pass the padded ones"),
+        (lambda m, x: F.max_unpool1d(x[:, None, :3], x[:, None, :3].long(), 2),
+         "indices of a max pooling"),
+        (lambda m, x: F.embedding_bag(x.long().reshape(-1), m.table, m.starts), "row per sample"),
+    ],
+)  # fmt: skip
+def test_refusals_say_what_to_do(function: Callable[..., Any], message: str) -> None:
+    model = Written(function, table=nn.Parameter(torch.ones(9, 2)),
+                    lengths=nn.Buffer(torch.tensor([3, 2])),
+                    starts=nn.Buffer(torch.tensor([0, 3])))  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        capture(model, torch.ones(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_script_module_is_refused() -> None:
+    traced = torch.jit.trace(nn.Linear(3, 2).eval(), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="has no Python code to capture"):
+        capture(traced, torch.ones(1, 3))
+
+
+@torch.no_grad()
+def test_numbers_of_the_code_may_be_infinite_or_missing(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(4, 3), Written(lambda m, x: torch.where(x > 9, float("nan"), x))
+    )
+    small = shrink(model, torch.zeros(1, 4))
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(small(x), model(x))
+    model[0].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        shrink(model, x)
