@@ -116,8 +116,14 @@ def test_bench_prints_and_saves(
     file, out = str(tmp_path / "model.dpz"), tmp_path / "bench.json"
     assert cli.main(["export", str(run), "--out", file]) == 0
     words = ["bench", file, "--vs", "torch", "--batch", "1,4", "--threads", "1", "--rounds", "2"]
+    monkeypatch.setenv("COLUMNS", "50")
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 50
+    for part in ("dirprune f32", "batch 1, 1 thread", "batch 4, 1 thread", "quartiles", "zeros:"):
+        assert part in printed
     assert cli.main([*words, "--out", str(out), "--break-even"]) == 0
-    assert "dirprune f32" in capsys.readouterr().out
     figures = json.loads(out.read_text())
     assert [(row["runtime"], row["batch"]) for row in figures["rows"]] == [
         ("dirprune", 1), ("torch", 1), ("dirprune", 4), ("torch", 4)

@@ -102,12 +102,18 @@ class Benchmark:
                 f"{name:24} {row.batch:5} {row.threads:7} {middle:9.3f} {low:8.3f}-{high:8.3f} "
                 f"{row.spread:6.0%} {ratio:>7} {row.difference:10.1e}"
             )
+        return "\n".join([*lines, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The lines below the table: the network, the method, missing runtimes, the machine."""
         sizes = ", ".join(f"{name} {size_text(size)}" for name, size in self.bytes.items())
-        lines.append(f"zeros: {self.sparsity:.2%} of the weights in the file; {sizes}")
-        lines.append(f"medians of {self.rounds} interleaved calls; ratio: time over dirprune's")
-        lines += [f"not installed: {name}" for name in self.missing]
-        lines.append(", ".join(f"{key} {value}" for key, value in self.machine.items()))
-        return "\n".join(lines)
+        return (
+            f"zeros: {self.sparsity:.2%} of the weights in the file; {sizes}",
+            f"medians of {self.rounds} interleaved calls; ratio: time over dirprune's",
+            *(f"not installed: {name}" for name in self.missing),
+            ", ".join(f"{key} {value}" for key, value in self.machine.items()),
+        )
 
     def json(self) -> str:
         """Return all figures as JSON."""

@@ -101,13 +101,14 @@ def bench(
     from dirprune._support.files import write_json
     from dirprune.bench import benchmark
     from dirprune.bench.break_even import break_even as find_break_even
+    from dirprune.cli.printing import print_benchmark
 
     if model.is_dir():
         model = _exported(model)
     peers = tuple(filter(None, vs.split(",")))
     batches, counts = _numbers("batch", batch), _numbers("threads", threads)
     figures = benchmark(model, against=peers, batches=batches, threads=counts, rounds=rounds)
-    print(figures)
+    print_benchmark(figures)
     record = asdict(figures)
     if break_even:
         crossing = find_break_even(

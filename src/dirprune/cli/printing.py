@@ -10,6 +10,7 @@ from rich.table import Table
 from dirprune._support.sizes import size_text
 
 if TYPE_CHECKING:
+    from dirprune.bench import Benchmark
     from dirprune.study.tune import Trial, TuneResult
 
 
@@ -104,3 +105,29 @@ def print_exports(found: dict[str, dict[str, Any]]) -> None:
             rows,
             "shrunk and saved; ms for one image on one thread, median",
         )
+
+
+def print_benchmark(figures: "Benchmark") -> None:
+    """Print a table for each batch size and number of threads, and how it was measured."""
+    titles = ("", "ms", "quartiles", "ratio")
+    for batch, threads in dict.fromkeys((row.batch, row.threads) for row in figures.rows):
+        rows = [
+            (
+                f"{row.runtime} {row.precision}",
+                f"{row.milliseconds:.3f}",
+                f"{row.quartiles[0]:.3f}-{row.quartiles[2]:.3f}",
+                "-" if row.speedup is None else f"{row.speedup:.2f}x",
+            )
+            for row in figures.rows
+            if (row.batch, row.threads) == (batch, threads)
+        ]
+        plural = "s" * (threads != 1)
+        print_table(titles, rows, f"batch {batch}, {threads} thread{plural}")
+    largest: dict[str, float] = {}
+    for row in figures.rows:
+        name = f"{row.runtime} {row.precision}"
+        largest[name] = max(row.difference, largest.get(name, 0.0))
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in largest.items())
+    console = Console()
+    for line in (f"largest difference from torch: {differences}", *figures.notes):
+        console.print(line, highlight=False, markup=False)
