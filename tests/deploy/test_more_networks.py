@@ -89,6 +89,26 @@ def volumes(m: Any, x: Tensor) -> Tensor:
     return F.avg_pool3d(x, (2, 1, 2), padding=(1, 0, 1), divisor_override=3)
 
 
+def merged_maps(m: Any, x: Tensor) -> Tensor:
+    maps = m.maps(x.flatten(0, 1))
+    rows = m.rows(x[:, :, :, 0].reshape(-1, 4, 7))
+    return torch.cat([part.reshape(x.shape[0], -1) for part in (maps, rows)], 1)
+
+
+def composites(m: Any, x: Tensor) -> Tensor:
+    largest = x.argmax(2, keepdim=True)
+    parts = [x.movedim(1, 2), x.adjoint(), torch.atleast_3d(x), x.take_along_dim(largest, 2),
+             x[:, m.mask] * 2, x.repeat_interleave(m.counts, dim=1), torch.empty_like(x).fill_(2),
+             torch.empty(x.shape[0], 3).copy_(x[:, 0, :3]), x.signbit().float()]  # fmt: skip
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def whole_numbers(m: Any, x: Tensor) -> Tensor:
+    whole = (3 * x).long()
+    parts = [whole << 2, whole >> 1, whole.any(1), whole.all(1), whole.flatten(1).any(1)[:, None]]
+    return torch.cat([part.flatten(1).float() for part in parts], 1)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "own filters": (
         lambda: Written(own_filters, style=nn.Linear(4, 4),
@@ -112,6 +132,21 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "three in one product": (
         lambda: Written(three_in_one_product, weight=nn.Parameter(torch.randn(4, 4))), (4,)
     ),
+    "merged maps": (
+        lambda: Written(
+            merged_maps,
+            maps=nn.Sequential(nn.ConvTranspose2d(4, 4, 3, 2, 1, 1, groups=2), nn.GroupNorm(2, 4),
+                               nn.Upsample(scale_factor=2), nn.InstanceNorm2d(4), nn.AvgPool2d(4)),
+            rows=nn.Sequential(nn.Conv1d(4, 6, 3, padding=1, groups=2), nn.BatchNorm1d(6)),
+        ),
+        (3, 4, 5, 7),
+    ),
+    "composites": (
+        lambda: Written(composites, mask=nn.Buffer(torch.tensor([True, False, True, True])),
+                        counts=nn.Buffer(torch.tensor([1, 2, 0, 3]))),
+        (4, 5),
+    ),
+    "whole numbers": (lambda: Written(whole_numbers), (3, 4)),
     "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
     "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
 }  # fmt: skip
@@ -176,6 +211,7 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
          "it packs sequences: pass the padded ones"),
         (lambda m, x: F.max_unpool1d(x[:, None, :3], x[:, None, :3].long(), 2),
          "indices of a max pooling"),
+        (lambda m, x: x[x > 0], "select with torch.where"),
         (lambda m, x: F.embedding_bag(x.long().reshape(-1), m.table, m.starts), "row per sample"),
     ],
 )  # fmt: skip
@@ -205,3 +241,18 @@ def test_numbers_of_the_code_may_be_infinite_or_missing(tmp_path: Path) -> None:
     model[0].weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         shrink(model, x)
+
+
+@torch.no_grad()
+def test_an_outer_product_is_cut_as_a_whole() -> None:
+    torch.manual_seed(0)
+    model = Written(lambda m, x: m.outer(m.first(x).tanh()), first=nn.Linear(6, 2),
+                    outer=Written(_branches, leaf=nn.Parameter(torch.randn(4, 3))))  # fmt: skip
+    model.outer.leaf[1:] = 0
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(shrink(model, x)(x), model(x))
+
+
+def _branches(m: Any, p: Tensor) -> Tensor:
+    both = torch.stack([p, 1 - p], -1)
+    return (both[:, 0, :, None] * both[:, 1, None, :]).flatten(1) @ m.leaf

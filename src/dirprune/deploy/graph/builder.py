@@ -124,6 +124,22 @@ class Builder(GraphWriter):
         after = (-1, *ahead, *self.graph_shape(y)[2:])
         return self.add("reshape", [y], {"size": after}, dims=x.dims)
 
+    def each_map(self, x: Value, each: Callable[[Value], Value]) -> Value:
+        """Apply a function of (batch, channels, maps, ...) to several maps of each sample.
+
+        These are merged with the batch, such as windows, or batches that follow each other.
+        """
+        shape, ahead = self.graph_shape(x), len(x.dims[0])
+        plain = plain_dims(len(shape))
+        if sorted(x.dims[0]) != list(range(ahead)) or x.dims[1:] != plain[ahead:]:
+            raise ValueError(f"its input {self.sizes(x)} does not have the batch first")
+        maps = (-1, prod(shape[1:ahead]), *shape[ahead:])
+        order = (0, 2, 1, *range(3, len(maps)))
+        y = self.reshape(Value(x.number, plain), maps)
+        y = self.permute(each(self.permute(y, order)), order)
+        y = self.reshape(y, (*shape[:ahead], *self.sizes(y)[2:]))
+        return Value(y.number, x.dims)
+
     def channels_first(self, x: Value, each: Callable[[Value], Value]) -> Value:
         """Apply a function of (batch, channels, ...), the batch merged with others or alone."""
         ahead = len(x.dims[0])
@@ -148,6 +164,10 @@ class Builder(GraphWriter):
         sizes = tuple(x.tensor.shape)
         dims = plain_dims(len(sizes) + 1)[1:]
         return self.add("expand", [self.constant(x, sizes)], {"size": (-1, *sizes)}, dims=dims)
+
+    def constant_of(self, tensor: torch.Tensor) -> Constant:
+        """A new constant."""
+        return Constant(tensor)
 
     def as_value(self, x: Value | Constant) -> Value:
         """A value; a constant becomes one that is the same for every sample."""

@@ -150,10 +150,20 @@ def _obstacles(
             continue
         if (
             isinstance(node.target, HigherOrder)
-            or (aten_name(node.target) not in CAPTURED and node.target in decompositions)
+            or (aten_name(node.target) not in CAPTURED and _decomposes(node, decompositions))
             or (node.target._schema.is_mutable and not _is_last_reader(node))
         ):
             yield node.target
+
+
+def _decomposes(node: FxNode, decompositions: Mapping[Any, Any]) -> bool:
+    """Whether torch writes an operator with others: by its table, or always for some views."""
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        node.target.name(),  # type: ignore[union-attr]
+        "CompositeImplicitAutograd",
+    )
+    makes_tensors = isinstance(node.meta.get("val"), Tensor | tuple | list)
+    return node.target in decompositions or (composite and makes_tensors)
 
 
 def _is_last_reader(node: FxNode) -> bool:

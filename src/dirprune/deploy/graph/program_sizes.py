@@ -68,13 +68,15 @@ class ProgramSizes:
                 raise ValueError(error)
         self.space = SizeSpace(joint, list(sizes.values())) if joint else None
         self._symbols = {} if self.space is None else dict(zip(places, self.space.symbols))
+        self._counts: dict[Any, int] = {}
         self.inputs = [(-1, *map(self.size, shape[1:])) for shape in shapes]
 
     def size(self, size: Any, batch: int = 1) -> Any:
         """A size as a number, or as one that follows from sizes; the batch has the given size."""
         if isinstance(size, int):
             return size
-        return size_of(size.node.expr, {**self._symbols, **dict.fromkeys(self.batch, batch)})
+        known = {**self._symbols, **self._counts, **dict.fromkeys(self.batch, batch)}
+        return size_of(size.node.expr, known)
 
     def sizes(self, tensor: Tensor) -> Shape:
         """Sizes of a tensor with ``-c`` for c times the batch."""
@@ -83,6 +85,8 @@ class ProgramSizes:
     def _size(self, size: Any) -> Any:
         if isinstance(size, int):
             return size
+        if not self._is_known(size.node.expr):
+            raise ValueError("its size depends on values of the input: select with torch.where")
         if not size.node.expr.free_symbols & self.batch:
             return self.size(size)
         one, two = self.size(size, 1), self.size(size, 2)
@@ -90,11 +94,24 @@ class ProgramSizes:
             raise ValueError(f"its size {size} is no multiple of the batch")
         return -one
 
+    def bind(self, tensor: Tensor, shape: Sequence[int]) -> None:
+        """Store sizes that follow from values of constants, such as how many of them are true."""
+        for size, known in zip(tensor.shape, shape):
+            expression = size.node.expr if isinstance(size, torch.SymInt) else None
+            if expression is not None and expression.is_Symbol and not self._is_known(expression):
+                self._counts[expression] = known
+
+    def _is_known(self, expression: Any) -> bool:
+        known = {*self.batch, *self._symbols, *self._counts}
+        return bool(expression.free_symbols <= known)
+
     def number(self, held: Any) -> Any:
         """The representation of a number of the program."""
         if not isinstance(held, torch.SymInt | torch.SymFloat):
             return held
         expression = held.node.expr
+        if expression.free_symbols and expression.free_symbols <= set(self._counts):
+            return size_of(expression, self._counts)
         if expression.free_symbols & self.batch or not self._symbols:
             return BatchSize(expression)
         return size_of(expression, self._symbols)

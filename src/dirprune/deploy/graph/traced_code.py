@@ -29,7 +29,8 @@ def traceable() -> Iterator[None]:
 class VaryingSizes(TorchFunctionMode):
     """Rewrites functions that take sizes as plain integers only, where these vary.
 
-    These are ``torch.linspace``, and pooling with a window of the size of the input.
+    These are ``torch.linspace``, pooling with a window of the size of the input, and
+    ``torch.take_along_dim``.
     """
 
     def __torch_function__(
@@ -47,7 +48,8 @@ class VaryingSizes(TorchFunctionMode):
                 "it returns at the padding"
             )
         rewrite = _REWRITTEN.get(getattr(func, "__name__", ""))
-        if rewrite is not None and any(map(_varies, (*args, *kwargs.values()))):
+        always = rewrite is _take_along
+        if rewrite is not None and (always or any(map(_varies, (*args, *kwargs.values())))):
             result = rewrite(*args, **kwargs)
             if result is not None:
                 return result
@@ -67,6 +69,19 @@ def _linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor
         place = place.to(options.get("dtype") or torch.get_default_dtype())
     step = (end - start) / (steps - 1)
     return torch.where(place < steps // 2, start + place * step, end - (steps - 1 - place) * step)
+
+
+def _take_along(
+    x: Tensor, indices: Tensor | None = None, dim: int | None = None, **given: Any
+) -> Tensor | None:
+    """Gather, after the other dimensions of size 1 are expanded."""
+    if dim is None or indices is None or x.dim() != indices.dim() or given:
+        return None
+    dim %= x.dim()
+    pairs = list(zip(x.shape, indices.shape))
+    whole = [n if m == 1 else m for m, n in pairs]
+    own, other = ([*whole[:dim], pair, *whole[dim + 1 :]] for pair in pairs[dim])
+    return x.expand(own).gather(dim, indices.expand(other))
 
 
 def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | None]:
@@ -93,6 +108,7 @@ def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | 
 
 _REWRITTEN: dict[str, Callable[..., Tensor | None]] = {
     "linspace": _linspace,
+    "take_along_dim": _take_along,
     **{f"avg_pool{n}d": _global(torch.mean, n) for n in (1, 2, 3)},
     **{f"max_pool{n}d": _global(torch.amax, n) for n in (1, 2, 3)},
 }

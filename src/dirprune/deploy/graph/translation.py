@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import Node as FxNode
 from torch.fx import map_arg
+from torch.utils._pytree import tree_leaves
 
 from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.builder import Builder
@@ -158,6 +159,10 @@ class Translation:
         if name not in CAPTURED:
             raise ValueError("a graph has no operator for it")
         tensors = [t for t in results if isinstance(t, Tensor)]
+        for index in getattr(arguments, "indices", None) or ():
+            if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
+                count = int(index.tensor.sum())
+                self._sizes.bind(tensors[0], [count] * tensors[0].dim())
         sizes = [self._sizes.sizes(t) for t in tensors]
         value = CAPTURED[name](self._builder, arguments, sizes)
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
@@ -187,6 +192,9 @@ class Translation:
 
         arguments = map_arg((node.args, node.kwargs), value)
         result = target(*arguments[0], **arguments[1])
+        for traced, own in zip(tree_leaves(node.meta.get("val")), tree_leaves(result)):
+            if isinstance(traced, Tensor):
+                self._sizes.bind(traced, own.shape)
         if aten_name(target) in ("_to_copy", "to") and result.is_floating_point():
             source = self._values[node.all_input_nodes[0]]
             if source.tensor.is_floating_point():  # autocast: a graph computes in float32

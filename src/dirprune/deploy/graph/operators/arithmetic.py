@@ -136,9 +136,10 @@ class Combined(Channels):
                 if len(rules.readers[value]) > 1:
                     rules.keep(result, "shared")
             spread = any(mine == 1 < size for size, mine in zip(common, own[1:]))
+            tied = not spread or layout.size > 1  # such as a factor of an outer product
             layout = np.broadcast_to(layout, common)
             rules.add(Follows(result, layout, "joined", is_need=True))
-            if not spread:
+            if tied:
                 rules.add(Follows(layout, result, "joined"))
         return result
 

@@ -129,6 +129,7 @@ _FUNCTIONS: dict[str, Callable[[Term], Term]] = {
     "acosh": _inverse_hyperbolic_cosine,
     "atanh": lambda x: (2 * x / (1 - x)).apply("log1p") / 2,
     "erfc": lambda x: 1 - x.apply("erf"),
+    "signbit": _negative,
     "isinf": lambda x: x.apply("abs").binary("eq", math.inf),
 }
 

@@ -1,7 +1,6 @@
 """Convolutions."""
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,28 +116,17 @@ def _capture_conv2d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if has_own_filters(b, a):
         return convolve_samples(b, a, results[0], attrs["stride"], padding, dilation)
     if b.sizes(a.input)[0] < -1:
-        return _convolve_windows(b, a, attrs)
+        return _convolve_each_map(b, a, attrs)
     return b.add("conv2d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
 
-def _convolve_windows(b: "Builder", a: "Arguments", attrs: Mapping[str, Any]) -> "Value":
-    """Several maps of each sample in the batch, such as windows: they become a volume's depth."""
-    from dirprune.deploy.graph.values import Value, plain_dims
-
-    rest = a.input.dims[1:]
-    shape, outputs = b.graph_shape(a.input), b.sizes(a.weight)[0]
-    if rest != plain_dims(len(shape))[-3:]:
-        raise ValueError(f"its input {b.sizes(a.input)} does not have the batch first")
-    x = Value(a.input.number, plain_dims(len(shape)))
-    x = b.reshape(x, (-1, prod(shape[1:-3]), *shape[-3:]))
+def _convolve_each_map(b: "Builder", a: "Arguments", attrs: Mapping[str, Any]) -> "Value":
+    """Several maps of each sample are a volume's depth."""
     attrs = {**attrs, "stride": (1, *attrs["stride"]), "padding": (0, 0, *attrs["padding"]),
              "dilation": (1, *attrs["dilation"])}  # fmt: skip
-    weight = b.reshape(a.weight, (outputs, *b.sizes(a.weight)[1:2], 1, *b.sizes(a.weight)[2:]))
-    y = b.add("conv3d", [b.permute(x, (0, 2, 1, 3, 4))], attrs,
-              {"weight": weight, "bias": a.bias})  # fmt: skip
-    y = b.permute(y, (0, 2, 1, 3, 4))
-    y = b.reshape(y, (*shape[:-3], *b.sizes(y)[2:]))
-    return Value(y.number, a.input.dims)
+    sizes = b.sizes(a.weight)
+    tensors = {"weight": b.reshape(a.weight, (*sizes[:2], 1, *sizes[2:])), "bias": a.bias}
+    return b.each_map(a.input, lambda x: b.add("conv3d", [x], attrs, tensors))
 
 
 def write_convolution(w: "Writer", n: "OnnxNode") -> None:

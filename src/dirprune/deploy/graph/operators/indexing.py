@@ -280,6 +280,7 @@ def _write_gather(w: "Writer", n: "OnnxNode") -> None:
 
 
 _FILLED = {
+    "empty": lambda b, a, results: b.filled(0.0, results[0]),  # its elements are not defined
     "zeros": lambda b, a, results: b.filled(0.0, results[0]),
     "ones": lambda b, a, results: b.filled(1.0, results[0]),
     "full": lambda b, a, results: b.filled(a.fill_value, results[0]),

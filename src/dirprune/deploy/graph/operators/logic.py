@@ -45,6 +45,29 @@ def _capture_inverse(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("sub", [a.self], {"scalar": -1.0, "reversed": 1})
 
 
+def _capture_whether(op: str) -> Callable[..., Any]:
+    """Whether any or all elements are true."""
+
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        x = a.self if _is_boolean(b, a.self) else b.combine("ne", [a.self, b.operand(0)])
+        return b.reduce(op, x, getattr(a, "dim", None), getattr(a, "keepdim", False))
+
+    return capture
+
+
+def _capture_shift(op: str) -> Callable[..., Any]:
+    """Multiply by a power of two, or divide and round down."""
+
+    def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
+        power = getattr(b.operand(a.other), "tensor", None)
+        if power is None:
+            raise ValueError("it shifts by a number that depends on the input")
+        shifted = b.combine(op, [a.self, b.constant_of(2.0**power)])
+        return shifted if op == "mul" else b.add("floor", [shifted])
+
+    return capture
+
+
 _PAIRS = {"and": "mul", "or": "maximum", "xor": "ne"}
 
 LOGIC: dict[str, Callable[..., Any]] = {
@@ -52,5 +75,9 @@ LOGIC: dict[str, Callable[..., Any]] = {
     **{f"bitwise_{name}": _capture_bits(op) for name, op in _PAIRS.items()},
     **{f"__{name}__": _capture_bits(op) for name, op in _PAIRS.items()},
     "bitwise_not": _capture_inverse,
+    "any": _capture_whether("amax"),
+    "all": _capture_whether("amin"),
+    **dict.fromkeys(("__lshift__", "bitwise_left_shift"), _capture_shift("mul")),
+    **dict.fromkeys(("__rshift__", "bitwise_right_shift"), _capture_shift("div")),
 }
 """The ATen operators of logic, by name."""

@@ -141,16 +141,35 @@ def _group_norm_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attribut
 
 
 def _capture_group_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    attrs = {"groups": a.num_groups, "eps": float(a.eps)}
-    return b.add("group_norm", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+    return _normalise_groups(b, a, a.num_groups)
 
 
 def _capture_instance_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if not a.use_input_stats:
         return _capture_batch_norm(b, a, results)
-    channels = b.sizes(a.input)[1]
-    attrs = {"groups": channels, "eps": float(a.eps)}
-    return b.add("group_norm", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+    return _normalise_groups(b, a, b.sizes(a.input)[1])
+
+
+def _normalise_groups(b: "Builder", a: "Arguments", groups: int) -> "Value":
+    """Groups of channels; several maps of each sample have groups of their own."""
+    maps = -b.sizes(a.input)[0]
+    attrs = {"groups": groups * maps, "eps": float(a.eps)}
+    if maps == 1:
+        tensors = {"weight": a.weight, "bias": a.bias}
+        return b.add("group_norm", [b.plain(a.input)], attrs, tensors)
+
+    def normalise(x: "Value") -> "Value":
+        order = (0, 2, 1, *range(3, len(x.dims)))
+        x = b.permute(x, order)  # the maps ahead of the channels
+        sizes = b.sizes(x)
+        y = b.add("group_norm", [b.reshape(x, (-1, sizes[1] * sizes[2], *sizes[3:]))], attrs)
+        return b.permute(b.reshape(y, sizes), order)
+
+    y = b.each_map(a.input, normalise)
+    for op, tensor in (("mul", a.weight), ("add", a.bias)):
+        if tensor is not None:
+            y = b.combine(op, [y, b.reshape(tensor, (-1, *(1,) * (len(y.dims) - 2)))])
+    return y
 
 
 def _write_group_norm(w: "Writer", n: "OnnxNode") -> None:

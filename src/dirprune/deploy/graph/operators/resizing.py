@@ -103,7 +103,7 @@ def _capture_nearest(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if not _is_whole(b, a, results):
         return _resample(b, a, results, "nearest")
     size = tuple(results[0][2:])
-    return b.add("upsample_nearest", [b.plain(a.input)], {"output": size})
+    return b.map(a.input, lambda x: b.add("upsample_nearest", [x], {"output": size}))
 
 
 def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
@@ -111,7 +111,7 @@ def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
         return _resample(b, a, results, "bilinear")
     size = tuple(results[0][2:])
     attrs: Any = {"output": size, "align_corners": int(a.align_corners)}
-    return b.add("upsample_bilinear", [b.plain(a.input)], attrs)
+    return b.map(a.input, lambda x: b.add("upsample_bilinear", [x], attrs))
 
 
 def _capture_resample(mode: str, antialias: bool = False) -> Any:
@@ -127,13 +127,14 @@ def _resample(
     """Resample along each dimension by a matrix, which torch makes of unit vectors."""
     from dirprune.deploy.graph.values import Constant
 
-    x = b.plain(a.input)
+    x = b.as_value(a.input)
     more = {} if mode.startswith("nearest") else {"align_corners": bool(a.align_corners)}
     if antialias:
         more["antialias"] = True
     rank = len(results[0])
     for dim in range(rank - 1, 1, -1):
         size = b.sizes(x)[dim]
+        b.axis(x, dim)
         units = torch.eye(size)[None, :, None]
         if a.scale_factors:
             how: Any = {"scale_factor": (1.0, float(a.scale_factors[dim - 2]))}

@@ -51,7 +51,14 @@ def _capture_conv1d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], (dilation,))
     if has_own_filters(b, a):
         return convolve_samples(b, a, results[0], (stride,), padding, (dilation,))
-    attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": a.groups}
+    attrs: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation,
+                             "groups": a.groups}  # fmt: skip
+    if b.sizes(a.input)[0] < -1:
+        maps = {"stride": (1, stride), "padding": (0, 0, *padding), "dilation": (1, dilation),
+                "groups": a.groups}  # fmt: skip
+        sizes = b.sizes(a.weight)
+        tensors = {"weight": b.reshape(a.weight, (*sizes[:2], 1, *sizes[2:])), "bias": a.bias}
+        return b.each_map(a.input, lambda x: b.add("conv2d", [x], maps, tensors))
     return b.add("conv1d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
 
 
@@ -107,6 +114,8 @@ def _capture_transposed(b: "Builder", a: "Arguments", results: Any) -> "Value":
                                                     "dilation")}  # fmt: skip
     if has_own_filters(b, a):
         return convolve_samples_transposed(b, a, results[0])
+    if b.sizes(a.input)[0] < -1:
+        return b.each_map(a.input, lambda x: _transpose_each_map(b, a, x, attrs))
     return _cropped(
         b, b.plain(a.input), {**attrs, "groups": a.groups}, a.weight, a.bias, results[0]
     )
@@ -156,6 +165,18 @@ def _capture_transposed_volume(b: "Builder", a: "Arguments", results: Any) -> "V
                   "groups": groups}  # fmt: skip
     tensors = {"weight": Constant(weight.contiguous()), "bias": a.bias}
     return b.add("conv3d", [x], attrs, tensors)
+
+
+def _transpose_each_map(
+    b: "Builder", a: "Arguments", x: "Value", attrs: Mapping[str, Any]
+) -> "Value":
+    """Several maps of each sample are a volume's depth."""
+    sizes = a.weight.tensor.shape
+    first = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
+    own = {key: (first[key], *attrs[key]) for key in first}
+    weight = b.derived(a.weight, (*sizes[:2], 1, *sizes[2:]))
+    every = {**vars(a), **own, "input": x, "weight": weight}
+    return _capture_transposed_volume(b, type(a)(**every), None)
 
 
 def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> "Value":
