@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,3 +131,12 @@ def test_state_dict_resumes_bit_for_bit(dtype: torch.dtype) -> None:
 def test_bad_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdamGRDA([nn.Parameter(torch.ones(2))], **options)
+
+
+def test_betas_may_be_any_two_numbers() -> None:
+    for betas in ([0.9, 0.99], np.array([0.9, 0.99]), (torch.tensor(0.9), torch.tensor(0.99))):
+        w = nn.Parameter(torch.ones(2))
+        optimizer = AdamGRDA([w], lr=0.25, betas=betas)
+        w.grad = torch.tensor([3.0, -2.0])
+        optimizer.step()
+        torch.testing.assert_close(w.detach(), torch.tensor([0.75, 1.25]))

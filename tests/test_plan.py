@@ -69,6 +69,7 @@ def test_a_large_model_reaches_its_target_although_steps_are_skipped(
     monkeypatch: pytest.MonkeyPatch, end: float
 ) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(plan_module, "SAMPLE", 10_000)
     monkeypatch.setattr(plan_module, "EVERY_STEP", 100)
     w = nn.Parameter(torch.randn(200, 250))
     optimizer = GRDA([w], lr=0.1, plan=SparsityPlan(0.9, steps=40, end=end))

@@ -1,7 +1,5 @@
 """gRDA with Adam's direction in the accumulator, for transformers and other models for Adam."""
 
-import numbers
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -118,10 +116,11 @@ class AdamGRDA(DualAveraging):
     def _check_direction(self, group: Group) -> None:
         check_numbers(group, "eps")
         betas = group["betas"]
-        is_pair = isinstance(betas, Sequence) and len(betas) == 2
-        if not is_pair or not all(
-            isinstance(b, numbers.Real) and 0 <= float(b) < 1 for b in betas
-        ):
+        try:
+            pair = [float(beta) for beta in betas if not isinstance(beta, str)]
+        except TypeError:
+            pair = []
+        if len(pair) != 2 or not all(0 <= beta < 1 for beta in pair):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
 
     def _direction_state(self, p: Tensor, group: Group, state: dict[str, Any]) -> None:

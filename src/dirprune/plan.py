@@ -178,7 +178,7 @@ class SparsityPlan(PlanState):
         if self.structure != "elements":
             return True
         end = math.ceil(self.end * self.steps)
-        if step == end or self._is_last(step):
+        if step in (end, self.steps) or self._is_last(step, self.total):
             return True
         if step > end:
             return self.total <= EVERY_STEP or step - self.updated >= self.interval
@@ -229,7 +229,7 @@ class SparsityPlan(PlanState):
         """
         step, total = int(self.step), sum(v.numel() for v in accumulators)
         zeros = round(self.sparsity_at(step) * total)
-        is_exact = step >= self.end * self.steps or self._is_last(step)
+        is_exact = step >= self.end * self.steps or self._is_last(step, total)
         stride = 1 if is_exact else total // SAMPLE | 1
         g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride)
         if not math.isfinite(g):
@@ -247,8 +247,8 @@ class SparsityPlan(PlanState):
         self.threshold = g
         return levels
 
-    def _is_last(self, step: int) -> bool:
-        return self.steps - LAST < step <= self.steps
+    def _is_last(self, step: int, total: int) -> bool:
+        return total > SAMPLE and self.steps - LAST < step <= self.steps
 
     def _adapt_interval(self, accumulators: Sequence[Tensor], g: float) -> None:
         """Set the interval by the entries between the last threshold and the new one."""
