@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.models import build
+from dirprune.models import build, check_trainable
 from dirprune.models.factory import OWN
 
 DIGITS, FASHION, CIFAR = (1, (8, 8)), (1, (28, 28)), (3, (32, 32))
@@ -155,6 +155,7 @@ number = 3
             TypeError,
             "number is a int: give module.path:callable",
         ),
+        ("./my_networks.py:net", ImportError, "write my_networks:net, as Python imports it"),
         ("torch:nn", TypeError, "torch:nn is a module: give module.path:callable"),
         ("os.path:join", ValueError, r"os.path:join\(num_classes=4\) failed with TypeError"),
         ("my_networks:broken", ValueError, r"KeyError: 'oops' \(my_networks.py, line 10\)"),
@@ -163,6 +164,16 @@ number = 3
         with pytest.raises(error, match=message) as caught:
             build(name, num_classes=4, channels=1, size=(8, 8))
         assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_cannot_be_trained_is_refused() -> None:
+    frozen = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 4)).requires_grad_(False)
+    with pytest.raises(ValueError, match="outputs of mine do not depend on a trainable parameter"):
+        check_trainable(frozen, "mine", 1, (8, 8))
+    frozen[2].bias.requires_grad_(True)
+    check_trainable(frozen, "mine", 1, (8, 8))
+    assert frozen.training
+    assert frozen[0].num_batches_tracked == 0
 
 
 def test_timm_models_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

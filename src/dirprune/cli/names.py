@@ -21,7 +21,8 @@ def check_config(config: TrainConfig) -> None:
     check_name("data", config.data.partition(":")[0], NAMES)
     if ":" not in config.model:
         known = (*OWN_NAMES, *_torchvision_names())
-        check_name("model", config.model, known, shown=(*OWN_NAMES, "resnet50", "timm:NAME"))
+        shown = (*OWN_NAMES, "resnet50", "timm:NAME", "module.path:callable")
+        check_name("model", config.model, known, shown)
     check_name("method", config.method, TRAINED)
 
 

@@ -152,7 +152,9 @@ def _from_user(name: str, num_classes: int) -> nn.Module:
     try:
         function: Any = getattr(importlib.import_module(path), attribute)
     except Exception as error:
-        raise ImportError(f"cannot import model {name!r}: {format_error(error)}") from error
+        module = path.removesuffix(".py").lstrip("./").replace("/", ".")
+        hint = f": write {module}:{attribute}, as Python imports it" if module != path else ""
+        raise ImportError(f"cannot import model {name!r}: {format_error(error)}{hint}") from error
     if not callable(function):
         raise TypeError(
             f"{name} is a {type(function).__name__}: give module.path:callable, whose callable "
@@ -195,4 +197,27 @@ def _check_outputs(
         raise ValueError(
             f"{name} maps one image to {found}: make it return one score per class, with shape "
             f"(1, {num_classes})"
+        )
+
+
+def check_trainable(model: nn.Module, name: str, channels: int, size: tuple[int, int]) -> None:
+    """Check that the outputs have a gradient.
+
+    Args:
+        model: A network from :func:`build`; it is in training mode afterwards.
+        name: Its name, for the message.
+        channels: Of its images.
+        size: Of its images.
+
+    Raises:
+        ValueError: If the outputs do not depend on a trainable parameter.
+    """
+    model.eval()  # so that no statistics change
+    with torch.enable_grad():
+        outputs = model(torch.zeros((1, channels, *size)))
+    model.train()
+    if not outputs.requires_grad:
+        raise ValueError(
+            f"the outputs of {name} do not depend on a trainable parameter: set requires_grad, "
+            "and remove no_grad and detach from its forward"
         )

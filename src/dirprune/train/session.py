@@ -25,7 +25,7 @@ from dirprune._support.memory_format import fastest_layout
 from dirprune._support.processes import connect_after_restart, disconnect_at_exit, rank_and_world
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
-from dirprune.models import build
+from dirprune.models import build, check_trainable
 from dirprune.train.config import TrainConfig
 from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
@@ -204,6 +204,7 @@ def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
         size=data.size,
         width=config.width,
     )
+    check_trainable(net, config.model, data.channels, data.size)
     if config.start_from is not None:
         load_weights(net, read_weights(Path(config.start_from)), config.start_from)
     net = net.double() if config.precision == "float64" else net.float()
