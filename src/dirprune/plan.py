@@ -21,10 +21,11 @@ _logger = logging.getLogger(__name__)
 # The error of the sparsity is below .15 points (one standard deviation).
 SAMPLE = 1 << 17
 # With up to this number of entries, the threshold is updated at every step after the plan's end.
-# With more, the updates are up to 16 steps apart while the sparsity changes by less than DRIFT / 2
+# With more, the updates are 4 to 16 steps apart: 4 if the sparsity changes by more than DRIFT
 # between them. At the last 16 steps of the run it is exact, because steps may have been skipped.
 EVERY_STEP = 1 << 20
-DRIFT = 1e-4
+DRIFT = 5e-5
+INTERVALS = 4, 16
 LAST = 16
 
 
@@ -39,10 +40,10 @@ class SparsityPlan(PlanState):
     with begin b and end e. Before the end, the threshold is updated at least every 8 steps; with
     more than a million planned entries and a long path every 32 steps, on a sample. From the end
     on the share of zeros is s, but the positions of zeros can still change. With more than a
-    million planned entries the share is then exact at the end and at the last 16 steps, and
-    otherwise within about .01 points: the more it changes, the more updates there are. n counts
-    the optimizer's steps at which a planned parameter has a gradient and its group's rate is above
-    0, so steps that a ``GradScaler`` skips are not counted.
+    million planned entries the share is exact at the end and at the last 16 steps, and between
+    them at every 4th to 16th step, more often if it changes more. n counts the optimizer's steps
+    at which a planned parameter has a gradient and its group's rate is above 0, so steps that a
+    ``GradScaler`` skips are not counted.
 
     One plan can be given to the optimizer or to several param groups, which then share one
     quantile; or each group can have its own plan. The planned parameters are those of its groups
@@ -145,7 +146,7 @@ class SparsityPlan(PlanState):
         """Planned entries at the last update of the threshold."""
         self.updated = 0
         """The step of the last update."""
-        self.interval = 1
+        self.interval = INTERVALS[0]
         """Steps between two updates after the end, for many entries."""
         self._warned: set[str] = set()
         """What a warning has named."""
@@ -231,7 +232,8 @@ class SparsityPlan(PlanState):
         zeros = round(self.sparsity_at(step) * total)
         is_exact = step >= self.end * self.steps or self._is_last(step, total)
         stride = 1 if is_exact else total // SAMPLE | 1
-        g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride)
+        near = float(self.threshold) if total > EVERY_STEP else 0.0
+        g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride, near)
         if not math.isfinite(g):
             self._warn("the weights are not finite: the threshold stays at its last value")
             return None
@@ -262,10 +264,10 @@ class SparsityPlan(PlanState):
             for level in (float(self.threshold), g)
         )
         drift = abs(last - new) / sum(v.numel() for v in accumulators)
-        if drift > DRIFT / 2:
-            self.interval = 1
-        elif drift < DRIFT / 4 and int(self.step) - self.updated >= self.interval:
-            self.interval = min(16, 2 * self.interval)
+        if drift > DRIFT:
+            self.interval = INTERVALS[0]
+        elif drift < DRIFT / 2 and int(self.step) - self.updated >= self.interval:
+            self.interval = min(2 * self.interval, INTERVALS[1])
 
     def _warn(self, message: str) -> None:
         """Log a warning once."""
