@@ -139,6 +139,14 @@ def test_unrelated_files_do_not_block_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).check_free()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["comparison", "tune"])
+def test_the_folder_of_several_runs_is_refused(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / f"{name}.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"holds .*{name}: choose another folder for the run"):
+        RunFolder(tmp_path).check_free(overwrite=overwrite)
+
+
 def test_a_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(NotADirectoryError, match="run is a file"):

@@ -34,6 +34,8 @@ def register() -> None:
         "adamgrda": {"opt_class": _adam_grda, "has_betas": True},
     }
     for name, options in kinds.items():
+        if name in default_registry.list_optimizers():
+            continue  # a second time, timm would warn
         default_registry.register(OptimInfo(name, description="trains sparse", **options))
 
 

@@ -15,6 +15,9 @@ from dirprune.train.replaced import restore_replaced, set_aside
 FORMAT, VERSION = "dirprune-run", 1
 """Written to config.json; the version changes when older programs cannot read a run."""
 
+SEVERAL_RUNS = {"comparison.json": "a comparison", "tune.json": "the trials of tune"}
+"""Files in folders whose runs are in subfolders."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -79,6 +82,9 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} has a {taken[0]} that dirprune did not write: choose another folder"
             )
+        for name, kind in SEVERAL_RUNS.items():
+            if not taken and (self.path / name).exists():
+                raise ValueError(f"{self.path} holds {kind}: choose another folder for the run")
         if taken and not overwrite:
             raise ValueError(
                 f"{self.path} holds another run: continue it with --resume (resume=True), "
