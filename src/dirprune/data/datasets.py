@@ -1,17 +1,21 @@
-"""The standard small data sets: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100, as bytes."""
+"""The standard small data sets: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100, as bytes.
+
+scikit-learn and torchvision take seconds to import, so each is imported where it is used.
+"""
 
 import gzip
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision import datasets
 
 from dirprune._support.files import expand_user
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 CACHE = expand_user("~/.cache/dirprune")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -26,6 +30,9 @@ def digits() -> tuple[Examples, Examples]:
     Returns:
         Training and test examples: a fixed stratified 80/20 split.
     """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     images = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))
@@ -76,6 +83,8 @@ def cifar(name: str, folder: str = "") -> tuple[Examples, Examples]:
     Raises:
         FileNotFoundError: If the data is missing; the message says how to get it.
     """
+    from torchvision import datasets
+
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     root = expand_user(folder) if folder else CACHE
     try:
@@ -124,7 +133,7 @@ def _labelled(images: Tensor, labels: Tensor, folder: Path) -> Examples:
     return images[:, None], labels.long()
 
 
-def _from_torchvision(data: datasets.CIFAR10) -> Examples:
+def _from_torchvision(data: "CIFAR10") -> Examples:
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(data.targets)
 

@@ -1,11 +1,10 @@
 """Data sets by name: training, validation and test images, their classes and shapes."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from dirprune._support.cpus import num_cpus
@@ -13,10 +12,11 @@ from dirprune._support.files import expand_user
 from dirprune._support.suggestions import did_you_mean
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
-from dirprune.data.folders import class_folders, decode_small, evaluation_parts
 from dirprune.data.names import NAMES
 from dirprune.data.sources import MemorySource, Source
-from dirprune.data.stream import StreamSource
+
+if TYPE_CHECKING:
+    from dirprune.data.stream import StreamSource
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -154,6 +154,10 @@ def _standard(kind: str, folder: str) -> Dataset:
 
 
 def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
+    # These import torchvision, which takes seconds.
+    from dirprune.data.folders import class_folders, decode_small, evaluation_parts
+    from dirprune.data.stream import StreamSource
+
     if kind == "imagenet" and not expand_user(folder).exists():
         raise FileNotFoundError(
             f"no folder {folder}: imagenet:FOLDER needs train/CLASS/ and val/CLASS/; download "
@@ -200,6 +204,8 @@ def _dataset(
 
 
 def _hold_out(data: Dataset, share: float, seed: int) -> Dataset:
+    from sklearn.model_selection import train_test_split  # takes seconds
+
     try:
         train, validation = train_test_split(
             np.arange(len(data.train)),

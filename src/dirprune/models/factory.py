@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
 from dirprune._support.suggestions import did_you_mean
 from dirprune.models.convnet import convnet
@@ -111,6 +110,8 @@ def names_code(name: str) -> bool:
 
 
 def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
+    from torchvision import models  # takes seconds
+
     available = models.list_models(module=models)  # type: ignore[attr-defined]
     if name not in available:
         hint = did_you_mean(name, [*OWN, *available])
