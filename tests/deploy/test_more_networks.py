@@ -89,6 +89,18 @@ def volumes(m: Any, x: Tensor) -> Tensor:
     return F.avg_pool3d(x, (2, 1, 2), padding=(1, 0, 1), divisor_override=3)
 
 
+def decoder(m: Any, x: Tensor) -> Tensor:
+    mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+    return m.layers(x, x.flip(1), tgt_mask=mask, memory_key_padding_mask=x[..., 0] > 1)
+
+
+def rows_of_samples(m: Any, x: Tensor) -> Tensor:
+    near = torch.einsum("bind,jnd->bnij", x, m.table)
+    far = torch.einsum("nbd,nde->bne", x[:, 0].transpose(0, 1), m.table.permute(1, 2, 0))
+    left = torch.matmul(m.table.transpose(0, 1), x[:, 0].permute(1, 2, 0))
+    return torch.cat([near.flatten(1), far.flatten(1), left.permute(2, 0, 1).flatten(1)], 1)
+
+
 def merged_maps(m: Any, x: Tensor) -> Tensor:
     maps = m.maps(x.flatten(0, 1))
     rows = m.rows(x[:, :, :, 0].reshape(-1, 4, 7))
@@ -131,6 +143,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "logic": (lambda: Written(logic), (12,)),
     "three in one product": (
         lambda: Written(three_in_one_product, weight=nn.Parameter(torch.randn(4, 4))), (4,)
+    ),
+    "decoder": (
+        lambda: Written(decoder, layers=nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(4, 2, 8, batch_first=True), 1)),
+        (5, 4),
+    ),
+    "rows of samples": (
+        lambda: Written(rows_of_samples, table=nn.Parameter(torch.randn(6, 3, 4))), (5, 3, 4)
     ),
     "merged maps": (
         lambda: Written(
@@ -178,6 +198,12 @@ def mirrored(m: Any, x: Tensor) -> Tensor:
     return torch.cat([F.pad(x, (2, 1, 0, 3), mode=mode) for mode in modes], 1)
 
 
+def rotated(m: Any, x: Tensor) -> Tensor:
+    places = torch.arange(x.shape[2])[None]
+    table = (m.steps[None, :, None].expand(places.shape[0], -1, 1) @ places[:, None].float()).cos()
+    return (x.transpose(2, 3) @ (table.transpose(1, 2) @ table)).transpose(2, 3) + x[:, :, [-1]]
+
+
 class Sized(Written):
     """A forward function of one map."""
 
@@ -185,10 +211,10 @@ class Sized(Written):
         return self.function(self, x)
 
 
-@pytest.mark.parametrize("function", [whole_windows, mirrored])
+@pytest.mark.parametrize("function", [whole_windows, mirrored, rotated])
 @torch.no_grad()
 def test_sizes_may_vary(function: Callable[..., Any], tmp_path: Path) -> None:
-    model = Sized(function).eval()
+    model = Sized(function, steps=nn.Buffer(torch.tensor([0.1, 0.7]))).eval()
     sizes = {"x": {2: (4, 20), 3: (4, 20)}}
     save(model, tmp_path / "m.dpz", torch.randn(2, 3, 6, 8), dynamic=sizes)
     engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)

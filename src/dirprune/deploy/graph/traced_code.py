@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 
@@ -14,15 +15,18 @@ from torch.overrides import TorchFunctionMode
 def traceable() -> Iterator[None]:
     """Trace without code that only checks values or optimises for the sizes of the example.
 
-    These are the arguments' checks of ``torch.distributions``, which read values, and the order
-    of products in ``torch.einsum``, which is chosen by the sizes.
+    These are the arguments' checks of ``torch.distributions``, and whether the mask of a
+    ``nn.TransformerDecoder`` is the causal one, which read values; and the order of products in
+    ``torch.einsum``, which is chosen by the sizes.
     """
-    validates = Distribution._validate_args
+    validates, detects = Distribution._validate_args, transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     Distribution.set_default_validate_args(False)
     try:
         with torch.backends.opt_einsum.flags(enabled=False), VaryingSizes():
             yield
     finally:
+        transformer._detect_is_causal_mask = detects
         Distribution.set_default_validate_args(validates)
 
 

@@ -68,18 +68,26 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
         b.axis(flipped, -1)
         return b.permute(b.add("linear", [flipped], {}, {"weight": left}), last)
     rank = max(len(b.sizes(left)), len(b.sizes(right)))
-    values = [x for x in (left, right) if not isinstance(x, Constant)]
-    ahead = next((b.sizes(x)[:-2] for x in values if len(b.sizes(x)) == rank), ())
+    left, right = (
+        b.reshape(x, (1,) * (rank - len(b.sizes(x))) + b.sizes(x)) for x in (left, right)
+    )
+    if not any(_holds_batch(x) for x in (left, right)):
+        return b.add("matmul", [b.as_value(left), b.as_value(right)])
+    if _holds_batch(left) and not _holds_batch(right) and 0 in left.dims[-2]:
+        return _multiply_rows(b, left, right)
+    if _holds_batch(right) and not _holds_batch(left) and 0 in right.dims[-1]:
+        last = [*range(rank - 2), rank - 1, rank - 2]
+        turned = [b.permute(b.as_value(x), last) for x in (right, left)]
+        return b.permute(_multiply_rows(b, *turned), last)
+    ahead = next(b.sizes(x)[:-2] for x in (left, right) if _holds_batch(x))
     operands = []
     for x in (left, right):
-        own = (1,) * (rank - len(b.sizes(x))) + b.sizes(x)
-        if isinstance(x, Constant):
+        if not _holds_batch(x):
             place = next((i for i, size in enumerate(ahead) if size < 0), None)
             if place is None:
                 raise ValueError("it multiplies along the batch")
+            own = b.sizes(x)
             x = b.expand(x, (*own[:place], ahead[place], *own[place + 1 :]))
-        else:
-            x = b.reshape(x, own)
         operands.append(x)
     left, right = operands
     for x in operands:
@@ -87,6 +95,25 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
     if left.dims[:-2] != right.dims[:-2]:
         raise ValueError("it multiplies values whose batch is in different places")
     return b.add("matmul", [left, right])
+
+
+def _holds_batch(x: Any) -> bool:
+    return bool(getattr(x, "holds_batch", False))
+
+
+def _multiply_rows(b: "Builder", left: "Value", right: Any) -> "Value":
+    """A product in which the batch is among the rows: every sample has rows of its own."""
+    from dirprune.deploy.graph.values import Value, plain_dims
+
+    shape, own = b.graph_shape(left), left.dims
+    alone = own[-2] == (0,)
+    wide = (*shape[:-1], 1, shape[-1]) if alone else shape
+    x = b.reshape(Value(left.number, plain_dims(len(shape))), wide)
+    right = b.as_value(right)
+    y = b.add("matmul", [x, Value(right.number, plain_dims(len(own) + 1))])
+    after = b.sizes(y)
+    y = b.reshape(y, (*after[:-2], after[-1])) if alone else y
+    return Value(y.number, own)
 
 
 def _capture_added(b: "Builder", a: "Arguments", results: Any) -> "Value":

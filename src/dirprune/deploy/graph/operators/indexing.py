@@ -16,7 +16,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     check_size,
 )
-from dirprune.deploy.graph.traced_sizes import slice_bounds
+from dirprune.deploy.graph.traced_sizes import slice_bounds, varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,10 @@ def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
     from dirprune.deploy.graph.values import Constant
 
     size = b.sizes(x)[dim]
+    if varies(size):
+        parts = [b.take(x, dim, p, p + 1) for p in
+                 (size + p if p < 0 else p for p in index.reshape(-1).tolist())]  # fmt: skip
+        return b.join(parts, dim, b.sizes(x))
     places = (index.reshape(-1).long() % size).tolist()
     if places == list(range(places[0], places[0] + len(places))):
         return b.take(x, dim, places[0], places[0] + len(places))
