@@ -101,6 +101,17 @@ def rows_of_samples(m: Any, x: Tensor) -> Tensor:
     return torch.cat([near.flatten(1), far.flatten(1), left.permute(2, 0, 1).flatten(1)], 1)
 
 
+def nearest(m: Any, x: Tensor) -> Tensor:
+    places = torch.arange(6).view(1, 1, 6).repeat(x.shape[0], 3, 1)
+    places[torch.cdist(x[:, :3], x) > 1.5] = 6
+    places = places.sort(-1)[0][:, :, :4]
+    first = places[:, :, :1].repeat(1, 1, 4)
+    absent = places == 6
+    places[absent] = first[absent]
+    batch = torch.arange(x.shape[0]).view(-1, 1, 1).repeat(1, 3, 4)
+    return torch.cat([x[batch, places], x[batch, places][:, :, :0]], 2)
+
+
 def merged_maps(m: Any, x: Tensor) -> Tensor:
     maps = m.maps(x.flatten(0, 1))
     rows = m.rows(x[:, :, :, 0].reshape(-1, 4, 7))
@@ -152,6 +163,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rows of samples": (
         lambda: Written(rows_of_samples, table=nn.Parameter(torch.randn(6, 3, 4))), (5, 3, 4)
     ),
+    "nearest": (lambda: Written(nearest), (6, 2)),
     "merged maps": (
         lambda: Written(
             merged_maps,
@@ -221,6 +233,25 @@ def test_sizes_may_vary(function: Callable[..., Any], tmp_path: Path) -> None:
     for height, width in ((4, 20), (9, 5), (6, 8)):
         x = torch.randn(3, 3, height, width)
         np.testing.assert_allclose(engine(x.numpy()), model(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_decoder_of_two_inputs_whose_lengths_vary(tmp_path: Path) -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerDecoderLayer(4, 2, 8, batch_first=True)
+
+        def forward(self, x: Tensor, memory: Tensor) -> Any:
+            return self.layer(x, memory)
+
+    model = Decoder().eval()
+    sizes = {"x": {1: (2, 9)}, "memory": {1: (2, 9)}}
+    save(model, tmp_path / "m.dpz", (torch.randn(2, 5, 4), torch.randn(2, 6, 4)), dynamic=sizes)
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    x, memory = torch.randn(3, 8, 4), torch.randn(3, 2, 4)
+    found = engine(x.numpy(), memory.numpy())
+    np.testing.assert_allclose(found, model(x, memory), rtol=1e-5, atol=1e-5)
 
 
 def test_of_equal_elements_the_first_ones_are_the_largest() -> None:

@@ -204,7 +204,10 @@ class Builder(GraphWriter):
                     new[group[0]] = size
             if tuple(new) == shape:
                 return x
-            return self.add("expand", [x], {"size": tuple(new)})
+            y = self.add("expand", [x], {"size": tuple(new)})
+            if x.number in self.batch_indices:
+                self.batch_indices.add(y.number)
+            return y
         dims = renumbered([(0,) * (i == held) + (1,) * (i != held or size < -1)
                            for i, size in enumerate(sizes)])  # fmt: skip
         parts = graph_dims(own, dims)

@@ -16,6 +16,8 @@ from dirprune.deploy.graph.symbols import size_of
 from dirprune.deploy.graph.traced_sizes import SizeSpace, expression_of
 from dirprune.deploy.graph.values import BatchSize
 
+SELECTION = "its size depends on values of the input: select with torch.where"
+
 
 class ProgramSizes:
     """Reads the symbolic sizes of a program.
@@ -86,10 +88,12 @@ class ProgramSizes:
         if isinstance(size, int):
             return size
         if not self._is_known(size.node.expr):
-            raise ValueError("its size depends on values of the input: select with torch.where")
+            raise ValueError(SELECTION)
         if not size.node.expr.free_symbols & self.batch:
             return self.size(size)
-        one, two = self.size(size, 1), self.size(size, 2)
+        one, two, three = (self.size(size, batch) for batch in (1, 2, 3))
+        if one == two == three:  # a ratio of the batches of two inputs
+            return one
         if two != 2 * one or not one >= 1:
             raise ValueError(f"its size {size} is no multiple of the batch")
         return -one

@@ -17,12 +17,19 @@ from dirprune.deploy.graph.builder import Builder
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.program import CAPTURED, aten_name
-from dirprune.deploy.graph.program_sizes import ProgramSizes
+from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
 from dirprune.deploy.graph.signature import Signature, Slot
 from dirprune.deploy.graph.size_requests import Place
 from dirprune.deploy.graph.sizes import SizeRange
 from dirprune.deploy.graph.traced_sizes import Size, first
-from dirprune.deploy.graph.values import Arguments, BatchSize, Constant, Value, plain_dims
+from dirprune.deploy.graph.values import (
+    Arguments,
+    BatchSize,
+    Constant,
+    Selected,
+    Value,
+    plain_dims,
+)
 
 _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
@@ -73,6 +80,10 @@ class Translation:
         for node in nodes:
             if node.op == "call_function" and node in needed:
                 self._values[node] = self._attempt(node)
+        for x in outputs:
+            if isinstance(self._values.get(x), Selected):
+                paths = self._blockers.setdefault(f"{x.target}: {SELECTION}", [])
+                paths.append(_path(x) or "the root")
         if self._blockers:
             lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
             if self._sizes.space is not None and (hint := self._sizes.space.hint()):
@@ -152,6 +163,9 @@ class Translation:
         arguments = self._bind(node)
         given = list(_flat(vars(arguments).values()))
         of_sizes = name in CAPTURED and any(isinstance(v, BatchSize | Size) for v in given)
+        selected = self._selected(name, arguments)
+        if selected is not None:
+            return selected
         if not any(isinstance(v, Value) for v in given):
             if not of_sizes:
                 return self._evaluate(node)
@@ -168,6 +182,17 @@ class Translation:
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)
         return value
+
+    def _selected(self, name: str, arguments: Arguments) -> Selected | None:
+        """What ``x[mask]`` is; nothing but ``y[mask] = x[mask]`` can read it."""
+        held = [v for v in vars(arguments).values() if isinstance(v, Selected)]
+        if held and name != "index_put":
+            raise ValueError(SELECTION)
+        if name == "index" and len(arguments.indices) == 1 and isinstance(arguments.self, Value):
+            number = getattr(arguments.indices[0], "number", -1)
+            if number in self._builder.booleans:
+                return Selected(arguments.self, number)
+        return None
 
     def _make_values(self, arguments: Arguments) -> None:
         """What a constant becomes at a size that varies is a value, the same for all samples."""

@@ -40,6 +40,19 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """The elements of a value where a mask is true; they can only be written where they were.
+
+    Attributes:
+        value: All elements.
+        mask: Number of the mask.
+    """
+
+    value: Value
+    mask: int
+
+
+@dataclass(frozen=True)
 class BatchSize:
     """A number that follows from the size of the batch.
 

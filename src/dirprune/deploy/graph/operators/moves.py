@@ -142,6 +142,8 @@ def _batches(size: Any) -> int:
 def _capture_slice(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if results[0] == b.sizes(a.self):
         return a.self  # type: ignore[no-any-return]
+    if any(isinstance(s, int) and s == 0 for s in results[0]):
+        return b.constant_of(torch.zeros([abs(s) for s in results[0]]))  # type: ignore[return-value]
     size = b.sizes(a.self)[a.dim]
     if size < 0:
         start = _batches(a.start or 0)

@@ -120,7 +120,9 @@ def _capture_index_put(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if len(given) > 1 or mask.number not in b.booleans or given[0][0] != 0:
         raise ValueError("it writes to places that depend on the input")
     values = a.values
-    if len(b.sizes(values)) and math.prod(b.sizes(values)) != 1:
+    if getattr(values, "mask", None) == mask.number:
+        values = values.value
+    elif len(b.sizes(values)) and math.prod(b.sizes(values)) != 1:
         raise ValueError("it writes several values where a mask is true: use torch.where")
     x = b.as_value(b.expand(a.self, results[0]))
     mask = b.reshape(mask, (*b.sizes(mask), *(1,) * (len(results[0]) - len(b.sizes(mask)))))
