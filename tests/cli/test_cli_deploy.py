@@ -138,7 +138,7 @@ def test_bench_prints_and_saves(
         (["export", ".", "--out", "m.dpz"], "not a finished run"),
         (["export", "resnet18", "--out", "m.dpz", "--checkpoint", "gone"], "gone"),
         (["export", "resnet18", "--out", "m.dpz", "--values", "int4"], "int8"),
-        (["bench", "gone.dpz"], "gone.dpz"),
+        (["bench", "gone.dpz"], "dirprune: gone.dpz: No such file or directory"),
         (["bench", "gone.dpz", "--batch", "many"], "--batch takes whole numbers"),
         (["bench", "gone.dpz", "--vs", "tvm"], "unknown runtime 'tvm'"),
     ],

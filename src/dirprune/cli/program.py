@@ -81,7 +81,7 @@ def _report(error: BaseException, debug: bool) -> int:
             2,
         )
     elif isinstance(error, UsageError) or is_user_error(error):
-        message, status = str(error), 2
+        message, status = _user_message(error), 2
     else:
         message, status = f"{type(error).__name__}: {_first_line(error)}; {REPORT}", 70
         debug = True
@@ -91,6 +91,13 @@ def _report(error: BaseException, debug: bool) -> int:
         if message:
             print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _user_message(error: BaseException) -> str:
+    """The message of a user error; of an operating system's error, without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
