@@ -240,6 +240,14 @@ def test_the_version_is_printed(words: list[str], capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"dirprune {dirprune.__version__}\n"
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream_is_not_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
+    assert cli.main(["--version"]) == 0
+    assert cli.main(["trian"]) == 2
+    getattr(sys, name).close()
+
+
 def test_a_closed_pipe_is_not_an_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "dirprune", "train", "--help"],

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.models import build, check_trainable
-from dirprune.models.factory import OWN
+from dirprune.models import build
+from dirprune.models.factory import OWN, check_trainable
 
 DIGITS, FASHION, CIFAR = (1, (8, 8)), (1, (28, 28)), (3, (32, 32))
 

@@ -6,10 +6,9 @@ from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.models.factory import build as build
-    from dirprune.models.factory import check_trainable as check_trainable
     from dirprune.models.factory import names_code as names_code
 
-_HOME = dict.fromkeys(("build", "check_trainable", "names_code"), "dirprune.models.factory")
+_HOME = {"build": "dirprune.models.factory", "names_code": "dirprune.models.factory"}
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

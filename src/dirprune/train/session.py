@@ -25,7 +25,8 @@ from dirprune._support.memory_format import fastest_layout
 from dirprune._support.processes import connect_after_restart, disconnect_at_exit, rank_and_world
 from dirprune.data.loading import Dataset, load
 from dirprune.data.sources import num_batches
-from dirprune.models import build, check_trainable
+from dirprune.models import build
+from dirprune.models.factory import check_trainable
 from dirprune.train.config import TrainConfig
 from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
