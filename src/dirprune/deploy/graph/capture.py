@@ -197,7 +197,8 @@ def _check_sizes(
     except RuntimeError as error:
         raise ValueError(
             f"{name} acts differently on inputs of {shapes} than on the example "
-            f"({first_line(error)}): give narrower bounds in dynamic"
+            f"({first_line(error).removesuffix(f': {_BUG}')}), such as by int() of a size: give "
+            "narrower bounds in dynamic"
         ) from error
 
 
