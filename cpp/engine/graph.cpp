@@ -168,7 +168,8 @@ Shape infer_shape(const Graph& graph, const Node& node) {
         if (node.inputs.size() == 2 && graph.shape(node.inputs[1]) != shape)
             refuse("a residual must have the shape of the result");
         if (node.has(Key::activation) &&
-            (node.integer(Key::activation) < 0 || node.integer(Key::activation) > 11))
+            (node.integer(Key::activation) < 0 ||
+             node.integer(Key::activation) > static_cast<int>(last_activation)))
             refuse("the activation is unknown");
     }
     return shape;

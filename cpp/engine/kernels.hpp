@@ -121,7 +121,12 @@ enum class Activation : std::uint8_t {
     tanh,
     hardswish,
     hardsigmoid,
+    mish,
+    selu,
+    exp,
+    expm1,
 };
+inline constexpr Activation last_activation = Activation::expm1;
 enum class Binary : std::uint8_t { add, sub, mul, div };
 
 inline constexpr int max_rows = 8, max_columns = 24;
@@ -164,6 +169,8 @@ struct Kernels {
                        std::size_t n, int batch);
     // y = exp(x - max(x)) / sum of exp(x - max(x))
     void (*softmax_row)(const float* x, float* y, std::size_t n);
+    // y = log(1 + exp(beta x)) / beta, or x where beta x > threshold
+    void (*softplus)(float beta, float threshold, const float* x, float* y, std::size_t n);
     // to[column][row] = from[row][column], each `batch` floats: 1, or a multiple of `lanes`. A row of
     // `from` begins every from_row elements, a row of `to` every to_row.
     void (*transpose)(const float* from, std::ptrdiff_t from_row, float* to, std::ptrdiff_t to_row,

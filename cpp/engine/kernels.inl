@@ -14,10 +14,6 @@ INLINE void unrolled(const F& f) {
     unrolled(std::make_index_sequence<n>{}, f);
 }
 
-INLINE void store_front(float* p, const float* from, int count) {
-    for (int i = 0; i < count; ++i) p[i] = from[i];
-}
-
 // Stores a tile that is not full from `values`, its sums row by row.
 __attribute__((noinline)) void finish_segments(const Tile& t, const float* values, float* out) {
     const Vec low = broadcast(t.low), high = broadcast(t.high);
@@ -30,9 +26,7 @@ __attribute__((noinline)) void finish_segments(const Tile& t, const float* value
         if (segment.whole) {
             store(to, v);
         } else {
-            alignas(64) float lane[lanes];
-            store(lane, v);
-            store_front(to, lane, segment.count);
+            store_front(to, v, segment.count);
         }
     }
 }
@@ -176,10 +170,7 @@ void row_kernel(const RowTile& t) {
     Vec acc[rows][columns];
     // The last vector may be partly beyond the row, where another thread may be writing.
     const auto part = [&](const float* p, auto c) INLINE_LAMBDA {
-        if (c + 1 < columns || t.last == lanes) return load(p);
-        alignas(64) float lane[lanes] = {};
-        store_front(lane, p, t.last);
-        return load(lane);
+        return c + 1 < columns ? load(p) : load_front(p, t.last);
     };
     if (t.begin) {
         unrolled<columns>([&](auto c) INLINE_LAMBDA {
@@ -210,19 +201,15 @@ void row_kernel(const RowTile& t) {
     unrolled<rows>([&](auto r) INLINE_LAMBDA {
         unrolled<columns>([&](auto c) INLINE_LAMBDA {
             float* const to = t.out + r * t.out_row + c * lanes;
-            const bool whole = c + 1 < columns || t.last == lanes;
             Vec v = acc[r][c];
             if (t.end) {
                 if (t.has_residual) v += part(to + t.residual, c);
                 v = at_most(at_least(v, low), high);
             }
-            if (whole) {
+            if (c + 1 < columns)
                 store(to, v);
-            } else {
-                alignas(64) float lane[lanes];
-                store(lane, v);
-                store_front(to, lane, t.last);
-            }
+            else
+                store_front(to, v, t.last);
         });
     });
 }
@@ -315,36 +302,29 @@ float dot(const float* a, const float* b, std::size_t n) {
     return total;
 }
 
-// y = f(x...) over arrays of any length. The tail is computed in padded vectors.
+// y = f(x...) over arrays of any length.
 template <typename F>
 INLINE void map(const float* x, float* y, std::size_t n, const F& f) {
     std::size_t i = 0;
     for (; i + lanes <= n; i += lanes) store(y + i, f(load(x + i)));
-    if (i == n) return;
-    alignas(64) float tail[lanes] = {};
-    store_front(tail, x + i, static_cast<int>(n - i));
-    store(tail, f(load(tail)));
-    store_front(y + i, tail, static_cast<int>(n - i));
+    const int left = static_cast<int>(n - i);
+    if (left) store_front(y + i, f(load_front(x + i, left)), left);
 }
 template <typename F>
 INLINE void map2(const float* a, const float* b, float* y, std::size_t n, const F& f) {
     std::size_t i = 0;
     for (; i + lanes <= n; i += lanes) store(y + i, f(load(a + i), load(b + i)));
-    if (i == n) return;
-    alignas(64) float left[lanes] = {}, right[lanes] = {};
-    store_front(left, a + i, static_cast<int>(n - i));
-    store_front(right, b + i, static_cast<int>(n - i));
-    store(left, f(load(left), load(right)));
-    store_front(y + i, left, static_cast<int>(n - i));
+    const int left = static_cast<int>(n - i);
+    if (left) store_front(y + i, f(load_front(a + i, left), load_front(b + i, left)), left);
 }
 
 // exp(x) = 2^n exp(r), r = x - n log 2 in two parts, |r| <= log(2) / 2.
 struct Exponential {
-    Vec power;      // 2^n
+    Ints n;
     Vec remainder;  // exp(r) - 1 by its Taylor polynomial of degree 7; the next term is below 6e-9
 };
-INLINE Exponential exponential(Vec x) {
-    x = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.0f));
+INLINE Exponential exponential(Vec x, float least, float most) {
+    x = at_most(at_least(x, broadcast(least)), broadcast(most));
     const Vec magic = broadcast(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
     const Vec shifted = x * 1.44269504f + magic;
     const Vec n = shifted - magic;
@@ -357,17 +337,43 @@ INLINE Exponential exponential(Vec x) {
     p = multiply_add(p, r, broadcast(1.0f / 6));
     p = multiply_add(p, r, broadcast(0.5f));
     p = multiply_add(p, r, broadcast(1.0f));
-    const Ints power = ((Ints)shifted - 0x4b400000 + 127) << 23;
-    return {(Vec)power, p * r};
+    return {(Ints)shifted - 0x4b400000, p * r};
 }
+INLINE Vec power_of_two(Ints n) { return (Vec)((n + 127) << 23); }
+
+// For arguments from -87 to 88; those beyond give the value at the end of this range.
 INLINE Vec exp(Vec x) {
-    const Exponential e = exponential(x);
-    return multiply_add(e.power, e.remainder, e.power);
+    const Exponential e = exponential(x, -87, 88);
+    const Vec power = power_of_two(e.n);
+    return multiply_add(power, e.remainder, power);
 }
-// exp(x) - 1, exact to the last digits near 0 too.
+// exp(x) - 1, exact to the last digits near 0 too, in the same range.
 INLINE Vec expm1(Vec x) {
-    const Exponential e = exponential(x);
-    return multiply_add(e.power, e.remainder, e.power - 1.0f);
+    const Exponential e = exponential(x, -87, 88);
+    const Vec power = power_of_two(e.n);
+    return multiply_add(power, e.remainder, power - 1.0f);
+}
+// For every argument: 2^n is multiplied in two parts, so that the product can overflow to infinity.
+INLINE Vec exp_anywhere(Vec x) {
+    const Exponential e = exponential(x, -105, 90);
+    const Ints half = e.n >> 1;
+    const Vec power = power_of_two(half);
+    return multiply_add(power, e.remainder, power) * power_of_two(e.n - half);
+}
+INLINE Vec expm1_anywhere(Vec x) { return x > 1.0f ? exp_anywhere(x) - 1.0f : expm1(x); }
+
+// log(1 + u) for u from 0 to 1: 2 artanh(u / (2 + u)); the next term of the series is below 2e-9.
+INLINE Vec log1p_unit(Vec u) {
+    const Vec s = u / (u + 2.0f), square = s * s;
+    Vec p = broadcast(1.0f / 15);
+    for (int n = 13; n > 0; n -= 2) p = multiply_add(p, square, broadcast(1.0f / n));
+    return 2.0f * s * p;
+}
+// x tanh(log(1 + e)) with e = exp(x), as a fraction in e. From 20 on it is x.
+INLINE Vec mish(Vec x) {
+    const Vec e = x < -87.0f ? Vec{} : exp(at_most(x, broadcast(20.0f)));
+    const Vec n = e * (e + 2.0f);
+    return x * (n / (n + 2.0f));
 }
 INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 INLINE Vec tanh(Vec x) {
@@ -414,6 +420,14 @@ void activate(Activation activation, float parameter, const float* x, float* y, 
         case Activation::tanh: return apply([](Vec v) { return tanh(v); });
         case Activation::hardswish: return apply([](Vec v) { return v * unit_ramp(v); });
         case Activation::hardsigmoid: return apply([](Vec v) { return unit_ramp(v); });
+        case Activation::mish: return apply([](Vec v) { return mish(v); });
+        case Activation::selu:
+            return apply([](Vec v) {
+                constexpr float scale = 1.0507009873554804934f, alpha = 1.6732632423543772848f;
+                return scale * (v > 0.0f ? v : alpha * expm1(v));
+            });
+        case Activation::exp: return apply([](Vec v) { return exp_anywhere(v); });
+        case Activation::expm1: return apply([](Vec v) { return expm1_anywhere(v); });
     }
 }
 
@@ -478,10 +492,8 @@ INLINE void pool(const Pooling& p, float start, const F& reduce, const Finish& f
                 Vec total = broadcast(start);
                 for (std::ptrdiff_t c = 0; c < p.kernel; ++c)
                     total = reduce(total, load_even(from + c));
-                alignas(64) float part[lanes];
-                store(part, total);
                 const std::ptrdiff_t left = end - y;
-                store_front(y, part, left < lanes ? static_cast<int>(left) : lanes);
+                store_front(y, total, left < lanes ? static_cast<int>(left) : lanes);
             }
             y = end;
             continue;
@@ -536,9 +548,7 @@ INLINE float sum_row(const float* x, std::size_t n, const F& f) {
     for (; i + lanes <= n; i += lanes) acc[0] += f(load(x + i));
     float total = sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
     if (i < n) {
-        alignas(64) float tail[lanes] = {};
-        store_front(tail, x + i, static_cast<int>(n - i));
-        const Vec last = f(load(tail));
+        const Vec last = f(load_front(x + i, static_cast<int>(n - i)));
         for (std::size_t j = 0; i + j < n; ++j) total += last[static_cast<int>(j)];
     }
     return total;
@@ -594,6 +604,15 @@ void softmax_row(const float* x, float* y, std::size_t n) {
     map(x, y, n, [=](Vec v) { return exp(v - m); });
     const float total = sum_row(y, n, [](Vec v) { return v; });
     map(y, y, n, [=](Vec v) { return v / total; });
+}
+
+// log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|))
+void softplus(float beta, float threshold, const float* x, float* y, std::size_t n) {
+    map(x, y, n, [=](Vec v) {
+        const Vec z = beta * v, positive = at_least(z, Vec{});
+        const Vec soft = (positive + log1p_unit(exp(z - 2.0f * positive))) / beta;
+        return z > threshold ? v : soft;
+    });
 }
 
 template <int rows, int columns>
@@ -748,6 +767,7 @@ constexpr Kernels make_kernels() {
     table.add_exp = add_exp;
     table.layer_norm = layer_norm;
     table.softmax_row = softmax_row;
+    table.softplus = softplus;
     table.transpose = transpose;
     table.batched_product = batched_product;
     table.max_pool = max_pool;

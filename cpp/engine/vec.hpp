@@ -35,6 +35,35 @@ INLINE Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p);
 INLINE void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
 INLINE Vec broadcast(float x) { return x - Vec{}; }  // x + 0 would lose the sign of -0
 
+// The first `count` floats, at most a vector; nothing behind them is touched. The others are 0.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+INLINE __m256i front(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+INLINE Vec load_front(const float* p, int count) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_maskload_ps(p, front(count));
+#else
+    alignas(64) float lane[lanes] = {};
+    for (int i = 0; i < count; ++i) lane[i] = p[i];
+    return load(lane);
+#endif
+}
+INLINE void store_front(float* p, Vec v, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, front(count), (__m256)v);
+#else
+    alignas(64) float lane[lanes];
+    store(lane, v);
+    for (int i = 0; i < count; ++i) p[i] = lane[i];
+#endif
+}
+
 // a b + c, rounded once where the instruction set can.
 INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

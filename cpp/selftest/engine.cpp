@@ -45,6 +45,11 @@ double activated(Activation activation, double p, double x) {
         case Activation::tanh: return std::tanh(x);
         case Activation::hardswish: return x * ramp;
         case Activation::hardsigmoid: return ramp;
+        case Activation::mish: return x * std::tanh(std::log1p(std::exp(x)));
+        case Activation::selu:
+            return 1.0507009873554804934 * (x > 0 ? x : 1.6732632423543772848 * std::expm1(x));
+        case Activation::exp: return std::exp(x);
+        case Activation::expm1: return std::expm1(x);
     }
     return NAN;
 }
@@ -142,7 +147,7 @@ bool convolves(const Kernels& kernels, Random& random) {
 }
 
 bool activates(const Kernels& kernels, Random& random) {
-    for (int kind = 0; kind <= static_cast<int>(Activation::hardsigmoid); ++kind)
+    for (int kind = 0; kind <= static_cast<int>(last_activation); ++kind)
         for (std::size_t length : {0, 1, 7, 33}) {
             const Array x = noise(random, static_cast<std::int64_t>(length));
             Array y(length);

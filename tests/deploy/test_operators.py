@@ -170,6 +170,7 @@ def test_linear_layers(shape: tuple[int, ...], density: float) -> None:
 
 
 POOL = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 1), "ceil_mode": 0}
+SOFTPLUS = {"beta": 2.0, "threshold": 3.0}
 SINGLE: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     *[(op, (3, 5), {}) for op in ("relu", "relu6", "silu", "sigmoid", "tanh", "hardswish",
                                   "hardsigmoid")],
@@ -203,7 +204,7 @@ SINGLE: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("dropout", (5,), {"p": 0.5}),
     *[(op, (3, 5), {}) for op in ("exp", "abs", "sin", "cos", "erf", "floor", "ceil", "round",
                                   "sign", "trunc", "expm1", "mish", "selu", "logical_not")],
-    ("softplus", (3, 5), {"beta": 2.0, "threshold": 3.0}),
+    ("softplus", (3, 5), SOFTPLUS),
     ("power", (3, 5), {"exponent": 3.0}),
     *[("clamp", (3, 5), limits) for limits in ({"low": -0.5}, {"high": 0.5},
                                                {"low": -0.5, "high": 0.5})],
@@ -228,6 +229,27 @@ def test_functions_keep_their_digits_near_zero(op: str) -> None:
     x = random(9, 64) * np.float32(10) ** generator.integers(-30, -1, (9, 64)).astype(np.float32)
     expected = GraphNet(graph).double()(torch.from_numpy(x).double()).numpy()
     np.testing.assert_allclose(program(graph).run(x, 1, False), expected, rtol=1e-6)
+
+
+FAR = [30.0, 87.5, 88.5, 88.72, 89.0, 104.0, 1e4, 3e38, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [("exp", {}), ("expm1", {}), ("mish", {}), ("selu", {}), ("softplus", SOFTPLUS),
+     ("softplus", {"beta": 1.0, "threshold": 20.0}), ("elu", {"alpha": 1.0}), ("silu", {}),
+     ("power", {"exponent": 2.0}), ("power", {"exponent": 3.0})],
+)  # fmt: skip
+def test_functions_over_the_whole_range(op: str, attrs: dict[str, Any]) -> None:
+    """Against float64, where denormal results are 0."""
+    values = [*np.linspace(-30, 30, 481), *FAR, *(-x for x in FAR)]
+    x = np.array([[*values, np.nan]] * 9, np.float32)
+    graph = graph_of(op, (x.shape[1],), attrs, {})
+    exact = GraphNet(graph).double()(torch.from_numpy(x).double()).numpy()
+    with np.errstate(over="ignore"):
+        expected = exact.astype(np.float32)
+    found = program(graph).run(x, 1, False)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-36)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +346,40 @@ def test_drawn_permutations(shape: list[int], order: Random, batch: int) -> None
     x = random(batch, *shape)
     for threads in (1, 2):
         np.testing.assert_array_equal(program(graph).run(x, threads, False), x.transpose(0, *dims))
+
+
+SIZES = st.lists(st.sampled_from([1, 2, 3, 17]), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.lists(st.booleans(), min_size=4, max_size=4), st.sampled_from([1, 3, 17]))
+def test_drawn_expansions(shape: list[int], ones: list[bool], batch: int) -> None:
+    before = tuple(1 if one else n for n, one in zip(shape, ones))
+    x = random(batch, *before)
+    expected = np.broadcast_to(x, (batch, *shape))
+    graph = graph_of("expand", before, {"size": (-1, *shape)}, {}, (0,))
+    constant = graph_of("expand", before, {"size": (-1, *shape)}, {}, (1,), random(*before))
+    for threads in (1, 2):
+        np.testing.assert_array_equal(program(graph).run(x, threads, False), expected)
+        np.testing.assert_array_equal(
+            program(constant).run(x, threads, False),
+            np.broadcast_to(constant.tensors["constant.0"], (batch, *shape)),
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.data(), st.sampled_from([1, 3, 17]))
+def test_drawn_slices(shape: list[int], data: st.DataObject, batch: int) -> None:
+    dim = data.draw(st.integers(1, len(shape)))
+    end = data.draw(st.integers(1, shape[dim - 1]))
+    start, step = data.draw(st.integers(0, end - 1)), data.draw(st.integers(1, 4))
+    graph = graph_of(
+        "slice", tuple(shape), {"dim": dim, "start": start, "end": end, "step": step}, {}, (0,)
+    )
+    x = random(batch, *shape)
+    expected = x[(slice(None),) * dim + (slice(start, end, step),)]
+    for threads in (1, 2):
+        np.testing.assert_array_equal(program(graph).run(x, threads, False), expected)
 
 
 def test_reading_by_an_index() -> None:

@@ -20,8 +20,6 @@ Operator plain() {
     return {.shape = same_shape, .run = [](const Call& c) { map(c, f); }};
 }
 
-float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
-
 Shape clamp_shape(const Graph& graph, const Node& node) {
     if (!node.has(Key::low) && !node.has(Key::high)) refuse("needs low or high");
     return first(graph, node);
@@ -40,7 +38,6 @@ void clamp(const Call& c) {
 }  // namespace
 
 void add_functions(OperatorTable& table) {
-    at(table, Op::exp) = plain<[](float x) { return std::exp(x); }>();
     at(table, Op::log) = plain<[](float x) { return std::log(x); }>();
     at(table, Op::abs) = plain<[](float x) { return std::fabs(x); }>();
     at(table, Op::sqrt) = plain<[](float x) { return std::sqrt(x); }>();
@@ -55,28 +52,17 @@ void add_functions(OperatorTable& table) {
     at(table, Op::sign) = plain<[](float x) { return float((0 < x) - (x < 0)); }>();  // of NaN 0
     at(table, Op::trunc) = plain<[](float x) { return std::trunc(x); }>();
     at(table, Op::log1p) = plain<[](float x) { return std::log1p(x); }>();
-    at(table, Op::expm1) = plain<[](float x) { return std::expm1(x); }>();
-    at(table, Op::mish) = plain<[](float x) { return x * std::tanh(softplus(x)); }>();
-    at(table, Op::selu) = plain<[](float x) {
-        constexpr float scale = 1.0507009873554804934f, alpha = 1.6732632423543772848f;
-        return scale * (0 < x ? x : alpha * std::expm1(x));
-    }>();
     at(table, Op::logical_not) = plain<[](float x) { return x == 0 ? 1.0f : 0.0f; }>();
-    at(table, Op::softplus) = {
-        .attributes = {{Key::beta, Kind::real}, {Key::threshold, Kind::real}},
-        .shape = same_shape,
-        .run = [](const Call& c) {
-            const float beta = c.node.real(Key::beta), most = c.node.real(Key::threshold);
-            map(c, [=](float x) {
-                return x * beta > most ? x : std::log1p(std::exp(x * beta)) / beta;
-            });
-        }};
     at(table, Op::power) = {.attributes = {{Key::exponent, Kind::real}},
                             .shape = same_shape,
                             .run = [](const Call& c) {
                                 const float exponent = c.node.real(Key::exponent);
                                 // As in torch, where roots of -0 and -infinity differ from pow.
-                                if (exponent == 0.5f)
+                                if (exponent == 2)
+                                    map(c, [](float x) { return x * x; });
+                                else if (exponent == 3)
+                                    map(c, [](float x) { return x * x * x; });
+                                else if (exponent == 0.5f)
                                     map(c, [](float x) { return std::sqrt(x); });
                                 else if (exponent == -0.5f)
                                     map(c, [](float x) { return 1 / std::sqrt(x); });

@@ -35,18 +35,25 @@ void expand(const Call& c) {
         steps[j] = x.shape[i] == 1 ? 0 : step;
         step *= x.shape[i];
     }
-    in_ranges(product(c.shape), c.batch, c.threads, [&](std::int64_t from, std::int64_t to) {
-        for (std::int64_t i = from; i < to; ++i) {
-            std::int64_t rest = i, place = 0;
-            for (std::size_t j = c.shape.size(); j-- > 0; rest /= c.shape[j])
-                place += rest % c.shape[j] * steps[j];
-            float* out = c.out + i * c.batch;
-            if (x.constant)
-                std::fill_n(out, c.batch, x.data[place]);
-            else
-                std::copy_n(x.data + place * c.batch, c.batch, out);
-        }
-    });
+    // Elements that are neighbours in both are copied together.
+    std::size_t outer = c.shape.size();
+    std::int64_t run = 1;
+    while (outer > 0 && (steps[outer - 1] == run || c.shape[outer - 1] == 1))
+        run *= c.shape[--outer];
+    in_ranges(product(c.shape) / run, run * c.batch, c.threads,
+              [&](std::int64_t from, std::int64_t to) {
+                  for (std::int64_t i = from; i < to; ++i) {
+                      std::int64_t rest = i, place = 0;
+                      for (std::size_t j = outer; j-- > 0; rest /= c.shape[j])
+                          place += rest % c.shape[j] * steps[j];
+                      float* out = c.out + i * run * c.batch;
+                      if (!x.constant)
+                          std::copy_n(x.data + place * c.batch, run * c.batch, out);
+                      else
+                          for (std::int64_t k = 0; k < run; ++k)
+                              std::fill_n(out + k * c.batch, c.batch, x.data[place + k]);
+                  }
+              });
 }
 
 Shape take_shape(const Graph& graph, const Node& node) {

@@ -56,13 +56,15 @@ void slice(const Call& c) {
     const std::int64_t dim = c.node.integer(Key::dim), step = c.node.integer(Key::step);
     const Split from = split(c.inputs[0].shape, dim, c.batch), to = split(c.shape, dim, c.batch);
     const float* x = c.inputs[0].data + c.node.integer(Key::start) * from.after;
-    in_ranges(to.before * to.along, to.after, c.threads,
-              [&](std::int64_t first, std::int64_t last) {
-                  for (std::int64_t i = first; i < last; ++i) {
-                      const std::int64_t at = i / to.along * from.along + i % to.along * step;
-                      std::copy_n(x + at * from.after, to.after, c.out + i * to.after);
-                  }
-              });
+    // Neighbours along the dimension are copied together.
+    const std::int64_t pieces = step == 1 && to.before >= c.threads ? 1 : to.along;
+    const std::int64_t run = to.along / pieces * to.after;
+    in_ranges(to.before * pieces, run, c.threads, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) {
+            const std::int64_t at = i / pieces * from.along + i % pieces * step;
+            std::copy_n(x + at * from.after, run, c.out + i * run);
+        }
+    });
 }
 
 Shape reshape_shape(const Graph& graph, const Node& node) {

@@ -27,6 +27,10 @@ void add_pointwise(OperatorTable& table) {
     at(table, Op::tanh) = {.shape = same_shape, .run = plain<Activation::tanh>};
     at(table, Op::hardswish) = {.shape = same_shape, .run = plain<Activation::hardswish>};
     at(table, Op::hardsigmoid) = {.shape = same_shape, .run = plain<Activation::hardsigmoid>};
+    at(table, Op::mish) = {.shape = same_shape, .run = plain<Activation::mish>};
+    at(table, Op::selu) = {.shape = same_shape, .run = plain<Activation::selu>};
+    at(table, Op::exp) = {.shape = same_shape, .run = plain<Activation::exp>};
+    at(table, Op::expm1) = {.shape = same_shape, .run = plain<Activation::expm1>};
     at(table, Op::leaky_relu) = {
         .attributes = {{Key::slope, Kind::real}}, .shape = same_shape, .run = [](const Call& c) {
             activation(c, Activation::leaky_relu, c.node.real(Key::slope));
@@ -38,6 +42,18 @@ void add_pointwise(OperatorTable& table) {
     at(table, Op::gelu) = {
         .attributes = {{Key::tanh, Kind::flag}}, .shape = same_shape, .run = [](const Call& c) {
             activation(c, c.node.integer(Key::tanh) ? Activation::gelu_tanh : Activation::gelu, 0);
+        }};
+    at(table, Op::softplus) = {
+        .attributes = {{Key::beta, Kind::real}, {Key::threshold, Kind::real}},
+        .shape = same_shape,
+        .run = [](const Call& c) {
+            const float beta = c.node.real(Key::beta), threshold = c.node.real(Key::threshold);
+            const float* x = c.inputs[0].data;
+            in_ranges(product(c.shape) * c.batch, 4, c.threads,
+                      [&](std::int64_t first, std::int64_t last) {
+                          c.kernels.softplus(beta, threshold, x + first, c.out + first,
+                                             count(last - first));
+                      });
         }};
 }
 

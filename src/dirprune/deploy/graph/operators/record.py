@@ -30,7 +30,8 @@ LONGEST = 1024
 _INTEGERS = 1 << 31  # dimensions and integer attributes stay below, so that 32 bits hold them
 
 ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu",
-               "sigmoid", "tanh", "hardswish", "hardsigmoid")  # fmt: skip
+               "sigmoid", "tanh", "hardswish", "hardsigmoid", "mish", "selu", "exp",
+               "expm1")  # fmt: skip
 """What attribute ``activation`` of a lowered node counts from 0."""
 EPILOGUE = {"activation": "int", "activation_parameter": "float"}
 """Optional attributes of operators that may end with a residual and an activation."""
