@@ -10,7 +10,7 @@ from rich.table import Table
 from dirprune._support.sizes import size_text
 
 if TYPE_CHECKING:
-    from dirprune.bench import Benchmark
+    from dirprune.bench.latency import Benchmark
     from dirprune.study.tune import Trial, TuneResult
 
 
