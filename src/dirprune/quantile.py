@@ -118,9 +118,8 @@ def kth_magnitude_near(tensors: Sequence[Tensor], k: int, near: float) -> Tensor
     below, between = 0, []
     for t in tensors:
         magnitudes = flat(t).abs()
-        not_below = magnitudes >= low
-        below += len(magnitudes) - int(not_below.count_nonzero())
-        between.append(magnitudes[not_below & (magnitudes <= high)])
+        below += int((magnitudes < low).count_nonzero())  # NaN counts as large
+        between.append(magnitudes[(magnitudes >= low) & (magnitudes <= high)])
     if not 0 < k - below <= sum(map(len, between)):
         return kth_magnitude(tensors, k)
     return torch.cat([part.to(between[0].device) for part in between]).sort().values[k - below - 1]
