@@ -2,8 +2,13 @@
 
 import signal
 
+import hypothesis
 import pytest
 import torch
+
+# The time of an example depends on the other load of the machine.
+hypothesis.settings.register_profile("dirprune", deadline=None)
+hypothesis.settings.load_profile("dirprune")
 
 
 @pytest.fixture(autouse=True)

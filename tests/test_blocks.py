@@ -131,7 +131,7 @@ def test_outside_changes_are_adopted_and_runs_resume(structure: str) -> None:
     assert torch.equal(a.state[one[3].weight]["v"], before[id(one[3].weight)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 5), fours=st.integers(1, 4), seed=st.integers(0, 99))
 def test_the_threshold_of_four_weights_is_the_second_smallest(
     rows: int, fours: int, seed: int

@@ -35,7 +35,6 @@ PROBLEMS = st.tuples(st.integers(0, 10**6), st.integers(1, 40)).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 30))
 def test_it_minimises_the_objective_of_the_definition(
     drawn: tuple[Tensor, FlatProjector], lam: float
@@ -56,7 +55,6 @@ def test_it_minimises_the_objective_of_the_definition(
         assert objective(x, j) <= best + 1e-9 * (1 + abs(best))
 
 
-@settings(deadline=None)
 @given(PROBLEMS)
 def test_scores_add_up_to_the_flat_part_of_the_signs(
     drawn: tuple[Tensor, FlatProjector],
@@ -67,7 +65,6 @@ def test_scores_add_up_to_the_flat_part_of_the_signs(
     assert -1e-9 <= total <= len(w) + 1e-9
 
 
-@settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 3))
 def test_all_flat_is_the_soft_threshold_and_none_flat_is_the_identity(
     drawn: tuple[Tensor, FlatProjector], lam: float
@@ -78,7 +75,6 @@ def test_all_flat_is_the_soft_threshold_and_none_flat_is_the_identity(
     assert torch.equal(directional_prune(w, lam, torch.zeros_like), w)
 
 
-@settings(deadline=None)
 @given(PROBLEMS, st.floats(0, 1))
 def test_until_a_weight_is_zero_the_step_is_flat(
     drawn: tuple[Tensor, FlatProjector], share: float
@@ -96,7 +92,6 @@ def test_until_a_weight_is_zero_the_step_is_flat(
         torch.testing.assert_close(flat(step), step, atol=1e-9, rtol=1e-9)
 
 
-@settings(deadline=None)
 @given(PROBLEMS, st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_the_path_reaches_the_stated_sparsity(
     drawn: tuple[Tensor, FlatProjector], shares: list[float]
@@ -113,7 +108,6 @@ def test_the_path_reaches_the_stated_sparsity(
     assert not bool(path.weights(lam).signbit()[path.weights(lam) == 0].any())
 
 
-@settings(deadline=None)
 @given(PROBLEMS, st.floats(0.01, 20), st.floats(0.01, 0.99))
 def test_the_path_is_straight_between_breakpoints(
     drawn: tuple[Tensor, FlatProjector], lam: float, share: float

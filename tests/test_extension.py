@@ -74,7 +74,7 @@ FLOATS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     data=st.data(),
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4),

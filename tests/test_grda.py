@@ -271,7 +271,7 @@ def test_odd_shapes(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(w.detach(), torch.zeros(shape))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     c=st.floats(0, 10),
     mu=st.floats(0.01, 1),

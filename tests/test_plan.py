@@ -261,7 +261,7 @@ def test_a_sample_gives_the_quantile_before_the_end(monkeypatch: pytest.MonkeyPa
         assert zeros(w) / 40_000 == pytest.approx(expected, abs=tolerance)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     v=arrays("float32", st.integers(1, 60), elements=st.floats(width=32, allow_nan=False)),
     data=st.data(),
@@ -300,7 +300,7 @@ def chosen_thresholds(
         return float(common), [float(level) for level in own]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(sum),
     minimum=st.integers(0, 12),
@@ -326,7 +326,7 @@ def test_exactly_the_largest_entries_are_kept_beside_those_of_the_minimum(
         assert level == g or int((t > g).sum()) < min(minimum, len(t))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     tensors=st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=1, max_size=5).filter(any),
     minimum=st.integers(0, 4),
@@ -363,7 +363,7 @@ def test_a_sample_keeps_the_minimum(way: str) -> None:
     assert int((large <= levels[1]).sum()) == pytest.approx(1995, abs=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     v=arrays("float32", st.integers(1, 300), elements=st.floats(width=32)),
     data=st.data(),

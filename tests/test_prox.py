@@ -92,7 +92,6 @@ def mp_threshold(v: float, g: float, p: float) -> float:
         return float((Decimal(v) ** Decimal(p) - Decimal(g) ** Decimal(p)) ** (1 / Decimal(p)))
 
 
-@settings(deadline=None)
 @given(tensors, levels, powers)
 def test_power_threshold_is_odd_monotone_and_between_soft_and_hard(
     v: torch.Tensor, g: float, p: float
@@ -107,7 +106,6 @@ def test_power_threshold_is_odd_monotone_and_between_soft_and_hard(
     assert (w.abs() * (1 + 1e-12) + 1e-300 >= soft_threshold(v, g).abs()).all()
 
 
-@settings(deadline=None)
 @given(tensors, levels, powers)
 def test_the_inverse_is_the_closest_preimage(v: torch.Tensor, g: float, p: float) -> None:
     w = power_threshold(v, g, p)

@@ -41,7 +41,7 @@ def silent_channels(conv: nn.Module, x_channels: int, x: Tensor) -> tuple[int, i
 
 
 @pytest.mark.filterwarnings("ignore:every entry of weight is zero")
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     groups=st.sampled_from([1, 2, 4]),
     transposed=st.booleans(),

@@ -157,7 +157,7 @@ def test_one_file_works_for_all_sizes(name: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=st.integers(17, 70), width=st.integers(20, 45), batch=st.integers(1, 9))
 @torch.no_grad()
 def test_any_size_within_the_bounds(height: int, width: int, batch: int) -> None:
@@ -381,7 +381,7 @@ def test_large_sizes_need_memory_that_is_allowed(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_traced_sizes_compute_what_integers_do(data: st.DataObject) -> None:
     ranges = [SizeRange("a", 3, 40), SizeRange("b", 8, 64, 8)]
     space = SizeSpace(ranges, [5, 16])

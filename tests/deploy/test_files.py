@@ -46,7 +46,7 @@ def without_negative_zeros(tensor: Tensor) -> Tensor:
     return torch.where(tensor == 0, torch.zeros((), dtype=tensor.dtype), tensor)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     arrays.arrays(
         st.sampled_from(["f2", "f4", "f8", "i1", "i8", "u2", "c8", "c16", ">f4"]),
@@ -237,7 +237,6 @@ def test_reduced_values(values: Any, most: float, tmp_path: Path) -> None:
     assert f"outputs change by {saved.change:.1e}" in str(saved)
 
 
-@settings(deadline=None)
 @example(np.full((3, 7), 6.18e-43, "f4"))  # a scale below the normal numbers
 @given(arrays.arrays("f4", (3, 7), elements=st.floats(width=32, allow_nan=False)))
 def test_reduced_values_are_the_nearest(array: np.ndarray[Any, Any]) -> None:

@@ -69,7 +69,7 @@ def check(graph: Graph, x: np.ndarray, threads: int, tune: bool) -> None:
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS))
 def test_hostile_graphs(op: str, seed: int, kind: str) -> None:
     random = Random(seed)

@@ -117,7 +117,7 @@ def test_convolutions(
 small = st.integers(1, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.tuples(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9)),
     kernel=st.tuples(small, small),
@@ -299,7 +299,7 @@ def test_products_of_two_values(shape: tuple[int, ...]) -> None:
     check(graph_of("matmul", shape, {}, {}, (0, 1)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=2),
     st.tuples(st.integers(1, 20), st.sampled_from([1, 7, 64, 130, 300]), st.integers(1, 70)),
@@ -331,7 +331,7 @@ def test_products_of_drawn_sizes(
         assert (np.abs(engine.run(x, threads, False) - a @ b) <= bound).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33]), min_size=1, max_size=4).filter(
         lambda shape: math.prod(shape) <= 10_000
@@ -351,7 +351,7 @@ def test_drawn_permutations(shape: list[int], order: Random, batch: int) -> None
 SIZES = st.lists(st.sampled_from([1, 2, 3, 17]), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.lists(st.booleans(), min_size=4, max_size=4), st.sampled_from([1, 3, 17]))
 def test_drawn_expansions(shape: list[int], ones: list[bool], batch: int) -> None:
     before = tuple(1 if one else n for n, one in zip(shape, ones))
@@ -367,7 +367,7 @@ def test_drawn_expansions(shape: list[int], ones: list[bool], batch: int) -> Non
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.data(), st.sampled_from([1, 3, 17]))
 def test_drawn_slices(shape: list[int], data: st.DataObject, batch: int) -> None:
     dim = data.draw(st.integers(1, len(shape)))

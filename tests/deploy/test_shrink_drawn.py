@@ -17,7 +17,7 @@ def multiplications(graph: Graph) -> int:
     return sum(layer_size(node, graph).macs for node in layers)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(graphs())
 def test_the_outputs_stay_and_shrinking_again_changes_nothing(graph: Graph) -> None:
     result = minimize(graph)

@@ -36,7 +36,7 @@ spectra = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(spectra, st.integers(1, 12), st.floats(-2, 21), st.integers(0, 99), st.booleans())
 def test_the_exact_share_lies_between_the_bounds(
     spectrum: list[float], steps: int, t: float, seed: int, at_eigenvalue: bool
@@ -55,7 +55,7 @@ def test_the_exact_share_lies_between_the_bounds(
     assert 0 <= low <= high <= 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 99), st.floats(-1, 6), st.floats(0, 3))
 def test_the_exact_share_of_a_band_lies_between_the_bounds(
     seed: int, low: float, width: float

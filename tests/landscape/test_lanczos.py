@@ -63,7 +63,7 @@ def test_scipy_agrees() -> None:
     torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-9, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
 def test_any_k_of_any_dimension(k: int, n: int, seed: int) -> None:
     torch.manual_seed(seed)

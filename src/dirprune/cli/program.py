@@ -98,7 +98,7 @@ def _report(error: BaseException, debug: bool) -> int:
 
 def _user_message(error: BaseException) -> str:
     """The message of a user error; of an operating system's error, without its number."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)) and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)
 
