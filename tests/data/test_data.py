@@ -362,3 +362,35 @@ def test_a_home_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(standard.__file__)
     with pytest.raises(FileNotFoundError, match="~nobody99"):
         load("cifar10:~nobody99/data")
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    elsewhere = image_folder(tmp_path / "elsewhere", per_class=1)
+    dog, emu = tmp_path / "train" / "dog", tmp_path / "train" / "emu"
+    (dog / "more").symlink_to(elsewhere / "train" / "dog")
+    (dog / "itself").symlink_to(dog)
+    (emu / "other").symlink_to(dog)  # its link to itself must not be followed for ever
+    (dog / "other").symlink_to(emu)
+    _, (train, _) = folders.class_folders(str(tmp_path), ["train", "val"])
+    assert train[1].bincount().tolist() == [5, 11, 11]  # both hold 5 + 1 of dog and 5 of emu
+    assert len({Path(path).resolve() for path, label in zip(*train) if label == 1}) == 11
+
+
+def test_every_common_type_of_image_is_read(tmp_path: Path) -> None:
+    image_folder(tmp_path, per_class=1)
+    for name, kind in (("a.GIF", "GIF"), ("b.jfif", "JPEG"), ("c.WebP", "WEBP")):
+        Image.new("RGB", (32, 30)).save(tmp_path / "train" / "cat" / name, kind)
+    assert len(load(f"imagefolder:{tmp_path}").train) == 6
+
+
+def test_a_class_without_test_images(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    for path in (tmp_path / "val" / "dog").iterdir():
+        path.unlink()
+    data = load(f"imagefolder:{tmp_path}")
+    assert data.test.labels.tolist() == [0] * 5 + [2] * 5
+    for path in (tmp_path / "train" / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no images in .*train \(classes dog\)"):
+        load(f"imagefolder:{tmp_path}")

@@ -111,6 +111,10 @@ def test_random_batches_without_a_seed_are_refused(source: Source) -> None:
         next(source.batches(4, shuffle=True))
     with pytest.raises(ValueError, match="need a seed"):
         next(source.batches(4, augment=True))
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        next(source.batches(4, shuffle=True, seed=-1))
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        next(source.batches(0))
 
 
 def test_take_returns_the_requested_images(source: Source) -> None:

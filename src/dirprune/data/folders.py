@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dirprune._support.files import expand_user
 from dirprune.data.images import read_image
@@ -18,12 +16,18 @@ MEMORY_SIDE = 64
 MEMORY_BYTES = 2 * 2**30
 """Largest size in memory of all images of a data set."""
 
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".jp2"),
+    *(".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+)
+"""Types of files that are read, in upper or lower case; other files are ignored."""
+
 Files = tuple[tuple[str, ...], Tensor]
 """Paths of the images, and their labels, int64 with shape (N,)."""
 
 
 def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Files]]:
-    """List the images of ``folder/PART/CLASS/*`` for every part.
+    """List the images in ``folder/PART/CLASS/``, at any depth, for every part.
 
     Args:
         folder: Folder that contains the parts.
@@ -33,7 +37,8 @@ def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Fi
         Names of the classes in the order of their labels, and the files of every part.
 
     Raises:
-        FileNotFoundError: If the folder, a part or its images are missing.
+        FileNotFoundError: If the folder or a part is missing, a class of the first part has no
+            image, or no class of another part has one.
         NotADirectoryError: If the folder is a file.
         ValueError: If there is only one class, or a part has a class that training lacks.
     """
@@ -44,21 +49,24 @@ def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Fi
             raise FileNotFoundError(
                 f"{root} has no {part}/: create {needed} with the images of every class"
             )
-    found = [_list(root / part) for part in parts]
-    classes = list(found[0].classes)
+    found = [_classes(root / part) for part in parts]
+    classes = found[0]
     if len(classes) < 2:
         raise ValueError(
             f"{root / parts[0]} has one class, {classes[0]}, but training needs at least 2: add "
             "another folder"
         )
-    for part, listed in zip(parts, found, strict=True):
-        if unknown := sorted(set(listed.classes) - set(classes)):
+    for part, names in zip(parts, found, strict=True):
+        if unknown := sorted(set(names) - set(classes)):
             raise ValueError(
                 f"{root / part} has classes that {parts[0]}/ lacks ({', '.join(unknown[:3])}), "
                 f"and the folders of {parts[0]}/ define the labels: add these folders there, or "
                 f"remove them from {part}/"
             )
-    return classes, [_files(listed, classes) for listed in found]
+    return classes, [
+        _files(root / part, names, classes, all_needed=part == parts[0])
+        for part, names in zip(parts, found, strict=True)
+    ]
 
 
 def evaluation_parts(folder: str) -> list[str]:
@@ -131,24 +139,27 @@ def _existing_folder(folder: str) -> Path:
     return root
 
 
-class _VisibleFolder(ImageFolder):
-    """Folders of classes, without hidden files and folders of systems and editors."""
+def _classes(folder: Path) -> list[str]:
+    """The names of the visible folders."""
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not _is_hidden(e.name))
+    if not names:
+        raise FileNotFoundError(
+            f"no images in {folder} (no folders of classes): create one folder of images per class"
+        )
+    return names
 
-    def __init__(self, root: Path) -> None:
-        self._base = root
-        super().__init__(root, is_valid_file=self._is_image)
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """List the classes, one per visible folder."""
-        names = sorted(e.name for e in os.scandir(directory) if e.is_dir())
-        names = [name for name in names if not _is_hidden(name)]
-        if not names:
-            raise FileNotFoundError("no folders of classes")
-        return names, {name: label for label, name in enumerate(names)}
-
-    def _is_image(self, path: str) -> bool:
-        parts = Path(path).relative_to(self._base).parts
-        return path.lower().endswith(IMG_EXTENSIONS) and not any(map(_is_hidden, parts))
+def _images(folder: Path) -> list[str]:
+    """The images at any depth, through links; every folder is entered once."""
+    entered, found = {os.path.realpath(folder)}, []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        names = [n for n in files if n.lower().endswith(EXTENSIONS) and not _is_hidden(n)]
+        found.append((root, sorted(names)))
+        visible = sorted(name for name in folders if not _is_hidden(name))
+        targets = [os.path.realpath(os.path.join(root, name)) for name in visible]
+        folders[:] = [name for name, target in zip(visible, targets) if target not in entered]
+        entered.update(targets)
+    return [os.path.join(root, name) for root, names in sorted(found) for name in names]
 
 
 def _is_hidden(name: str) -> bool:
@@ -156,16 +167,15 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
-def _list(folder: Path) -> ImageFolder:
-    try:
-        return _VisibleFolder(folder)
-    except FileNotFoundError as error:
+def _files(folder: Path, names: list[str], classes: list[str], *, all_needed: bool) -> Files:
+    """The images of one part; every class needs some if ``all_needed``, otherwise any class."""
+    images = {name: _images(folder / name) for name in names}
+    empty = [name for name in names if not images[name]]
+    if empty and (all_needed or len(empty) == len(names)):
         raise FileNotFoundError(
-            f"no images in {folder} ({error}): create one folder of images per class"
-        ) from error
-
-
-def _files(listed: ImageFolder, classes: list[str]) -> Files:
-    label_of = {name: label for label, name in enumerate(classes)}
-    paths = tuple(path for path, _ in listed.samples)
-    return paths, torch.tensor([label_of[listed.classes[i]] for i in listed.targets])
+            f"no images in {folder} (classes {', '.join(empty[:3])}): create one folder of images "
+            f"per class; known types are {' '.join(EXTENSIONS)}"
+        )
+    paths = tuple(path for name in names for path in images[name])
+    labels = [label for name in names for label in [classes.index(name)] * len(images[name])]
+    return paths, torch.tensor(labels)

@@ -76,10 +76,15 @@ class Source(ABC):
             Normalised float32 images with shape (B, C, H, W) and int64 labels with shape (B,).
 
         Raises:
-            ValueError: If order or augmentation are to be drawn without a seed.
+            ValueError: If order or augmentation are to be drawn without a seed, the seed is
+                negative, or the batch size is below 1.
         """
         if seed is None and (shuffle or augment):
             raise ValueError("shuffled or augmented batches need a seed, got None: give seed")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         order = np.arange(len(self))
         if shuffle:
             order = _rng(_ORDER, seed or 0, epoch).permutation(len(self))
