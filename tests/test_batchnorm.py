@@ -81,3 +81,36 @@ def test_a_batch_of_one_sample_is_left_out_where_it_has_no_variance(
     assert first.momentum == momentum
     with pytest.raises(ValueError, match="BatchNorm2d gets a single value per channel in every"):
         refresh_batchnorm(model, x.split(1))
+
+
+def test_a_layer_that_no_batch_reaches_keeps_its_statistics() -> None:
+    class WithAuxiliaryHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.auxiliary = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.main(x) + (self.auxiliary(x) if self.training else 0)
+
+    model = WithAuxiliaryHead()
+    model(torch.randn(8, 2) + 5)
+    before = {k: b.clone() for k, b in model.auxiliary.named_buffers()}
+    assert refresh_batchnorm(model, [torch.full((4, 2), 3.0)]) == 1
+    assert model.main.running_mean.tolist() == [3, 3]
+    assert all(torch.equal(before[k], b) for k, b in model.auxiliary.named_buffers())
+
+
+def test_keyword_arguments_and_a_forgotten_list() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, *, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self.norm(input=u + v)
+
+    model, x = Sum(), torch.ones(4, 2)
+    assert refresh_batchnorm(model, [{"u": x, "v": 2 * x}]) == 1
+    assert model.norm.running_mean.tolist() == [3, 3]
+    with pytest.raises(TypeError, match=r"give \[inputs\]"):
+        refresh_batchnorm(nn.BatchNorm1d(2), x)

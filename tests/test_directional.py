@@ -187,6 +187,11 @@ def test_a_projector_from_its_matrix_is_the_matrix() -> None:
         (lambda: directional_scores(torch.ones(2), lambda x: x[:1]), "return the same shape"),
         (lambda: directional_prune(torch.ones(2), -1.0, lambda x: x), "at least 0"),
         (lambda: directional_prune(torch.ones(2), math.nan, lambda x: x), "at least 0"),
+        (
+            lambda: directional_prune(torch.tensor([1, math.nan]), 0.1, lambda x: x),
+            "1 of 2 weights",
+        ),
+        (lambda: directional_prune(torch.tensor([1, math.inf]), 0.1, lambda x: x), "infinite"),
         (lambda: DirectionalPath(torch.ones(0), lambda x: x), "empty"),
         (lambda: DirectionalPath(torch.ones(4), torch.zeros_like).lam_for(0.5), "0.00% of"),
     ],

@@ -1,15 +1,20 @@
 """Re-estimation of BatchNorm's running statistics after the weights have changed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dirprune._support.wrappers import unwrap
 
-@torch.no_grad()
-def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a model."""
+
+
+def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor | Mapping[str, Any]]) -> int:
     r"""Re-estimate every BatchNorm's running statistics on the given inputs, in place.
 
     The new statistics are the means of the batch statistics over K batches, in one pass:
@@ -19,13 +24,15 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Only BatchNorm layers are in training mode; dropout stays off. Momentum and the mode of every
     module are restored. Layers without running statistics are not changed.
 
+    A layer that no batch reaches, such as one of an auxiliary head, keeps its statistics.
+
     A batch with a single value per channel, such as a last batch of one sample, has no variance.
     A layer skips such a batch and normalises it with the statistics of the previous batches.
 
     Args:
         model: Any module.
-        batches: Inputs of the model, at least one batch. Use inputs without augmentation, as in
-            evaluation.
+        batches: Inputs of the model, at least one batch: a tensor, or a dict of keyword
+            arguments. Use inputs without augmentation, as in evaluation.
 
     Returns:
         The number of refreshed layers (0 if the model has no BatchNorm; then no batch is read).
@@ -33,7 +40,8 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Raises:
         ValueError: If there are layers to refresh and ``batches`` is empty, or has a single value
             per channel in every batch.
-        TypeError: If a batch is not a tensor. After an exception the statistics are unchanged.
+        TypeError: If a batch is neither a tensor nor a dict. After an exception the statistics
+            are unchanged.
 
     References:
         Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018),
@@ -46,10 +54,35 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         >>> model[0].running_mean
         tensor([4., 4.])
     """
+    if isinstance(batches, Tensor):
+        raise TypeError("refresh_batchnorm needs several batches, got one tensor: give [inputs]")
+    return refresh_statistics(model, map(_call, batches))
+
+
+def _call(batch: Any) -> Call:
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    raise TypeError(
+        f"refresh_batchnorm needs batches of inputs as tensors, got a {type(batch).__name__}; "
+        "give (x for x, y in loader), or a dict of keyword arguments for each batch"
+    )
+
+
+@torch.no_grad()
+def refresh_statistics(model: nn.Module, calls: Iterable[Call]) -> int:
+    """Do what :func:`refresh_batchnorm` does, for any arguments of the model.
+
+    Args:
+        model: Any module.
+        calls: The arguments of every call, for at least one batch.
+    """
+    model = unwrap(model)  # torch.compile would compile again for every mode
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         return 0
-    stream = iter(batches)
+    stream = iter(calls)
     first = next(stream, None)
     if first is None:
         raise ValueError(
@@ -65,26 +98,29 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         layer.momentum = None  # cumulative mean
     skipping: set[_BatchNorm] = set()
 
-    def skip_single_value(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        layer.training = inputs[0].numel() > inputs[0].shape[1]
+    def skip_single_value(
+        layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> None:
+        inputs = args[0] if args else kwargs["input"]
+        layer.training = inputs.numel() > inputs.shape[1]
         if not layer.training and isinstance(layer, _BatchNorm):
             skipping.add(layer)
 
-    hooks = [layer.register_forward_pre_hook(skip_single_value) for layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(skip_single_value, with_kwargs=True) for layer in layers
+    ]
     try:
-        for batch in chain([first], stream):
-            if not isinstance(batch, Tensor):
-                raise TypeError(
-                    f"refresh_batchnorm needs batches of inputs as tensors, got a "
-                    f"{type(batch).__name__}; give (x for x, y in loader)"
-                )
-            model(batch)
-        for layer in skipping:
-            if layer.num_batches_tracked is not None and not int(layer.num_batches_tracked):
+        for args, kwargs in chain([first], stream):
+            model(*args, **kwargs)
+        unused = [not int(layer.num_batches_tracked or 0) for layer in layers]
+        for layer, before, is_unused in zip(layers, statistics, unused):
+            if is_unused and layer in skipping:
                 raise ValueError(
                     f"a {type(layer).__name__} gets a single value per channel in every batch, "
                     "which has no variance: give batches of two or more samples"
                 )
+            if is_unused:
+                layer.load_state_dict(before, strict=False)
     except BaseException:
         for layer, before in zip(layers, statistics):
             layer.load_state_dict(before, strict=False)
@@ -96,4 +132,4 @@ def refresh_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
             layer.momentum = momentum
         for module, mode in modes:
             module.training = mode
-    return len(layers)
+    return unused.count(False)

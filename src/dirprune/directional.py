@@ -156,7 +156,7 @@ def directional_scores(w: Tensor, flat: Flat) -> Tensor:
         The scores, with shape (d,); negative if a weight grows.
 
     Raises:
-        ValueError: If w is not a vector, or ``flat`` changes its shape.
+        ValueError: If w is not a finite vector, or ``flat`` changes its shape.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
@@ -170,6 +170,11 @@ def directional_scores(w: Tensor, flat: Flat) -> Tensor:
         raise ValueError(
             f"w must be one floating-point vector, got shape {tuple(w.shape)}, {w.dtype}: give "
             "torch.nn.utils.parameters_to_vector(model.parameters())"
+        )
+    if wrong := int((~w.isfinite()).sum()):
+        raise ValueError(
+            f"{wrong:,} of {len(w):,} weights are NaN or infinite: give weights from before "
+            "training diverged"
         )
     signs = w.sign()
     projected = flat(signs)
@@ -198,7 +203,7 @@ def directional_prune(w: Tensor, lam: float, flat: Flat) -> Tensor:
         The pruned weights, with exact zeros and shape (d,).
 
     Raises:
-        ValueError: If lam is negative or not finite, or w is not a vector.
+        ValueError: If lam is negative or not finite, or w is not a finite vector.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), Definition 1.1
@@ -223,7 +228,7 @@ class DirectionalPath:
         flat: As in :func:`directional_scores`; it is called once.
 
     Raises:
-        ValueError: If w is not a vector, or empty.
+        ValueError: If w is not a finite vector, or empty.
 
     Attributes:
         scores: s, with shape (d,).
