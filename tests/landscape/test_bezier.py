@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -224,3 +225,53 @@ def test_unsuitable_ends_and_data_are_refused() -> None:
         fit_bezier(a, b, model, F.cross_entropy, iter(loader()), epochs=1)
     with pytest.raises(TypeError, match="a length"):
         fit_bezier(a, b, model, F.cross_entropy, [], epochs=1)
+
+
+def test_wrapped_models_and_their_states() -> None:
+    model, other = network(), network()
+    a, b = model.state_dict(), other.state_dict()
+    data = list(DataLoader(TensorDataset(torch.randn(20, 4), torch.randint(3, (20,))), 10))
+    expected = fit_bezier(a, b, model, F.cross_entropy, data, epochs=1)
+    prefixed = [{f"module.{name}": t for name, t in state.items()} for state in (a, b)]
+    for wrapped in (model, nn.DataParallel(model)):
+        found = fit_bezier(*prefixed, wrapped, F.cross_entropy, data, epochs=1)
+        assert torch.equal(found.curve.bends, expected.curve.bends)
+
+
+def test_batches_that_are_left_out_do_not_change_the_mean_loss() -> None:
+    a, b = network().state_dict(), network().state_dict()
+    x, y = torch.randn(9, 4), torch.randint(3, (9,))
+    ignored = torch.full((4,), -100)
+    data = [(x[:1], y[:1]), (x[1:5], ignored), (x[5:], y[5:])]
+    times = [float(np.random.default_rng((0, step)).random()) for step in (2, 5, 8)]
+    model = network().train()
+    model[3].p = 0.0
+    fit = fit_bezier(a, b, model, F.cross_entropy, data, epochs=3, lr=1e-12)
+    layout = ParameterLayout(model)
+    for t, loss in zip(times, fit.losses):
+        w = (1 - t) * layout.point(a).w + t * layout.point(b).w
+        outputs = functional_call(model, layout.tensors(w), (x[5:],))
+        assert loss == pytest.approx(F.cross_entropy(outputs, y[5:]).item(), rel=1e-4)
+    for useless in (data[:1] * 2, data[1:2] * 2):
+        with pytest.raises(ValueError, match="give larger batches"):
+            fit_bezier(a, b, network(), F.cross_entropy, useless, epochs=1)
+
+
+def test_data_in_another_dtype_and_losses_without_a_mean() -> None:
+    a, b = network().state_dict(), network().state_dict()
+    data = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    half = network().bfloat16()
+    assert fit_bezier(a, b, half, F.cross_entropy, data, epochs=1).curve.bends.dtype == (
+        torch.float32  # steps of the fit would be lost in bfloat16
+    )
+    fit_bezier(a, b, network().double(), F.cross_entropy, data, epochs=1)
+    with pytest.raises(TypeError, match="one number"):
+        fit_bezier(a, b, network(), nn.CrossEntropyLoss(reduction="none"), data, epochs=1)
+    with pytest.raises(TypeError, match="pair"):
+        fit_bezier(a, b, network(), F.cross_entropy, data[0], epochs=1)
+    for option, message in (
+        ({"epochs": 1.5}, "epochs must be an integer"),
+        ({"seed": -1}, "seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_bezier(a, b, network(), F.cross_entropy, data, **{"epochs": 1, **option})  # type: ignore[arg-type]

@@ -292,6 +292,10 @@ def test_wrong_input() -> None:
         top_eigenpairs(op, 2, tol=0.0)
     with pytest.raises(ValueError, match="basis of 3 is too small"):
         top_eigenpairs(op, 3, basis=3)
+    with pytest.raises(ValueError, match="max_products must be at least 1"):
+        top_eigenpairs(op, 2, max_products=0)
+    with pytest.raises(ValueError, match="floating-point"):
+        MatrixOperator(torch.eye(2).long())
     with pytest.raises(ValueError, match="not symmetric"):
         MatrixOperator(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     with pytest.raises(ValueError, match="has shape"):

@@ -26,6 +26,38 @@ def closure(scale: float) -> Loss:
     return lambda x, y: scale * F.cross_entropy(x, y)
 
 
+class ScaledLogits:
+    """An object whose attributes and code decide the loss."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * x, y)
+
+
+class Listed(nn.Module):
+    """A module with its settings in a list."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scales = [scale]
+
+
+def keyword_only(scale: float) -> Loss:
+    def loss(x: Tensor, y: Tensor, *, scale: float = scale) -> Tensor:
+        return F.cross_entropy(scale * x, y)
+
+    return loss
+
+
+def compiled(code: str, scale: float) -> Loss:
+    """The function of this name in a file of its own."""
+    names = {"F": F, "SCALE": scale, "__name__": "own_losses"}
+    exec(code.replace("CONSTANT", str(scale)), names)
+    return names["loss"]  # type: ignore[return-value]
+
+
 KINDS: dict[str, Callable[[float], Loss]] = {
     "module's attribute": lambda s: nn.CrossEntropyLoss(label_smoothing=s),
     "module's buffer": lambda s: nn.CrossEntropyLoss(weight=torch.tensor([1.0, s])),
@@ -35,6 +67,23 @@ KINDS: dict[str, Callable[[float], Loss]] = {
         torch.tensor([s, 1.0])
     ),
     "method": lambda s: Scaled(s).forward,
+    "object": ScaledLogits,
+    "module's list": Listed,
+    "module's module": lambda s: nn.Sequential(nn.CrossEntropyLoss(label_smoothing=s)),
+    "keyword's default": keyword_only,
+    "global": lambda s: compiled("def loss(x, y): return F.cross_entropy(SCALE * x, y)", s),
+    "global of an inner function": lambda s: compiled(
+        "def loss(x, y): return (lambda z: F.cross_entropy(SCALE * z, y))(x)", s
+    ),
+    "constant of an inner function": lambda s: compiled(
+        "def loss(x, y): return (lambda z: F.cross_entropy(CONSTANT * z, y))(x)", s
+    ),
+    "function that is called": lambda s: compiled(
+        "def scaled(x): return SCALE * x\ndef loss(x, y): return F.cross_entropy(scaled(x), y)", s
+    ),
+    "code of a module": lambda s: type(
+        "Own", (nn.Module,), {"forward": compiled("def loss(s, x, y): return CONSTANT * x", s)}
+    )(),
     "partial": lambda s: functools.partial(F.cross_entropy, label_smoothing=s),
 }
 

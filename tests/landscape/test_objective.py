@@ -1,14 +1,19 @@
 """Points and objectives: exact means over batches of different sizes, and an unchanged model."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
-from dirprune.landscape import FrozenData, Objective, ParameterLayout
+from dirprune.landscape import FrozenData, Hessian, Objective, ParameterLayout
+from dirprune.landscape.objectives.policy import BatchNormStatistics
+
+D = torch.float64
 
 
 def network() -> nn.Module:
@@ -174,3 +179,118 @@ def test_losses_that_cannot_be_averaged_are_refused() -> None:
     objective = Objective(model, F.cross_entropy, (data[0] * torch.nan, data[1]))
     with pytest.raises(ValueError, match="loss at the SGD end is nan"):
         objective(objective.layout.point(model.state_dict()), "the SGD end")
+
+
+class TwoInputs(nn.Module):
+    """A network of two arguments, with a term that only one of them has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 4, dtype=D), nn.Linear(3, 4, dtype=D)
+        self.norm, self.head = nn.BatchNorm1d(4, dtype=D), nn.Linear(4, 3, dtype=D)
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.norm(self.a(u) + self.b(v))))
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_models_of_several_inputs(by_name: bool) -> None:
+    u, v, y = torch.randn(9, 2, dtype=D), torch.randn(9, 3, dtype=D), torch.randint(3, (9,))
+    parts = zip(u.split(4), v.split(4), y.split(4))
+    data = [({"v": b, "u": a} if by_name else (a, b), c) for a, b, c in parts]
+    model = TwoInputs().eval()
+    names, weights = zip(*model.named_parameters())
+    parameters = tuple(w.detach() for w in weights)
+
+    def loss(*changed: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, dict(zip(names, changed)), (u, v)), y)
+
+    blocks = torch.autograd.functional.hessian(loss, parameters)
+    rows = [[b.reshape(p.numel(), -1) for b in row] for row, p in zip(blocks, parameters)]
+    expected = torch.cat([torch.cat(row, dim=1) for row in rows])
+    for mode in ("reverse-over-reverse", "forward-over-reverse", "auto"):
+        hessian = Hessian(model, F.cross_entropy, data, mode=mode)  # type: ignore[arg-type]
+        found = torch.stack([hessian(e) for e in torch.eye(hessian.dimension, dtype=D)])
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    with pytest.raises(TypeError, match="several inputs is not captured"):
+        Hessian(model, F.cross_entropy, data, mode="graph")(found[0])
+    objective = Objective(model, F.cross_entropy, data)
+    assert objective.measure().loss == pytest.approx(loss(*parameters).item(), rel=1e-12)
+    point = objective.layout.point(model.state_dict())
+    BatchNormStatistics(objective, "refresh", [point]).load(point.w, [1.0])
+    sums = [model.a(a) + model.b(b) for a, b in zip(u.split(4), v.split(4))][:2]
+    mean = torch.stack([s.mean(0) for s in sums]).mean(0)  # the last batch has one sample
+    torch.testing.assert_close(objective.model.norm.running_mean, mean.detach())
+    one_pair = FrozenData(((u, v), y), batch_size=4)
+    assert (one_pair.samples, one_pair.batches) == (9, 3)
+    with pytest.raises(ValueError, match="batch 0 has 2 inputs and 4 targets"):
+        FrozenData([((u[:4], v[:2]), y[:4])])
+
+
+def test_data_with_missing_values_is_the_same_in_two_passes() -> None:
+    x, y = torch.randn(6, 2), torch.randn(6, 1)
+    y[0] = torch.nan
+    fresh = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets)[~targets.isnan()].square().mean()
+
+    model = nn.Linear(2, 1)
+    expected = (model(x[1:]) - y[1:]).square().mean().item()
+    assert Objective(model, loss, fresh).measure().loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_is_computed_in_the_dtype_of_the_objective() -> None:
+    x, y = examples()
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    exact = F.cross_entropy(nn.Identity()(x[:, :3].double()), y, weight.double())
+    model = nn.Linear(4, 3, bias=False)
+    nn.init.eye_(model.weight)
+    for loss in (nn.CrossEntropyLoss(weight), partial(F.cross_entropy, weight=weight)):
+        found = Objective(model, loss, (x, y), dtype=D).measure().loss
+        assert found == pytest.approx(float(exact), rel=1e-13)
+    half = nn.CrossEntropyLoss(weight.bfloat16())
+    assert Objective(model.bfloat16(), half, (x, y)).measure().loss == pytest.approx(
+        float(exact), rel=1e-5
+    )
+    assert half.weight.dtype == torch.bfloat16
+
+
+def test_the_arithmetic_has_the_widest_dtype_of_the_model() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3).double())
+    objective = Objective(model, F.cross_entropy, examples())
+    assert objective.layout.dtype == D
+    plain = nn.Sequential(*model).double()
+    expected = Objective(plain, F.cross_entropy, objective.data).measure()
+    assert objective.measure() == expected
+
+
+def test_sparse_gradients_and_extra_state() -> None:
+    class Counting(nn.Embedding):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+    x, y = torch.randint(5, (7, 2)), torch.randint(3, (7,))
+    plain = nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(4, 3))
+    other = nn.Sequential(Counting(5, 2, sparse=True), nn.Flatten(), nn.Linear(4, 3))
+    other.load_state_dict(plain.state_dict(), strict=False)
+    first, second = (Hessian(m, F.cross_entropy, (x, y)) for m in (plain, other))
+    v = torch.randn(first.dimension)
+    torch.testing.assert_close(second(v), first(v))
+    points = [ParameterLayout(m).point(m.state_dict()) for m in (plain, other)]
+    assert torch.equal(points[0].w, points[1].w)
+
+
+def test_unsuitable_models_and_data_are_named() -> None:
+    x, y = examples()
+    with pytest.raises(ValueError, match=r"0\.weight has no shape yet"):
+        Objective(nn.Sequential(nn.LazyLinear(3)), F.cross_entropy, (x, y))
+    complex_model = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="weight is complex"):
+        Objective(complex_model, F.cross_entropy, (x, y))
+    with pytest.raises(TypeError, match="a TensorDataset does not consist of batches"):
+        FrozenData(torch.utils.data.TensorDataset(x, y))
+    with pytest.raises(TypeError, match=r"pair .*got a ndarray"):
+        FrozenData((x.numpy(), y.numpy()))

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,10 @@ from torch import Tensor, nn
 
 from dirprune._support.checkpoint import pack, unpack
 from dirprune.landscape.connectivity.curve import Curve, bent_line, bernstein
+from dirprune.landscape.objectives.data import check_batch
+from dirprune.landscape.objectives.inputs import Inputs, apply, map_tensors
+from dirprune.landscape.objectives.loss_calls import LossCalls
+from dirprune.landscape.objectives.model_copy import copy_model, loss_in_dtype
 from dirprune.landscape.objectives.points import ParameterLayout, StateDict
 from dirprune.landscape.objectives.sweep import (
     SAVE_EVERY,
@@ -24,7 +27,7 @@ from dirprune.landscape.objectives.sweep import (
     resumed,
     save_work,
 )
-from dirprune.landscape.objectives.weights import Loss
+from dirprune.landscape.objectives.weights import Loss, check_scalar
 
 
 class Fit(NamedTuple):
@@ -105,23 +108,24 @@ def fit_bezier(
         >>> bool(fit.curve.at(0.5) > 0)
         True
     """
-    _check(epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    _check(epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, seed=seed)
     if isinstance(data, Iterator) or not hasattr(data, "__len__") or not len(data):
         raise TypeError("the data needs batches and a length: give a list of them or a DataLoader")
-    copy = deepcopy(model).train()
+    copy = copy_model(model).train()
     layout = ParameterLayout(copy)
     ends = {"a": layout.point(a, "a"), "b": layout.point(b, "b")}
     layout.check_distinct(ends)
-    copy.load_state_dict(dict(a))
+    layout.load(ends["a"], copy)
     start = bent_line(ends["a"], ends["b"], bends)
     control = nn.Parameter(start.bends)
     curve = Curve(start.a, start.b, control.detach())  # shares the bends' memory
     optimizer = torch.optim.SGD([control], lr, momentum, 0.0, weight_decay, nesterov)
     options = (epochs, bends, lr, momentum, nesterov, weight_decay, seed, len(data))
     key = digest(*ends.values(), json.dumps(options))
+    loss = loss_in_dtype(loss, layout.dtype)
     fitting = _Fitting(copy, layout, loss, curve, control, optimizer, save, {"key": key})
     fitting.run(data, epochs, lr, seed, progress)
-    return Fit(curve, fitting.losses)
+    return Fit(curve, fitting.mean_losses(len(data)))
 
 
 @dataclass
@@ -132,7 +136,8 @@ class _Fitting:
         control: The bends of the curve, which are optimised.
         work: Identifies the fit in the file.
         step: Steps taken so far.
-        losses: Mean loss of every epoch so far.
+        losses: Sum of the losses of every epoch so far, over the number of its batches.
+        skipped: Number of batches of every epoch that were left out.
     """
 
     model: nn.Module
@@ -145,12 +150,14 @@ class _Fitting:
     work: dict[str, Any]
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
 
     def run(
         self, data: Any, epochs: int, lr: float, seed: int, progress: ReportProgress | None
     ) -> None:
         """Take all remaining steps."""
-        self.losses, total = [0.0] * epochs, epochs * len(data)
+        self.losses, self.skipped = [0.0] * epochs, [0] * epochs
+        total = epochs * len(data)
         self._resume()
         saved, complete = time.monotonic(), True
         with torch.random.fork_rng(), closing(_batches(data, seed, self.step, total)) as batches:
@@ -170,22 +177,23 @@ class _Fitting:
                 if complete:
                     self._keep()
 
-    def _descend(self, batch: tuple[Tensor, Tensor], seed: int, batches: int) -> None:
+    def _descend(self, batch: tuple[Inputs, Tensor], seed: int, batches: int) -> None:
         """Take one step at a random point of the curve."""
         epoch = self.step // batches
         t = float(np.random.default_rng((seed, self.step)).random())
         _seed(seed, self.step, 1, self.layout.device.type)
         inputs, targets = batch
-        batch = inputs.to(self.layout.device), targets.to(self.layout.device)
+        batch = map_tensors(self.layout.place, inputs), self.layout.place(targets)
         try:
             value, self.control.grad = bend_gradient(
                 self.model, self.layout, self.loss, batch, self.curve, t
             )
         except ValueError as error:
-            if batches == 1 or "more than 1 value per channel" not in str(error):
+            is_single = "more than 1 value per channel" in str(error)
+            if not (is_single or isinstance(error, NoTargets)) or batches == 1:
                 raise
-            # BatchNorm cannot normalise a last batch of one sample: it is left out.
-            value, self.control.grad = self.losses[epoch] * batches / (batches - 1), None
+            self._skip(epoch, batches)
+            return
         if not math.isfinite(value):
             raise ValueError(
                 f"the loss on the curve is {value} in epoch {epoch + 1}: take a smaller lr"
@@ -194,25 +202,48 @@ class _Fitting:
         self.losses[epoch] += value / batches
         self.step += 1
 
+    def _skip(self, epoch: int, batches: int) -> None:
+        """Leave a batch out: BatchNorm cannot normalise one sample, or no target counts."""
+        self.skipped[epoch] += 1
+        if self.skipped[epoch] == batches:
+            raise ValueError(
+                "every batch has a single sample, which BatchNorm cannot normalise, or only "
+                "ignored targets: give larger batches"
+            )
+        self.step += 1
+
+    def mean_losses(self, batches: int) -> list[float]:
+        """Return the mean loss of every epoch over the batches that are not left out."""
+        return [
+            loss * batches / (batches - count) if count else loss
+            for loss, count in zip(self.losses, self.skipped)
+        ]
+
     def _resume(self) -> None:
         if self.save is not None and self.save.exists():
             tensors, meta = resumed(self.save, self.work)
             self.control.data.copy_(tensors.pop("bends"))
             self.optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
             self.step, self.losses = meta["step"], meta["losses"]
+            self.skipped = meta.get("skipped", self.skipped)
 
     def _keep(self) -> None:
         if self.save is not None:
             packed, tensors = pack(self.optimizer.state_dict(), "optimizer")
-            state = {"step": self.step, "losses": self.losses, "optimizer": packed}
+            progress = {"step": self.step, "losses": self.losses, "skipped": self.skipped}
+            state = {**progress, "optimizer": packed}
             save_work(self.save, tensors | {"bends": self.control}, self.work | state)
+
+
+class NoTargets(ValueError):
+    """A batch has no target that counts in the mean."""
 
 
 def bend_gradient(
     model: nn.Module,
     layout: ParameterLayout,
     loss: Loss,
-    batch: tuple[Tensor, Tensor],
+    batch: tuple[Inputs, Tensor],
     curve: Curve,
     t: float,
 ) -> tuple[float, Tensor]:
@@ -230,6 +261,9 @@ def bend_gradient(
 
     Returns:
         The loss, and the gradient with shape (n - 1, d).
+
+    Raises:
+        NoTargets: If every target of the batch is ignored.
     """
     own = dict(model.named_parameters())
     parameters = [own[name] for name in layout.shapes]
@@ -237,7 +271,11 @@ def bend_gradient(
         for p, value in zip(parameters, layout.tensors(curve.at(t)).values()):
             p.copy_(value)
     inputs, targets = batch
-    value = loss(model(inputs), targets)
+    with LossCalls() as calls:
+        value = loss(apply(model, inputs), targets)
+    check_scalar(value)
+    if calls.weight(value) == 0:
+        raise NoTargets("every target of the batch is ignored: give a batch with others")
     gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
     flat = torch.cat([g.reshape(-1) for g in gradients])
     weights = torch.tensor(bernstein(curve.degree, t)[1:-1], dtype=torch.float64).to(flat)
@@ -246,7 +284,7 @@ def bend_gradient(
 
 def _batches(
     data: Any, seed: int, start: int, total: int
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+) -> Generator[tuple[Inputs, Tensor], None, None]:
     """The batches of all epochs from step ``start`` on; each depends only on seed and step."""
     first = start - start % len(data)
     for epoch_start in range(first, total, len(data)):
@@ -255,6 +293,7 @@ def _batches(
         for step in range(epoch_start, epoch_start + len(data)):
             _seed(seed, step, 0)
             batch = next(stream)
+            check_batch(batch, step - epoch_start)
             if step >= start:
                 yield batch
 
@@ -271,9 +310,12 @@ def _factor(share: float) -> float:
     return 1.0 if share <= 0.5 else max(0.01, 1 - 0.99 * (share - 0.5) / 0.4)
 
 
-def _check(*, epochs: int, lr: float, momentum: float, weight_decay: float) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+def _check(*, epochs: int, lr: float, momentum: float, weight_decay: float, seed: int) -> None:
+    for name, number, least in (("epochs", epochs, 1), ("seed", seed, 0)):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+        if number != int(number):
+            raise ValueError(f"{name} must be an integer, got {number}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     if not 0 <= momentum < 1:

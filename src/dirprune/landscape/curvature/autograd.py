@@ -13,11 +13,12 @@ from torch.func import functional_call, grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from dirprune.landscape.objectives.inputs import Inputs, apply, arguments
 from dirprune.landscape.objectives.outputs import Rebuild, flatten
 from dirprune.landscape.objectives.points import NamedTensors
 from dirprune.landscape.objectives.weights import Loss
 
-WeightedBatches = Iterable[tuple[Tensor, Tensor, float]]
+WeightedBatches = Iterable[tuple[Inputs, Tensor, float]]
 """Inputs, targets and the batch's share of all samples."""
 
 
@@ -55,7 +56,9 @@ class AutogradEngine:
     def prepare(self, batches: WeightedBatches) -> float:
         """Measure the loss."""
         with torch.no_grad():
-            return sum(share * float(self._loss(self._model(x), y)) for x, y, share in batches)
+            return sum(
+                share * float(self._loss(apply(self._model, x), y)) for x, y, share in batches
+            )
 
     def product(self, tangent: NamedTensors, batches: WeightedBatches) -> NamedTensors:
         """Multiply."""
@@ -65,23 +68,23 @@ class AutogradEngine:
             total.add(self._attempted(along, x, y), share)
         return total.tensors
 
-    def _attempted(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _attempted(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         try:
             return self._one_batch(along, x, y)
         except (RuntimeError, NotImplementedError) as error:
             raise self._explained(error, x, y) from error
 
-    def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _one_batch(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         raise NotImplementedError
 
-    def _outputs(self, wanted: NamedTensors, x: Tensor) -> Any:
+    def _outputs(self, wanted: NamedTensors, x: Inputs) -> Any:
         with _CompositeWeightNorm():
-            return functional_call(self._model, wanted | self._fixed, (x,))
+            return functional_call(self._model, wanted | self._fixed, *arguments(x))
 
-    def _mean_loss(self, wanted: NamedTensors, x: Tensor, y: Tensor) -> Tensor:
+    def _mean_loss(self, wanted: NamedTensors, x: Inputs, y: Tensor) -> Tensor:
         return self._loss(self._outputs(wanted, x), y)
 
-    def _explained(self, error: Exception, x: Tensor, y: Tensor) -> Exception:
+    def _explained(self, error: Exception, x: Inputs, y: Tensor) -> Exception:
         """Name the operation, if the error is that there is no second derivative."""
         text = str(error)
         named = re.search(r"(\S+) is not implemented|Could not run '(\S+)'", text)
@@ -103,7 +106,7 @@ class AutogradEngine:
 class ReverseOverReverse(AutogradEngine):
     """The gradient of v'g, keeping the graph of g."""
 
-    def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _one_batch(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         weights = {name: p.detach().requires_grad_() for name, p in self._wanted.items()}
         leaves = list(weights.values())
         with torch.enable_grad():
@@ -121,11 +124,11 @@ class ReverseOverReverse(AutogradEngine):
 class ForwardOverReverse(AutogradEngine):
     """The derivative of the gradient along v."""
 
-    def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _one_batch(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         with _without_deprecations():
             return self._derivative(along, x, y)
 
-    def _derivative(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _derivative(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         slope = grad(self._mean_loss)
         tangents: NamedTensors = jvp(lambda w: slope(w, x, y), (self._wanted,), (along,))[1]
         return tangents
@@ -134,7 +137,7 @@ class ForwardOverReverse(AutogradEngine):
 class GaussNewtonByAutograd(AutogradEngine):
     """The derivative of the outputs along v, times the loss's curvature, backpropagated."""
 
-    def _one_batch(self, along: NamedTensors, x: Tensor, y: Tensor) -> NamedTensors:
+    def _one_batch(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         structure: list[Rebuild] = []
 
         def outputs(w: NamedTensors) -> tuple[Tensor, ...]:

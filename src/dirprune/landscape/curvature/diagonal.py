@@ -1,5 +1,6 @@
 """Diagonals of curvature matrices, from products or from gradients."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dirprune._support.precision import true_float32
 from dirprune.landscape.curvature.krylov import LinearOperator
+from dirprune.landscape.objectives.inputs import Inputs, apply
 from dirprune.landscape.objectives.loss_calls import LossCalls, position_masses
 from dirprune.landscape.objectives.objective import Objective
 
@@ -69,17 +71,23 @@ def gauss_newton_diagonal(
     .. math:: \operatorname{diag} G = \frac{1}{\sum_i m_i}\,\mathbb E
         \sum_b \Big(\sum_{i \in b} \sqrt{m_i}\,\nabla \ell(f(x_i), \hat y_i)\Big)^2
 
-    where :math:`m_i` is the weight of target i: 1, its class weight, or 0 if it is ignored. No
-    estimate is negative, unlike those from products with the Hessian.
+    where :math:`m_i` is the weight of target i: 1, its class weight, or 0 if it is ignored. For
+    a loss that is a multiple of the cross-entropy, or divides by other weights (class weights with
+    label smoothing or probabilities as targets), the factor is that of the loss. No estimate is
+    negative, unlike those from products with the Hessian.
 
     Args:
-        objective: Its loss calls :func:`torch.nn.functional.cross_entropy` once.
+        objective: Its loss is :func:`torch.nn.functional.cross_entropy` (or ``nll_loss`` of
+            ``log_softmax``), or a multiple of it.
         probes: Number of times that labels are drawn.
         seed: Seed of the draws.
         progress: Called after every draw with the number of draws done and their total.
 
     Returns:
         With shape (d,).
+
+    Raises:
+        ValueError: If the loss is anything else.
 
     References:
         New Insights and Perspectives on the Natural Gradient Method (Martens, 2020), section 9;
@@ -100,28 +108,31 @@ def gauss_newton_diagonal(
     total = torch.zeros(objective.layout.size, dtype=torch.float64, device=parameters[0].device)
     generator = torch.Generator(parameters[0].device).manual_seed(seed)
     for done in range(1, probes + 1):
-        weight = 0.0
-        for inputs, targets in objective.batches():
-            logits, masses = _logits(objective, inputs, targets)
+        for (inputs, targets), share in zip(objective.batches(), objective.weights()):
+            if share == 0:
+                continue  # all of its targets are ignored
+            logits, masses, divisor = _logits(objective, inputs, targets)
             answers = logits.detach().softmax(1)
             labels = answers.multinomial(1, generator=generator).squeeze(1)
             losses = F.cross_entropy(logits, labels, reduction="none")
             loss = losses.sum() if bool((masses == 1).all()) else losses @ masses.sqrt()
-            weight += float(masses.double().sum())
-            gradients = torch.autograd.grad(loss, parameters)
-            total += torch.cat([g.reshape(-1) for g in gradients]).double().square()
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradient = torch.cat([g.reshape(-1) for g in gradients])
+            total += gradient.double().square() * (share / divisor)
         progress(done, probes)
-    return total.div_(probes * weight)
+    return total.div_(probes * math.fsum(objective.weights()))
 
 
-def _logits(objective: Objective, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of every target with shape (M, C), and its weight with shape (M,)."""
+def _logits(objective: Objective, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The logits of M targets with shape (M, C), their weights, and the divisor of the loss."""
     with LossCalls() as calls:
-        objective.loss(objective.model(inputs), targets)
+        value = objective.loss(apply(objective.model, inputs), targets)
     call = calls.classification()
-    if call is None:
+    divisor = calls.classification_divisor(value)
+    if call is None or divisor is None:
         raise ValueError(
             "the Gauss-Newton diagonal needs a cross-entropy: give a loss that calls "
-            "torch.nn.functional.cross_entropy once"
+            "torch.nn.functional.cross_entropy once, and returns the result or a multiple of it"
         )
-    return call["input"].movedim(1, -1).flatten(0, -2), position_masses(call).reshape(-1)
+    logits = call["input"].movedim(1, -1).flatten(0, -2)
+    return logits, position_masses(call).reshape(-1), divisor

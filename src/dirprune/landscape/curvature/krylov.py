@@ -59,6 +59,8 @@ class MatrixOperator:
     def __init__(self, matrix: Tensor) -> None:
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"a symmetric matrix has shape (d, d), got {tuple(matrix.shape)}")
+        if not matrix.is_floating_point():
+            raise ValueError(f"the matrix must be floating-point, got {matrix.dtype}")
         if not torch.allclose(matrix, matrix.mT):
             error = float((matrix - matrix.mT).abs().max())
             raise ValueError(f"the matrix is not symmetric: A - A' is {error:.1e} somewhere")
@@ -105,7 +107,9 @@ class Krylov:
         self.used, self.beta, self.noise, self.scale = 0, 0.0, 0.0, 0.0
         norm = length(_checked(op, start))
         if not 0 < norm < float("inf"):
-            raise ValueError(f"the start vector has length {norm}: give a vector that is not zero")
+            raise ValueError(
+                f"the start vector has length {norm}: give a finite vector that is not zero"
+            )
         self.basis[0] = start / norm
 
     @property

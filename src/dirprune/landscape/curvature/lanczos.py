@@ -54,7 +54,7 @@ def top_eigenpairs(
         tol: Above 0.
         basis: The number m of vectors before a restart, more than k; by default 3 k + 20. More
             vectors mean fewer products. The memory is that of k + m vectors and a few more.
-        max_products: Maximum number of products; the search then stops with a warning.
+        max_products: Maximum number of products, at least 1; the search then stops with a warning.
         seed: Seed of the start vector.
         state: A file to resume from if it exists; written regularly and on interruption,
             deleted at the end. It identifies the operator, and another operator is refused.
@@ -79,6 +79,8 @@ def top_eigenpairs(
     """
     size = min(3 * k + 20 if basis is None else basis, op.dimension)
     _check(op, k, which, tol, size)
+    if max_products < 1:
+        raise ValueError(f"max_products must be at least 1, got {max_products}")
     memory = check_memory(op, size + k + _TEMPORARY)
     report = progress or (lambda _: None)
     report(LanczosProgress(0, 0, k, float("inf"), memory, torch.zeros(0, dtype=torch.float64)))

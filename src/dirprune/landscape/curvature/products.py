@@ -28,6 +28,7 @@ from dirprune.landscape.curvature.autograd import (
 from dirprune.landscape.curvature.captured.capture import Uncaptured, capture
 from dirprune.landscape.curvature.captured.engine import GraphEngine
 from dirprune.landscape.curvature.selection import Check, compare, fastest
+from dirprune.landscape.objectives.inputs import Inputs, apply, cut, map_tensors
 from dirprune.landscape.objectives.loss_identity import loss_identity
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.outputs import flatten
@@ -163,14 +164,15 @@ class CurvatureProducts:
         yield from islice(weighted, rank, None, world)
 
     @torch.no_grad()
-    def _trial(self) -> list[tuple[Tensor, Tensor, float]]:
+    def _trial(self) -> list[tuple[Inputs, Tensor, float]]:
         """Return the first samples on which the loss is finite: not all targets are ignored."""
         model, loss = self._objective.model, self._objective.loss
         first = None
         for inputs, targets in self._objective.batches():
-            for x, y in zip(torch.split(inputs, _TRIAL), torch.split(targets, _TRIAL)):
+            for start in range(0, len(targets), _TRIAL):
+                x, y = cut(inputs, start, start + _TRIAL), targets[start : start + _TRIAL]
                 first = first or [(x, y, 1.0)]
-                if bool(loss(model(x), y).isfinite()):
+                if bool(loss(apply(model, x), y).isfinite()):
                     return [(x, y, 1.0)]
         return first or []
 
@@ -261,6 +263,10 @@ class CurvatureProducts:
         if self._mode not in ("auto", "graph"):
             return {}
         ((x, _, _),) = self._trial()
+        if not isinstance(x, Tensor):
+            if self._mode == "graph":
+                raise TypeError("a network with several inputs is not captured: use mode auto")
+            return {}
         try:
             graph = capture(self._objective.model, x[:8])
         except Uncaptured as error:
@@ -284,7 +290,7 @@ class CurvatureProducts:
 
     def _agree(self, engine: ProductEngine, reference: ProductEngine) -> bool:
         """Whether the captured network is the one that autograd differentiates."""
-        trial = [(x[:8], y[:8], 1.0) for x, y, _ in self._trial()]
+        trial = [(cut(x, 0, 8), y[:8], 1.0) for x, y, _ in self._trial()]
         v = self._drawn(0)[0]
         engine.prepare(trial)
         found = self._multiply(engine, v, trial, alone=True)
@@ -303,15 +309,15 @@ class CurvatureProducts:
         return False
 
 
-def _make_out_of_place(model: nn.Module, x: Tensor) -> None:
+def _make_out_of_place(model: nn.Module, x: Inputs) -> None:
     """Turn ``inplace`` off if the output stays the same; in-place steps break some derivatives."""
     inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
     if not inplace:
         return
-    before = flatten(model(x.clone()))[0]
+    before = flatten(apply(model, map_tensors(Tensor.clone, x)))[0]
     for module in inplace:
         module.inplace = False  # type: ignore[assignment]
-    after = flatten(model(x.clone()))[0]
+    after = flatten(apply(model, map_tensors(Tensor.clone, x)))[0]
     if not all(torch.equal(a, b) for a, b in zip(before, after)):  # a later step reads the change
         for module in inplace:
             module.inplace = True  # type: ignore[assignment]
@@ -323,11 +329,11 @@ def _normalise_by_batch(objective: Objective) -> None:
         if isinstance(module, _BatchNorm):
             module.track_running_stats = False
             module.running_mean = module.running_var = None
-    for x, _ in objective.batches():
-        if len(x) == 1:
+    for x, y in objective.batches():
+        if len(y) == 1:
             try:
                 with torch.no_grad():
-                    objective.model(x)
+                    apply(objective.model, x)
             except ValueError as error:
                 raise ValueError(
                     f"a batch of one sample cannot be normalised ({error}): choose a "

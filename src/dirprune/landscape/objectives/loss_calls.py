@@ -28,7 +28,7 @@ class LossCalls(TorchFunctionMode):
         super().__init__()
         self._means: list[tuple[Tensor, float]] = []
         self._quotients: list[tuple[Tensor, float]] = []
-        self._classifications: list[dict[str, Any]] = []
+        self._classifications: list[tuple[Tensor, dict[str, Any]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and record the divisor of a mean."""
@@ -46,7 +46,7 @@ class LossCalls(TorchFunctionMode):
             if call is not None and call["reduction"] in ("mean", "batchmean"):
                 self._means.append((result, _divisor(func, call)))
             if call is not None and func in _CLASSIFICATION:
-                self._classifications.append(call)
+                self._classifications.append((result, call))
         return result
 
     def weight(self, value: Tensor) -> float | None:
@@ -59,7 +59,26 @@ class LossCalls(TorchFunctionMode):
 
     def classification(self) -> dict[str, Any] | None:
         """Return the arguments of the classification loss; None if there is not exactly one."""
-        return self._classifications[0] if len(self._classifications) == 1 else None
+        return self._classifications[0][1] if len(self._classifications) == 1 else None
+
+    def classification_divisor(self, value: Tensor) -> float | None:
+        """Return the number by which the loss divides the weighted sum of its cross-entropies.
+
+        None if the loss is not a multiple of the result of exactly one classification loss.
+        """
+        if len(self._classifications) != 1:
+            return None
+        ((result, call),) = self._classifications
+        if call["reduction"] not in ("mean", "sum"):
+            return None
+        divisor = _divisor(F.cross_entropy, call) if call["reduction"] == "mean" else 1.0
+        if value is result:
+            return divisor
+        slope = torch.autograd.grad(
+            value, result, retain_graph=True, allow_unused=True, materialize_grads=True
+        )[0]
+        is_multiple = torch.isclose(value, slope * result, rtol=1e-5, atol=0.0)
+        return divisor / float(slope) if is_multiple and slope > 0 else None
 
     def wrong(self, outputs: Any, targets: Tensor) -> tuple[int, int]:
         """Count wrong answers and all answers, without ignored targets; (0, 0) if none is a class.

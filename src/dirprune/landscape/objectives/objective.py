@@ -1,23 +1,21 @@
 """The objective: mean loss and error of a model over frozen data."""
 
-import logging
 import math
 from collections.abc import Iterator
-from copy import copy, deepcopy
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dirprune._support.precision import true_float32
-from dirprune._support.wrappers import unwrap
 from dirprune.landscape.objectives.data import FrozenData
+from dirprune.landscape.objectives.inputs import Inputs, apply, map_tensors
 from dirprune.landscape.objectives.loss_calls import LossCalls
+from dirprune.landscape.objectives.model_copy import copy_model, loss_in_dtype
 from dirprune.landscape.objectives.outputs import join
 from dirprune.landscape.objectives.points import ParameterLayout, Point
-from dirprune.landscape.objectives.weights import Loss, LossInputs, batch_weights
-
-_log = logging.getLogger(__name__)
+from dirprune.landscape.objectives.weights import Loss, LossInputs, batch_weights, check_scalar
 
 
 class Measured(NamedTuple):
@@ -46,10 +44,12 @@ class Objective:
 
     Args:
         model: Any module that maps a batch of inputs to outputs: a tensor, or a dict, tuple or
-            dataclass that the loss accepts.
+            dataclass that the loss accepts. It is called with inputs as arguments if they are a
+            tuple or list, as keyword arguments if they are a dict, otherwise as one argument.
         loss: Mean loss of a batch: a function or module of outputs and targets.
         data: A :class:`FrozenData`, or data for one.
-        dtype: Dtype of the arithmetic; by default the model's own, but at least float32.
+        dtype: Dtype of the arithmetic, also of the tensors of a loss that is a module or a
+            ``functools.partial``; by default the model's widest, but at least float32.
 
     Raises:
         TypeError: If data, loss or model have the wrong type.
@@ -59,7 +59,7 @@ class Objective:
         model: The private copy, in evaluation mode. Code that changes its mode must restore it.
         layout: Layout of its weights.
         data: The frozen data.
-        loss: The given loss.
+        loss: The given loss, in the dtype of the arithmetic.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -72,20 +72,12 @@ class Objective:
     def __init__(
         self, model: nn.Module, loss: Loss, data: Any, *, dtype: torch.dtype | None = None
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"the model must be an nn.Module, got a {type(model).__name__}")
         if not callable(loss):
             raise TypeError(f"the loss must be callable, got a {type(loss).__name__}")
+        self.model = copy_model(model, dtype).eval()
         self.data = data if isinstance(data, FrozenData) else FrozenData(data)
-        self.loss = loss
-        self.model = _copy(unwrap(model)).eval()
-        half = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
-        if dtype is None and any(t.itemsize < torch.float32.itemsize for t in half):
-            _log.info("the weights are converted to float32, in which the loss is computed")
-            dtype = torch.float32
-        if dtype is not None:
-            self.model.to(dtype)
         self.layout = ParameterLayout(self.model)
+        self.loss = loss_in_dtype(loss, self.layout.dtype)
         self._weights: list[float] | None = None
         self._check_mean()
 
@@ -116,12 +108,9 @@ class Objective:
             )
         return measured
 
-    @torch.no_grad()
     def load(self, point: Point) -> None:
         """Load a point's weights and buffers into the private copy."""
-        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        for name, value in (self.layout.tensors(point.w) | point.rest).items():
-            own[name].copy_(value)
+        self.layout.load(point, self.model)
 
     @torch.no_grad()
     @true_float32()
@@ -131,7 +120,7 @@ class Objective:
         for (inputs, targets), weight in zip(self.batches(), self.weights()):
             if weight == 0:
                 continue  # all of its targets are ignored
-            outputs = self.model(inputs)
+            outputs = apply(self.model, inputs)
             with LossCalls() as calls:
                 total += float(self.loss(outputs, targets)) * weight
             counted = calls.wrong(outputs, targets)
@@ -150,7 +139,7 @@ class Objective:
             if self.data.batches == 1:
                 self._weights = [float(self.data.samples)]
             else:
-                passes = (LossInputs(self.model(x), y) for x, y in self.batches())
+                passes = (LossInputs(apply(self.model, x), y) for x, y in self.batches())
                 self._weights = batch_weights(self.loss, passes)
             if not sum(self._weights) > 0:
                 raise ValueError(
@@ -164,28 +153,19 @@ class Objective:
         """Whether the weight of every batch is its number of samples."""
         return math.fsum(self.weights()) == self.data.samples
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield inputs and targets on the model's device, floating-point ones in its dtype."""
-
-        def placed(tensor: Tensor) -> Tensor:
-            dtype = self.layout.dtype if tensor.is_floating_point() else tensor.dtype
-            return tensor.to(self.layout.device, dtype, non_blocking=True)
-
         for inputs, targets in self.data:
             if len(targets):
-                yield placed(inputs), placed(targets)
+                yield map_tensors(self.layout.place, inputs), self.layout.place(targets)
 
     @torch.no_grad()
     @true_float32()
     def _check_mean(self) -> None:
         for inputs, targets in self.batches():
-            outputs = self.model(inputs)
+            outputs = apply(self.model, inputs)
             once = self.loss(outputs, targets)
-            if not isinstance(once, Tensor) or once.numel() != 1:
-                shape = tuple(once.shape) if isinstance(once, Tensor) else type(once).__name__
-                raise TypeError(
-                    f"the loss must return one number, got {shape}: average over samples"
-                )
+            check_scalar(once)
             if bool(once.isfinite()):
                 break
         else:
@@ -197,17 +177,3 @@ class Objective:
                 f"the loss of a batch changes from {float(once):.4g} to {float(twice):.4g} when "
                 "every sample is there twice: give a mean (reduction='mean'), not a sum"
             )
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """Copy a module, also one that keeps a computed tensor, as ``torch.nn.utils.prune`` does."""
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
-    try:
-        return deepcopy(model, memo)
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(f"the model cannot be copied ({error}): give one that can") from error

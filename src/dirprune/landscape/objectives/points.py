@@ -1,7 +1,7 @@
 """Points of a landscape: a network's trainable weights as one vector, and its other tensors."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,10 @@ class ParameterLayout:
             )
         first = {p: n for n, p in parameters.items()}
         self._frozen = parameters.keys() - trainable.keys()
+        state = _tensors(model.state_dict(keep_vars=True))
         # A shared parameter has several names in a state_dict, but one in named_parameters().
-        self._names = {n: first.get(t, n) for n, t in model.state_dict(keep_vars=True).items()}
-        self._needed = {n: t.shape for n, t in model.state_dict().items()}
+        self._names = {n: first.get(t, n) for n, t in state.items()}
+        self._needed = {n: t.shape for n, t in state.items()}
         self.shapes = {n: p.shape for n, p in trainable.items()}
         self.slices: dict[str, slice] = {}
         self.size = 0
@@ -93,6 +94,7 @@ class ParameterLayout:
             raise TypeError(
                 f"{origin} is a {type(state).__name__}: give a state dict, model.state_dict()"
             )
+        state = _tensors(state)
         if state.keys() != self._needed.keys():
             # The state of a wrapped model: AveragedModel has a counter of its own as well.
             plain = {unwrapped_name(n): t for n, t in state.items() if n != "n_averaged"}
@@ -121,6 +123,18 @@ class ParameterLayout:
         """Undo :meth:`point`; the state_dict shares memory with the point."""
         tensors = self.tensors(point.w) | point.rest
         return {name: tensors[own] for name, own in self._names.items()}
+
+    @torch.no_grad()
+    def load(self, point: Point, model: nn.Module) -> None:
+        """Copy a point's weights and buffers into a model with this layout."""
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        for name, value in (self.tensors(point.w) | point.rest).items():
+            own[name].copy_(value)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to this layout's device, and to its dtype if it is floating-point."""
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype, non_blocking=True)
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
         """Split a vector with shape (d,) into views with the parameters' shapes, by name."""
@@ -154,6 +168,11 @@ class ParameterLayout:
                             f"{name} is not trainable but differs between {other} and {one}: "
                             "call requires_grad_(True) on it, or give networks that share it"
                         )
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state_dict without the extra state that modules may add to it."""
+    return {n: t for n, t in state.items() if n.rpartition(".")[2] != "_extra_state"}
 
 
 def format_shape(shape: torch.Size | None) -> str:

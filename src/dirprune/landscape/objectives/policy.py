@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dirprune.batchnorm import refresh_batchnorm
+from dirprune.batchnorm import refresh_statistics
+from dirprune.landscape.objectives.inputs import arguments
 from dirprune.landscape.objectives.objective import Objective
 from dirprune.landscape.objectives.points import Point
 
@@ -86,7 +87,8 @@ class BatchNormStatistics:
                 rest[name] = torch.tensordot(weights.to(stored), stored, 1)
         self._objective.load(Point(w, rest))
         if self.policy == "refresh":
-            refresh_batchnorm(self._objective.model, (x for x, _ in self._objective.batches()))
+            calls = (arguments(inputs) for inputs, _ in self._objective.batches())
+            refresh_statistics(self._objective.model, calls)
 
     def shift(self, index: int) -> dict[str, float] | None:
         r"""Load a known point, and compare its statistics with the stored ones.

@@ -25,6 +25,13 @@ Loss = Callable[[Any, Tensor], Tensor]
 """Maps outputs and targets of a batch to their mean loss, such as ``F.cross_entropy``."""
 
 
+def check_scalar(value: Any) -> None:
+    """Raise a TypeError unless the result of a loss is a tensor with one number."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"the loss must return one number, got {shape}: average over samples")
+
+
 class LossInputs(NamedTuple):
     """The arguments of the loss of a batch.
 
