@@ -94,6 +94,26 @@ def vectors(m: Any, x: Tensor) -> Tensor:
                       x.sum(1) @ m.right[:, None]], 1)  # fmt: skip
 
 
+def gamma_functions(m: Any, x: Tensor) -> Tensor:
+    above = x.abs() + 0.1
+    return torch.stack([x.lgamma(), (30 * above).lgamma(), above.digamma(),
+                        (above - 3.03).digamma().clamp(-99, 99)], 1)  # fmt: skip
+
+
+def bits(m: Any, x: Tensor) -> Tensor:
+    i, j, some = (300 * x).long(), (9 * x.flip(1)).long(), x > 0
+    parts = [i & j, i | j, i ^ j, ~i, i & 7, i | -8, 255 ^ i, some & i, some ^ 3, i << j.abs() % 5,
+             i >> j.abs() % 5, i.abs()[:, :1] >> torch.arange(9) & 1]  # fmt: skip
+    return torch.cat(parts, 1).float()
+
+
+def unlimited(m: Any, x: Tensor) -> Tensor:
+    inf = float("inf")
+    parts = [x.clamp(max=inf), x.clamp(-inf, 1), x.clamp(max=-inf), F.pad(x, (1, 2), value=-inf),
+             F.hardtanh(x, -inf, 0.0), x + inf]  # fmt: skip
+    return torch.cat(parts, 1).clamp(-9, 9)
+
+
 Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
 CASES: dict[str, Case] = {
     "trigonometry": (lambda: Written(trigonometry), (9,)),
@@ -132,6 +152,9 @@ CASES: dict[str, Case] = {
     "instance norm with statistics": (
         lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True), (3, 4, 5)
     ),
+    "gamma functions": (lambda: Written(gamma_functions), (9,)),
+    "bits": (lambda: Written(bits), (9,)),
+    "unlimited": (lambda: Written(unlimited), (9,)),
     "random slopes": (lambda: nn.RReLU(), (3, 4)),
 }  # fmt: skip
 

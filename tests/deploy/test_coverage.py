@@ -296,6 +296,18 @@ def test_hooks_that_watch_see_no_fake_tensors() -> None:
     torch.testing.assert_close(net(x), model(x))
 
 
+def test_hooks_whose_results_the_network_reads_are_kept() -> None:
+    model = Written(_head_of_features, body=nn.Linear(3, 4), head=nn.Linear(4, 2), seen={}).eval()
+    model.body.register_forward_hook(lambda m, i, o: model.seen.update(last=o))
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(GraphNet(capture(model, x[:2]))(x), model(x))
+
+
+def _head_of_features(m: Any, x: Tensor) -> Tensor:
+    m.body(x)
+    return m.head(m.seen["last"])  # type: ignore[no-any-return]
+
+
 def test_a_cumulative_batch_norm_continues_counting() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=None))

@@ -132,6 +132,22 @@ def whole_numbers(m: Any, x: Tensor) -> Tensor:
     return torch.cat([part.flatten(1).float() for part in parts], 1)
 
 
+def neighbours(m: Any, x: Tensor) -> Tensor:
+    batch, size, width = x.shape
+    places = (-torch.cdist(x, x)).topk(3, 2)[1]
+    flat = (places + torch.arange(0, batch).view(-1, 1, 1) * size).view(-1)
+    rows, first = x.view(batch * size, -1), torch.arange(0, batch * size, size) + places[:, 0, 1]
+    far = rows.gather(0, flat[:, None].expand(-1, width)).view(batch, size, 3, width)
+    parts = [rows[flat, :].view(batch, size, 3, width) - far.flip(2),
+             rows.index_select(0, first), F.embedding(first, rows), rows[:, 0][flat]]  # fmt: skip
+    return torch.cat([part.reshape(batch, -1) for part in parts], 1)
+
+
+def lengths(m: Any, x: Tensor) -> Tensor:
+    flat = x.reshape(len(x), len(x[0]) * len(x[0, 0]))
+    return sum(x[:, i] for i in range(len(x[0]))) * len(x) + flat[:, : x.shape[2]]
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "own filters": (
         lambda: Written(own_filters, style=nn.Linear(4, 4),
@@ -177,6 +193,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Written(composites, mask=nn.Buffer(torch.tensor([True, False, True, True])),
                         counts=nn.Buffer(torch.tensor([1, 2, 0, 3]))),
         (4, 5),
+    ),
+    "neighbours": (lambda: Written(neighbours), (6, 4)),
+    "lengths": (lambda: Written(lengths), (3, 4)),
+    "norms across maps": (
+        lambda: nn.Sequential(nn.CrossMapLRN2d(3, 0.1, 0.6, 2), nn.CrossMapLRN2d(4)), (7, 2, 3)
     ),
     "whole numbers": (lambda: Written(whole_numbers), (3, 4)),
     "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
@@ -263,7 +284,6 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, x: (x.long() & 3).float(), "bits of integers"),
         (lambda m, x: nn.utils.rnn.pack_padded_sequence(x[..., None], m.lengths, True).data,
          "it packs sequences: pass the padded ones"),
         (lambda m, x: F.max_unpool1d(x[:, None, :3], x[:, None, :3].long(), 2),

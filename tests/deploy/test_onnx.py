@@ -148,3 +148,42 @@ def test_networks_as_people_write_them(name: str) -> None:
         expected = model(x).numpy()
         largest = np.abs(expected).max()
         np.testing.assert_allclose(run(graph, x), expected, rtol=0, atol=1e-5 * largest)
+
+
+class Names(nn.Module):
+    """Tensors with the names of inputs, outputs and helper constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("one", "input", "output", "mask", "integers"):
+            setattr(self, name, nn.Parameter(torch.rand(4)))
+        self.Cast = nn.Sequential(*(nn.Tanh() for _ in range(3)))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y = self.Cast((x > 0).float() + x.expm1() * self.one) + self.input * x * self.mask
+        return y * self.output if mask is None else y * mask
+
+
+@torch.no_grad()
+def test_names_of_a_network_may_be_those_of_the_file(tmp_path: Path) -> None:
+    model, x, mask = Names(), torch.randn(3, 4), torch.rand(3, 4)
+    for inputs_ in ((x,), (x, mask)):
+        export_onnx(model, tmp_path / "m.onnx", inputs_)
+        session = onnxruntime.InferenceSession(
+            tmp_path / "m.onnx", providers=["CPUExecutionProvider"]
+        )
+        names = [tensor.name for tensor in session.get_inputs()]
+        assert names == (["input"] if len(inputs_) == 1 else ["x", "mask"])
+        found = session.run(None, {n: t.numpy() for n, t in zip(names, inputs_)})[0]
+        np.testing.assert_allclose(found, model(*inputs_), rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_batch_of_one_may_lose_its_dimension(tmp_path: Path) -> None:
+    class Squeezed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.exp().squeeze()
+
+    written = export_onnx(Squeezed(), tmp_path / "m.onnx", torch.randn(2, 3, 4))
+    assert written.difference is not None
+    assert written.difference < 1e-5

@@ -148,6 +148,8 @@ def _difference(
         arrays = [leaf.cpu().float() if leaf.is_floating_point() else leaf for leaf in batch]
         found = session.run(None, {n: leaf.cpu().numpy() for n, leaf in zip(names, arrays)})
         for wanted, own in zip(expected, found, strict=True):
+            if wanted.shape != own.shape:  # such as by x.squeeze() of a batch of one
+                wanted = wanted.reshape(own.shape)
             gap, largest = largest_gap(wanted.cpu().double(), torch.from_numpy(own).double())
             worst = max(worst, gap / (largest or 1.0))
     if not worst <= TOLERANCE:

@@ -83,6 +83,7 @@ class Writer:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.names: dict[int, str] = {}
         self._done: dict[str, str] = {}
+        self._declared: set[str] = {"input", "output"}
 
     def read_inputs(self) -> list[Any]:
         """Declare the inputs, and lay several side by side as the graph reads them."""
@@ -94,6 +95,7 @@ class Writer:
         count = len(signature.inputs)
         names = signature.names if len(signature.names) == count else [""] * count
         names = [name or f"input.{i}" for i, name in enumerate(names)]
+        self._declared = {*names, *(f"output.{i}" for i in range(len(signature.outputs)))}
         self._read_sizes(names)
         declared, parts = [], []
         for name, slot in zip(names, signature.inputs):
@@ -116,7 +118,7 @@ class Writer:
         last = value == self.graph.output and self.sized.signature is None
         name = "output" if last else f"{value}:{node.path or node.op}"
         self.names[value] = name
-        own = {role: self.tensor(self.graph.tensors[t], t) for role, t in node.tensors.items()}
+        own = {role: self._own_tensor(t, role) for role, t in node.tensors.items()}
         shape = self.shapes[node.inputs[0]] if node.inputs else ()
         written = OnnxNode(node, value, name, inputs, own, shape)
         how = OPERATORS[node.op].onnx
@@ -166,7 +168,7 @@ class Writer:
 
     def add(self, op: str, inputs: Sequence[str], name: str = "", **attrs: Any) -> str:
         """Write a node of ONNX and return the name of its result."""
-        result = name or f"{len(self.nodes)}:{op}"
+        result = name or f":{len(self.nodes)}:{op}"
         self.nodes.append(helper.make_node(op, list(inputs), [result], result, **attrs))
         return result
 
@@ -177,9 +179,18 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), list(names), names[0], **attrs))
 
     def tensor(self, array: NDArray[Any], name: str) -> str:
-        """Add a tensor and return its name."""
-        self.tensors[name] = array
-        return name
+        """Add a tensor that the network does not have and return its name.
+
+        It begins with a colon, as no name in a state dict does.
+        """
+        self.tensors[f":{name}"] = array
+        return f":{name}"
+
+    def _own_tensor(self, name: str, role: str) -> str:
+        """Add a tensor of the network; inputs and outputs of the same name keep it."""
+        unique = f"{name}:{role}" if name in self._declared else name
+        self.tensors[unique] = self.graph.tensors[name]
+        return unique
 
     def integers(self, values: Sequence[Any]) -> str:
         """Add a list of integers, which may be computed from sizes, and return its name."""

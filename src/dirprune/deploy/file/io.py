@@ -200,11 +200,10 @@ def _change(before: GraphNet, after: GraphNet, example_inputs: ExampleInputs) ->
     args, kwargs = as_arguments(example_inputs)
     if before.graph.signature is None:
         args, kwargs = (graph_input(before.graph, example_inputs),), {}
+    results = [tree_leaves(net(*args, **kwargs)) for net in (before, after)]
     expected, found = (
-        torch.cat(
-            [y.float().flatten() for y in tree_leaves(net(*args, **kwargs)) if y is not None]
-        )
-        for net in (before, after)
+        torch.cat([y.float().flatten() for y in leaves if isinstance(y, Tensor)])
+        for leaves in results
     )
     largest = float(expected.abs().max())
     change = float((expected - found).abs().max())

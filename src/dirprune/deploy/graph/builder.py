@@ -48,8 +48,7 @@ class Builder(GraphWriter):
         if shape == before:
             return Value(x.number, dims)
         y = self.add("reshape", [x], {"size": shape}, dims=dims)
-        if x.number in self.batch_indices:
-            self.batch_indices.add(y.number)
+        self._keep_indices(x, y, lambda place: self.reshape(place, sizes))
         return y
 
     def permute(self, x: Value, order: Sequence[int]) -> Value:
@@ -180,8 +179,20 @@ class Builder(GraphWriter):
     def batch_index(self) -> Value:
         """The index of every sample in the batch."""
         index = self.add("batch_index", [Value(0, ())], dims=((0,),))
-        self.batch_indices.add(index.number)
+        self.batch_multiples[index.number] = 1
         return index
+
+    def is_batch_index(self, x: Any) -> bool:
+        """Whether a value is the index of every sample."""
+        return isinstance(x, Value) and self.batch_multiples.get(x.number) == 1
+
+    def note_flat_place(self, x: Value, place: Any, multiple: Any) -> None:
+        """Remember that a value is the sum of a place and of a multiple of the batch's index."""
+        number = self.batch_multiples.get(getattr(multiple, "number", -1))
+        if number is not None:
+            place = self.expand(place, self.sizes(x))
+            if place.dims == x.dims:
+                self.flat_places[x.number] = place, number
 
     def derived(self, constant: Constant, shape: Shape) -> Constant:
         """A constant with another shape, as a new tensor."""
@@ -205,8 +216,7 @@ class Builder(GraphWriter):
             if tuple(new) == shape:
                 return x
             y = self.add("expand", [x], {"size": tuple(new)})
-            if x.number in self.batch_indices:
-                self.batch_indices.add(y.number)
+            self._keep_indices(x, y, lambda place: self.expand(place, sizes))
             return y
         dims = renumbered([(0,) * (i == held) + (1,) * (i != held or size < -1)
                            for i, size in enumerate(sizes)])  # fmt: skip
@@ -232,7 +242,10 @@ class Builder(GraphWriter):
         if isinstance(x, Constant):
             return Constant(x.tensor * factor)
         self.sizes(x)
-        return self.add("mul", [x], {"scalar": real(factor)})
+        y = self.add("mul", [x], {"scalar": real(factor)})
+        if x.number in self.batch_multiples:
+            self.batch_multiples[y.number] = self.batch_multiples[x.number] * factor
+        return y
 
     def combine(
         self, op: str, operands: Sequence[Any], attrs: Mapping[str, Attribute] | None = None
@@ -258,6 +271,15 @@ class Builder(GraphWriter):
         """The batch counter of a BatchNorm with a cumulative mean."""
         count = self.batch_counts.get(running_mean.name or "")
         return {} if count is None else {"num_batches_tracked": count}
+
+    def _keep_indices(self, x: Value, y: Value, move: Callable[[Value], Value]) -> None:
+        """Note that the elements of a value are those of another one, moved."""
+        if x.number in self.batch_multiples:
+            self.batch_multiples[y.number] = self.batch_multiples[x.number]
+        if x.number in self.flat_places:
+            place, number = self.flat_places[x.number]
+            moved = move(Value(place.number, x.dims))
+            self.flat_places[y.number] = moved, number
 
     def _aligned(self, x: Any, dims: Sequence[tuple[int, ...]]) -> Value | int:
         """A value or the number of a constant that broadcasts against values with such dims."""

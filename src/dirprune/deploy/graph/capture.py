@@ -70,7 +70,9 @@ def capture(
     ranges = requested_ranges(example, dynamic)
     reference = Reference()
     with evaluating(model), torch.no_grad():
-        with without_observers(model, lambda: _run(example, reference)) as expected:
+        with without_observers(
+            model, lambda leaves: _run(example, reference, leaves), example.leaves
+        ) as expected:
             _say_what_is_converted(reference.seen)
             program = exported_program(example, ranges)
         graph = Translation(program, example, ranges).graph()
@@ -134,10 +136,10 @@ def _first_of_equal(
 _OF_EQUAL: dict[Any, Any] = {torch.ops.aten.topk.default: _first_of_equal}
 
 
-def _run(example: Example, reference: Reference) -> list[Tensor]:
+def _run(example: Example, reference: Reference, leaves: list[Tensor]) -> list[Tensor]:
     try:
         with torch.random.fork_rng(devices=[]), reference:
-            outputs = example.call(example.leaves)
+            outputs = example.call(leaves)
     except Exception as error:  # whatever the user's forward may raise
         name = type(example.model).__name__
         raise ValueError(

@@ -154,16 +154,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_observers(model: nn.Module, run: Callable[[], Any]) -> Iterator[Any]:
+def without_observers(
+    model: nn.Module, run: Callable[[list[Tensor]], list[Tensor]], leaves: list[Tensor]
+) -> Iterator[list[Tensor]]:
     """Remove the hooks that do not change values, which would see the exporter's fake tensors.
 
-    The network is run once with its hooks. A hook that returns nothing changes no value. The
-    results of hooks before ``forward``, such as a pruned or normalised weight, are kept from that
-    run.
+    The network is run with its hooks. A hook that returns nothing changes no value, unless the
+    network reads what the hook stores: it then gives something else without the hook, and all
+    hooks stay. The results of hooks before ``forward``, such as a pruned or normalised weight,
+    are kept from the last run.
 
     Args:
         model: Any module.
-        run: Calls the module.
+        run: Calls the module with the tensors of its inputs.
+        leaves: These tensors.
 
     Yields:
         The result of ``run``.
@@ -190,15 +194,32 @@ def without_observers(model: nn.Module, run: Callable[[], Any]) -> Iterator[Any]
         for place, hooks in enumerate(places):
             for key, hook in saved[place].items():
                 hooks[key] = recorded(place, key, hook)
-        result = run()
-        for place, hooks in enumerate(places):
-            hooks.clear()
-            hooks.update({k: h for k, h in saved[place].items() if (place, k) in changing})
+        other = [torch.cat([leaf, leaf[:1]]) for leaf in leaves]
+        expected = run(other) if saved else []
+        result = run(leaves)  # the last run, so that what hooks store is not that of ``other``
+        if len(changing) < sum(map(len, saved)):
+            for place, hooks in enumerate(places):
+                hooks.clear()
+                hooks.update({k: h for k, h in saved[place].items() if (place, k) in changing})
+            if not _returns(run, other, expected):
+                for hooks, before in zip(places, saved):
+                    hooks.clear()
+                    hooks.update(before)
         yield result
     finally:
         for hooks, before in zip(places, saved):
             hooks.clear()
             hooks.update(before)
+
+
+def _returns(
+    run: Callable[[list[Tensor]], list[Tensor]], leaves: list[Tensor], expected: list[Tensor]
+) -> bool:
+    try:
+        found = run(leaves)
+    except ValueError:
+        return False
+    return len(found) == len(expected) and all(map(torch.equal, found, expected))
 
 
 def _positional_names(model: nn.Module, count: int) -> list[str]:

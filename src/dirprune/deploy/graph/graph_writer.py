@@ -31,8 +31,10 @@ class GraphWriter:
         batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
             the count of batches.
         booleans: Numbers of the values that are booleans.
-        batch_indices: Numbers of the values that are the index of a sample in the batch.
-        batch_multiples: For values that are the index of a sample times a number: that number.
+        batch_multiples: For values that are the index of a sample in the batch times a number:
+            that number.
+        flat_places: For values that are a place in a sample plus such a multiple, as they number
+            the rows of all samples: the place and the number.
         ranges: Numbers of the values that are 0, 1, 2, ... for every sample.
         pooled: For values that are places of maxima, by number: the strides of the windows, which
             do not overlap, and the width of the map.
@@ -42,8 +44,8 @@ class GraphWriter:
     path: str = ""
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     booleans: set[int] = field(default_factory=set)
-    batch_indices: set[int] = field(default_factory=set)
-    batch_multiples: dict[int, int] = field(default_factory=dict)
+    batch_multiples: dict[int, Any] = field(default_factory=dict)
+    flat_places: dict[int, tuple[Value, Any]] = field(default_factory=dict)
     ranges: set[int] = field(default_factory=set)
     pooled: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)

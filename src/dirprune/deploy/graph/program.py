@@ -17,9 +17,11 @@ from dirprune.deploy.graph.example import Example, FlatNetwork
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.bags import BAGS
 from dirprune.deploy.graph.operators.composed import COMPOSED
+from dirprune.deploy.graph.operators.gamma import GAMMA
 from dirprune.deploy.graph.operators.logic import LOGIC
 from dirprune.deploy.graph.operators.places import PLACES
 from dirprune.deploy.graph.operators.sampling import SAMPLED
+from dirprune.deploy.graph.operators.selection import SELECTION
 from dirprune.deploy.graph.operators.unpooling import UNPOOLED
 from dirprune.deploy.graph.size_requests import Place, traced_inputs
 from dirprune.deploy.graph.sizes import SizeRange
@@ -28,10 +30,12 @@ CAPTURED = {
     **{name: f for record in OPERATORS.values() for name, f in record.captured.items()},
     **COMPOSED,
     **PLACES,
+    **SELECTION,
     **SAMPLED,
     **UNPOOLED,
     **BAGS,
     **LOGIC,
+    **GAMMA,
 }
 """The function that writes the node, for every ATen operator that a graph takes."""
 
@@ -65,7 +69,7 @@ def exported_program(
                 "bounds for that one as well, or leave this one out of dynamic"
             ) from error
         if "you marked" in str(error).lower():
-            reason = "it works for this batch size only: len(x) is fixed, x.shape[0] is not"
+            reason = "it works for this batch size only, as by a loop over the samples"
         raise ValueError(
             f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
             "example_inputs to store its weights only"

@@ -1,11 +1,12 @@
 """Conditions under which the code of a network is traced, so that sizes can vary."""
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
@@ -17,15 +18,21 @@ def traceable() -> Iterator[None]:
 
     These are the arguments' checks of ``torch.distributions``, and whether the mask of a
     ``nn.TransformerDecoder`` is the causal one, which read values; and the order of products in
-    ``torch.einsum``, which is chosen by the sizes.
+    ``torch.einsum``, which is chosen by the sizes. ``len(x)`` is ``x.shape[0]``, and
+    ``nn.CrossMapLRN2d`` uses no storage of its own.
     """
     validates, detects = Distribution._validate_args, transformer._detect_is_causal_mask
+    normalises = nn.CrossMapLRN2d.forward
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     Distribution.set_default_validate_args(False)
+    builtins.len = _length
+    nn.CrossMapLRN2d.forward = _cross_map_norm  # type: ignore[assignment, method-assign]
     try:
         with torch.backends.opt_einsum.flags(enabled=False), VaryingSizes():
             yield
     finally:
+        builtins.len = _count
+        nn.CrossMapLRN2d.forward = normalises  # type: ignore[method-assign]
         transformer._detect_is_causal_mask = detects
         Distribution.set_default_validate_args(validates)
 
@@ -58,6 +65,27 @@ class VaryingSizes(TorchFunctionMode):
             if result is not None:
                 return result
         return func(*args, **kwargs)
+
+
+_count = len
+
+
+def _length(x: Any) -> Any:
+    """``len(x)``, which Python makes an integer, so that it would not vary."""
+    varies = isinstance(x, Tensor) and x.dim() and isinstance(x.shape[0], torch.SymInt)
+    return x.shape[0] if varies else _count(x)
+
+
+def _cross_map_norm(layer: nn.CrossMapLRN2d, x: Tensor) -> Tensor:
+    """X / (k + alpha / size * s)^beta, where s sums squares of neighbouring channels.
+
+    torch adds those before channel c + reach and subtracts those from 1 to c - reach.
+    """
+    channel, reach = torch.arange(x.shape[1]), int((layer.size - 1) / 2 + 1)
+    apart = channel - channel[:, None]
+    added = (apart < reach) & ~((apart <= -reach) & (channel > 0))
+    squares = torch.einsum("bchw,dc->bdhw", x * x, added.to(x))
+    return x * (layer.k + layer.alpha / layer.size * squares) ** -layer.beta
 
 
 def _varies(x: Any) -> bool:

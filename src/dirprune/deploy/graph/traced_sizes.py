@@ -189,6 +189,11 @@ def is_number(x: object) -> bool:
     return isinstance(x, int | float | Size)
 
 
+def is_finite(x: object) -> bool:
+    """Whether something is a finite number, or follows from sizes."""
+    return isinstance(x, Size) or (isinstance(x, int | float) and math.isfinite(x))
+
+
 def real(x: Any) -> Any:
     """A float; what follows from sizes stays as it is."""
     return x if isinstance(x, Size) else float(x)

@@ -8,7 +8,7 @@ import numpy as np
 from dirprune.deploy.graph.operators.channels import Channels
 from dirprune.deploy.graph.operators.layouts import Layout, operand
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
-from dirprune.deploy.graph.traced_sizes import is_number, real
+from dirprune.deploy.graph.traced_sizes import is_finite, is_number, real
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,10 +65,15 @@ def _capture(op: str) -> Callable[..., Any]:
             return b.combine(op, [b.operand(a.self), b.multiplied(other, alpha)])
         if is_number(other) and op in ("add", "sub") and other == 0:
             return a.self  # type: ignore[no-any-return]
-        if is_number(other):
+        if is_number(other) and op == "mul" and other != 1:
+            return b.multiplied(a.self, other)  # type: ignore[no-any-return]
+        if is_finite(other):
             result = b.add(op, [a.self], {"scalar": real(other * alpha)})
         else:
-            result = b.combine(op, [a.self, b.multiplied(other, alpha)])
+            result = b.combine(op, [a.self, b.operand(b.multiplied(other, alpha))])
+            if op == "add" and alpha == 1:
+                b.note_flat_place(result, a.self, other)
+                b.note_flat_place(result, other, a.self)
         rounding = getattr(a, "rounding_mode", None)
         return result if rounding is None else b.add(rounding, [result])
 

@@ -15,8 +15,7 @@ _SUM, _MEAN, _MAX = 0, 1, 2
 def _capture_bags(b: "Builder", a: "Arguments", results: Any) -> "list[Value | None]":
     """Write an embedding and a reduction, for as many rows in the bag of every sample."""
     count = -b.sizes(a.indices)[0]
-    offsets = getattr(a.offsets, "number", -1)
-    step = 1 if offsets in b.batch_indices else b.batch_multiples.get(offsets)
+    step = b.batch_multiples.get(getattr(a.offsets, "number", -1))
     if step != count or a.include_last_offset:
         raise ValueError("its bags have offsets: give the indices as a matrix, one row per sample")
     ids = b.reshape(a.indices, (-1, count))

@@ -52,10 +52,7 @@ def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
         place = b.constant_value(Constant(torch.arange(largest(size))))
         place = b.take(place, 0, 0, size)
         b.ranges.add(place.number)
-    if step != 1:
-        place = b.combine("mul", [place, b.operand(step)])
-        if size == -1 and start == 0 and isinstance(step, int):
-            b.batch_multiples[place.number] = step
+    place = b.multiplied(place, step)
     return place if start == 0 else b.combine("add", [place, b.operand(start)])
 
 

@@ -1,6 +1,7 @@
 """Further functions of single elements; integers and booleans are float32 here."""
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from dirprune.deploy.graph.operators.channels import Elementwise
 from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.pointwise import unary
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, same_shape
+from dirprune.deploy.graph.traced_sizes import is_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +77,10 @@ def _clamp_shape(x: "Sequence[Shape]", tensors: Any, attrs: Attributes) -> Shape
 
 def _capture_clamp(low: str, high: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
-        limits = getattr(a, low, None), getattr(a, high, None)
+        given = zip((low, high), (-inf, inf))
+        limits = tuple(_finite_limit(b, getattr(a, key, None), every) for key, every in given)
+        if limits == (None, None):
+            return a.self  # type: ignore[no-any-return]
         if limits == (0, None):
             return b.add("relu", [a.self])
         if limits == (0, 6):
@@ -90,6 +95,13 @@ def _capture_clamp(low: str, high: str) -> Callable[..., Any]:
         return b.add("clamp", [a.self], bounds)
 
     return capture
+
+
+def _finite_limit(b: "Builder", limit: Any, unlimited: float) -> Any:
+    """A finite number, None if all numbers are within the limit, or a constant or value."""
+    if limit == unlimited:
+        return None
+    return limit if limit is None or is_finite(limit) else b.operand(limit)
 
 
 def _write_clamp(w: "Writer", n: "OnnxNode") -> None:
@@ -107,7 +119,7 @@ def _same(b: "Builder", a: "Arguments", results: Any) -> Any:
 def _capture_convert(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Conversion: to integers rounds towards zero, to booleans compares with zero."""
     dtype = getattr(a, "dtype", None)
-    if dtype is None or dtype.is_floating_point or a.self.number in b.batch_indices:
+    if dtype is None or dtype.is_floating_point or b.is_batch_index(a.self):
         return a.self  # type: ignore[no-any-return]
     if dtype == torch.bool:
         return b.add("logical_not", [b.add("logical_not", [a.self])])

@@ -1,10 +1,7 @@
 """Repeating, and reading by an index: constant places, embeddings, gathering."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.record import (
@@ -16,6 +13,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     check_size,
 )
+from dirprune.deploy.graph.operators.sample_rows import rows_of_all_samples, split_rows
 from dirprune.deploy.graph.traced_sizes import slice_bounds, varies
 
 if TYPE_CHECKING:
@@ -96,85 +94,6 @@ def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
     return b.add("take", [x], {"dim": b.axis(x, dim)}, {"index": Constant(tensor)})
 
 
-def _capture_index_select(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    if not hasattr(a.index, "tensor"):
-        raise ValueError("it selects places that depend on the input")
-    return take_places(b, a.self, a.dim, a.index.tensor)
-
-
-def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    """x[:, rows, columns] with constant places whose product is a grid, or of one dimension."""
-    given = [(dim, index) for dim, index in enumerate(a.indices) if index is not None]
-    if any(_is_batch_index(b, a.self, dim, index) for dim, index in given):
-        return _index_of_each_sample(b, a.self, given, results[0])
-    if any(not hasattr(index, "tensor") for _, index in given):
-        raise ValueError("it selects places that depend on the input")
-    tensors = [(dim, index.tensor) for dim, index in given]
-    if any(t.dtype == torch.bool for _, t in tensors):
-        tensors = [(dim, t.nonzero()[:, 0] if t.dtype == torch.bool else t) for dim, t in tensors]
-    rank = max(t.dim() for _, t in tensors)
-    dims = [dim for dim, _ in tensors]
-    spread = [t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)) for _, t in tensors]
-    owners = [[axis for axis in range(rank) if t.shape[axis] > 1] for t in spread]
-    flat = [axis for own in owners for axis in own]
-    if dims != list(range(dims[0], dims[0] + len(dims))):
-        raise ValueError("it selects places of dimensions that are apart")
-    x = a.self
-    if len(tensors) == 1 or (
-        all(len(own) <= 1 for own in owners)
-        and flat == sorted(set(flat))
-        and len(flat) == len([s for s in np.broadcast_shapes(*(t.shape for t in spread)) if s > 1])
-    ):
-        for dim, index in tensors:
-            x = take_places(b, x, dim, index)
-        return b.reshape(x, results[0])  # type: ignore[no-any-return]
-    # Places of a plane: one dimension of its elements, and one index into it.
-    sizes = b.sizes(x)
-    held = [sizes[dim] for dim in dims]
-    merged = (*sizes[: dims[0]], int(np.prod(held)), *sizes[dims[-1] + 1 :])
-    place: Any = 0
-    for t, size in zip(spread, held):
-        place = place * size + t.long() % size
-    x = take_places(b, b.reshape(x, merged), dims[0], place)
-    return b.reshape(x, results[0])
-
-
-def _is_batch_index(b: "Builder", x: Any, dim: int, index: Any) -> bool:
-    """Whether x[..., arange(batch), ...] takes every sample from where it is."""
-    held = getattr(x, "dims", ())
-    return bool(held) and held[dim] == (0,) and getattr(index, "number", -1) in b.batch_indices
-
-
-def _index_of_each_sample(
-    b: "Builder", x: "Value", given: "list[tuple[int, Any]]", sizes: Shape
-) -> "Value":
-    """x[arange(batch), places]: places of every sample, constant or from the input."""
-    rest = [(dim, index) for dim, index in given if not _is_batch_index(b, x, dim, index)]
-    if [dim for dim, _ in given] != [0, 1] or len(rest) != 1:
-        raise ValueError("it selects places of dimensions that are apart")
-    index = rest[0][1]
-    own = b.sizes(index)
-    if hasattr(index, "tensor") or index.number in b.ranges:
-        if hasattr(index, "tensor"):
-            x = take_places(b, x, 1, index.tensor)
-        else:
-            x = b.take(x, 1, 0, prod(own))
-        ahead = sizes[: len(sizes) - len(b.sizes(x)) + 2]
-        batch = next(i for i, size in enumerate(ahead) if size < 0)
-        if batch >= len(ahead) - len(own) and own[batch - len(ahead)] != 1:
-            raise ValueError("it selects other places of every sample")
-        order = [*range(1, batch + 1), 0, *range(batch + 1, len(sizes))]
-        first = (-1, *ahead[:batch], *sizes[batch + 1 :])
-        return b.permute(b.reshape(x, first), order)
-    if index.dims[0] != (0,):
-        raise ValueError("it selects places of samples that are not first")
-    after = b.sizes(x)[2:]
-    count = int(np.prod(own[1:]))
-    index = b.reshape(index, (-1, count, *(1 for _ in after)))
-    index = b.expand(index, (-1, count, *after))
-    return b.reshape(b.add("gather", [x, index], {"dim": b.axis(x, 1)}), sizes)
-
-
 def _capture_flip(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x: Value = a.self
     for dim in a.dims:
@@ -249,6 +168,8 @@ def _embedding_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attribute
 
 
 def _capture_embedding(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    if hasattr(a.weight, "dims"):
+        return rows_of_all_samples(b, a.weight, 0, a.indices, results[0])
     dims = (*a.indices.dims, (len(b.graph_shape(a.indices)),))
     return b.add("embedding", [a.indices], {}, {"weight": a.weight}, dims=dims)
 
@@ -269,6 +190,10 @@ def _gather_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) 
 def _capture_gather(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x, index = a.self, a.index
     dim = a.dim % len(results[0])
+    if (found := split_rows(b, x, dim, index)) is not None:
+        rows, places = found
+        index = b.reshape(places, (-1, -results[0][0], *results[0][1:]))
+        return b.reshape(b.add("gather", [rows, index], {"dim": 1}), results[0])
     if not hasattr(x, "dims"):
         own = b.sizes(x)[dim]
         x = b.as_value(b.expand(x, (*results[0][:dim], own, *results[0][dim + 1 :])))
@@ -315,9 +240,6 @@ INDEXING = {
         tensors=("index",),
         attrs={"dim": "int"},
         captured={
-            "index_select": _capture_index_select,
-            "index": _capture_index,
-            "_unsafe_index": _capture_index,
             "flip": _capture_flip,
             "roll": _capture_roll,
             "copy": lambda b, a, results: b.expand(a.src, results[0]),

@@ -17,7 +17,7 @@ from dirprune.deploy.graph.operators.record import (
     TensorShapes,
     check_rank,
 )
-from dirprune.deploy.graph.traced_sizes import varies
+from dirprune.deploy.graph.traced_sizes import is_finite, varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,7 @@ def _capture_pad(b: "Builder", a: "Arguments", results: Any) -> "Value":
         and rank >= 3
         and all(p == 0 for p in a.pad[4:])
         and all(p >= 0 for p in a.pad)
+        and is_finite(a.value or 0)
     ):
         left, right, top, bottom = [*a.pad, 0, 0][:4]
         attrs: Any = {"padding": (top, bottom, left, right), "value": float(a.value or 0)}

@@ -1,0 +1,46 @@
+"""Rows of every sample, by an index that depends on the input."""
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from dirprune.deploy.graph.operators.record import Shape
+
+if TYPE_CHECKING:
+    from dirprune.deploy.graph.builder import Builder
+    from dirprune.deploy.graph.values import Value
+
+DEPENDS = "it selects places that depend on the input"
+
+
+def gathered(b: "Builder", x: "Value", index: "Value", sizes: Shape) -> "Value":
+    """Rows of every sample, of sizes (batch, rows, ...), by an index that depends on the input."""
+    after, count = b.sizes(x)[2:], prod(b.sizes(index)[1:])
+    index = b.reshape(index, (-1, count, *(1 for _ in after)))
+    index = b.expand(index, (-1, count, *after))
+    return b.reshape(b.add("gather", [x, index], {"dim": b.axis(x, 1)}), sizes)
+
+
+def split_rows(b: "Builder", x: Any, dim: int, index: Any) -> "tuple[Value, Value] | None":
+    """The rows of each sample, and places in them, if an index numbers the rows of all samples.
+
+    An example is ``x.view(batch * n, -1)[places + n * torch.arange(batch)[:, None]]``.
+    """
+    sizes, number = b.sizes(x), getattr(index, "number", -1)
+    if number not in b.flat_places or dim % len(sizes) or index.dims[0][:1] != (0,):
+        return None
+    from dirprune.deploy.graph.values import Value, plain_dims
+
+    place, rows = b.flat_places[number]
+    if sizes[0] != -rows:
+        return None
+    shape = b.graph_shape(index)
+    places = b.reshape(Value(place.number, plain_dims(len(shape))), (-1, prod(shape[1:])))
+    return b.reshape(x, (-1, rows, *sizes[1:])), places
+
+
+def rows_of_all_samples(b: "Builder", x: Any, dim: int, index: Any, sizes: Shape) -> "Value":
+    """Rows of each sample, by an index that numbers the rows of all samples."""
+    found = split_rows(b, x, dim, index)
+    if found is None:
+        raise ValueError(DEPENDS)
+    return gathered(b, *found, sizes)
