@@ -149,7 +149,7 @@ def raw(change: Callable[[bytearray], object]) -> Callable[[], object]:
         (lambda: graph(conv(attrs={**conv().attrs, "stride": (0, 1)})), "at least 1"),
         (lambda: graph(conv(attrs={**conv().attrs, "stride": (1 << 40, 1)})), "must be pair"),
         (lambda: graph(conv(attrs={**conv().attrs, "groups": 3})), "3 groups"),
-        (lambda: graph(conv(attrs={**conv().attrs, "activation": 12})), "activation"),
+        (lambda: graph(conv(attrs={**conv().attrs, "activation": 99})), "activation"),
         (lambda: graph(Node("softmax", (1,), (-1, 4, 4, 7), {"dim": 0})), "of a sample"),
         (lambda: graph(Node("add", (1,), (-1, 4, 4, 7))), "either"),
         (lambda: graph(Node("add", (0, 1), (-1, 4, 4, 7))), "broadcast"),
