@@ -275,3 +275,13 @@ def test_data_in_another_dtype_and_losses_without_a_mean() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             fit_bezier(a, b, network(), F.cross_entropy, data, **{"epochs": 1, **option})  # type: ignore[arg-type]
+
+
+def test_a_fit_with_another_loss_is_not_resumed(tmp_path: Path) -> None:
+    a, b = network().state_dict(), network().state_dict()
+    data = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    save = tmp_path / "fit"
+    fit_bezier(a, b, network(), F.cross_entropy, data, epochs=1, save=save)
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+    with pytest.raises(ValueError, match="another loss"):
+        fit_bezier(a, b, network(), smoothed, data, epochs=1, save=save)

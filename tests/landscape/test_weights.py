@@ -194,3 +194,33 @@ def test_the_diagonal_of_gauss_newton_is_zero_for_an_unused_parameter() -> None:
     unused = objective.layout.slices["unused"]
     assert not found[unused].any()
     assert found.count_nonzero() == 9
+
+
+def test_a_model_that_computes_its_own_loss() -> None:
+    """Like those of the transformers library, with the labels among the inputs."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 3, dtype=D)
+
+        def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            z = self.head(x).movedim(-1, 1)
+            return {"loss": F.cross_entropy(z, labels), "logits": z}
+
+    x, y = torch.randn(13, 5, 2, dtype=D), labels(13, 5)
+    data = [({"x": a, "labels": b}, b) for a, b in split(x, y)]
+    model = Own()
+    assert F.cross_entropy(model.head(x).movedim(-1, 1), y).item() == pytest.approx(
+        Objective(model, lambda outputs, targets: outputs["loss"], data).measure().loss, rel=1e-12
+    )
+    w = model.head.weight.detach()
+    bias = model.head.bias.detach()
+    expected = torch.autograd.functional.hessian(
+        lambda w: F.cross_entropy(F.linear(x, w, bias).movedim(-1, 1), y), w
+    ).reshape(6, 6)
+    hessian = Hessian(
+        model, lambda outputs, targets: outputs["loss"], data, parameters=["head.weight"]
+    )
+    found = torch.stack([hessian(e) for e in torch.eye(6, dtype=D)])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)

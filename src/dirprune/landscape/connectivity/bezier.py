@@ -18,6 +18,7 @@ from dirprune.landscape.connectivity.curve import Curve, bent_line, bernstein
 from dirprune.landscape.objectives.data import check_batch
 from dirprune.landscape.objectives.inputs import Inputs, apply, map_tensors
 from dirprune.landscape.objectives.loss_calls import LossCalls
+from dirprune.landscape.objectives.loss_identity import loss_identity
 from dirprune.landscape.objectives.model_copy import copy_model, loss_in_dtype
 from dirprune.landscape.objectives.points import ParameterLayout, StateDict
 from dirprune.landscape.objectives.sweep import (
@@ -222,6 +223,12 @@ class _Fitting:
     def _resume(self) -> None:
         if self.save is not None and self.save.exists():
             tensors, meta = resumed(self.save, self.work)
+            # Files of dirprune 0.1 do not name their loss.
+            if meta.get("loss", identity := loss_identity(self.loss)) != identity:
+                raise ValueError(
+                    f"{self.save} belongs to a fit with another loss: choose another file, or "
+                    "delete it"
+                )
             self.control.data.copy_(tensors.pop("bends"))
             self.optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
             self.step, self.losses = meta["step"], meta["losses"]
@@ -231,7 +238,7 @@ class _Fitting:
         if self.save is not None:
             packed, tensors = pack(self.optimizer.state_dict(), "optimizer")
             progress = {"step": self.step, "losses": self.losses, "skipped": self.skipped}
-            state = {**progress, "optimizer": packed}
+            state = {**progress, "optimizer": packed, "loss": loss_identity(self.loss)}
             save_work(self.save, tensors | {"bends": self.control}, self.work | state)
 
 

@@ -1,7 +1,7 @@
 """Frozen data: batches that are the same in every pass."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -53,6 +53,8 @@ class FrozenData:
         digest = hashlib.sha256()
         for one, other in zip_longest(data, data):
             self._compare(one, other)
+            if isinstance(one[0], Mapping):
+                digest.update(repr(list(one[0])).encode())
             for tensor in flatten(list(one))[0]:
                 hash_tensor(digest, tensor)
             self.samples += len(one[1])

@@ -12,7 +12,7 @@ loss, its derivative by the outputs z of two concatenated batches a and b gives 
 .. math:: \nabla_{z_b} L_{ab} = \frac{W_b}{W_a + W_b} \nabla_{z_b} L_b
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +49,7 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
 
     Args:
         loss: Mean loss of a batch.
-        batches: All data, read once.
+        batches: All data, read once; an iterator may call the model.
 
     Returns:
         The number of samples of every batch if all samples have the same weight; otherwise the
@@ -68,10 +68,8 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
     samples, weights, others = list[int](), list[float | None](), dict[int, LossInputs]()
     reference: LossInputs | None = None
     pair: list[tuple[LossInputs, float]] = []
-    for number, batch in enumerate(batches):
+    for number, (batch, value, calls) in enumerate(_losses(loss, batches)):
         samples.append(len(batch.targets))
-        with LossCalls() as calls:
-            value = loss(*batch)
         weights.append(calls.weight(value))
         if weights[-1] is not None:
             if weights[-1] and len(pair) < 2:
@@ -93,6 +91,20 @@ def batch_weights(loss: Loss, batches: Iterable[LossInputs]) -> list[float]:
     return (
         [float(count) for count in samples] if len(shares - {0.0}) == 1 == len(shares) else found
     )
+
+
+def _losses(
+    loss: Loss, batches: Iterable[LossInputs]
+) -> Iterator[tuple[LossInputs, Tensor, LossCalls]]:
+    """Every batch with its loss; a model that computes its own loss does so in ``next``."""
+    stream = iter(batches)
+    while True:
+        with LossCalls() as calls:
+            batch = next(stream, None)
+            if batch is None:
+                return
+            value = loss(*batch)
+        yield batch, value, calls
 
 
 def _relative(loss: Loss, reference: LossInputs, batch: LossInputs, number: int) -> float:
