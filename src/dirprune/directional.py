@@ -140,6 +140,19 @@ class FlatProjector:
         return x - self.basis.mT @ (self.basis @ x)
 
 
+def check_finite(w: Tensor) -> None:
+    """Raise a ValueError if a weight is NaN or infinite.
+
+    Args:
+        w: Weights with shape (d,).
+    """
+    if wrong := int((~w.isfinite()).sum()):
+        raise ValueError(
+            f"{wrong:,} of {len(w):,} weights are NaN or infinite: give weights from before "
+            "training diverged"
+        )
+
+
 def directional_scores(w: Tensor, flat: Flat) -> Tensor:
     r"""Compute the score of every weight: how fast it shrinks in directional pruning.
 
@@ -171,11 +184,7 @@ def directional_scores(w: Tensor, flat: Flat) -> Tensor:
             f"w must be one floating-point vector, got shape {tuple(w.shape)}, {w.dtype}: give "
             "torch.nn.utils.parameters_to_vector(model.parameters())"
         )
-    if wrong := int((~w.isfinite()).sum()):
-        raise ValueError(
-            f"{wrong:,} of {len(w):,} weights are NaN or infinite: give weights from before "
-            "training diverged"
-        )
+    check_finite(w)
     signs = w.sign()
     projected = flat(signs)
     if projected.shape != w.shape:

@@ -167,6 +167,8 @@ def test_every_rule_makes_as_many_zeros(sparsity: float) -> None:
             ),
             "do not fit",
         ),
+        (lambda: magnitude_prune(torch.tensor([1, torch.nan]), 0.5), "1 of 2 weights are NaN"),
+        (lambda: obd_prune(torch.ones(1), 1.0, torch.tensor([torch.inf])), "diagonal has entries"),
     ],
 )
 def test_mistakes(call: Callable[[], object], message: str) -> None:

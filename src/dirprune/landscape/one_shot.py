@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dirprune.directional import DirectionalPath, Flat, FlatProjector
+from dirprune.directional import DirectionalPath, Flat, FlatProjector, check_finite
 from dirprune.quantile import mark_smallest
 
 
@@ -140,7 +140,7 @@ def magnitude_prune(w: Tensor, sparsity: float) -> Tensor:
         sparsity: Share of zeros afterwards, from 0 to 1.
 
     Raises:
-        ValueError: If the sparsity is out of its range.
+        ValueError: If the sparsity is out of its range, or a weight is not finite.
 
     Example:
         >>> magnitude_prune(torch.tensor([3.0, -1.0, 2.0, 4.0]), 0.5)
@@ -163,7 +163,7 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
         diagonal: Diagonal of the Hessian, with shape (d,).
 
     Raises:
-        ValueError: If shapes differ or the sparsity is out of its range.
+        ValueError: If shapes differ, the sparsity is out of its range, or a number is not finite.
 
     References:
         Optimal Brain Damage (LeCun et al., 1989)
@@ -177,6 +177,8 @@ def obd_prune(w: Tensor, sparsity: float, diagonal: Tensor) -> Tensor:
             f"the diagonal has shape {tuple(diagonal.shape)}, the weights {tuple(w.shape)}: give "
             "one number per weight"
         )
+    if not bool(diagonal.isfinite().all()):
+        raise ValueError("the diagonal has entries that are NaN or infinite: compute it again")
     cost = diagonal.to(w.dtype).clamp(min=0) * w.square()
     smaller_first = w.abs().argsort(stable=True)
     order = smaller_first[cost[smaller_first].argsort(stable=True)]
@@ -187,6 +189,7 @@ def _count(w: Tensor, sparsity: float) -> int:
     """The number of zeros, as in DirectionalPath.lam_for: 7 for 0.7 * 10 = 7.000000000000001."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must lie in [0, 1], got {sparsity}")
+    check_finite(w)
     return int(-(-round(sparsity * len(w), 6) // 1))
 
 

@@ -101,7 +101,8 @@ def check_batch(batch: Any, number: int) -> None:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
         raise TypeError(
-            f"a batch must be a pair (inputs, targets), got a {type(batch).__name__}{size}"
+            f"a batch must be a pair (inputs, targets), got a {type(batch).__name__}{size}: put "
+            "several inputs into a tuple or a dict, such as ((a, b), targets)"
         )
     inputs, targets = batch
     tensors = flatten(inputs)[0]
