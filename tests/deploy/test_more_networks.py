@@ -289,6 +289,7 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
         (lambda m, x: F.max_unpool1d(x[:, None, :3], x[:, None, :3].long(), 2),
          "indices of a max pooling"),
         (lambda m, x: x[x > 0], "select with torch.where"),
+        (lambda m, x: x.masked_scatter(x > 0, -x), "the samples before it: use torch.where"),
         (lambda m, x: F.embedding_bag(x.long().reshape(-1), m.table, m.starts), "row per sample"),
     ],
 )  # fmt: skip

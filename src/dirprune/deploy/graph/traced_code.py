@@ -77,9 +77,10 @@ def _length(x: Any) -> Any:
 
 
 def _cross_map_norm(layer: nn.CrossMapLRN2d, x: Tensor) -> Tensor:
-    """X / (k + alpha / size * s)^beta, where s sums squares of neighbouring channels.
+    """Return x / (k + alpha / size * s)^beta, where s sums squares of neighbouring channels.
 
-    torch adds those before channel c + reach and subtracts those from 1 to c - reach.
+    In torch's code s includes channel 0 everywhere, and of the others those that are less than
+    ``reach`` away.
     """
     channel, reach = torch.arange(x.shape[1]), int((layer.size - 1) / 2 + 1)
     apart = channel - channel[:, None]

@@ -224,10 +224,18 @@ def _capture_diagonal(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return take_places(b, x, len(ahead), places)
 
 
+def _refuse_masked_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    raise ValueError(
+        "which elements a sample takes depends on the masks of the samples before it: use "
+        "torch.where"
+    )
+
+
 PLACES = {
     "scatter": _capture_scatter,
     "scatter_add": _capture_scatter_add,
     "scatter_reduce": _capture_scatter_reduce,
+    "masked_scatter": _refuse_masked_scatter,
     "index_put": _capture_index_put,
     "_unsafe_index_put": _capture_index_put,
     "unfold": _capture_unfold,
