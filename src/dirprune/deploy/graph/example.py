@@ -85,7 +85,7 @@ class FlatNetwork(nn.Module):
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """Call it."""
-        with traceable():
+        with traceable(self.network):
             return tuple(self._example.call(list(leaves)))
 
 

@@ -1,9 +1,10 @@
 """Conditions under which the code of a network is traced, so that sizes can vary."""
 
-import builtins
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +14,30 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def traceable() -> Iterator[None]:
+def traceable(network: nn.Module) -> Iterator[None]:
     """Trace without code that only checks values or optimises for the sizes of the example.
 
     These are the arguments' checks of ``torch.distributions``, and whether the mask of a
     ``nn.TransformerDecoder`` is the causal one, which read values; and the order of products in
-    ``torch.einsum``, which is chosen by the sizes. ``len(x)`` is ``x.shape[0]``, and
-    ``nn.CrossMapLRN2d`` uses no storage of its own.
+    ``torch.einsum``, which is chosen by the sizes. ``len(x)`` in the modules of the network's
+    classes is ``x.shape[0]``, and ``nn.CrossMapLRN2d`` uses no storage of its own.
     """
-    validates, detects = Distribution._validate_args, transformer._detect_is_causal_mask
-    normalises = nn.CrossMapLRN2d.forward
-    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
-    Distribution.set_default_validate_args(False)
-    builtins.len = _length
-    nn.CrossMapLRN2d.forward = _cross_map_norm  # type: ignore[assignment, method-assign]
-    try:
-        with torch.backends.opt_einsum.flags(enabled=False), VaryingSizes():
-            yield
-    finally:
-        builtins.len = _count
-        nn.CrossMapLRN2d.forward = normalises  # type: ignore[method-assign]
-        transformer._detect_is_causal_mask = detects
-        Distribution.set_default_validate_args(validates)
+    validates = Distribution._validate_args
+    replaced = [(transformer, "_detect_is_causal_mask", _is_causal),
+                (nn.CrossMapLRN2d, "forward", _cross_map_norm)]  # fmt: skip
+    names = {type(m).__module__ for m in network.modules()}
+    own = [sys.modules.get(name) for name in names if name.partition(".")[0] != "torch"]
+    with ExitStack() as stack:
+        for owner, name, function in replaced:
+            stack.enter_context(mock.patch.object(owner, name, function))
+        for module in own:
+            if module is not None and not hasattr(module, "len"):
+                stack.enter_context(mock.patch.object(module, "len", _length, create=True))
+        stack.callback(Distribution.set_default_validate_args, validates)
+        Distribution.set_default_validate_args(False)
+        stack.enter_context(torch.backends.opt_einsum.flags(enabled=False))
+        stack.enter_context(VaryingSizes())
+        yield
 
 
 class VaryingSizes(TorchFunctionMode):
@@ -67,13 +70,14 @@ class VaryingSizes(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_count = len
+def _is_causal(mask: Any, is_causal: Any = None, size: Any = None) -> bool:
+    return bool(is_causal)
 
 
 def _length(x: Any) -> Any:
     """``len(x)``, which Python makes an integer, so that it would not vary."""
     varies = isinstance(x, Tensor) and x.dim() and isinstance(x.shape[0], torch.SymInt)
-    return x.shape[0] if varies else _count(x)
+    return x.shape[0] if varies else len(x)
 
 
 def _cross_map_norm(layer: nn.CrossMapLRN2d, x: Tensor) -> Tensor:
