@@ -366,3 +366,19 @@ print(*[node.op for node in fold(read_file({str(path)!r}).graph).nodes])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["linear"]
+
+
+def test_a_network_that_also_returns_a_number_has_a_change(tmp_path: Path) -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> dict[str, object]:
+            return {"y": self.layer(x), "version": 3}
+
+    net = Numbered()
+    with torch.no_grad():
+        net.layer.weight.fill_(1 + 2**-12)  # float16 rounds it to 1
+    saved = save(net, tmp_path / "model.dpz", torch.ones(2, 1), values="float16")
+    assert saved.change == pytest.approx(2**-12 / (1 + 2**-12))
