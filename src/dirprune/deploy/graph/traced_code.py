@@ -18,9 +18,8 @@ def traceable(network: nn.Module) -> Iterator[None]:
     """Trace without code that only checks values or optimises for the sizes of the example.
 
     These are the arguments' checks of ``torch.distributions``, and whether the mask of a
-    ``nn.TransformerDecoder`` is the causal one, which read values; and the order of products in
-    ``torch.einsum``, which is chosen by the sizes. ``len(x)`` in the modules of the network's
-    classes is ``x.shape[0]``, and ``nn.CrossMapLRN2d`` uses no storage of its own.
+    ``nn.TransformerDecoder`` is the causal one, which read values. ``len(x)`` in the modules of
+    the network's classes is ``x.shape[0]``, and ``nn.CrossMapLRN2d`` uses no storage of its own.
     """
     validates = Distribution._validate_args
     replaced = [(transformer, "_detect_is_causal_mask", _is_causal),
@@ -35,7 +34,6 @@ def traceable(network: nn.Module) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(module, "len", _length, create=True))
         stack.callback(Distribution.set_default_validate_args, validates)
         Distribution.set_default_validate_args(False)
-        stack.enter_context(torch.backends.opt_einsum.flags(enabled=False))
         stack.enter_context(VaryingSizes())
         yield
 
@@ -43,8 +41,8 @@ def traceable(network: nn.Module) -> Iterator[None]:
 class VaryingSizes(TorchFunctionMode):
     """Rewrites functions that take sizes as plain integers only, where these vary.
 
-    These are ``torch.linspace``, pooling with a window of the size of the input, and
-    ``torch.take_along_dim``.
+    These are ``torch.linspace``, pooling with a window of the size of the input,
+    ``torch.take_along_dim``, and ``torch.einsum``, whose order of products depends on the sizes.
     """
 
     def __torch_function__(
@@ -62,7 +60,7 @@ class VaryingSizes(TorchFunctionMode):
                 "it returns at the padding"
             )
         rewrite = _REWRITTEN.get(getattr(func, "__name__", ""))
-        always = rewrite is _take_along
+        always = rewrite in (_take_along, _einsum)
         if rewrite is not None and (always or any(map(_varies, (*args, *kwargs.values())))):
             result = rewrite(*args, **kwargs)
             if result is not None:
@@ -108,6 +106,15 @@ def _linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor
     return torch.where(place < steps // 2, start + place * step, end - (steps - 1 - place) * step)
 
 
+def _einsum(equation: Any, *operands: Any) -> Tensor | None:
+    """Multiply from left to right."""
+    if not isinstance(equation, str):
+        return None
+    flat = operands[0] if isinstance(operands[0], list | tuple) else operands
+    product: Tensor = torch._VF.einsum(equation, flat)  # type: ignore[attr-defined]
+    return product
+
+
 def _take_along(
     x: Tensor, indices: Tensor | None = None, dim: int | None = None, **given: Any
 ) -> Tensor | None:
@@ -146,6 +153,7 @@ def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | 
 _REWRITTEN: dict[str, Callable[..., Tensor | None]] = {
     "linspace": _linspace,
     "take_along_dim": _take_along,
+    "einsum": _einsum,
     **{f"avg_pool{n}d": _global(torch.mean, n) for n in (1, 2, 3)},
     **{f"max_pool{n}d": _global(torch.amax, n) for n in (1, 2, 3)},
 }
