@@ -235,6 +235,42 @@ bool transposes(const Kernels& kernels, Random& random) {
     return true;
 }
 
+bool multiplies(const Kernels& kernels, Random& random) {
+    for (int trial = 0; trial < 40; ++trial) {
+        const std::int64_t rows = between(random, 1, 9), inner = between(random, 1, 20);
+        const std::int64_t columns = between(random, 1, 9);
+        const std::int64_t batch = kernels.lanes * between(random, 1, 2);
+        const Array a = noise(random, rows * inner * batch), b = noise(random, inner * columns * batch);
+        Array out(static_cast<std::size_t>(rows * columns * batch));
+        kernels.batched_product(a.data(), b.data(), out.data(), std::size_t(rows), std::size_t(inner),
+                                std::size_t(columns), std::size_t(batch));
+        for (std::int64_t i = 0; i < rows; ++i)
+            for (std::int64_t j = 0; j < columns; ++j)
+                for (std::int64_t image = 0; image < batch; ++image) {
+                    double sum = 0;
+                    for (std::int64_t k = 0; k < inner; ++k)
+                        sum += double(a[std::size_t((i * inner + k) * batch + image)]) *
+                               double(b[std::size_t((k * columns + j) * batch + image)]);
+                    if (!near(out[std::size_t((i * columns + j) * batch + image)], sum, double(inner)))
+                        return false;
+                }
+    }
+    return true;
+}
+
+bool softens_ramps(const Kernels& kernels, Random& random) {
+    const Array x = noise(random, 77);
+    Array y(x.size());
+    for (float beta : {0.5f, 1.0f, 4.0f}) {
+        kernels.softplus(beta, 3, x.data(), y.data(), x.size());
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            const double z = double(beta) * double(x[i]);
+            if (!near(y[i], z > 3 ? double(x[i]) : std::log1p(std::exp(z)) / double(beta), 0)) return false;
+        }
+    }
+    return true;
+}
+
 }  // namespace
 
 void test_engine() {
@@ -249,6 +285,8 @@ void test_engine() {
         check(normalizes(table, random), ("layer norms" + suffix).c_str());
         check(softens(table, random), ("softmax" + suffix).c_str());
         check(transposes(table, random), ("transpositions" + suffix).c_str());
+        check(multiplies(table, random), ("products of batches" + suffix).c_str());
+        check(softens_ramps(table, random), ("softplus" + suffix).c_str());
         check(sums(table, random), ("products of sparse and dense rows" + suffix).c_str());
     }
 }

@@ -88,69 +88,89 @@ Shape permute_shape(const Graph& graph, const Node& node) {
     return result;
 }
 
-void permute(const Call& c) {
-    const auto& dims = c.node.list(Key::dims);
-    const Shape& shape = c.inputs[0].shape;
-    // The result's axes, sizes and steps in the input, neighbours merged.
-    std::vector<std::pair<std::int64_t, std::int64_t>> axes;
+// The axes of a permutation's result, outermost first, without those of size 1; neighbours that
+// stay neighbours are merged.
+struct Axis {
+    std::int64_t size, step;  // step in the input, in floats
+};
+struct Permutation {
+    std::vector<Axis> axes;  // at least one
+    std::int64_t run;        // floats that stay together: an axis of step 1 below the others
+
+    std::int64_t rows() const {  // of the result, each along the last axis
+        std::int64_t count = 1;
+        for (std::size_t j = 0; j + 1 < axes.size(); ++j) count *= axes[j].size;
+        return count;
+    }
+    std::int64_t start(std::int64_t row) const {  // of a row, in the input
+        std::int64_t at = 0;
+        for (std::size_t j = axes.size() - 1; j-- > 0; row /= axes[j].size)
+            at += row % axes[j].size * axes[j].step;
+        return at;
+    }
+};
+
+Permutation permutation(const Shape& shape, const Shape& dims, std::int64_t batch) {
+    Permutation p{{}, batch};
     for (std::size_t i = 1; i < dims.size(); ++i) {
         const auto from = count(dims[i] - 1);
-        std::int64_t step = c.batch;
+        std::int64_t step = batch;
         for (std::size_t j = from + 1; j < shape.size(); ++j) step *= shape[j];
         if (shape[from] == 1) continue;
-        if (!axes.empty() && axes.back().second == step * shape[from])
-            axes.back() = {axes.back().first * shape[from], step};
+        if (!p.axes.empty() && p.axes.back().step == step * shape[from])
+            p.axes.back() = {p.axes.back().size * shape[from], step};
         else
-            axes.emplace_back(shape[from], step);
+            p.axes.push_back({shape[from], step});
     }
-    std::int64_t run = c.batch;  // floats that stay neighbours
-    if (!axes.empty() && axes.back().second == c.batch) {
-        run *= axes.back().first;
-        axes.pop_back();
+    if (!p.axes.empty() && p.axes.back().step == batch) {
+        p.run *= p.axes.back().size;
+        p.axes.pop_back();
     }
-    if (axes.empty()) axes.emplace_back(1, run);
-    const std::int64_t size = axes.back().first, step = axes.back().second;  // of the last axis
-    std::int64_t outer = 1;
-    for (const auto& axis : axes) outer *= axis.first;
-    outer /= size;
-    // Where a row of the result, without the last axis, begins in the input.
-    const auto start = [&](std::int64_t row) {
-        std::int64_t at = 0;
-        for (std::size_t j = axes.size() - 1; j-- > 0; row /= axes[j].first)
-            at += row % axes[j].first * axes[j].second;
-        return at;
-    };
-    const float* x = c.inputs[0].data;
-    if (run != 1) {
-        in_ranges(outer, size * run, c.threads, [&](std::int64_t first, std::int64_t last) {
-            float* out = c.out + first * size * run;
-            for (std::int64_t row = first; row < last; ++row) {
-                const float* from = x + start(row);
-                for (std::int64_t i = 0; i < size; ++i, from += step, out += run)
-                    std::copy_n(from, run, out);
-            }
-        });
-        return;
-    }
-    // Single floats: the axis whose elements are neighbours in the input is exchanged with the last.
-    const auto near = static_cast<std::size_t>(
-        std::find_if(axes.begin(), axes.end(), [](const auto& axis) { return axis.second == 1; }) -
-        axes.begin());
-    const std::int64_t columns = axes[near].first;
-    std::int64_t below = size;  // floats of the result between neighbours of this axis
-    for (std::size_t j = near + 1; j + 1 < axes.size(); ++j) below *= axes[j].first;
-    const std::int64_t inside = below / size, strip = std::min<std::int64_t>(columns, 16);
+    if (p.axes.empty()) p.axes.push_back({1, p.run});
+    return p;
+}
+
+void copy_runs(const Call& c, const Permutation& p) {
+    const std::int64_t run = p.run, step = p.axes.back().step, each = p.axes.back().size * run;
+    in_ranges(p.rows(), each, c.threads, [&](std::int64_t first, std::int64_t last) {
+        float* out = c.out + first * each;
+        for (std::int64_t row = first; row < last; ++row) {
+            const float* from = c.inputs[0].data + p.start(row);
+            float* const end = out + each;
+            for (; out < end; from += step, out += run) std::copy_n(from, run, out);
+        }
+    });
+}
+
+// Single floats: the axis whose elements are neighbours in the input is exchanged with the last.
+void exchange(const Call& c, const Permutation& p) {
+    const std::int64_t size = p.axes.back().size, step = p.axes.back().step;
+    const auto near = std::find_if(p.axes.begin(), p.axes.end(),
+                                   [](const Axis& axis) { return axis.step == 1; });
+    const std::int64_t columns = near->size;
+    std::int64_t inside = 1;  // rows between neighbours of this axis
+    for (auto axis = near + 1; axis + 1 < p.axes.end(); ++axis) inside *= axis->size;
+    const std::int64_t strip = std::min<std::int64_t>(columns, 16);
     const std::int64_t strips = (columns + strip - 1) / strip;
-    in_ranges(outer / columns * strips, strip * size, c.threads,
+    in_ranges(p.rows() / columns * strips, strip * size, c.threads,
               [&](std::int64_t first, std::int64_t last) {
                   for (std::int64_t i = first; i < last; ++i) {
                       const std::int64_t matrix = i / strips, begin = i % strips * strip;
                       const std::int64_t row =
-                          matrix / inside * inside * columns + begin * inside + matrix % inside;
-                      c.kernels.transpose(x + start(row), step, c.out + row * size, below,
-                                          count(size), count(std::min(strip, columns - begin)), 1);
+                          (matrix / inside * columns + begin) * inside + matrix % inside;
+                      c.kernels.transpose(c.inputs[0].data + p.start(row), step,
+                                          c.out + row * size, inside * size, count(size),
+                                          count(std::min(strip, columns - begin)), 1);
                   }
               });
+}
+
+void permute(const Call& c) {
+    const Permutation p = permutation(c.inputs[0].shape, c.node.list(Key::dims), c.batch);
+    if (p.run == 1 && p.axes.back().step != 1)
+        exchange(c, p);
+    else
+        copy_runs(c, p);
 }
 
 }  // namespace
