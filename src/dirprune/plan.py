@@ -121,7 +121,7 @@ class SparsityPlan(PlanState):
         """Return this plan for an optimizer, or a copy at step 0 if it belongs to another.
 
         Args:
-            optimizer: An object that stands for the optimizer.
+            optimizer: An object that identifies the optimizer.
 
         Returns:
             The plan that the optimizer has to use.

@@ -118,7 +118,7 @@ def kth_magnitude_near(tensors: Sequence[Tensor], k: int, near: float) -> Tensor
     below, between = 0, []
     for t in tensors:
         magnitudes = flat(t).abs()
-        below += int((magnitudes < low).count_nonzero())  # NaN counts as large
+        below += int((magnitudes < low).count_nonzero())  # NaN is treated as large
         between.append(magnitudes[(magnitudes >= low) & (magnitudes <= high)])
     if not 0 < k - below <= sum(map(len, between)):
         return kth_magnitude(tensors, k)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.test_coverage import Written
+from deploy.test_coverage import Written, outputs
 from dirprune.deploy import Engine, capture, save, shrink
 
 
@@ -213,9 +213,7 @@ def test_networks(name: str, tmp_path: Path) -> None:
     make, shape = CASES[name]
     model = make().eval()
     example, x = torch.randn(2, *shape), torch.randn(7, *shape)
-    save(model, tmp_path / "m.dpz", example)
-    expected = model(x)
-    found = torch.from_numpy(Engine(tmp_path / "m.dpz", threads=1, tune=False)(x.numpy()))
+    expected, found = outputs(model, example, x, tmp_path / "m.dpz")
     torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(shrink(model, example)(x), expected.float(), rtol=1e-4, atol=1e-5)
 

@@ -12,6 +12,7 @@ from dirprune._support.files import expand_user
 from dirprune._support.suggestions import did_you_mean
 from dirprune.data.augment import CropFlip
 from dirprune.data.datasets import Examples, cifar, digits, fashion_mnist
+from dirprune.data.folders import class_folders, decode_small, evaluation_parts
 from dirprune.data.names import NAMES
 from dirprune.data.sources import MemorySource, Source
 
@@ -154,9 +155,7 @@ def _standard(kind: str, folder: str) -> Dataset:
 
 
 def _folders(kind: str, folder: str, workers: int | None) -> Dataset:
-    # These import torchvision, which takes seconds.
-    from dirprune.data.folders import class_folders, decode_small, evaluation_parts
-    from dirprune.data.stream import StreamSource
+    from dirprune.data.stream import StreamSource  # it imports torchvision, which takes seconds
 
     if kind == "imagenet" and not expand_user(folder).exists():
         raise FileNotFoundError(

@@ -37,7 +37,7 @@ class DualAveraging(ExactState):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._identity = object()
-        """Stands for this optimizer in its plans."""
+        """Identifies this optimizer in its plans."""
         self._own_plans: dict[int, tuple[SparsityPlan, SparsityPlan]] = {}
         """Given plans by their ids, with the plans that are used."""
         super().__init__(params, defaults)

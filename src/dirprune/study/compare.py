@@ -291,7 +291,7 @@ class _Comparison:
                     self._do(config, prune_finished, self._folder(run).path, run)
 
     def _finished(self, method: str) -> list[TrainConfig]:
-        over = [c for c in self.finals.get(method, ()) if _is_over(self._folder(c))]
+        over = [c for c in self.finals.get(method, ()) if self._folder(c).is_over()]
         return [c for c in over if self._summary(c)["status"] == "finished"]
 
     def _run(self, config: TrainConfig) -> Summary:
@@ -300,7 +300,7 @@ class _Comparison:
     def _do(self, config: TrainConfig, call: Callable[..., object], *before: Any) -> Summary:
         """Run a config unless it has already finished or diverged, and return its summary."""
         folder = self._folder(config)
-        if not _is_over(folder):
+        if not folder.is_over():
             name = run_name(config, self.plan)
             if not self.has(self.plan.number(config)):
                 self.missing.append(name)
@@ -330,7 +330,7 @@ class _Comparison:
             "lr_grid": self.grid,
             "chosen": self.chosen,
             "calibration": self.calibration,
-            "runs": [run_name(c, self.plan) for c in runs if _is_over(self._folder(c))],
+            "runs": [run_name(c, self.plan) for c in runs if self._folder(c).is_over()],
             "missing": self.missing,
         }
         write_json(self.out / "comparison.json", record)
@@ -344,8 +344,3 @@ def train_or_resume(out: Path, config: TrainConfig, track: str | None = None) ->
     """Train in a folder; resume if it holds a run."""
     resume = RunFolder(out).config.exists()
     train(config, out, resume=resume, display=ConsoleDisplay(), track=track)
-
-
-def _is_over(folder: RunFolder) -> bool:
-    summary = folder.read_summary()
-    return summary is not None and summary["status"] in ("finished", "diverged")

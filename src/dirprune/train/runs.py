@@ -173,6 +173,11 @@ class RunFolder:
         """Return the final figures, or None if there are none yet."""
         return read_json(self.summary) if self.summary.exists() else None
 
+    def is_over(self) -> bool:
+        """Return whether the run has finished or diverged."""
+        summary = self.read_summary()
+        return summary is not None and summary["status"] in ("finished", "diverged")
+
     def read_metrics(self, until: int | None = None) -> list[dict[str, Any]]:
         """Return the figures of every epoch, without an incomplete last line.
 

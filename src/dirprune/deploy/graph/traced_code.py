@@ -39,10 +39,11 @@ def traceable(network: nn.Module) -> Iterator[None]:
 
 
 class VaryingSizes(TorchFunctionMode):
-    """Rewrites functions that take sizes as plain integers only, where these vary.
+    """Rewrites functions that make plain integers of sizes.
 
-    These are ``torch.linspace``, pooling with a window of the size of the input,
-    ``torch.take_along_dim``, and ``torch.einsum``, whose order of products depends on the sizes.
+    Where sizes vary, these are ``torch.linspace`` and pooling with a window of the size of the
+    input; always, ``torch.take_along_dim``, and ``torch.einsum``, which orders its products by the
+    sizes. Packed sequences are refused.
     """
 
     def __torch_function__(
@@ -54,18 +55,12 @@ class VaryingSizes(TorchFunctionMode):
     ) -> Any:
         """Call a function, or what is equal to it."""
         kwargs = dict(kwargs or {})
-        if getattr(func, "__name__", "") == "_pack_padded_sequence":
-            raise ValueError(
-                "it packs sequences: pass the padded ones to the recurrent layer, and mask what "
-                "it returns at the padding"
-            )
-        rewrite = _REWRITTEN.get(getattr(func, "__name__", ""))
-        always = rewrite in (_take_along, _einsum)
-        if rewrite is not None and (always or any(map(_varies, (*args, *kwargs.values())))):
-            result = rewrite(*args, **kwargs)
-            if result is not None:
-                return result
-        return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        rewrite = _REWRITTEN.get(name)
+        if rewrite is None and any(map(_varies, (*args, *kwargs.values()))):
+            rewrite = _REWRITTEN_WHERE_SIZES_VARY.get(name)
+        result = None if rewrite is None else rewrite(*args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
 
 
 def _is_causal(mask: Any, is_causal: Any = None, size: Any = None) -> bool:
@@ -104,6 +99,13 @@ def _linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor
         place = place.to(options.get("dtype") or torch.get_default_dtype())
     step = (end - start) / (steps - 1)
     return torch.where(place < steps // 2, start + place * step, end - (steps - 1 - place) * step)
+
+
+def _pack(*args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        "it packs sequences: pass the padded ones to the recurrent layer, and mask what it "
+        "returns at the padding"
+    )
 
 
 def _einsum(equation: Any, *operands: Any) -> Tensor | None:
@@ -151,9 +153,12 @@ def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | 
 
 
 _REWRITTEN: dict[str, Callable[..., Tensor | None]] = {
-    "linspace": _linspace,
     "take_along_dim": _take_along,
     "einsum": _einsum,
+    "_pack_padded_sequence": _pack,
+}
+_REWRITTEN_WHERE_SIZES_VARY: dict[str, Callable[..., Tensor | None]] = {
+    "linspace": _linspace,
     **{f"avg_pool{n}d": _global(torch.mean, n) for n in (1, 2, 3)},
     **{f"max_pool{n}d": _global(torch.amax, n) for n in (1, 2, 3)},
 }

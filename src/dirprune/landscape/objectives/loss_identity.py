@@ -113,6 +113,6 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _is_library(value: Any) -> bool:
-    """Whether a function or class belongs to torch or to Python itself."""
+    """Whether a function or class belongs to torch, NumPy or Python itself."""
     top = str(getattr(value, "__module__", "")).partition(".")[0]
     return top in ("torch", "numpy") or (top in sys.stdlib_module_names and top != "__main__")
