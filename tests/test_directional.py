@@ -132,11 +132,15 @@ def test_float32_and_large_thresholds_leave_exact_zeros() -> None:
         assert torch.equal(pruned.sign() * w.sign(), pruned.abs().sign())
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("size", [2, 5, 60, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_without_flat_directions_no_weight_is_pruned(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q = torch.linalg.qr(torch.randn(60, 60, generator=generator, dtype=dtype)).Q
-    path = DirectionalPath(torch.randn(60, generator=generator).to(dtype), FlatProjector(q))
+def test_without_flat_directions_no_weight_is_pruned(
+    dtype: torch.dtype, size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=dtype)).Q
+    path = DirectionalPath(torch.randn(size, generator=generator).to(dtype), FlatProjector(q))
     assert path.largest_sparsity == 0
     with pytest.raises(ValueError, match=r"0\.00% of"):
         path.lam_for(0.1)

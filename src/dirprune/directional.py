@@ -255,8 +255,9 @@ class DirectionalPath:
         if not len(w):
             raise ValueError("w is empty: give a vector with at least one weight")
         self._w = w
-        # If the signs have no flat part, their projection is rounding error.
-        noise = len(w) ** 0.5 * torch.finfo(w.dtype).eps
+        # If the signs have no flat part, their projection is rounding error: up to 3 times
+        # sqrt(d) eps where it was measured.
+        noise = 8 * len(w) ** 0.5 * torch.finfo(w.dtype).eps
         reach = torch.where(self.scores > noise, w.abs() / self.scores, torch.inf)
         self.breakpoints = torch.where(w == 0, 0.0, reach)
 

@@ -37,11 +37,12 @@ def test_a_step_equals_that_of_grda(method: str) -> None:
     images = Images(pixels, torch.arange(32) % 10, "cpu")
     settings = Settings("resnet20", 0.25, 2, 8, 0.9, 5e-4, "cosine", False)
     slot = Slot(method, settings, images, torch.arange(32))
-    slot.begin(0.1, 3, sparsity=0.9)
+    # With more zeros whole channels are zero: BatchNorm divides rounding errors by their variance.
+    slot.begin(0.1, 3, sparsity=0.5)
     torch.manual_seed(3)
     model = build("resnet20", num_classes=10, width=0.25)
     model = model.to(memory_format=torch.channels_last)
-    plan = SparsityPlan(0.9, slot.steps, minimum=0)
+    plan = SparsityPlan(0.5, slot.steps, minimum=0)
     planned = [p for p in model.parameters() if p.dim() > 1]
     dense = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": planned}, {"params": dense, "c": 0.0}]
@@ -63,9 +64,7 @@ def test_a_step_equals_that_of_grda(method: str) -> None:
         optimizer.step()
     found = slot.state()
     for name, value in model.state_dict().items():
-        # at p = 2 a weight just above the threshold is the root of a difference near zero
-        atol = 1e-2 if method == "p=2" else 2e-4
-        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=atol)
+        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4)
     if method != "dense":
         assert slot.sparsity_now() == pytest.approx(plan.sparsity_at(5), abs=1e-3)
 
