@@ -38,6 +38,7 @@ class GraphWriter:
         ranges: Numbers of the values that are 0, 1, 2, ... for every sample.
         pooled: For values that are places of maxima, by number: the strides of the windows, which
             do not overlap, and the width of the map.
+        seeing: For masks of attention: which queries see a key.
     """
 
     shape: Shape
@@ -48,6 +49,7 @@ class GraphWriter:
     flat_places: dict[int, tuple[Value, Any]] = field(default_factory=dict)
     ranges: set[int] = field(default_factory=set)
     pooled: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    seeing: dict[Value, Value] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)

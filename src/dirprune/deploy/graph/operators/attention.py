@@ -124,7 +124,7 @@ def _capture_added(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 
 def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    """Write softmax(query key^T scale + mask) value."""
+    """Write softmax(query key^T scale + mask) value; a query that sees no key gives zeros."""
     from dirprune.deploy.graph.values import Constant
 
     if a.dropout_p:
@@ -144,23 +144,43 @@ def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
         if varies((rows, columns)):
             mask = b.take(b.take(b.constant_value(mask), 0, 0, rows), 1, 0, columns)
         scores = b.combine("add", [scores, mask])
-    if a.attn_mask is not None:
-        scores = _masked(b, scores, a.attn_mask)
-    weights = b.add("softmax", [scores], {"dim": b.axis(scores, -1)})
-    return multiply(b, weights, value)
+    if a.attn_mask is None:
+        return multiply(b, _softmax(b, scores), value)
+    scores, seeing = _masked(b, scores, a.attn_mask)
+    y = multiply(b, _softmax(b, scores), value)
+    return y if seeing is None else b.combine("mul", [y, seeing])
 
 
-def _masked(b: "Builder", scores: "Value", mask: Any) -> "Value":
+def _softmax(b: "Builder", scores: "Value") -> "Value":
+    return b.add("softmax", [scores], {"dim": b.axis(scores, -1)})
+
+
+_LOWEST = float(np.finfo(np.float32).min)
+"""Instead of -infinity, whose softmax over a whole row is NaN; its exponential is 0 as well."""
+
+
+def _masked(b: "Builder", scores: "Value", mask: Any) -> "tuple[Value, Any]":
+    """The masked scores, and which queries see a key; None if all of them do."""
     from dirprune.deploy.graph.values import Constant
 
     if isinstance(mask, Constant):
         if mask.tensor.dtype == torch.bool:
-            zeros = torch.zeros(mask.tensor.shape)
-            mask = Constant(zeros.masked_fill(~mask.tensor, -math.inf))
-        return b.combine("add", [scores, mask])
-    if mask.number not in b.booleans:
-        return b.combine("add", [scores, mask])
-    return b.combine("where", [mask, scores, Constant(torch.tensor(-math.inf))])
+            mask = Constant(torch.zeros(mask.tensor.shape).masked_fill(~mask.tensor, -math.inf))
+        seeing = mask.tensor.amax(-1, keepdim=True) > -math.inf
+        if seeing.all():
+            return b.combine("add", [scores, mask]), None
+        mask = Constant(mask.tensor.float().clamp(min=_LOWEST))
+        return b.combine("add", [scores, mask]), Constant(seeing.float())
+    if mask.number in b.booleans:
+        scores = b.combine("where", [mask, scores, Constant(torch.tensor(_LOWEST))])
+    else:
+        scores = b.combine("add", [scores, b.add("clamp", [mask], {"low": _LOWEST})])
+    if mask not in b.seeing:  # the layers of a network share their masks
+        largest = b.reduce("amax", mask, -1, True)
+        if mask.number not in b.booleans:
+            largest = b.combine("gt", [largest, b.operand(-math.inf)])
+        b.seeing[mask] = largest
+    return scores, b.seeing[mask]
 
 
 def _repeated(b: "Builder", x: "Value", heads: int) -> "Value":
