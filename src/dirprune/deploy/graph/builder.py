@@ -183,8 +183,8 @@ class Builder(GraphWriter):
         return index
 
     def is_batch_index(self, x: Any) -> bool:
-        """Whether a value is the index of every sample."""
-        return isinstance(x, Value) and self.batch_multiples.get(x.number) == 1
+        """Whether a value is the index of every sample, or of every row of the samples."""
+        return isinstance(x, Value) and x.number in self.batch_ranges
 
     def note_flat_place(self, x: Value, place: Any, multiple: Any) -> None:
         """Remember that a value is the sum of a place and of a multiple of the batch's index."""
@@ -200,6 +200,8 @@ class Builder(GraphWriter):
 
     def expand(self, x: Any, sizes: Shape) -> Any:
         """Repeat a value or constant along dimensions of size 1, and along the batch."""
+        if any(isinstance(size, int) and size == 0 for size in sizes):
+            return Constant(torch.zeros([abs(size) for size in sizes]))
         own = (1,) * (len(sizes) - len(self.sizes(x))) + self.sizes(x)
         held = next((i for i, size in enumerate(sizes) if size < 0), None)
         if isinstance(x, Constant) and held is None:
@@ -276,6 +278,8 @@ class Builder(GraphWriter):
         """Note that the elements of a value are those of another one, moved."""
         if x.number in self.batch_multiples:
             self.batch_multiples[y.number] = self.batch_multiples[x.number]
+        if x.number in self.batch_ranges:
+            self.batch_ranges.add(y.number)
         if x.number in self.flat_places:
             place, number = self.flat_places[x.number]
             moved = move(Value(place.number, x.dims))

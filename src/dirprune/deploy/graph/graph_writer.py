@@ -33,6 +33,8 @@ class GraphWriter:
         booleans: Numbers of the values that are booleans.
         batch_multiples: For values that are the index of a sample in the batch times a number:
             that number.
+        batch_ranges: Numbers of the values that are 0, 1, 2, ... along the batch, or along the
+            batch merged with a dimension.
         flat_places: For values that are a place in a sample plus such a multiple, as they number
             the rows of all samples: the place and the number.
         ranges: Numbers of the values that are 0, 1, 2, ... for every sample.
@@ -46,6 +48,7 @@ class GraphWriter:
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     booleans: set[int] = field(default_factory=set)
     batch_multiples: dict[int, Any] = field(default_factory=dict)
+    batch_ranges: set[int] = field(default_factory=set)
     flat_places: dict[int, tuple[Value, Any]] = field(default_factory=dict)
     ranges: set[int] = field(default_factory=set)
     pooled: dict[int, tuple[int, int, int]] = field(default_factory=dict)

@@ -48,6 +48,8 @@ def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
             rest = b.constant_value(Constant(torch.arange(-size)))
             place = b.combine("add", [b.expand(b.reshape(place, (-1, 1)), (-1, -size)), rest])
             place = b.reshape(place, (size,))
+        if start == 0 and step == 1:
+            b.batch_ranges.add(place.number)
     else:
         place = b.constant_value(Constant(torch.arange(largest(size))))
         place = b.take(place, 0, 0, size)

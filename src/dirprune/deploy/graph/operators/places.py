@@ -82,6 +82,8 @@ def _hits(
     """Whether index[k] = j, with sizes (..., places j, indices k, ...)."""
     dim = a.dim % len(sizes)
     own = b.sizes(a.index)
+    if sizes[dim] < 0 or own[dim] < 0:
+        raise ValueError("it works along the batch")
     if (*own[:dim], *own[dim + 1 :]) != (*sizes[:dim], *sizes[dim + 1 :]):
         raise ValueError(f"its index {own} does not cover {sizes}")
     x = b.as_value(b.expand(a.self, sizes))

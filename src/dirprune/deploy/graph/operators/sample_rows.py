@@ -39,7 +39,11 @@ def split_rows(b: "Builder", x: Any, dim: int, index: Any) -> "tuple[Value, Valu
 
 
 def rows_of_all_samples(b: "Builder", x: Any, dim: int, index: Any, sizes: Shape) -> "Value":
-    """Rows of each sample, by an index that numbers the rows of all samples."""
+    """Rows of each sample, by an index that numbers the rows of all samples; rows of a table."""
+    if hasattr(x, "tensor") and dim == 0 and x.tensor.dim() and index.number not in b.booleans:
+        table = x if x.tensor.dim() == 2 else b.constant_of(x.tensor.reshape(len(x.tensor), -1))
+        dims = (*index.dims, (len(b.graph_shape(index)),))
+        return b.reshape(b.add("embedding", [index], {}, {"weight": table}, dims=dims), sizes)
     found = split_rows(b, x, dim, index)
     if found is None:
         raise ValueError(DEPENDS)

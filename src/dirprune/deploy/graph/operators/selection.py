@@ -27,7 +27,10 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if any(_is_batch_index(b, a.self, dim, index) for dim, index in given):
         return _index_of_each_sample(b, a.self, given, results[0])
     if len(given) == 1 and not hasattr(given[0][1], "tensor"):
-        return rows_of_all_samples(b, a.self, *given[0], results[0])
+        dim, index = given[0]
+        if hasattr(a.self, "tensor") and index.number not in b.booleans:
+            index = _from_the_start(b, index, b.sizes(a.self)[dim])
+        return rows_of_all_samples(b, a.self, dim, index, results[0])
     if any(not hasattr(index, "tensor") for _, index in given):
         raise ValueError(DEPENDS)
     tensors = [(dim, index.tensor) for dim, index in given]
@@ -62,8 +65,7 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _is_batch_index(b: "Builder", x: Any, dim: int, index: Any) -> bool:
     """Whether x[..., arange(batch), ...] takes every sample from where it is."""
-    held = getattr(x, "dims", ())
-    return bool(held) and held[dim] == (0,) and b.is_batch_index(index)
+    return b.is_batch_index(index) and b.sizes(x)[dim] in b.sizes(index)
 
 
 def _index_of_each_sample(
@@ -85,11 +87,17 @@ def _index_of_each_sample(
         if batch >= len(ahead) - len(own) and own[batch - len(ahead)] != 1:
             raise ValueError("it selects other places of every sample")
         order = [*range(1, batch + 1), 0, *range(batch + 1, len(sizes))]
-        first = (-1, *ahead[:batch], *sizes[batch + 1 :])
+        first = (sizes[batch], *ahead[:batch], *sizes[batch + 1 :])
         return b.permute(b.reshape(x, first), order)
     if index.dims[0] != (0,):
         raise ValueError("it selects places of samples that are not first")
-    return gathered(b, x, index, sizes)
+    return gathered(b, x, _from_the_start(b, index, b.sizes(x)[1]), sizes)
+
+
+def _from_the_start(b: "Builder", index: "Value", size: Any) -> "Value":
+    """Places that count from the end where they are negative, as -1 for the last one."""
+    return b.combine("where", [b.combine("lt", [index, b.operand(0)]),
+                               b.combine("add", [index, b.operand(size)]), index])  # fmt: skip
 
 
 SELECTION = {
