@@ -82,6 +82,16 @@ def sampled(m: Any, x: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def sampled_by_heads(m: Any, x: Tensor) -> Tensor:
+    batch, heads = x.shape[0], 3
+    value = x.flatten(2).transpose(1, 2).flatten(2).transpose(1, 2)
+    value = value.reshape(batch * heads, 2, 6, 7)
+    places = m.place(x.flatten(1)).reshape(batch, 5, heads, 2, 2).tanh()
+    places = places.transpose(1, 2).flatten(0, 1)
+    y = F.grid_sample(value, places, align_corners=False).sum(-1)
+    return y.view(batch, heads * 2, 5).transpose(1, 2)
+
+
 def transformed(m: Any, x: Tensor) -> Tensor:
     theta = m.place(x.flatten(1)).reshape(-1, 2, 3)
     return F.grid_sample(
@@ -131,6 +141,9 @@ CASES: dict[str, Case] = {
         (4, 5),
     ),
     "folded": (lambda: Written(folded), (3, 6, 7)),
+    "sampled by heads": (
+        lambda: Written(sampled_by_heads, place=nn.Linear(6 * 6 * 7, 60)), (6, 6, 7)
+    ),
     "sampled": (lambda: Written(sampled, place=nn.Linear(3 * 6 * 7, 40)), (3, 6, 7)),
     "transformed": (lambda: Written(transformed, place=nn.Linear(3 * 6 * 7, 6)), (3, 6, 7)),
     "vectors": (

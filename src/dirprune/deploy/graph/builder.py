@@ -130,14 +130,20 @@ class Builder(GraphWriter):
         """
         shape, ahead = self.graph_shape(x), len(x.dims[0])
         plain = plain_dims(len(shape))
-        if sorted(x.dims[0]) != list(range(ahead)) or x.dims[1:] != plain[ahead:]:
-            raise ValueError(f"its input {self.sizes(x)} does not have the batch first")
-        maps = (-1, prod(shape[1:ahead]), *shape[ahead:])
+        maps = (-1, self.maps_of_each_sample(x), *shape[ahead:])
         order = (0, 2, 1, *range(3, len(maps)))
         y = self.reshape(Value(x.number, plain), maps)
         y = self.permute(each(self.permute(y, order)), order)
         y = self.reshape(y, (*shape[:ahead], *self.sizes(y)[2:]))
         return Value(y.number, x.dims)
+
+    def maps_of_each_sample(self, x: Value) -> int:
+        """How many maps of a sample are merged with the batch, which must be first."""
+        shape, ahead = self.graph_shape(x), len(x.dims[0])
+        rest = plain_dims(len(shape))[ahead:]
+        if sorted(x.dims[0]) != list(range(ahead)) or x.dims[1:] != rest:
+            raise ValueError(f"its input {self.sizes(x)} does not have the batch first")
+        return prod(shape[1:ahead])
 
     def channels_first(self, x: Value, each: Callable[[Value], Value]) -> Value:
         """Apply a function of (batch, channels, ...), the batch merged with others or alone."""

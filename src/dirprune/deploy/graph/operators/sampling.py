@@ -13,27 +13,38 @@ _ZEROS, _BORDER, _REFLECTION = 0, 1, 2
 
 
 def _capture_grid_sample(b: "Builder", a: "Arguments", results: Any) -> Any:
-    """Write the weighted sum of the pixels around every place, each read by its number."""
+    """Write the weighted sum of the pixels around every place, each read by its number.
+
+    The batch may be merged with maps of each sample, as with the heads of deformable attention.
+    """
+    from dirprune.deploy.graph.values import Value, plain_dims
+
     if a.interpolation_mode not in (_BILINEAR, _NEAREST):
         raise ValueError("it samples with bicubic interpolation")
-    x, grid = b.plain(b.as_value(a.input)), b.plain(b.as_value(a.grid))
-    batch, channels, height, width = b.sizes(x)
-    count = b.sizes(grid)[1] * b.sizes(grid)[2]
-    pixels = b.reshape(x, (batch, channels, height * width))
+    x, grid = b.as_value(a.input), b.as_value(a.grid)
+    group, maps = x.dims[0], b.maps_of_each_sample(x)
+    if grid.dims[0] != group or b.maps_of_each_sample(grid) != maps:
+        raise ValueError("it samples maps and places whose batch is in different places")
+    x, grid = (Value(v.number, plain_dims(len(b.graph_shape(v)))) for v in (x, grid))
+    *ahead, channels, height, width = b.graph_shape(x)
+    high, wide = b.graph_shape(grid)[-3:-1]
+    count = high * wide
+    pixels = b.reshape(x, (-1, maps, channels, height * width))
     columns, rows = (
-        _coordinate(Term(b, b.reshape(b.take(grid, 3, i, i + 1), (-1, 1, count))), size, a)
+        _coordinate(Term(b, b.reshape(b.take(grid, -1, i, i + 1), (-1, maps, 1, count))), size, a)
         for i, size in ((0, width), (1, height))
     )
     total: Term | None = None
     for row, row_weight in _neighbours(rows, height, a.interpolation_mode):
         for column, column_weight in _neighbours(columns, width, a.interpolation_mode):
             number = (row * width + column).held
-            number = b.expand(number, (-1, channels, count))
-            read = b.add("gather", [pixels, number], {"dim": 2})
+            number = b.expand(number, (-1, maps, channels, count))
+            read = b.add("gather", [pixels, number], {"dim": 3})
             part = Term(b, read) * (row_weight * column_weight)
             total = part if total is None else total + part
     assert total is not None  # noqa: S101 - a pixel has neighbours
-    return b.reshape(total.held, results[0])
+    y = b.reshape(total.held, (*ahead, channels, high, wide))
+    return Value(y.number, (group, *y.dims[len(group) :]))
 
 
 def _coordinate(x: Term, size: int, a: "Arguments") -> Term:
