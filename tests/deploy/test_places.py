@@ -1,4 +1,4 @@
-"""Reading places: from the end, of tables, of rows merged with the batch, and none at all."""
+"""Places: from the end, of tables, of rows merged with the batch, one of each sample, none."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,15 @@ from dirprune.deploy import capture, shrink
 def from_the_end(m: Any, x: Tensor) -> Tensor:
     places = (x[:, :, 0] > 0).int().argmax(-1) - 1
     return x[torch.arange(x.shape[0]), places]
+
+
+def written(m: Any, x: Tensor) -> Tensor:
+    every, places = torch.arange(x.shape[0]), (x[:, :, 0] > 0).int().argmax(-1) - 1
+    y, ends = x.clone(), torch.zeros(x.shape[:2])
+    y[every, places] = 2 * x[:, 0]
+    ends[every, places] = 1.0
+    more = x.index_put((every, places), x[:, 1], accumulate=True)
+    return torch.cat([y, more, ends.flip(-1).cumsum(-1)[..., None].expand_as(x)], 1)
 
 
 def tables(m: Any, x: Tensor) -> Tensor:
@@ -36,6 +45,7 @@ def none_at_all(m: Any, x: Tensor) -> Tensor:
 
 CASES = {
     "from the end": lambda: Written(from_the_end),
+    "written": lambda: Written(written),
     "tables": lambda: Written(tables, table=nn.Parameter(torch.randn(4, 3)),
                               maps=nn.Parameter(torch.randn(4, 2, 3)),
                               bias=nn.Parameter(torch.randn(4))),

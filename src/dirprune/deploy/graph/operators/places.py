@@ -9,6 +9,7 @@ import numpy as np
 from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.operators.sample_rows import from_the_end, is_batch_index
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +119,8 @@ def _capture_index_put(b: "Builder", a: "Arguments", results: Any) -> "Value":
     held = [index for _, index in given if not hasattr(index, "tensor")]
     if not held:
         return put(b, a.self, [(dim, i.tensor) for dim, i in given], a.values, a.accumulate)
+    if len(given) == 2 and given[0][0] == 0 and is_batch_index(b, a.self, *given[0]):
+        return _put_one_of_each_sample(b, a, given[1], results[0])
     mask = held[0]
     if len(given) > 1 or mask.number not in b.booleans or given[0][0] != 0:
         raise ValueError("it writes to places that depend on the input")
@@ -131,6 +134,22 @@ def _capture_index_put(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if a.accumulate:
         values = b.combine("add", [x, values])
     return b.combine("where", [mask, values, x])
+
+
+def _put_one_of_each_sample(
+    b: "Builder", a: "Arguments", place: "tuple[int, Any]", sizes: Shape
+) -> "Value":
+    """Write x[arange(batch), places] = values, one place of every sample."""
+    dim, index = place
+    if dim != 1 or b.sizes(index) != sizes[:1]:
+        raise ValueError("it writes to several places of every sample that depend on the input")
+    x, rest = b.as_value(b.expand(a.self, sizes)), sizes[2:]
+    index = b.reshape(from_the_end(b, index, sizes[1]), (sizes[0], 1, *(1 for _ in rest)))
+    here = b.combine("eq", [index, _column(torch.arange(sizes[1]), sizes, 1)])
+    values = b.reshape(b.as_value(b.expand(a.values, (sizes[0], *rest))), (sizes[0], 1, *rest))
+    if a.accumulate:
+        values = b.combine("add", [x, values])
+    return b.combine("where", [here, values, x])
 
 
 def put(

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 DEPENDS = "it selects places that depend on the input"
 
 
+def is_batch_index(b: "Builder", x: Any, dim: int, index: Any) -> bool:
+    """Whether x[..., arange(batch), ...] takes every sample from where it is."""
+    return b.is_batch_index(index) and b.sizes(x)[dim] in b.sizes(index)
+
+
+def from_the_end(b: "Builder", index: "Value", size: Any) -> "Value":
+    """Places that count from the end where they are negative, as -1 for the last one."""
+    return b.combine("where", [b.combine("lt", [index, b.operand(0)]),
+                               b.combine("add", [index, b.operand(size)]), index])  # fmt: skip
+
+
 def gathered(b: "Builder", x: "Value", index: "Value", sizes: Shape) -> "Value":
     """Rows of every sample, of sizes (batch, rows, ...), by an index that depends on the input."""
     after, count = b.sizes(x)[2:], prod(b.sizes(index)[1:])

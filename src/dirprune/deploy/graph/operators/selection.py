@@ -8,7 +8,13 @@ import numpy as np
 from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
-from dirprune.deploy.graph.operators.sample_rows import DEPENDS, gathered, rows_of_all_samples
+from dirprune.deploy.graph.operators.sample_rows import (
+    DEPENDS,
+    from_the_end,
+    gathered,
+    is_batch_index,
+    rows_of_all_samples,
+)
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -24,12 +30,12 @@ def _capture_index_select(b: "Builder", a: "Arguments", results: Any) -> "Value"
 def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """x[:, rows, columns] with constant places whose product is a grid, or of one dimension."""
     given = [(dim, index) for dim, index in enumerate(a.indices) if index is not None]
-    if any(_is_batch_index(b, a.self, dim, index) for dim, index in given):
+    if any(is_batch_index(b, a.self, dim, index) for dim, index in given):
         return _index_of_each_sample(b, a.self, given, results[0])
     if len(given) == 1 and not hasattr(given[0][1], "tensor"):
         dim, index = given[0]
         if hasattr(a.self, "tensor") and index.number not in b.booleans:
-            index = _from_the_start(b, index, b.sizes(a.self)[dim])
+            index = from_the_end(b, index, b.sizes(a.self)[dim])
         return rows_of_all_samples(b, a.self, dim, index, results[0])
     if any(not hasattr(index, "tensor") for _, index in given):
         raise ValueError(DEPENDS)
@@ -63,16 +69,11 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.reshape(x, results[0])
 
 
-def _is_batch_index(b: "Builder", x: Any, dim: int, index: Any) -> bool:
-    """Whether x[..., arange(batch), ...] takes every sample from where it is."""
-    return b.is_batch_index(index) and b.sizes(x)[dim] in b.sizes(index)
-
-
 def _index_of_each_sample(
     b: "Builder", x: "Value", given: "list[tuple[int, Any]]", sizes: Shape
 ) -> "Value":
     """x[arange(batch), places]: places of every sample, constant or from the input."""
-    rest = [(dim, index) for dim, index in given if not _is_batch_index(b, x, dim, index)]
+    rest = [(dim, index) for dim, index in given if not is_batch_index(b, x, dim, index)]
     if [dim for dim, _ in given] != [0, 1] or len(rest) != 1:
         raise ValueError("it selects places of dimensions that are apart")
     index = rest[0][1]
@@ -91,13 +92,7 @@ def _index_of_each_sample(
         return b.permute(b.reshape(x, first), order)
     if index.dims[0] != (0,):
         raise ValueError("it selects places of samples that are not first")
-    return gathered(b, x, _from_the_start(b, index, b.sizes(x)[1]), sizes)
-
-
-def _from_the_start(b: "Builder", index: "Value", size: Any) -> "Value":
-    """Places that count from the end where they are negative, as -1 for the last one."""
-    return b.combine("where", [b.combine("lt", [index, b.operand(0)]),
-                               b.combine("add", [index, b.operand(size)]), index])  # fmt: skip
+    return gathered(b, x, from_the_end(b, index, b.sizes(x)[1]), sizes)
 
 
 SELECTION = {
