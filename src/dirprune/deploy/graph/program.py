@@ -1,10 +1,13 @@
 """From a module to a program of operators that a graph knows, by ``torch.export``."""
 
+import io
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,10 +73,25 @@ def exported_program(
             ) from error
         if "you marked" in str(error).lower():
             reason = "it works for this batch size only, as by a loop over the samples"
+        if "data-dependent" in str(error):
+            reason = (
+                f"it takes another path for other values of its input{_line(error)}, as by if, "
+                "int() or .item(): compute with torch.where"
+            )
         raise ValueError(
             f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
             "example_inputs to store its weights only"
         ) from error
+
+
+def _line(error: Exception) -> str:
+    """The last line of the user's code, or of a library that is not torch, before an error."""
+    ours = [Path(torch.__file__).parent, Path(__file__).parents[2]]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not any(path.is_relative_to(folder) for folder in ours):
+            return f" in {path.name}, line {frame.lineno}"
+    return ""
 
 
 def _exported(example: Example, ranges: Mapping[Place, SizeRange]) -> torch.export.ExportedProgram:
@@ -102,7 +120,9 @@ def _fixed_sizes(message: str, ranges: Mapping[Place, SizeRange]) -> str:
 def _decomposed(
     example: Example, inputs: list[Tensor], ranges: Mapping[Place, SizeRange]
 ) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.fx.experimental")):
+    quiet = _quiet(logging.getLogger("torch.fx.experimental"))
+    # The exporter prints what it traced before an error.
+    with warnings.catch_warnings(), quiet, redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # of attributes that the exporter sets back
         varying: Any = torch.export.Dim.DYNAMIC
         dims: list[dict[int, Any]] = [{0: varying} for _ in example.leaves]

@@ -35,6 +35,10 @@ _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
 
+_COMPLEX = (
+    "a graph has no complex numbers: compute with two tensors, the real and the imaginary part, "
+    "and a Fourier transform as products with matrices of cosines and sines"
+)
 _OTHER_FORM = "it is supported with other arguments only"
 
 
@@ -143,7 +147,7 @@ class Translation:
         except TypeError:  # torch's functions refuse sizes that vary
             fixed = self._sizes.space is None
             reason = _OTHER_FORM if fixed else "it is supported at fixed sizes only"
-        except (AttributeError, LookupError):  # arguments of an overload that was not foreseen
+        except (AttributeError, LookupError, RuntimeError):  # arguments that were not foreseen
             reason = _OTHER_FORM
         target = node.args[0].target if node.target is operator.getitem else node.target  # type: ignore[union-attr]
         self._blockers.setdefault(f"{target}: {reason}", []).append(path or "the root")
@@ -171,7 +175,8 @@ class Translation:
                 return self._evaluate(node)
             self._make_values(arguments)
         if name not in CAPTURED:
-            raise ValueError("a graph has no operator for it")
+            is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in results)
+            raise ValueError(_COMPLEX if is_complex else "a graph has no operator for it")
         tensors = [t for t in results if isinstance(t, Tensor)]
         for index in getattr(arguments, "indices", None) or ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
