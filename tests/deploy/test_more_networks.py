@@ -89,6 +89,14 @@ def volumes(m: Any, x: Tensor) -> Tensor:
     return F.avg_pool3d(x, (2, 1, 2), padding=(1, 0, 1), divisor_override=3)
 
 
+def large_windows(m: Any, x: Tensor) -> Tensor:
+    parts = [F.avg_pool2d(x, 99, ceil_mode=True),
+             F.max_pool2d(x, (2, 50), (2, 60), ceil_mode=True),
+             F.avg_pool2d(x, (7, 9), 20, (3, 4), ceil_mode=True, count_include_pad=False),
+             F.avg_pool2d(x, 12, 20, 2, ceil_mode=True)]  # fmt: skip
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
 def decoder(m: Any, x: Tensor) -> Tensor:
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
     return m.layers(x, x.flip(1), tgt_mask=mask, memory_key_padding_mask=x[..., 0] > 1)
@@ -202,6 +210,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "whole numbers": (lambda: Written(whole_numbers), (3, 4)),
     "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
+    "large windows": (lambda: Written(large_windows), (2, 6, 7)),
     "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
 }  # fmt: skip
 

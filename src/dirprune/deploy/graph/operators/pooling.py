@@ -63,18 +63,24 @@ def _run_average(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
     return F.avg_pool2d(x[0], a["kernel"], a["stride"], a["padding"], *flags)
 
 
-def _window(a: "Arguments") -> dict[str, Any]:
-    kernel = pair(a.kernel_size)
+def _window(b: "Builder", a: "Arguments") -> dict[str, Any]:
+    kernel, padding = pair(a.kernel_size), pair(a.padding)
+    stride = pair(a.stride) if a.stride else kernel
+    if a.ceil_mode and pair(getattr(a, "dilation", 1)) == (1, 1):
+        # A window larger than the map, which hangs over its edge, is as large as the map.
+        sizes = b.sizes(a.self)[-2:]
+        kernel = tuple(k if varies(size) else min(k, size + 2 * p)
+                       for k, size, p in zip(kernel, sizes, padding))  # fmt: skip
     return {
         "kernel": kernel,
-        "stride": pair(a.stride) if a.stride else kernel,
-        "padding": pair(a.padding),
+        "stride": stride,
+        "padding": padding,
         "ceil_mode": int(a.ceil_mode),
     }
 
 
 def _capture_max(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    attrs = {**_window(a), "dilation": pair(a.dilation)}
+    attrs = {**_window(b, a), "dilation": pair(a.dilation)}
     return b.map(a.self, lambda x: b.add("max_pool2d", [x], attrs))
 
 
@@ -83,7 +89,7 @@ def _capture_max_with_indices(b: "Builder", a: "Arguments", results: Any) -> "li
 
 
 def _capture_average(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    attrs = {**_window(a), "count_include_pad": int(a.count_include_pad)}
+    attrs = {**_window(b, a), "count_include_pad": int(a.count_include_pad)}
     if a.divisor_override is None:
         return b.map(a.self, lambda x: b.add("avg_pool2d", [x], attrs))
     if a.ceil_mode:
