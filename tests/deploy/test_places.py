@@ -28,7 +28,9 @@ def written(m: Any, x: Tensor) -> Tensor:
 def tables(m: Any, x: Tensor) -> Tensor:
     places = (2 * x[..., 0]).long().clamp(-4, 3)
     rows = m.table.index_select(0, places.abs().clamp(max=3).view(-1)).view(*places.shape, -1)
-    parts = [rows, m.table[places], m.maps[places], m.bias[places]]
+    columns = m.wide.index_select(1, places.abs().view(-1)).view(2, *places.shape).transpose(0, 1)
+    parts = [rows, m.table[places], m.maps[places], m.bias[places], columns]
+    parts += [m.maps.permute(1, 0, 2)[:, places].transpose(0, 1), m.wide[:, places].sum(0)]
     return torch.cat([part.reshape(x.shape[0], -1) for part in parts], 1)
 
 
@@ -48,7 +50,8 @@ CASES = {
     "written": lambda: Written(written),
     "tables": lambda: Written(tables, table=nn.Parameter(torch.randn(4, 3)),
                               maps=nn.Parameter(torch.randn(4, 2, 3)),
-                              bias=nn.Parameter(torch.randn(4))),
+                              bias=nn.Parameter(torch.randn(4)),
+                              wide=nn.Parameter(torch.randn(2, 5))),
     "merged rows": lambda: Written(merged_rows),
     "none at all": lambda: Written(none_at_all, registers=nn.Parameter(torch.randn(1, 0, 4))),
 }  # fmt: skip

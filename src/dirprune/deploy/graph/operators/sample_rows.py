@@ -7,7 +7,7 @@ from dirprune.deploy.graph.operators.record import Shape
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
-    from dirprune.deploy.graph.values import Value
+    from dirprune.deploy.graph.values import Constant, Value
 
 DEPENDS = "it selects places that depend on the input"
 
@@ -49,12 +49,22 @@ def split_rows(b: "Builder", x: Any, dim: int, index: Any) -> "tuple[Value, Valu
     return b.reshape(x, (-1, rows, *sizes[1:])), places
 
 
+def _rows_of_a_table(b: "Builder", x: "Constant", dim: int, index: "Value") -> "Value":
+    """Rows along a dimension of a constant, by an index that depends on the input."""
+    first = x.tensor.movedim(dim, 0)
+    table = x if first.dim() == 2 and dim == 0 else b.constant_of(first.reshape(len(first), -1))
+    dims = (*index.dims, (len(b.graph_shape(index)),))
+    y = b.add("embedding", [index], {}, {"weight": table}, dims=dims)
+    count = len(index.dims)
+    y = b.reshape(y, (*b.sizes(index), *first.shape[1:]))
+    places = list(range(count, count + first.dim() - 1))
+    return b.permute(y, [*places[:dim], *range(count), *places[dim:]])
+
+
 def rows_of_all_samples(b: "Builder", x: Any, dim: int, index: Any, sizes: Shape) -> "Value":
     """Rows of each sample, by an index that numbers the rows of all samples; rows of a table."""
-    if hasattr(x, "tensor") and dim == 0 and x.tensor.dim() and index.number not in b.booleans:
-        table = x if x.tensor.dim() == 2 else b.constant_of(x.tensor.reshape(len(x.tensor), -1))
-        dims = (*index.dims, (len(b.graph_shape(index)),))
-        return b.reshape(b.add("embedding", [index], {}, {"weight": table}, dims=dims), sizes)
+    if hasattr(x, "tensor") and x.tensor.dim() and index.number not in b.booleans:
+        return b.reshape(_rows_of_a_table(b, x, dim % x.tensor.dim(), index), sizes)
     found = split_rows(b, x, dim, index)
     if found is None:
         raise ValueError(DEPENDS)
