@@ -97,6 +97,10 @@ def large_windows(m: Any, x: Tensor) -> Tensor:
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
+def decimals(m: Any, x: Tensor) -> Tensor:
+    return torch.cat([x.round(decimals=1), (99 * x).round(decimals=-1), x.round(decimals=0)], 1)
+
+
 def decoder(m: Any, x: Tensor) -> Tensor:
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
     return m.layers(x, x.flip(1), tgt_mask=mask, memory_key_padding_mask=x[..., 0] > 1)
@@ -211,6 +215,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "whole numbers": (lambda: Written(whole_numbers), (3, 4)),
     "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
     "large windows": (lambda: Written(large_windows), (2, 6, 7)),
+    "decimals": (lambda: Written(decimals), (5,)),
     "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
 }  # fmt: skip
 

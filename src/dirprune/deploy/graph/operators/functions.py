@@ -126,6 +126,16 @@ def _capture_convert(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return b.add("trunc", [a.self])
 
 
+def _capture_round(b: "Builder", a: "Arguments", results: Any) -> "Value":
+    """Round to integers, or to a number of decimals."""
+    decimals = getattr(a, "decimals", 0)
+    if not decimals:
+        return b.add("round", [a.self])
+    up, down = ("mul", "div") if decimals > 0 else ("div", "mul")
+    power = {"scalar": 10.0 ** abs(decimals)}
+    return b.add(down, [b.add("round", [b.add(up, [a.self], power)])], power)
+
+
 _PLAIN: dict[str, tuple[Callable[..., Any], Any]] = {
     "exp": (lambda x, t, a: x[0].exp(), "Exp"),
     "log": (lambda x, t, a: x[0].log(), "Log"),
@@ -149,6 +159,7 @@ _PLAIN: dict[str, tuple[Callable[..., Any], Any]] = {
 
 FUNCTIONS = {
     **{op: unary(op, run, onnx) for op, (run, onnx) in _PLAIN.items()},
+    "round": unary("round", *_PLAIN["round"], captured={"round": _capture_round}),
     "trunc": unary(
         "trunc",
         _PLAIN["trunc"][0],
