@@ -101,6 +101,15 @@ def decimals(m: Any, x: Tensor) -> Tensor:
     return torch.cat([x.round(decimals=1), (99 * x).round(decimals=-1), x.round(decimals=0)], 1)
 
 
+def complex_codes(m: Any, x: Tensor) -> Tensor:
+    steps = torch.arange(x.shape[1])[:, None] * m.steps
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:2], 2, 3, 2))
+    y = pairs * torch.polar(torch.ones_like(steps), steps).view(1, x.shape[1], 1, 3)
+    angles = torch.polar(x[..., :3].exp(), x[..., 3:6]).unsqueeze(2)
+    z = y * angles * 0.5 * torch.complex(x[..., :1, None], x[..., 1:2, None])
+    return torch.cat([torch.view_as_real(z).flatten(2), z.real.flatten(2), y.imag.flatten(2)], 2)
+
+
 def decoder(m: Any, x: Tensor) -> Tensor:
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
     return m.layers(x, x.flip(1), tgt_mask=mask, memory_key_padding_mask=x[..., 0] > 1)
@@ -216,6 +225,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "likelihood": (lambda: Written(likelihood, place=nn.Linear(4, 6)), (4,)),
     "large windows": (lambda: Written(large_windows), (2, 6, 7)),
     "decimals": (lambda: Written(decimals), (5,)),
+    "complex codes": (
+        lambda: Written(complex_codes, steps=nn.Buffer(torch.tensor([1.0, 0.1, 0.01]))), (4, 12)
+    ),
     "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
 }  # fmt: skip
 
@@ -303,7 +315,7 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
          "indices of a max pooling"),
         (lambda m, x: x[x > 0], "select with torch.where"),
         (lambda m, x: -x if x.sum() > 0 else x, r"in test_more_networks.py, line \d+, as by if"),
-        (lambda m, x: torch.fft.rfft(x).abs(), "no complex numbers: compute with two tensors"),
+        (lambda m, x: torch.fft.rfft(x).abs(), "complex numbers only: compute with two tensors"),
         (lambda m, x: x.masked_scatter(x > 0, -x), "the samples before it: use torch.where"),
         (lambda m, x: F.embedding_bag(x.long().reshape(-1), m.table, m.starts), "row per sample"),
     ],

@@ -16,6 +16,7 @@ from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.builder import Builder
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
+from dirprune.deploy.graph.operators.complex import COMPLEX, NOT_COMPLEX, Pairs
 from dirprune.deploy.graph.program import CAPTURED, aten_name
 from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
 from dirprune.deploy.graph.signature import Signature, Slot
@@ -35,10 +36,6 @@ _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
 
-_COMPLEX = (
-    "a graph has no complex numbers: compute with two tensors, the real and the imaginary part, "
-    "and a Fourier transform as products with matrices of cosines and sines"
-)
 _OTHER_FORM = "it is supported with other arguments only"
 
 
@@ -85,8 +82,10 @@ class Translation:
             if node.op == "call_function" and node in needed:
                 self._values[node] = self._attempt(node)
         for x in outputs:
-            if isinstance(self._values.get(x), Selected):
-                paths = self._blockers.setdefault(f"{x.target}: {SELECTION}", [])
+            held = self._values.get(x)
+            if isinstance(held, Selected | Pairs):
+                reason = SELECTION if isinstance(held, Selected) else NOT_COMPLEX
+                paths = self._blockers.setdefault(f"{x.target}: {reason}", [])
                 paths.append(_path(x) or "the root")
         if self._blockers:
             lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
@@ -170,20 +169,21 @@ class Translation:
         selected = self._selected(name, arguments)
         if selected is not None:
             return selected
-        if not any(isinstance(v, Value) for v in given):
+        if not any(isinstance(v, Value | Pairs) for v in given):
             if not of_sizes:
                 return self._evaluate(node)
             self._make_values(arguments)
-        if name not in CAPTURED:
-            is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in results)
-            raise ValueError(_COMPLEX if is_complex else "a graph has no operator for it")
         tensors = [t for t in results if isinstance(t, Tensor)]
+        is_complex = any(t.is_complex() for t in tensors)
+        known = COMPLEX if is_complex or any(isinstance(v, Pairs) for v in given) else CAPTURED
+        if name not in known:
+            raise ValueError(NOT_COMPLEX if known is COMPLEX else "a graph has no operator for it")
         for index in getattr(arguments, "indices", None) or ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
                 count = int(index.tensor.sum())
                 self._sizes.bind(tensors[0], [count] * tensors[0].dim())
         sizes = [self._sizes.sizes(t) for t in tensors]
-        value = CAPTURED[name](self._builder, arguments, sizes)
+        value = known[name](self._builder, arguments, sizes)
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)
         return value

@@ -64,7 +64,8 @@ def _run_average(x: "list[Tensor]", t: Any, a: Attributes) -> "Tensor":
 
 
 def _window(b: "Builder", a: "Arguments") -> dict[str, Any]:
-    kernel, padding = pair(a.kernel_size), pair(a.padding)
+    kernel: tuple[int, ...] = pair(a.kernel_size)
+    padding = pair(a.padding)
     stride = pair(a.stride) if a.stride else kernel
     if a.ceil_mode and pair(getattr(a, "dilation", 1)) == (1, 1):
         # A window larger than the map, which hangs over its edge, is as large as the map.
