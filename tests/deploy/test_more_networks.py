@@ -110,6 +110,12 @@ def complex_codes(m: Any, x: Tensor) -> Tensor:
     return torch.cat([torch.view_as_real(z).flatten(2), z.real.flatten(2), y.imag.flatten(2)], 2)
 
 
+def merged_volumes(m: Any, x: Tensor) -> Tensor:
+    y = x.reshape(x.shape[0] * 3, 2, 3, 4, 5)
+    parts = [m.whole(y), m.each(y)]
+    return torch.cat([part.reshape(x.shape[0], -1) for part in parts], 1)
+
+
 def decoder(m: Any, x: Tensor) -> Tensor:
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
     return m.layers(x, x.flip(1), tgt_mask=mask, memory_key_padding_mask=x[..., 0] > 1)
@@ -227,6 +233,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "decimals": (lambda: Written(decimals), (5,)),
     "complex codes": (
         lambda: Written(complex_codes, steps=nn.Buffer(torch.tensor([1.0, 0.1, 0.01]))), (4, 12)
+    ),
+    "merged volumes": (
+        lambda: Written(merged_volumes, whole=nn.Conv3d(2, 3, 2, bias=False),
+                        each=nn.Conv3d(2, 4, 3, (1, 2, 1), 1, groups=2)), (3, 2, 3, 4, 5)
     ),
     "volumes": (lambda: Written(volumes), (2, 4, 3, 5)),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from dirprune.deploy.graph.operators.convolution import (
     triple,
     write_convolution,
 )
-from dirprune.deploy.graph.operators.lazy_torch import F
+from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.lowering import Lowering
-    from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.graph.values import Arguments, Constant, Value
 
 
 def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
@@ -43,7 +43,33 @@ def _capture_conv3d(b: "Builder", a: "Arguments", results: Any) -> "Value":
     padding = side_paddings(a.padding, b.sizes(a.weight)[2:], dilation)
     attrs: Any = {"stride": triple(a.stride), "padding": padding, "dilation": dilation,
                   "groups": a.groups}  # fmt: skip
-    return b.add("conv3d", [b.plain(a.input)], attrs, {"weight": a.weight, "bias": a.bias})
+    tensors = {"weight": a.weight, "bias": a.bias}
+    if b.sizes(a.input)[0] < -1:
+        return _convolve_each_volume(b, a.input, attrs, tensors)
+    return b.add("conv3d", [b.plain(a.input)], attrs, tensors)
+
+
+def _convolve_each_volume(
+    b: "Builder", x: "Value", attrs: Mapping[str, Any], tensors: "Mapping[str, Constant]"
+) -> "Value":
+    """Several volumes of each sample: convolved in turn, or as more groups of small filters."""
+    from dirprune.deploy.graph.values import Value, plain_dims
+
+    count, shape, dims = b.maps_of_each_sample(x), b.graph_shape(x), x.dims
+    ahead, channels = shape[: len(dims[0])], shape[len(dims[0])]
+    y = b.reshape(Value(x.number, plain_dims(len(shape))), (-1, count * channels, *shape[-3:]))
+    if b.sizes(tensors["weight"])[1] == 1:
+        repeated = {role: c and b.constant_of(torch.cat([c.tensor] * count))
+                    for role, c in tensors.items()}  # fmt: skip
+        y = b.add("conv3d", [y], {**attrs, "groups": count * attrs["groups"]}, repeated)
+    else:
+        starts = range(0, count * channels, channels)
+        parts = [b.take(y, 1, start, start + channels) for start in starts]
+        parts = [b.add("conv3d", [part], attrs, tensors) for part in parts]
+        y = b.add("cat", parts, {"dim": 1})
+    sizes = b.sizes(y)
+    y = b.reshape(y, (*ahead, sizes[1] // count, *sizes[2:]))
+    return Value(y.number, dims)
 
 
 def _lower_conv3d(lowering: "Lowering", node: "Node") -> int:
