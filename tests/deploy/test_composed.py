@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy.test_coverage import Written, outputs
+from dirprune.deploy import Engine, save
 
 
 def trigonometry(m: Any, x: Tensor) -> Tensor:
@@ -182,3 +183,24 @@ def test_compositions(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(
         found.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True
     )
+
+
+def divided(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    whole = (x * 8).long()
+    parts = [x // 0.05, x % 0.05, x.fmod(-0.05), x.div(-0.1, rounding_mode="floor"), x // 0.25,
+             x % 3, x // y, x % y, x.fmod(y), 1.25 % y, x % m.periods, whole // 7, whole % -7,
+             whole // (y.long() + 9)]  # fmt: skip
+    return torch.stack([part.float() for part in parts], 1)
+
+
+def test_quotients_at_multiples_are_those_of_torch(tmp_path: Path) -> None:
+    """A quotient just below an integer is rounded to it, as 1.25 / 0.05 is to 25."""
+    torch.manual_seed(0)
+    y = torch.tensor([0.05, -0.1, 0.7, 3.0, 6.2831853]).repeat(400, 20)
+    multiples = torch.randint(-3000, -1, y.shape) * torch.randn(y.shape).sign() * y
+    x = torch.stack([multiples.nextafter(multiples + i) for i in (-1, 0, 1)]).flatten(0, 1)
+    model = Written(divided, periods=nn.Buffer(y[:1]))
+    inputs = (x, y.repeat(3, 1))
+    save(model, tmp_path / "m.dpz", example_inputs=tuple(part[:2] for part in inputs))
+    found = torch.from_numpy(Engine(tmp_path / "m.dpz", threads=1, tune=False)(*inputs))
+    torch.testing.assert_close(found, model(*inputs), rtol=0, atol=0)

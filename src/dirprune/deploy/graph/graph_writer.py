@@ -28,6 +28,7 @@ class GraphWriter:
 
     Attributes:
         path: Path of the module that the next nodes come from.
+        is_whole: Whether the results of the operator that is being written are integers.
         batch_counts: For BatchNorms with a cumulative mean, by the name of their running mean,
             the count of batches.
         booleans: Numbers of the values that are booleans.
@@ -45,6 +46,7 @@ class GraphWriter:
 
     shape: Shape
     path: str = ""
+    is_whole: bool = False
     batch_counts: Mapping[str, Constant] = field(default_factory=dict)
     booleans: set[int] = field(default_factory=set)
     batch_multiples: dict[int, Any] = field(default_factory=dict)

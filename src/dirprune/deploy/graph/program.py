@@ -20,6 +20,7 @@ from dirprune.deploy.graph.example import Example, FlatNetwork
 from dirprune.deploy.graph.operators import OPERATORS
 from dirprune.deploy.graph.operators.bags import BAGS
 from dirprune.deploy.graph.operators.composed import COMPOSED
+from dirprune.deploy.graph.operators.division import DIVISION
 from dirprune.deploy.graph.operators.gamma import GAMMA
 from dirprune.deploy.graph.operators.logic import LOGIC
 from dirprune.deploy.graph.operators.places import PLACES
@@ -32,6 +33,7 @@ from dirprune.deploy.graph.sizes import SizeRange
 CAPTURED = {
     **{name: f for record in OPERATORS.values() for name, f in record.captured.items()},
     **COMPOSED,
+    **DIVISION,
     **PLACES,
     **SELECTION,
     **SAMPLED,

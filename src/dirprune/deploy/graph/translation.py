@@ -183,6 +183,7 @@ class Translation:
                 count = int(index.tensor.sum())
                 self._sizes.bind(tensors[0], [count] * tensors[0].dim())
         sizes = [self._sizes.sizes(t) for t in tensors]
+        self._builder.is_whole = all(kind_of(t) == "int" for t in tensors)
         value = known[name](self._builder, arguments, sizes)
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dirprune.deploy.graph.operators.channels import Channels
+from dirprune.deploy.graph.operators.division import capture_floor
 from dirprune.deploy.graph.operators.layouts import Layout, operand
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 from dirprune.deploy.graph.traced_sizes import is_finite, is_number, real
@@ -61,6 +62,9 @@ def _run(operation: Callable[[Any, Any], Any]) -> Callable[..., "Tensor"]:
 def _capture(op: str) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> "Value":
         other, alpha = a.other, getattr(a, "alpha", 1)
+        rounding = getattr(a, "rounding_mode", None)
+        if rounding == "floor":
+            return capture_floor(b, a, results)  # type: ignore[no-any-return]
         if is_number(a.self):
             return b.combine(op, [b.operand(a.self), b.multiplied(other, alpha)])
         if is_number(other) and op in ("add", "sub") and other == 0:
@@ -74,7 +78,6 @@ def _capture(op: str) -> Callable[..., Any]:
             if op == "add" and alpha == 1:
                 b.note_flat_place(result, a.self, other)
                 b.note_flat_place(result, other, a.self)
-        rounding = getattr(a, "rounding_mode", None)
         return result if rounding is None else b.add(rounding, [result])
 
     return capture
@@ -193,7 +196,6 @@ ARITHMETIC = {
         {
             "reciprocal": _capture_reversed("div", 1.0),
             "true_divide": _capture("div"),
-            "floor_divide": lambda b, a, results: b.add("floor", [_capture("div")(b, a, results)]),
         },
     ),
 }

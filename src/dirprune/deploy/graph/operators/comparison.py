@@ -95,17 +95,6 @@ def _write_where(w: "Writer", n: "OnnxNode") -> None:
     w.add("Where", [w.add("Cast", [condition], to=9), *rest], n.name)
 
 
-def _capture_remainder(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    """Write x - floor(x / y) y."""
-    return _remainder(b, a, "floor")
-
-
-def _remainder(b: "Builder", a: "Arguments", rounding: str) -> "Value":
-    x, y = b.operand(a.self), b.operand(a.other)
-    quotient = b.add(rounding, [b.combine("div", [x, y])])
-    return b.combine("sub", [x, b.combine("mul", [quotient, y])])
-
-
 def _capture_hypot(b: "Builder", a: "Arguments", results: Any) -> "Value":
     squares = [b.combine("mul", [x, x]) for x in (a.self, a.other)]
     return b.add("sqrt", [b.combine("add", squares)])
@@ -149,8 +138,6 @@ COMPARISON = {
             "where": _capture_where,
             "prelu": _capture_prelu,
             "_prelu_kernel": _capture_prelu,
-            "remainder": _capture_remainder,
-            "fmod": lambda b, a, results: _remainder(b, a, "trunc"),
             "isnan": lambda b, a, results: b.combine("ne", [a.self, a.self]),
             "hypot": _capture_hypot,
             "exp2": lambda b, a, results: b.combine("pow", [b.operand(2), a.self]),

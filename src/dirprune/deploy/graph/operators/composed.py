@@ -4,9 +4,15 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dirprune.deploy.graph.traced_sizes import is_finite, real
+from dirprune.deploy.graph.values import Value
+
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.values import Arguments
+
+
+_ARITHMETIC = ("add", "sub", "mul", "div")  # these take a number as an attribute
 
 
 class Term:
@@ -22,6 +28,10 @@ class Term:
 
     def binary(self, op: str, other: Any, reverse: bool = False) -> "Term":
         """Combine with another term or number."""
+        if op in _ARITHMETIC and isinstance(self.held, Value) and is_finite(other):
+            is_turned = reverse and op in ("sub", "div")
+            attrs = {"scalar": real(other)} | ({"reversed": 1} if is_turned else {})
+            return Term(self.builder, self.builder.add(op, [self.held], attrs))
         right = other.held if isinstance(other, Term) else self.builder.operand(other)
         pair = [right, self.held] if reverse else [self.held, right]
         return Term(self.builder, self.builder.combine(op, pair))
