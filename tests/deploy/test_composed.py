@@ -77,7 +77,7 @@ def folded(m: Any, x: Tensor) -> Tensor:
 def sampled(m: Any, x: Tensor) -> Tensor:
     grid = 1.4 * m.place(x.flatten(1)).reshape(-1, 4, 5, 2).tanh()
     modes = itertools.product(
-        ("bilinear", "nearest"), ("zeros", "border", "reflection"), (False, True)
+        ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection"), (False, True)
     )
     parts = [F.grid_sample(x, grid, *mode) for mode in modes]
     return torch.cat(parts, 1)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.values import Arguments
 
-_BILINEAR, _NEAREST = 0, 1
+_NEAREST, _BICUBIC = 1, 2
 _ZEROS, _BORDER, _REFLECTION = 0, 1, 2
 
 
@@ -19,8 +19,6 @@ def _capture_grid_sample(b: "Builder", a: "Arguments", results: Any) -> Any:
     """
     from dirprune.deploy.graph.values import Value, plain_dims
 
-    if a.interpolation_mode not in (_BILINEAR, _NEAREST):
-        raise ValueError("it samples with bicubic interpolation")
     x, grid = b.as_value(a.input), b.as_value(a.grid)
     group, maps = x.dims[0], b.maps_of_each_sample(x)
     if grid.dims[0] != group or b.maps_of_each_sample(grid) != maps:
@@ -35,8 +33,8 @@ def _capture_grid_sample(b: "Builder", a: "Arguments", results: Any) -> Any:
         for i, size in ((0, width), (1, height))
     )
     total: Term | None = None
-    for row, row_weight in _neighbours(rows, height, a.interpolation_mode):
-        for column, column_weight in _neighbours(columns, width, a.interpolation_mode):
+    for row, row_weight in _neighbours(rows, height, a):
+        for column, column_weight in _neighbours(columns, width, a):
             number = (row * width + column).held
             number = b.expand(number, (-1, maps, channels, count))
             read = b.add("gather", [pixels, number], {"dim": 3})
@@ -48,8 +46,13 @@ def _capture_grid_sample(b: "Builder", a: "Arguments", results: Any) -> Any:
 
 
 def _coordinate(x: Term, size: int, a: "Arguments") -> Term:
-    """From -1 ... 1 to pixels, moved into the map as the padding mode says."""
+    """From -1 ... 1 to pixels."""
     x = (x + 1) * ((size - 1) / 2) if a.align_corners else ((x + 1) * size - 1) / 2
+    return x if a.interpolation_mode == _BICUBIC else _padded(x, size, a)
+
+
+def _padded(x: Term, size: int, a: "Arguments") -> Term:
+    """Move pixels into the map as the padding mode says."""
     if a.padding_mode == _REFLECTION:
         x = _reflected(x, 0, size - 1) if a.align_corners else _reflected(x, -0.5, size - 0.5)
     return x if a.padding_mode == _ZEROS else _clamped(x, size)
@@ -72,18 +75,34 @@ def _reflected(x: Term, low: float, high: float) -> Term:
     return odd.where(span - rest, rest) + low
 
 
-def _neighbours(x: Term, size: int, mode: int) -> "list[tuple[Term, Term]]":
+def _neighbours(x: Term, size: int, a: "Arguments") -> "list[tuple[Term, Term]]":
     """The pixels around a coordinate, each inside the map, with its weight; 0 if it is outside."""
-    if mode == _NEAREST:
-        nearest: list[tuple[Term, Term | None]] = [(x.apply("round"), None)]
-    else:
-        low = x.apply("floor")
-        nearest = [(low, 1 - (x - low)), (low + 1, x - low)]
     found = []
-    for place, weight in nearest:
+    for place, weight in _weighted(x, size, a):
         inside = (place >= 0) * (place <= size - 1)
         found.append((_clamped(place, size), inside if weight is None else inside * weight))
     return found
+
+
+def _weighted(x: Term, size: int, a: "Arguments") -> "list[tuple[Term, Term | None]]":
+    if a.interpolation_mode == _NEAREST:
+        return [(x.apply("round"), None)]
+    low = x.apply("floor")
+    beyond = x - low
+    if a.interpolation_mode != _BICUBIC:
+        return [(low, 1 - beyond), (low + 1, beyond)]
+    weights = (_far(beyond + 1), _near(beyond), _near(1 - beyond), _far(2 - beyond))
+    return [(_padded(low + i, size, a), weight) for i, weight in zip(range(-1, 3), weights)]
+
+
+def _near(x: Term) -> Term:
+    """Keys' cubic kernel with slope -3/4 at 1, at a distance up to 1."""
+    return (1.25 * x - 2.25) * x * x + 1
+
+
+def _far(x: Term) -> Term:
+    """The same from 1 to 2, where it is -3/4 (x - 1) (x - 2)^2."""
+    return -0.75 * (x - 1) * (x - 2) * (x - 2)
 
 
 SAMPLED = {"grid_sampler": _capture_grid_sample, "grid_sampler_2d": _capture_grid_sample}
