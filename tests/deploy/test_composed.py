@@ -66,6 +66,13 @@ def written(m: Any, x: Tensor) -> Tensor:
     return torch.zeros_like(y).index_add(1, m.places, y) + y.index_fill(2, m.rows, 0.5)
 
 
+def marked(m: Any, x: Tensor) -> Tensor:
+    """The first and the last of two rows, as classifiers read the end of a text."""
+    mask = x[:, :, 0].argsort(1) < 2
+    rows = x[mask, :].view(x.shape[0], -1, x.shape[2])
+    return rows[:, -1, :] + 2 * rows[:, 0] + x[mask].reshape_as(rows)[:, 0]
+
+
 def folded(m: Any, x: Tensor) -> Tensor:
     columns = F.unfold(x, (3, 2), dilation=(1, 2), padding=1, stride=(2, 1))
     y = F.fold(columns, (6, 7), (3, 2), dilation=(1, 2), padding=1, stride=(2, 1))
@@ -141,6 +148,7 @@ CASES: dict[str, Case] = {
                         places=nn.Buffer(torch.tensor([0, 2, 2, 1]))),
         (4, 5),
     ),
+    "marked": (lambda: Written(marked), (5, 7)),
     "folded": (lambda: Written(folded), (3, 6, 7)),
     "sampled by heads": (
         lambda: Written(sampled_by_heads, place=nn.Linear(6 * 6 * 7, 60)), (6, 6, 7)

@@ -324,6 +324,8 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
         (lambda m, x: F.max_unpool1d(x[:, None, :3], x[:, None, :3].long(), 2),
          "indices of a max pooling"),
         (lambda m, x: x[x > 0], "select with torch.where"),
+        (lambda m, x: x[x > 0].view(x.shape[0], -1).sum(1), "select with torch.where"),
+        (lambda m, x: m.layer.to(x.dtype)(x), r"a layer in its forward in test_more_networks.py"),
         (lambda m, x: -x if x.sum() > 0 else x, r"in test_more_networks.py, line \d+, as by if"),
         (lambda m, x: torch.fft.rfft(x).abs(), "complex numbers only: compute with two tensors"),
         (lambda m, x: x.masked_scatter(x > 0, -x), "the samples before it: use torch.where"),
@@ -333,7 +335,7 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
 def test_refusals_say_what_to_do(
     function: Callable[..., Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Written(function, table=nn.Parameter(torch.ones(9, 2)),
+    model = Written(function, table=nn.Parameter(torch.ones(9, 2)), layer=nn.Linear(4, 4),
                     lengths=nn.Buffer(torch.tensor([3, 2])),
                     starts=nn.Buffer(torch.tensor([0, 3])))  # fmt: skip
     with pytest.raises(ValueError, match=message):

@@ -80,6 +80,8 @@ def exported_program(
                 f"it takes another path for other values of its input{_line(error)}, as by if, "
                 "int() or .item(): compute with torch.where"
             )
+        if "Couldn't swap" in str(error):
+            reason = f"it converts a layer in its forward{_line(error)}: convert it before"
         raise ValueError(
             f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
             "example_inputs to store its weights only"

@@ -98,6 +98,12 @@ class ProgramSizes:
             raise ValueError(f"its size {size} is no multiple of the batch")
         return -one
 
+    def size_if_known(self, size: Any) -> Any:
+        """A size as :meth:`sizes` has it; None if it depends on values of the input."""
+        if isinstance(size, int) or self._is_known(size.node.expr):
+            return self._size(size)
+        return None
+
     def bind(self, tensor: Tensor, shape: Sequence[int]) -> None:
         """Store sizes that follow from values of constants, such as how many of them are true."""
         for size, known in zip(tensor.shape, shape):

@@ -19,6 +19,7 @@ from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.complex import COMPLEX, NOT_COMPLEX, Pairs
 from dirprune.deploy.graph.program import CAPTURED, aten_name
 from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
+from dirprune.deploy.graph.selected import read_selected
 from dirprune.deploy.graph.signature import Signature, Slot
 from dirprune.deploy.graph.size_requests import Place
 from dirprune.deploy.graph.sizes import SizeRange
@@ -164,16 +165,18 @@ class Translation:
             return self._sizes.number(outputs)
         name = aten_name(cast(OpOverload, node.target))
         arguments = self._bind(node)
+        tensors = [t for t in results if isinstance(t, Tensor)]
         given = list(_flat(vars(arguments).values()))
         of_sizes = name in CAPTURED and any(isinstance(v, BatchSize | Size) for v in given)
-        selected = self._selected(name, arguments)
-        if selected is not None:
+        if name != "index_put" and any(isinstance(v, Selected) for v in given):
+            of_result = [self._sizes.size_if_known(size) for size in tensors[0].shape]
+            return read_selected(self._builder, name, arguments, of_result)
+        if (selected := self._selected(name, arguments)) is not None:
             return selected
         if not any(isinstance(v, Value | Pairs) for v in given):
             if not of_sizes:
                 return self._evaluate(node)
             self._make_values(arguments)
-        tensors = [t for t in results if isinstance(t, Tensor)]
         is_complex = any(t.is_complex() for t in tensors)
         known = COMPLEX if is_complex or any(isinstance(v, Pairs) for v in given) else CAPTURED
         if name not in known:
@@ -190,10 +193,7 @@ class Translation:
         return value
 
     def _selected(self, name: str, arguments: Arguments) -> Selected | None:
-        """What ``x[mask]`` is; nothing but ``y[mask] = x[mask]`` can read it."""
-        held = [v for v in vars(arguments).values() if isinstance(v, Selected)]
-        if held and name != "index_put":
-            raise ValueError(SELECTION)
+        """What ``x[mask]`` is."""
         if name == "index" and len(arguments.indices) == 1 and isinstance(arguments.self, Value):
             number = getattr(arguments.indices[0], "number", -1)
             if number in self._builder.booleans:

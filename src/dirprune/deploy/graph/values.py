@@ -41,15 +41,19 @@ class Constant:
 
 @dataclass(frozen=True)
 class Selected:
-    """The elements of a value where a mask is true; they can only be written where they were.
+    """The elements of a value where a mask is true.
+
+    They can only be written where they were, or be read as the first or last row of each sample.
 
     Attributes:
         value: All elements.
         mask: Number of the mask.
+        by_sample: Whether they are rows of each sample, as many of each.
     """
 
     value: Value
     mask: int
+    by_sample: bool = False
 
 
 @dataclass(frozen=True)
