@@ -30,7 +30,9 @@ def hyperbolic(m: Any, x: Tensor) -> Tensor:
 def missing_numbers(m: Any, x: Tensor) -> Tensor:
     holes, signs = x.log(), (-x.relu()).copysign(x)  # -0 as well
     return torch.stack([torch.fmax(holes, x), torch.fmin(x, holes), x.copysign(signs),
-                        (1 / signs).isinf() * x], 1)  # fmt: skip
+                        (1 / signs).isinf() * x, torch.hypot(1e30 * x, holes),
+                        1e30 * torch.hypot(1e-30 * x, 0 * x), torch.hypot(1 / signs, x),
+                        torch.hypot(x, torch.ones(9))], 1)  # fmt: skip
 
 
 def scans(m: Any, x: Tensor) -> Tensor:
@@ -43,6 +45,7 @@ def searches(m: Any, x: Tensor) -> Tensor:
     rows = x.sort(2)[0]
     return torch.stack([torch.bucketize(whole, m.edges), torch.searchsorted(rows, x),
                         torch.bucketize(whole, m.edges, right=True),
+                        torch.bucketize(x.log(), m.edges),  # NaN
                         torch.searchsorted(rows, x, right=True)], 1)  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Arguments = SimpleNamespace
 """The arguments of an ATen operator by the names in its schema."""
@@ -34,7 +35,7 @@ class Value(NamedTuple):
 class Constant:
     """What does not: a parameter, a buffer, or what follows from these."""
 
-    tensor: Tensor
+    tensor: "Tensor"
     name: str | None = None
     trained: bool = False
 

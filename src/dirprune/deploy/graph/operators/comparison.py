@@ -95,11 +95,6 @@ def _write_where(w: "Writer", n: "OnnxNode") -> None:
     w.add("Where", [w.add("Cast", [condition], to=9), *rest], n.name)
 
 
-def _capture_hypot(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    squares = [b.combine("mul", [x, x]) for x in (a.self, a.other)]
-    return b.add("sqrt", [b.combine("add", squares)])
-
-
 def _capture_logarithm(base: float) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
         return b.multiplied(b.add("log", [a.self]), 1 / math.log(base))
@@ -139,7 +134,6 @@ COMPARISON = {
             "prelu": _capture_prelu,
             "_prelu_kernel": _capture_prelu,
             "isnan": lambda b, a, results: b.combine("ne", [a.self, a.self]),
-            "hypot": _capture_hypot,
             "exp2": lambda b, a, results: b.combine("pow", [b.operand(2), a.self]),
             "log2": _capture_logarithm(2),
             "log10": _capture_logarithm(10),

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.traced_sizes import is_finite, real
-from dirprune.deploy.graph.values import Value
+from dirprune.deploy.graph.values import Constant, Value
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -37,7 +38,9 @@ class Term:
         return Term(self.builder, self.builder.combine(op, pair))
 
     def apply(self, op: str) -> "Term":
-        """Apply a function without attributes."""
+        """Apply a function without attributes, whose name is that of torch."""
+        if isinstance(self.held, Constant):
+            return Term(self.builder, Constant(getattr(torch, op)(self.held.tensor)))
         return Term(self.builder, self.builder.add(op, [self.held]))
 
     def where(self, yes: Any, no: Any) -> "Term":
@@ -129,6 +132,15 @@ def _with_sign(x: Term, y: Term) -> Term:
     return x.apply("abs") * _negative(y).where(-1.0, 1.0)
 
 
+def _hypotenuse(x: Term, y: Term) -> Term:
+    """sqrt(x^2 + y^2); the squares themselves may be too large or too small."""
+    x, y = x.apply("abs"), y.apply("abs")
+    larger = x.binary("maximum", y)
+    ratio = x.binary("minimum", y) / larger
+    is_end = larger.binary("eq", 2 * larger)  # 0 or infinite
+    return is_end.where(larger, larger * (1 + ratio * ratio).apply("sqrt"))
+
+
 _FUNCTIONS: dict[str, Callable[[Term], Term]] = {
     "tan": lambda x: x.apply("sin") / x.apply("cos"),
     "asin": _arcsine,
@@ -145,6 +157,7 @@ _FUNCTIONS: dict[str, Callable[[Term], Term]] = {
 
 _PAIRS: dict[str, Callable[[Term, Term], Term]] = {
     "atan2": _arctangent_of_two,
+    "hypot": _hypotenuse,
     "fmax": _larger,
     "fmin": _smaller,
     "copysign": _with_sign,
@@ -202,7 +215,7 @@ def _first_only(capture: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _capture_search(values: str, boundaries: str) -> Callable[..., Any]:
-    """Count the sorted boundaries below each value."""
+    """Count the sorted boundaries below each value; all of them are below NaN."""
 
     def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
         x, sorted_ones = getattr(a, values), getattr(a, boundaries)
@@ -211,10 +224,10 @@ def _capture_search(values: str, boundaries: str) -> Callable[..., Any]:
         right = a.right or getattr(a, "side", None) == "right"
         own, count = b.sizes(sorted_ones), b.sizes(sorted_ones)[-1]
         wide = own[:-1] + ((1, count) if len(own) > 1 else (count,))
-        below = b.combine("le" if right else "lt", [
+        above = b.combine("gt" if right else "ge", [
             b.reshape(sorted_ones, wide), b.reshape(x, (*b.sizes(x), 1)),
         ])  # fmt: skip
-        return b.reduce("sum", below, -1, False)
+        return (count - Term(b, b.reduce("sum", above, -1, False))).held
 
     return capture
 

@@ -8,9 +8,8 @@ and its sign tells whether the quotient was too large. This holds for quotients 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dirprune.deploy.graph.operators.composed import Term
+from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
@@ -40,13 +39,6 @@ def _has_few_bits(y: Term) -> bool:
     return bool(((low == 0) | ~low.isfinite()).all())
 
 
-def _apply(op: str, y: Term) -> Term:
-    """A function of torch and of graphs, of a value or a constant."""
-    if isinstance(y.held, Constant):
-        return Term(y.builder, Constant(getattr(torch, op)(y.held.tensor)))
-    return y.apply(op)
-
-
 def _divided(x: Term, y: Term) -> tuple[Term, Term]:
     """The quotient rounded to zero, perhaps 1 too far from it, and what remains."""
     quotient = (x / y).apply("trunc")
@@ -61,7 +53,7 @@ def _floor(x: Term, divisor: object, is_exact: bool) -> Term:
         return (x / divisor).apply("floor")
     y = Term(x.builder, divisor)
     quotient, rest = _divided(x, y)
-    return quotient - (rest * _apply("sign", y) < 0)
+    return quotient - (rest * y.apply("sign") < 0)
 
 
 def _remainder(x: Term, divisor: object, is_exact: bool) -> Term:
@@ -70,7 +62,7 @@ def _remainder(x: Term, divisor: object, is_exact: bool) -> Term:
         return x - (x / divisor).apply("floor") * divisor
     y = Term(x.builder, divisor)
     rest = _divided(x, y)[1]
-    return (rest * _apply("sign", y) < 0).where(rest + y, rest)
+    return (rest * y.apply("sign") < 0).where(rest + y, rest)
 
 
 def _remainder_of_truncated(x: Term, divisor: object, is_exact: bool) -> Term:
@@ -78,8 +70,8 @@ def _remainder_of_truncated(x: Term, divisor: object, is_exact: bool) -> Term:
     if is_exact:
         return x - (x / divisor).apply("trunc") * divisor
     y = Term(x.builder, divisor)
-    rest, sign = _divided(x, y)[1], _apply("sign", x)
-    return (rest * sign < 0).where(rest + _apply("abs", y) * sign, rest)
+    rest, sign = _divided(x, y)[1], x.apply("sign")
+    return (rest * sign < 0).where(rest + y.apply("abs") * sign, rest)
 
 
 def _capture(function: Callable[[Term, object, bool], Term]) -> Callable[..., Any]:
