@@ -240,6 +240,10 @@ INLINE Vec even_lanes(Vec a, Vec b, std::index_sequence<i...>) {
 INLINE Vec load_even(const float* p) {
     return even_lanes(load(p), load(p + lanes), std::make_index_sequence<lanes>{});
 }
+// Writes whole vectors, as `copy` does.
+INLINE void fill_zeros(float* to, std::ptrdiff_t count) {
+    for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, Vec{});
+}
 INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int batch,
                          std::ptrdiff_t stride) {
     if (batch > 1)
@@ -251,40 +255,44 @@ INLINE void copy_strided(float* to, const float* from, std::ptrdiff_t count, int
         for (std::ptrdiff_t i = 0; i < count; ++i) to[i] = from[i * stride];
 }
 
-// Rows are written in order, so that the next row overwrites the excess of the last vector.
+// One plane of a channel: the columns from `left` and the rows from `y` on, every stride. Everything is
+// written in order, so that what follows overwrites the excess of a last vector.
+INLINE void pack_plane(const Packing& p, const float* x, float* to, int y, int left,
+                       std::ptrdiff_t ahead) {
+    // Columns [first, last) are inside the input. Divisions are slow.
+    const auto columns = [&](int distance) INLINE_LAMBDA {
+        if (distance <= 0) return 0;
+        const int n = p.stride_x == 1 ? distance : (distance + p.stride_x - 1) / p.stride_x;
+        return n < p.columns ? n : p.columns;
+    };
+    const int first = columns(-left), stop = columns(p.width - left);
+    const int last = stop > first ? stop : first;
+    const std::ptrdiff_t begin = std::ptrdiff_t(first) * p.batch, end = std::ptrdiff_t(last) * p.batch;
+    for (int row = 0; row < p.rows; ++row, y += p.stride_y, to += p.to_row) {
+        if (y < 0 || y >= p.height) {
+            fill_zeros(to, p.to_row);
+            continue;
+        }
+        const float* from =
+            x + (std::ptrdiff_t(y) * p.width + left + std::ptrdiff_t(first) * p.stride_x) * p.batch;
+        fill_zeros(to, begin);
+        if (p.stride_x == 1)
+            copy(to + begin, from, end - begin, ahead);
+        else
+            copy_strided(to + begin, from, last - first, p.batch, p.stride_x);
+        fill_zeros(to + end, p.to_row - end);
+    }
+}
+
 void pack(const Packing& p) {
     constexpr std::int32_t ahead = 8;  // channels
     for (std::int32_t c = 0; c < p.channels; ++c) {
-        const float* x = p.x + c * p.x_channel;
-        for (int phase = 0; phase < p.num_phases_y * p.num_phases_x; ++phase) {
-            float* to = p.to + c * p.to_channel + phase * p.to_plane;
-            const int left = p.left + p.phase_x[phase % p.num_phases_x];
-            // Columns [first, last) are inside the input.
-            int first = left < 0 ? (-left + p.stride_x - 1) / p.stride_x : 0;
-            int last = left < p.width ? (p.width - left + p.stride_x - 1) / p.stride_x : 0;
-            first = first < p.columns ? first : p.columns;
-            last = last < p.columns ? last : p.columns;
-            last = last > first ? last : first;
-            int y = p.top + p.phase_y[phase / p.num_phases_x];
-            for (int row = 0; row < p.rows; ++row, y += p.stride_y, to += p.to_row) {
-                if (y < 0 || y >= p.height) {
-                    for (std::ptrdiff_t i = 0; i < p.to_row; ++i) to[i] = 0;
-                    continue;
-                }
-                const std::ptrdiff_t begin = std::ptrdiff_t(first) * p.batch;
-                const float* from =
-                    x + (std::ptrdiff_t(y) * p.width + left + std::ptrdiff_t(first) * p.stride_x) *
-                            p.batch;
-                for (std::ptrdiff_t i = 0; i < begin; ++i) to[i] = 0;
-                if (p.stride_x == 1)
-                    copy(to + begin, from, std::ptrdiff_t(last - first) * p.batch,
-                         c + ahead < p.channels ? ahead * p.x_channel : 0);
-                else
-                    copy_strided(to + begin, from, last - first, p.batch, p.stride_x);
-                for (std::ptrdiff_t i = std::ptrdiff_t(last) * p.batch; i < p.to_row; ++i)
-                    to[i] = 0;
-            }
-        }
+        const float* const x = p.x + c * p.x_channel;
+        float* to = p.to + c * p.to_channel;
+        const std::ptrdiff_t next = c + ahead < p.channels ? ahead * p.x_channel : 0;
+        for (int i = 0; i < p.num_phases_y; ++i)
+            for (int j = 0; j < p.num_phases_x; ++j, to += p.to_plane)
+                pack_plane(p, x, to, p.top + p.phase_y[i], p.left + p.phase_x[j], next);
     }
 }
 
