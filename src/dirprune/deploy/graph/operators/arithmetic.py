@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dirprune.deploy.graph.operators.channels import Channels
+from dirprune.deploy.graph.operators.division import capture_floor
 from dirprune.deploy.graph.operators.layouts import Layout, operand
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 from dirprune.deploy.graph.traced_sizes import is_finite, is_number, real
@@ -63,8 +64,6 @@ def _capture(op: str) -> Callable[..., Any]:
         other, alpha = a.other, getattr(a, "alpha", 1)
         rounding = getattr(a, "rounding_mode", None)
         if rounding == "floor":
-            from dirprune.deploy.graph.operators.division import capture_floor  # needs torch
-
             return capture_floor(b, a, results)  # type: ignore[no-any-return]
         if is_number(a.self):
             return b.combine(op, [b.operand(a.self), b.multiplied(other, alpha)])
