@@ -30,9 +30,10 @@ def hyperbolic(m: Any, x: Tensor) -> Tensor:
 def missing_numbers(m: Any, x: Tensor) -> Tensor:
     holes, signs = x.log(), (-x.relu()).copysign(x)  # -0 as well
     return torch.stack([torch.fmax(holes, x), torch.fmin(x, holes), x.copysign(signs),
-                        (1 / signs).isinf() * x, torch.hypot(1e30 * x, holes),
-                        1e30 * torch.hypot(1e-30 * x, 0 * x), torch.hypot(1 / signs, x),
-                        torch.hypot(x, torch.ones(9))], 1)  # fmt: skip
+                        (1 / signs).isinf() * x, torch.hypot(x, holes).isnan() * x,
+                        1e-30 * torch.hypot(1e30 * x, 1e30 * x.flip(1)),
+                        1e30 * torch.hypot(1e-30 * x, 0 * x), torch.hypot(x, torch.ones(9)),
+                        torch.hypot(1 / signs, x).isinf() * x], 1)  # fmt: skip
 
 
 def scans(m: Any, x: Tensor) -> Tensor:
