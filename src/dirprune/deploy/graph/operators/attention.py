@@ -11,11 +11,12 @@ from dirprune.deploy.graph.operators.layouts import Layout, varying
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 from dirprune.deploy.graph.traced_sizes import largest, varies
+from dirprune.deploy.graph.values import Constant, Value, plain_dims
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.graph import Node
-    from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.graph.values import Arguments
     from dirprune.deploy.shrinking.constants import ConstantInputs
     from dirprune.deploy.shrinking.liveness import Rules
 
@@ -49,8 +50,6 @@ def multiply(b: "Builder", left: Any, right: Any, sizes: Shape | None = None) ->
         right: With sizes (..., k, m).
         sizes: Of the result; by default those that follow from values of one rank.
     """
-    from dirprune.deploy.graph.values import Constant
-
     if len(b.sizes(right)) == 1:  # a vector is a matrix with one column
         y = multiply(b, left, b.reshape(right, (*b.sizes(right), 1)))
         return b.reshape(y, b.sizes(y)[:-1])
@@ -103,8 +102,6 @@ def _holds_batch(x: Any) -> bool:
 
 def _multiply_rows(b: "Builder", left: "Value", right: Any) -> "Value":
     """A product in which the batch is among the rows: every sample has rows of its own."""
-    from dirprune.deploy.graph.values import Value, plain_dims
-
     shape, own = b.graph_shape(left), left.dims
     alone = own[-2] == (0,)
     wide = (*shape[:-1], 1, shape[-1]) if alone else shape
@@ -125,8 +122,6 @@ def _capture_added(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_attention(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write softmax(query key^T scale + mask) value; a query that sees no key gives zeros."""
-    from dirprune.deploy.graph.values import Constant
-
     if a.dropout_p:
         raise ValueError("it drops at random in evaluation mode too")
     queries, keys = b.sizes(a.query), b.sizes(a.key)
@@ -161,8 +156,6 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 def _masked(b: "Builder", scores: "Value", mask: Any) -> "tuple[Value, Any]":
     """The masked scores, and which queries see a key; None if all of them do."""
-    from dirprune.deploy.graph.values import Constant
-
     if isinstance(mask, Constant):
         if mask.tensor.dtype == torch.bool:
             mask = Constant(torch.zeros(mask.tensor.shape).masked_fill(~mask.tensor, -math.inf))

@@ -11,6 +11,7 @@ import numpy as np
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
 from dirprune.deploy.graph.traced_sizes import largest
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +39,6 @@ def _capture_scalar(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write start + step i; of c times the batch, i is c times the sample's place and a rest."""
-    from dirprune.deploy.graph.values import Constant
-
     start, step = getattr(a, "start", 0), getattr(a, "step", 1)
     size = results[0][0]
     if size < 0:

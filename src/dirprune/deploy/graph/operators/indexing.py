@@ -15,6 +15,7 @@ from dirprune.deploy.graph.operators.record import (
 )
 from dirprune.deploy.graph.operators.sample_rows import rows_of_all_samples, split_rows
 from dirprune.deploy.graph.traced_sizes import slice_bounds, varies
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +81,6 @@ def _take_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) ->
 
 def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
     """Take places along a dimension; slices where they are a run."""
-    from dirprune.deploy.graph.values import Constant
-
     size = b.sizes(x)[dim]
     if varies(size):
         parts = [b.take(x, dim, p, p + 1) for p in

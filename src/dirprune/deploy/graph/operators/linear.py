@@ -14,6 +14,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
     check_vectors,
 )
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -37,8 +38,6 @@ def _capture_linear(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_bilinear(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write x^T W_o y for every output o."""
-    from dirprune.deploy.graph.values import Constant
-
     outputs, left, right = a.weight.tensor.shape
     rows = a.weight.tensor.permute(0, 2, 1).reshape(outputs * right, left).contiguous()
     b.axis(a.input1, -1)

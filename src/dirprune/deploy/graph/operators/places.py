@@ -10,6 +10,7 @@ from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
 from dirprune.deploy.graph.operators.sample_rows import from_the_end, is_batch_index
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,8 +96,6 @@ def _hits(
 
 def _column(numbers: "Tensor", sizes: Shape, dim: int) -> Any:
     """A constant that varies along one dimension, the others following."""
-    from dirprune.deploy.graph.values import Constant
-
     return Constant(numbers.reshape(*numbers.shape, *(1,) * (len(sizes) - dim - 1)))
 
 
@@ -207,8 +206,6 @@ def _grid(indices: "Sequence[Tensor]", rank: int) -> bool:
 
 def _added_up(b: "Builder", values: "Value", dim: int, index: "Tensor", size: int) -> "Value":
     """Sums of the values with the same index: a product with a matrix of zeros and ones."""
-    from dirprune.deploy.graph.values import Constant
-
     matrix = torch.zeros(size, len(index))
     matrix[index % size, torch.arange(len(index))] = 1.0
     order = list(range(len(b.sizes(values))))

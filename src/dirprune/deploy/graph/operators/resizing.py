@@ -18,6 +18,7 @@ from dirprune.deploy.graph.operators.record import (
     check_rank,
 )
 from dirprune.deploy.graph.traced_sizes import is_finite, varies
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,8 +127,6 @@ def _resample(
     b: "Builder", a: "Arguments", results: Any, mode: str, antialias: bool = False
 ) -> "Value":
     """Resample along each dimension by a matrix, which torch makes of unit vectors."""
-    from dirprune.deploy.graph.values import Constant
-
     x = b.as_value(a.input)
     more = {} if mode.startswith("nearest") else {"align_corners": bool(a.align_corners)}
     if antialias:

@@ -4,10 +4,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.values import Value, plain_dims
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
-    from dirprune.deploy.graph.values import Constant, Value
+    from dirprune.deploy.graph.values import Constant
 
 DEPENDS = "it selects places that depend on the input"
 
@@ -39,8 +40,6 @@ def split_rows(b: "Builder", x: Any, dim: int, index: Any) -> "tuple[Value, Valu
     sizes, number = b.sizes(x), getattr(index, "number", -1)
     if number not in b.flat_places or dim % len(sizes) or index.dims[0][:1] != (0,):
         return None
-    from dirprune.deploy.graph.values import Value, plain_dims
-
     place, rows = b.flat_places[number]
     if sizes[0] != -rows:
         return None

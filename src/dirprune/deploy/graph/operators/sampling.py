@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.composed import Term
+from dirprune.deploy.graph.values import Value, plain_dims
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -17,8 +18,6 @@ def _capture_grid_sample(b: "Builder", a: "Arguments", results: Any) -> Any:
 
     The batch may be merged with maps of each sample, as with the heads of deformable attention.
     """
-    from dirprune.deploy.graph.values import Value, plain_dims
-
     x, grid = b.as_value(a.input), b.as_value(a.grid)
     group, maps = x.dims[0], b.maps_of_each_sample(x)
     if grid.dims[0] != group or b.maps_of_each_sample(grid) != maps:

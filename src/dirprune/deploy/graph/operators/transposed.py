@@ -25,6 +25,7 @@ from dirprune.deploy.graph.operators.sample_filters import (
     convolve_samples_transposed,
     has_own_filters,
 )
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,8 +139,6 @@ def _cropped(
 
 def _capture_transposed_volume(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """A convolution of the volume with zeros between its elements, by the mirrored window."""
-    from dirprune.deploy.graph.values import Constant
-
     x, groups = b.plain(a.input), a.groups
     stride, padding, more, dilation = (
         triple(getattr(a, key)) for key in ("stride", "padding", "output_padding", "dilation")

@@ -8,6 +8,7 @@ from dirprune.deploy.graph.operators.convolution import pair
 from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
@@ -22,8 +23,6 @@ def places_of_maxima(b: "Builder", a: "Arguments", sizes: Shape) -> "Value":
         a: Of the pooling.
         sizes: Of the result.
     """
-    from dirprune.deploy.graph.values import Constant
-
     kernel, padding, dilation = pair(a.kernel_size), pair(a.padding), pair(a.dilation)
     stride = pair(a.stride) if a.stride else kernel
     *ahead, height, width = b.sizes(a.self)
@@ -60,8 +59,6 @@ _LOWEST = -3.4e38
 
 def _capture_unpool(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Every pixel is in one window: it has the window's maximum if the place is its own."""
-    from dirprune.deploy.graph.values import Constant
-
     *_, height, width = results[0]
     known = b.pooled.get(getattr(a.indices, "number", -1))
     if known is None or known[2] != width:

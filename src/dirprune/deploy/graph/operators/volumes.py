@@ -14,6 +14,7 @@ from dirprune.deploy.graph.operators.convolution import (
 )
 from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.record import Attributes, Operator, Shape, TensorShapes
+from dirprune.deploy.graph.values import Value, plain_dims
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
     from dirprune.deploy.graph.graph import Node
     from dirprune.deploy.graph.lowering import Lowering
-    from dirprune.deploy.graph.values import Arguments, Constant, Value
+    from dirprune.deploy.graph.values import Arguments, Constant
 
 
 def _conv3d_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Mapping[str, Any]) -> Shape:
@@ -53,8 +54,6 @@ def _convolve_each_volume(
     b: "Builder", x: "Value", attrs: Mapping[str, Any], tensors: "Mapping[str, Constant]"
 ) -> "Value":
     """Several volumes of each sample: convolved in turn, or as more groups of small filters."""
-    from dirprune.deploy.graph.values import Value, plain_dims
-
     count, shape, dims = b.maps_of_each_sample(x), b.graph_shape(x), x.dims
     ahead, channels = shape[: len(dims[0])], shape[len(dims[0])]
     y = b.reshape(Value(x.number, plain_dims(len(shape))), (-1, count * channels, *shape[-3:]))
