@@ -16,6 +16,15 @@ def from_the_end(m: Any, x: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0]), places]
 
 
+def of_later_dimensions(m: Any, x: Tensor) -> Tensor:
+    """The selected places come first, wherever their dimension was."""
+    every = torch.arange(x.shape[0])
+    last, maps = x.mean(1).argmax(-1), x.view(-1, 5, 2, 2)
+    parts = [x[every, :, last], x[every[:, None], :, torch.stack([last, last - 1], 1)],
+             x[every[:, None], :, torch.tensor([2, 0])], maps[every, :, :, last % 2]]  # fmt: skip
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
 def written(m: Any, x: Tensor) -> Tensor:
     every, places = torch.arange(x.shape[0]), (x[:, :, 0] > 0).int().argmax(-1) - 1
     y, ends = x.clone(), torch.zeros(x.shape[:2])
@@ -47,6 +56,7 @@ def none_at_all(m: Any, x: Tensor) -> Tensor:
 
 CASES = {
     "from the end": lambda: Written(from_the_end),
+    "of later dimensions": lambda: Written(of_later_dimensions),
     "written": lambda: Written(written),
     "tables": lambda: Written(tables, table=nn.Parameter(torch.randn(4, 3)),
                               maps=nn.Parameter(torch.randn(4, 2, 3)),

@@ -1,4 +1,4 @@
-"""What is read of the elements where a mask is true, whose number only the values tell."""
+"""Reads of ``x[mask]``, whose number of elements depends on values."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +16,16 @@ _ENDS = ((1, 0), (1, -1))
 
 
 def read_selected(b: Builder, name: str, arguments: Arguments, known: Sequence[int | None]) -> Any:
-    """What an operator makes of ``x[mask]``, as ``x[mask].view(batch, -1, features)[:, -1]``.
+    """Write an operator on ``x[mask]``, as in ``x[mask].view(batch, -1, features)[:, -1]``.
 
     Args:
         b: The graph.
-        name: Of the operator.
+        name: Name of the operator.
         arguments: Its arguments.
-        known: Sizes of the result; None if they depend on values.
+        known: Sizes of the result; None where a size depends on values.
 
     Raises:
-        ValueError: If a graph has no place for the result.
+        ValueError: If a graph cannot represent the result.
     """
     held = getattr(arguments, "self", None)
     if not isinstance(held, Selected):

@@ -72,11 +72,14 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
 def _index_of_each_sample(
     b: "Builder", x: "Value", given: "list[tuple[int, Any]]", sizes: Shape
 ) -> "Value":
-    """x[arange(batch), places]: places of every sample, constant or from the input."""
+    """x[arange(batch), ..., places]: places of every sample, constant or from the input."""
     rest = [(dim, index) for dim, index in given if not is_batch_index(b, x, dim, index)]
-    if [dim for dim, _ in given] != [0, 1] or len(rest) != 1:
+    if len(given) != 2 or len(rest) != 1 or given[0][0] != 0 or rest[0][0] == 0:
         raise ValueError("it selects places of dimensions that are apart")
-    index = rest[0][1]
+    dim, index = rest[0]
+    # The selected places come before the other dimensions, as in torch.
+    order = [0, dim, *(d for d in range(1, len(b.sizes(x))) if d != dim)]
+    x = b.permute(x, order) if dim > 1 else x
     own = b.sizes(index)
     if hasattr(index, "tensor") or index.number in b.ranges:
         if hasattr(index, "tensor"):
