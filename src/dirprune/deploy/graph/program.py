@@ -77,11 +77,11 @@ def exported_program(
             reason = "it works for this batch size only, as by a loop over the samples"
         if "data-dependent" in str(error):
             reason = (
-                f"it takes another path for other values of its input{_line(error)}, as by if, "
-                "int() or .item(): compute with torch.where"
+                f"its code depends on values of the input{_line(error)}, for example by if, int() "
+                "or .item(): use torch.where"
             )
         if "Couldn't swap" in str(error):
-            reason = f"it converts a layer in its forward{_line(error)}: convert it before"
+            reason = f"its forward converts a layer{_line(error)}: convert the layer before"
         raise ValueError(
             f"{type(example.model).__name__} cannot be exported ({reason}): save it without "
             "example_inputs to store its weights only"
@@ -89,7 +89,7 @@ def exported_program(
 
 
 def _line(error: Exception) -> str:
-    """The last line of the user's code, or of a library that is not torch, before an error."""
+    """Describe the last line before an error that is neither in torch nor in this package."""
     ours = [Path(torch.__file__).parent, Path(__file__).parents[2]]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

@@ -1,4 +1,4 @@
-"""Complex numbers, as codes of positions use them: pairs along a last dimension of size 2."""
+"""Complex numbers, as in rotary position codes: pairs along a last dimension of size 2."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 NOT_COMPLEX = (
-    "a graph multiplies complex numbers only: compute with two tensors, the real and the "
-    "imaginary part, and a Fourier transform as products with matrices of cosines and sines"
+    "only products of complex numbers are supported: use two tensors, the real and the imaginary "
+    "part, and write a Fourier transform as products with matrices of cosines and sines"
 )
 
 
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 def _parts(b: "Builder", x: Any) -> tuple[Any, Any]:
-    """The real and the imaginary part, with a last dimension of size 1; None if that is zero."""
+    """The real and the imaginary part, with a last dimension of size 1; None if it is real."""
     if isinstance(x, Pairs):
         return b.take(x.value, -1, 0, 1), b.take(x.value, -1, 1, 2)
     x = b.operand(x)
