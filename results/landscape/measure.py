@@ -6,16 +6,15 @@ Trains the missing runs in FOLDER (runs/landscape by default), measures them as
 `dirprune landscape` does, and writes one CSV file for each PART: seeds, variants, training,
 planes, projections and edges (by default, these six). A row is a network compared with SGD's, an
 epoch, a point of a plane, a projection onto a plane, or an edge of a plane's triangle. The parts
-vgg16 and vgg16_bn run only on request: they need images in FOLDER/cifar10/train and
-FOLDER/cifar10/test, one folder per class. The published figures use the first 1,000 and 200 images
-of every class of CIFAR-10.
+vgg16 and vgg16_bn run only on request: they need images of CIFAR-10 in DATA/train and DATA/test,
+one folder per class. For vgg16, DATA is FOLDER/cifar10-part, with the first 1,000 and 200 images
+of every class; for vgg16_bn it is FOLDER/cifar10, with all of them.
 """
 
 import csv
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -50,20 +49,22 @@ SURVEY = SurveyConfig(what="hessian,curve", eigenvectors=30, curve_momentum=0.9)
 VARIANT = replace(SURVEY, eigenvectors=10)
 # A plane needs only the Hessian's top eigenvectors, for directional pruning.
 PLANE = replace(SURVEY, what="hessian,plane", steps=10, probes=1)
-# Images, without and with BatchNorm: gRDA's run determines c for 90 % zeros.
+# Images, without BatchNorm and with it.
 IMAGES = TrainConfig(device="cpu", keep_checkpoints=1, width=0.25)
-PHOTOGRAPHS = {
-    # Without augmentation, because it trains far faster.
-    "vgg16": replace(IMAGES, model="vgg16", batch_size=32, epochs=25, augment=False),
-    "vgg16_bn": replace(IMAGES, model="vgg16_bn", batch_size=64, epochs=20, mu=0.6),
-}
-FIRST_EPOCHS = {"vgg16": 10}
-"""Epochs of SGD before the runs begin. Without BatchNorm the loss starts on a plateau, and from
-random weights gRDA's threshold prunes the network before it leaves the plateau."""
-PHOTOGRAPHS_SURVEY = SurveyConfig(
+# gRDA's run determines c for 90 % zeros. Without augmentation, because it trains far faster.
+VGG16 = replace(IMAGES, model="vgg16", batch_size=32, epochs=25, augment=False)
+FIRST_EPOCHS = 10
+"""Epochs of SGD before the runs of vgg16 begin. Without BatchNorm the loss starts on a plateau,
+and from random weights gRDA's threshold prunes the network before it leaves the plateau."""
+VGG16_SURVEY = SurveyConfig(
     what="hessian,curve", samples=500, test_samples=500, probes=1, points=31,
     curve_epochs=6, curve_momentum=0.9,
 )  # fmt: skip
+VGG16_BN = replace(IMAGES, model="vgg16_bn", batch_size=128, epochs=12, c=0.01, mu=0.6)
+VGG16_BN_CURVES = SurveyConfig(
+    what="curve", samples=1000, test_samples=2000, points=31, curve_epochs=30, curve_momentum=0.9
+)
+VGG16_BN_HESSIAN = replace(VGG16_SURVEY, what="hessian")
 THIRDS = ("other batches", "other seed")
 """The second SGD run: its solution, the first run's and gRDA's span a plane."""
 
@@ -135,10 +136,16 @@ def family(runs: Path, config: TrainConfig) -> dict[str, Path]:
 
 
 def surveyed(
-    paths: dict[str, Path], config: SurveyConfig, out: Path, head: dict[str, Any]
+    paths: dict[str, Path], configs: tuple[SurveyConfig, ...], out: Path, head: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Measure the landscape around the first network; return a row per network."""
-    figures = survey(list(paths.values()), config, out)
+    """Measure the landscape around the first network; return a row per network.
+
+    Losses are those of the first config; the others add what it does not measure.
+    """
+    figures: dict[str, Any] = {}
+    for config in configs:
+        folder = out / config.what.replace(",", "-")
+        figures = survey(list(paths.values()), config, folder) | figures
     labels = dict(zip([n["name"] for n in figures["networks"]], paths))
     return [head | line(figures, n, labels.get(n["name"])) for n in figures["networks"][1:]]
 
@@ -201,7 +208,7 @@ def seeds(runs: Path) -> Iterator[list[dict[str, Any]]]:
             other = starts[SEEDS[SEEDS.index(seed) - 1]]["sgd"]
             head = {"model": name, "variant": "", "seed": seed, "mu": config.mu, "c": config.c}
             out = runs / name / f"landscape-{seed}"
-            yield surveyed(paths | {"sgd, other seed": other}, SURVEY, out, head)
+            yield surveyed(paths | {"sgd, other seed": other}, (SURVEY,), out, head)
 
 
 def variants(runs: Path) -> Iterator[list[dict[str, Any]]]:
@@ -218,7 +225,7 @@ def variants(runs: Path) -> Iterator[list[dict[str, Any]]]:
         }
         head = {"model": name, "variant": title, "seed": seed}
         head |= {"mu": config.mu, "c": round(config.c, 6)}
-        yield surveyed(paths, VARIANT, folder / f"landscape-{short}", head)
+        yield surveyed(paths, (VARIANT,), folder / f"landscape-{short}", head)
 
 
 def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
@@ -238,18 +245,16 @@ def training(runs: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def begun(folder: Path, config: TrainConfig) -> TrainConfig:
-    """Start a run from SGD's weights after ``FIRST_EPOCHS``, if the model has an entry there."""
-    if (epochs := FIRST_EPOCHS.get(config.model)) is None:
-        return config
-    first = replace(config, method="sgd", epochs=epochs, schedule="constant")
+    """Start a run of vgg16 from SGD's weights after ``FIRST_EPOCHS``."""
+    first = replace(config, method="sgd", epochs=FIRST_EPOCHS, schedule="constant")
     run = trained(folder / f"first-{config.seed}", first)
     return replace(config, start_from=str(RunFolder(run).weights))
 
 
-def photographs(name: str, runs: Path) -> Iterator[list[dict[str, Any]]]:
-    """A larger network on images, one seed."""
-    folder = runs / name
-    plain = replace(PHOTOGRAPHS[name], data=f"imagefolder:{runs / 'cifar10'}")
+def vgg16(runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """A quarter of VGG16 without BatchNorm on a part of CIFAR-10, one seed."""
+    folder = runs / "vgg16"
+    plain = replace(VGG16, data=f"imagefolder:{runs / 'cifar10-part'}")
     config = begun(folder, plain)
     grda = trained(folder / "grda-1", replace(config, target_sparsity=0.9))
     sgd = replace(config, method="sgd")
@@ -261,8 +266,26 @@ def photographs(name: str, runs: Path) -> Iterator[list[dict[str, Any]]]:
         "sgd, other batches": trained(folder / "sgd-other-batches-1", again),
         "sgd, other seed": trained(folder / "sgd-2", other),
     }
-    head = {"model": name, "variant": "", "seed": config.seed, "mu": config.mu}
-    yield surveyed(paths, PHOTOGRAPHS_SURVEY, folder / "landscape", head)
+    head = {"model": "vgg16", "variant": "", "seed": config.seed, "mu": config.mu}
+    yield surveyed(paths, (VGG16_SURVEY,), folder / "landscape", head)
+
+
+def vgg16_bn(runs: Path) -> Iterator[list[dict[str, Any]]]:
+    """A quarter of VGG16 with BatchNorm on all of CIFAR-10, every seed."""
+    folder = runs / "vgg16_bn"
+    plain = replace(VGG16_BN, method="sgd", data=f"imagefolder:{runs / 'cifar10'}")
+    for index, seed in enumerate(SEEDS):
+        sgd, other = replace(plain, seed=seed), replace(plain, seed=SEEDS[index - 1])
+        again = replace(sgd, batch_seed=seed + OTHER_BATCHES)
+        paths = {
+            "sgd": trained(folder / f"sgd-{seed}", sgd),
+            "grda": trained(folder / f"grda-{seed}", replace(sgd, method="grda")),
+            "sgd, other batches": trained(folder / f"sgd-other-batches-{seed}", again),
+            "sgd, other seed": trained(folder / f"sgd-{other.seed}", other),
+        }
+        head = {"model": "vgg16_bn", "variant": "", "seed": seed, "mu": sgd.mu, "c": sgd.c}
+        configs = (VGG16_BN_CURVES, VGG16_BN_HESSIAN)
+        yield surveyed(paths, configs, folder / f"landscape-{seed}", head)
 
 
 def corners(runs: Path) -> Iterator[tuple[dict[str, str], dict[str, Path], Path]]:
@@ -344,7 +367,7 @@ def main() -> None:
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/landscape")
     parts = {"seeds": seeds, "variants": variants, "training": training}
     parts |= {"planes": planes, "projections": projections, "edges": edges}
-    asked = {name: partial(photographs, name) for name in PHOTOGRAPHS}
+    asked = {"vgg16": vgg16, "vgg16_bn": vgg16_bn}
     for part in sys.argv[2:] or parts:
         rows: list[dict[str, Any]] = []
         for more in (parts | asked)[part](runs):
