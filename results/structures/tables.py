@@ -8,6 +8,7 @@ from statistics import mean, stdev
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from measure import (  # noqa: E402
+    BY_COSTS,
     CHANNELS,
     FINAL_SEEDS,
     RATES,
@@ -64,7 +65,7 @@ def channels() -> str:
         parts.append("| method | test accuracy, % | multiply-adds, % | parameters | setting |")
         parts.append("|---|---|---|---|---|")
         parts.append(test_row(done, "dense", 1.0))
-        parts += [test_row(done, method, target) for method in CHANNELS]
+        parts += [test_row(done, method, target) for method in (*CHANNELS, *BY_COSTS)]
         parts.append("")
     return "\n".join(parts).rstrip()
 
@@ -92,7 +93,7 @@ def settings() -> str:
     kinds = [(lr, schedule) for schedule in ("one", "two") for lr in RATES]
     heads = [f"{lr:g}{'' if s == 'one' else ', two cosines'}" for lr, s in kinds]
     parts = ["| method | target, % | " + " | ".join(heads) + " |\n" + "|---" * 6 + "|"]
-    places = [("dense", 1.0), *((m, t) for t in TARGETS for m in CHANNELS)]
+    places = [("dense", 1.0), *((m, t) for t in TARGETS for m in (*CHANNELS, *BY_COSTS))]
     for method, target in [*places, *((method, 1.0) for method in TWO_FOUR)]:
         cells = []
         for lr, schedule in kinds:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD, Optimizer
 
 from dirprune import GRDA, SparsityPlan
-from dirprune.deploy import channel_blocks, shrink
+from dirprune.deploy import channel_blocks, channel_costs, shrink
 
 sys.path.append(str(Path(__file__).parents[1] / "sparsity"))
 from problems import rate
@@ -70,16 +70,23 @@ def train_dense(
 
 
 def train_channels(
-    model: nn.Module, lr: float, batches: Batches, steps: int, power: float, sparsity: float
+    model: nn.Module,
+    lr: float,
+    batches: Batches,
+    steps: int,
+    power: float,
+    sparsity: float,
+    by_costs: bool,
 ) -> nn.Module:
-    """Train with a channels plan and shrink the network."""
+    """Train with a channels plan, for entries or for multiply-adds, and shrink the network."""
     blocks = [
         [(model.get_parameter(name), dim, index) for name, dim, index in block]
         for block in channel_blocks(model, torch.zeros(EXAMPLE))
     ]
     planned = {id(p): p for block in blocks for p, _, _ in block}
     others = [p for p in model.parameters() if id(p) not in planned]
-    plan = SparsityPlan(sparsity, steps, end=END, structure="channels", blocks=blocks)
+    costs = channel_costs(model, torch.zeros(EXAMPLE)) if by_costs else None
+    plan = SparsityPlan(sparsity, steps, end=END, structure="channels", blocks=blocks, costs=costs)
     groups = [{"params": list(planned.values())}, {"params": others, "plan": None, "c": 0.0}]
     optimizer = GRDA(groups, lr=lr, plan=plan, power=power, **OPTIONS)
     train(model, optimizer, batches, factors(steps, "one"))

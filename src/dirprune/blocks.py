@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dirprune.costs import Costs, Layer
 from dirprune.prox import invert_threshold, power_threshold
 
 Slice = tuple[Tensor, int, int]
@@ -68,13 +69,20 @@ class Blocks:
         blocks: Lists of ``(parameter, dimension, index)``. A parameter appears with one
             dimension only, and no slice appears twice. Entries in no block stay dense.
         keep_one: Whether every parameter keeps its largest block.
+        costs: What blocks cost, as for :class:`.costs.Costs`; by default the number of entries.
 
     Raises:
         ValueError: If a slice does not exist or appears twice.
     """
 
-    def __init__(self, blocks: Sequence[Sequence[Slice]], keep_one: bool = True) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Sequence[Slice]],
+        keep_one: bool = True,
+        costs: Sequence[Layer] | None = None,
+    ) -> None:
         self.keep_one = keep_one
+        self._costs = None if costs is None else Costs(costs, len(blocks))
         self.sizes = torch.zeros(len(blocks), dtype=torch.int64)
         self._members: list[tuple[Tensor, int, Tensor]] = []
         self._index: dict[int, tuple[Tensor, int, Tensor]] = {}
@@ -145,11 +153,11 @@ class Blocks:
         return torch.where(each == 0, 0.0, x * each)
 
     def threshold(self, norms: Tensor, sparsity: float) -> float:
-        """Return the largest threshold that sets at most a share of the entries to zero.
+        """Return the largest threshold that saves at most a share of the cost.
 
         Args:
             norms: From :meth:`norms`.
-            sparsity: Share of the entries of all blocks.
+            sparsity: Share of the cost, or of the entries of all blocks if there are no costs.
 
         Returns:
             The threshold g, 0 if nothing is pruned.
@@ -157,9 +165,13 @@ class Blocks:
         candidates = norms.clone()
         candidates[self._largest(norms)] = math.inf
         order = candidates.argsort(stable=True)
-        zeros = self.sizes[order].cumsum(0) <= round(sparsity * int(self.sizes.sum()))
-        chosen = candidates[order][zeros & candidates[order].isfinite()]
-        return float(chosen[-1]) if len(chosen) else 0.0
+        order = order[candidates[order].isfinite()]
+        if self._costs is not None:
+            count = self._costs.removable(order, sparsity)
+        else:
+            most = round(sparsity * int(self.sizes.sum()))
+            count = int((self.sizes[order].cumsum(0) <= most).sum())
+        return float(candidates[order[count - 1]]) if count else 0.0
 
     def levels(self, norms: Tensor, g: float) -> Tensor:
         """Return every block's threshold: g, or less for the largest block of a parameter.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_four_levels
+from dirprune.costs import Layer
 from dirprune.cubic_path import cubic_sparsity
 from dirprune.plan_state import PlanState
 from dirprune.prox import invert_threshold, power_threshold
@@ -71,6 +72,8 @@ class SparsityPlan(PlanState):
             The sparsity is the share of zeros among the entries of all blocks; it is the largest
             one up to ``sparsity`` that whole blocks allow. All planned parameters must appear;
             entries in no block stay dense.
+        costs: With ``structure="channels"``, from ``dirprune.deploy.channel_costs``: the sparsity
+            is then the share of multiply-adds that is saved, instead of the share of zeros.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -101,6 +104,7 @@ class SparsityPlan(PlanState):
         structure: str = "elements",
         minimum: int = 2,
         blocks: Sequence[Sequence[Slice]] | None = None,
+        costs: Sequence[Layer] | None = None,
     ) -> None:
         self.sparsity, self.steps = sparsity, steps
         self.begin, self.end = begin, end
@@ -112,7 +116,9 @@ class SparsityPlan(PlanState):
                 f"{structure!r} and {'no blocks' if blocks is None else 'blocks'}: "
                 "give both or neither"
             )
-        self._blocks = None if blocks is None else Blocks(blocks, keep_one=minimum > 0)
+        if blocks is None and costs is not None:
+            raise ValueError('costs belong to blocks: give blocks and structure="channels" too')
+        self._blocks = None if blocks is None else Blocks(blocks, minimum > 0, costs)
         self._owner: object = None
         """The optimizer whose steps are counted."""
         self._restart()

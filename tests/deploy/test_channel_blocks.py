@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dirprune.deploy import channel_blocks, shrink
+from dirprune import GRDA, SparsityPlan
+from dirprune.costs import Costs
+from dirprune.deploy import channel_blocks, channel_costs, shrink
 
 
 class Residual(nn.Module):
@@ -81,3 +83,82 @@ def test_a_zeroed_channel_goes_through_a_reduction(op: str) -> None:
     small = shrink(model, x)
     assert small.state_dict()["head.weight"].shape == (2, 4)
     torch.testing.assert_close(small(x), expected, atol=1e-5, rtol=1e-5)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head((x + self.mlp(x)).mean(1))
+
+
+NETWORKS = {
+    "residual": (Residual, (2, 3, 8, 8)),
+    "attention": (Attention, (2, 6, 5)),
+    "grouped": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 12, 1, groups=4), nn.ReLU(),
+            nn.Conv2d(12, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 9, 7),
+        ),
+        (1, 4, 8, 8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_cost_that_remains_is_that_of_the_network_from_shrink(name: str, seed: int) -> None:
+    make, shape = NETWORKS[name]
+    torch.manual_seed(seed)
+    model, x = make().eval(), torch.randn(shape)
+    blocks = channel_blocks(model, x)
+    kept = torch.rand(len(blocks)) < 0.6
+    for p in {block[0][0] for block in blocks}:  # a layer keeps something
+        kept[next(i for i, block in enumerate(blocks) if block[0][0] == p)] = True
+    with torch.no_grad():
+        for i in (~kept).nonzero().flatten().tolist():
+            for parameter, dim, index in blocks[i]:
+                model.get_parameter(parameter).select(dim, index).zero_()
+    before, after = shrink(model, x).report.macs
+    assert after < before
+    remaining = Costs(channel_costs(model, x), len(blocks)).remaining(kept)
+    assert remaining == pytest.approx(after / before, rel=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_plan_with_costs_reaches_a_share_of_the_multiply_adds(share: float) -> None:
+    torch.manual_seed(0)
+    widths = (24, 40, 16)
+    model = nn.Sequential(
+        nn.Conv2d(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(),
+        nn.Conv2d(widths[0], widths[1], 3, stride=2), nn.BatchNorm2d(widths[1]), nn.ReLU(),
+        nn.Conv2d(widths[1], widths[2], 3), nn.ReLU(), nn.Flatten(), nn.Linear(widths[2], 4),
+    )  # fmt: skip
+    x = torch.randn(16, 3, 9, 9)
+    blocks = [
+        [(model.get_parameter(name), dim, index) for name, dim, index in block]
+        for block in channel_blocks(model, x[:1])
+    ]
+    costs = channel_costs(model, x[:1])
+    plan = SparsityPlan(share, steps=20, structure="channels", blocks=blocks, costs=costs)
+    planned = {id(p): p for block in blocks for p, _, _ in block}
+    rest = [p for p in model.parameters() if id(p) not in planned]
+    groups = [{"params": list(planned.values())}, {"params": rest, "plan": None, "c": 0.0}]
+    optimizer = GRDA(groups, lr=0.05, plan=plan)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    before, after = shrink(model, x[:1]).report.macs
+    largest = max(
+        sum(cost / len(side) for cost, *sides in costs for side in sides if block in side)
+        for block in range(len(blocks))
+    )
+    assert share - largest / before < 1 - after / before <= share

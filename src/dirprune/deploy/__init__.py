@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.module import GraphNet as GraphNet
     from dirprune.deploy.onnx import export_onnx as export_onnx
     from dirprune.deploy.shrinking.blocks import channel_blocks as channel_blocks
+    from dirprune.deploy.shrinking.blocks import channel_costs as channel_costs
     from dirprune.deploy.shrinking.network import shrink as shrink
 
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "export_onnx": "dirprune.deploy.onnx",
     # what can be pruned so that shrink removes it
     "channel_blocks": "dirprune.deploy.shrinking.blocks",
+    "channel_costs": "dirprune.deploy.shrinking.blocks",
     # what they are made of
     "capture": "dirprune.deploy.graph.capture",
     "GraphNet": "dirprune.deploy.graph.module",

@@ -18,6 +18,7 @@ from dirprune.deploy.shrinking.liveness import (
     Rules,
     SameLines,
 )
+from dirprune.deploy.shrinking.report import layer_size
 from dirprune.deploy.shrinking.variants import variants
 
 Block = list[tuple[str, int, int]]
@@ -54,16 +55,74 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
         >>> len(blocks), blocks[0]
         (2, [('0.weight', 0, 0), ('0.bias', 0, 0), ('1.weight', 0, 0), ('1.bias', 0, 0)])
     """
+    _, rules, labels = _labelled(model, example_inputs)
+    return [list(block) for block in _blocks(rules, labels).values()]
+
+
+def channel_costs(
+    model: nn.Module, example_inputs: ExampleInputs
+) -> list[tuple[int, list[int], list[int]]]:
+    """Find what each of the blocks of :func:`channel_blocks` costs.
+
+    A layer computes each of its rows from each of its columns. Without a block it has fewer of
+    both. From this list ``SparsityPlan(structure="channels", costs=...)`` finds the multiply-adds
+    that remain.
+
+    Args:
+        model: As for :func:`channel_blocks`.
+        example_inputs: As for :func:`channel_blocks`; the cost of a convolution depends on the
+            size of the image.
+
+    Returns:
+        For every convolution and linear layer its multiply-adds for one sample, the block of each
+        row, and the block of each column, as indices in ``channel_blocks(model, example_inputs)``;
+        -1 for what is never removed. The list of columns is empty for grouped convolutions, whose
+        columns go with their rows.
+
+    Raises:
+        ValueError: If the model cannot be captured.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 5))
+        >>> channel_costs(net, torch.ones(2, 3))
+        [(6, [0, 1], [-1, -1, -1]), (10, [-1, -1, -1, -1, -1], [0, 1])]
+    """
+    graph, rules, labels = _labelled(model, example_inputs)
+    owner = np.full(rules.count, -1)
+    for number, label in enumerate(_blocks(rules, labels)):
+        owner[labels == label] = number
+    found = []
+    for node, tensors in zip(graph.nodes, rules.tensors, strict=True):
+        if node.op in ("conv2d", "linear"):
+            rows, columns = (
+                [] if numbers is None else owner[numbers].tolist()
+                for numbers in tensors.get("weight", (None, None))
+            )
+            found.append((layer_size(node, graph).macs, rows, columns))
+    return found
+
+
+def _labelled(
+    model: nn.Module, example_inputs: ExampleInputs
+) -> tuple[Graph, Rules, NDArray[np.int64]]:
+    """The graph of a model, the rules of its channels, and the label of each channel."""
     graph = captured(model, example_inputs)
     varies = [varying(len(shape) - 1) for shape in graph.shapes]
     rules = Rules(variants(graph), graph.tensors, varies)
-    labels = _block_labels(rules)
+    return graph, rules, _block_labels(rules)
+
+
+def _blocks(
+    rules: Rules, labels: NDArray[np.int64]
+) -> dict[int, dict[tuple[str, int, int], None]]:
+    """The slices of every block, by label, in order."""
     blocks: dict[int, dict[tuple[str, int, int], None]] = {}
-    for name, dim, numbers in _rows(graph, rules):
+    for name, dim, numbers in _rows(rules.graphs[0], rules):
         for index, label in enumerate(labels[numbers].tolist()):
             if label != ALWAYS:
                 blocks.setdefault(label, {})[(name, dim, index)] = None
-    return [list(block) for block in blocks.values()]
+    return blocks
 
 
 def _block_labels(rules: Rules) -> NDArray[np.int64]:
