@@ -41,8 +41,8 @@ def test_as_many_blocks_are_removed_as_the_share_allows(
         kept = torch.ones(BLOCKS, dtype=torch.bool)
         kept[order[:n]] = False
         saved.append(1 - costs.remaining(kept))
-    assert saved[count] <= share
-    assert count == BLOCKS or saved[count + 1] > share
+    assert saved[count] <= share + 1e-9
+    assert count == BLOCKS or saved[count + 1] > share - 1e-9
 
 
 def test_what_does_not_fit_is_refused() -> None:

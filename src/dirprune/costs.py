@@ -8,6 +8,9 @@ from torch import Tensor
 Layer = tuple[float, Sequence[int], Sequence[int]]
 """The cost of a whole layer, the block of each row and the block of each column (-1: none)."""
 
+ROUNDING = 1e-12
+"""Shares of the cost that differ by less are equal."""
+
 
 class Costs:
     r"""The share of a cost that remains when blocks are removed.
@@ -88,7 +91,7 @@ class Costs:
             middle = (low + high + 1) // 2
             kept = torch.ones(self._blocks, dtype=torch.bool)
             kept[order[:middle]] = False
-            if 1 - self.remaining(kept) <= share:
+            if 1 - self.remaining(kept) <= share + ROUNDING:
                 low = middle
             else:
                 high = middle - 1
