@@ -31,18 +31,18 @@ def test_the_remaining_cost_counts_pairs(layers: list[Layer], kept: list[bool]) 
 
 
 @given(layers, st.permutations(range(BLOCKS)), st.floats(0, 1))
-def test_as_many_blocks_are_removed_as_the_share_allows(
+def test_as_many_blocks_are_removed_as_the_share_needs(
     layers: list[Layer], order: list[int], share: float
 ) -> None:
     costs = Costs(layers, BLOCKS)
-    count = costs.removable(torch.tensor(order), share)
+    count = costs.needed(torch.tensor(order), share)
     saved = []
     for n in range(BLOCKS + 1):
         kept = torch.ones(BLOCKS, dtype=torch.bool)
         kept[order[:n]] = False
         saved.append(1 - costs.remaining(kept))
-    assert saved[count] <= share + 1e-9
-    assert count == BLOCKS or saved[count + 1] > share - 1e-9
+    assert count == BLOCKS or saved[count] >= share - 1e-9
+    assert count == 0 or saved[count - 1] < share + 1e-9
 
 
 def test_what_does_not_fit_is_refused() -> None:

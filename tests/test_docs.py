@@ -36,6 +36,19 @@ def test_the_quickstart_prints_what_the_page_says(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.strip() == match[2]
 
 
+def test_the_blocks_about_choosing_do_what_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (DOCS / "choosing.md").read_text()
+    plan, channels = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(plan, "choosing.md", "exec"), {})
+    assert f"prints {capsys.readouterr().out.strip()}: exactly 90 %" in page
+    exec(compile(channels, "choosing.md", "exec"), {})
+    left = float(capsys.readouterr().out.split("%")[0])
+    assert "saves half of the multiply-adds" in page
+    assert 47 <= left <= 50
+
+
 def test_the_quickstart_has_the_commands_of_the_readme() -> None:
     commands = re.findall(r"^dirprune .*$", (DOCS / "quickstart.md").read_text(), re.MULTILINE)
     assert len(commands) == 4

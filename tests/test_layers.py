@@ -21,6 +21,7 @@ FLOORS = [
         "batch",
         "blocks",
         "changes",
+        "costs",
         "cubic_path",
         "kernels",
         "optimizer",

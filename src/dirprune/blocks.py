@@ -153,11 +153,12 @@ class Blocks:
         return torch.where(each == 0, 0.0, x * each)
 
     def threshold(self, norms: Tensor, sparsity: float) -> float:
-        """Return the largest threshold that saves at most a share of the cost.
+        """Return the threshold that prunes a share of the cost or of the entries.
 
         Args:
             norms: From :meth:`norms`.
-            sparsity: Share of the cost, or of the entries of all blocks if there are no costs.
+            sparsity: With costs, the share of the cost that is saved at least. Without, the share
+                of the entries of all blocks that are set to zero at most.
 
         Returns:
             The threshold g, 0 if nothing is pruned.
@@ -167,7 +168,7 @@ class Blocks:
         order = candidates.argsort(stable=True)
         order = order[candidates[order].isfinite()]
         if self._costs is not None:
-            count = self._costs.removable(order, sparsity)
+            count = self._costs.needed(order, sparsity)
         else:
             most = round(sparsity * int(self.sizes.sum()))
             count = int((self.sizes[order].cumsum(0) <= most).sum())

@@ -76,23 +76,23 @@ class Costs:
             left = left * (1 - removed)
         return float(left.sum())
 
-    def removable(self, order: Tensor, share: float) -> int:
-        """Return how many blocks can be removed without saving more than a share of the cost.
+    def needed(self, order: Tensor, share: float) -> int:
+        """Return how many blocks must be removed to save a share of the cost.
 
         Args:
             order: Numbers of the blocks, the first to be removed first.
             share: Of the cost, in [0, 1].
 
         Returns:
-            The largest number of blocks.
+            The smallest number of blocks; all, if they do not save that much.
         """
         low, high = 0, len(order)
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = (low + high) // 2
             kept = torch.ones(self._blocks, dtype=torch.bool)
             kept[order[:middle]] = False
-            if 1 - self.remaining(kept) <= share + ROUNDING:
-                low = middle
+            if 1 - self.remaining(kept) >= share - ROUNDING:
+                high = middle
             else:
-                high = middle - 1
+                low = middle + 1
         return low

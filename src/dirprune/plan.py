@@ -73,7 +73,8 @@ class SparsityPlan(PlanState):
             one up to ``sparsity`` that whole blocks allow. All planned parameters must appear;
             entries in no block stay dense.
         costs: With ``structure="channels"``, from ``dirprune.deploy.channel_costs``: the sparsity
-            is then the share of multiply-adds that is saved, instead of the share of zeros.
+            is then the share of multiply-adds that is saved, instead of the share of zeros; it is
+            the smallest one from ``sparsity`` on that whole blocks allow.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -161,4 +161,4 @@ def test_a_plan_with_costs_reaches_a_share_of_the_multiply_adds(share: float) ->
         sum(cost / len(side) for cost, *sides in costs for side in sides if block in side)
         for block in range(len(blocks))
     )
-    assert share - largest / before < 1 - after / before <= share
+    assert share <= 1 - after / before < share + largest / before
