@@ -240,7 +240,7 @@ class SparsityPlan(PlanState):
         zeros = round(self.sparsity_at(step) * total)
         is_exact = step >= self.end * self.steps or self._is_last(step, total)
         stride = 1 if is_exact else total // SAMPLE | 1
-        near = float(self.threshold) if total > EVERY_STEP else 0.0
+        near = float(self.threshold)
         g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride, near)
         if not math.isfinite(g):
             self._warn("the weights are not finite: the threshold stays at its last value")

@@ -116,8 +116,8 @@ def kth_magnitude_near(tensors: Sequence[Tensor], k: int, near: float) -> Tensor
         return kth_magnitude(tensors, k)
     low, high = 0.99 * near, 1.01 * near
     below, between = 0, []
-    for t in tensors:
-        magnitudes = flat(t).abs()
+    for part in _joined([flat(t) for t in tensors]):
+        magnitudes = part.abs()
         below += int((magnitudes < low).count_nonzero())  # NaN is treated as large
         between.append(magnitudes[(magnitudes >= low) & (magnitudes <= high)])
     if not 0 < k - below <= sum(map(len, between)):
