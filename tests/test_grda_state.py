@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import re
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +81,17 @@ def test_state_of_other_shapes_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match=r"saved v has shape \(4, 3\), the parameter \(3,\)"):
         two.load_state_dict(one.state_dict())
     assert torch.equal(before["state"][0]["v"], two.state_dict()["state"][0]["v"])
+
+
+def test_state_of_other_groups_is_refused_by_their_sizes() -> None:
+    a, b = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3))
+    saved = GRDA([a, b])
+    a.grad = torch.ones_like(a)
+    saved.step()
+    for groups in ([{"params": [b]}, {"params": [a]}], [{"params": [b]}]):
+        sizes = re.escape(str([1] * len(groups)))
+        with pytest.raises(ValueError, match=rf"have \[2\] parameters, the optimizer's {sizes}: "):
+            GRDA(groups).load_state_dict(saved.state_dict())
 
 
 def test_load_hooks_see_and_change_what_is_loaded() -> None:

@@ -44,6 +44,15 @@ class ExactState(Optimizer):
 
         def see(_: Optimizer, processed: dict[str, Any]) -> None:
             loaded.update(processed)
+            saved_sizes, sizes = (
+                [len(group["params"]) for group in groups]
+                for groups in (processed["param_groups"], self.param_groups)
+            )
+            if saved_sizes != sizes:  # otherwise the shapes of other parameters are compared
+                raise ValueError(
+                    f"the saved param groups have {saved_sizes} parameters, the optimizer's "
+                    f"{sizes}: make the optimizer with the same groups as the saved one"
+                )
             for p, saved in self._pairs(processed):
                 for key, value in saved.items():
                     is_array = isinstance(value, Tensor) and key not in COUNTERS
