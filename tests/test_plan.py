@@ -231,6 +231,23 @@ def test_an_emptied_tensor_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert "all weights of head.bias are zero" in caplog.text
 
 
+@pytest.mark.parametrize(("sizes", "reachable"), [((3, 3, 4), False), ((3, 3, 40), True)])
+def test_a_target_that_the_minimum_prevents_is_reported_once(
+    sizes: tuple[int, ...], reachable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = [nn.Parameter(torch.linspace(0.1, 1, size)) for size in sizes]
+    optimizer = GRDA(weights, lr=0.1, plan=SparsityPlan(0.8, steps=4))
+    for _ in range(6):
+        for w in weights:
+            w.grad = torch.ones_like(w)
+        optimizer.step()
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    assert zeros == (37 if reachable else 4)
+    assert caplog.text.count("minimum=2 of each tensor leaves at most 4 zeros among 10") == (
+        not reachable
+    )
+
+
 def test_parameters_without_gradient_are_thresholded_but_frozen_ones_are_left() -> None:
     weights = [nn.Parameter(torch.linspace(-1, 1, 40) + 0.001) for _ in range(4)]
     optimizer = GRDA(weights, lr=0.1, plan=SparsityPlan(0.5, steps=4))

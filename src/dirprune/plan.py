@@ -64,8 +64,9 @@ class SparsityPlan(PlanState):
             be .5, and the threshold is a share of the second smallest of the four. ``"channels"``:
             whole blocks, so that ``dirprune.deploy.shrink`` can remove them.
         minimum: Nonzero weights that every tensor keeps (all, if it has fewer), at least 0. Other
-            tensors get more zeros, so that the total is still exact. With channels, every tensor
-            keeps its largest block unless this is 0.
+            tensors get more zeros, so that the total is still exact; a warning says if they have
+            too few weights for it. With channels, every tensor keeps its largest block unless this
+            is 0.
         blocks: With ``structure="channels"``: a list of blocks. A block is a list of ``(parameter,
             dimension, index)`` that are removed together, such as a row, its bias, and the scale
             and shift of its norm. A block is thresholded by the root mean square of its entries.
@@ -248,6 +249,8 @@ class SparsityPlan(PlanState):
         if total > EVERY_STEP and step > math.ceil(self.end * self.steps):
             self._adapt_interval(g)
         self.total, self.updated = total, step
+        if zeros > total - self.minimum * len(accumulators):
+            self._warn_of_minimum(zeros, [v.numel() for v in accumulators])
         if emptied := [name for i in empty if (name := names[i]) not in self._warned]:
             self._warned.update(emptied)
             self._warn(
@@ -267,6 +270,16 @@ class SparsityPlan(PlanState):
             self.interval = INTERVALS[0]
         elif change < CHANGE / 2 * g and int(self.step) - self.updated >= self.interval:
             self.interval = min(2 * self.interval, INTERVALS[1])
+
+    def _warn_of_minimum(self, zeros: int, sizes: Sequence[int]) -> None:
+        """Warn if the minimum of every tensor leaves fewer zeros than planned."""
+        most, total = sum(max(0, size - self.minimum) for size in sizes), sum(sizes)
+        if zeros > most:
+            self._warn(
+                f"minimum={self.minimum} of each tensor leaves at most {most:,} zeros among "
+                f"{total:,} weights, fewer than sparsity={self.sparsity} needs; lower minimum, or "
+                "leave small parameters out of the plan"
+            )
 
     def _warn(self, message: str) -> None:
         """Log a warning once."""

@@ -76,7 +76,9 @@ class PlanState:
         for name in ("sparsity", "steps", "begin", "end", "minimum"):
             setattr(self, name, _plain_number(name, getattr(self, name)))
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+            raise ValueError(
+                f"sparsity must lie in [0, 1), got {self.sparsity}: give a share, 0.9 for 90 %"
+            )
         if not 1 <= self.steps < math.inf:
             raise ValueError(f"steps must be at least 1 and finite, got {self.steps}")
         if not 0 <= self.begin < self.end <= 1:

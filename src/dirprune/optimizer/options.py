@@ -53,7 +53,10 @@ def check_options(group: Group) -> None:
         )
     plan = group["plan"]
     if not isinstance(plan, SparsityPlan | None):
-        raise TypeError(f"plan must be a SparsityPlan or None, got {plan!r}")
+        raise TypeError(
+            f"plan must be a SparsityPlan or None, got {plan!r}: give "
+            "SparsityPlan(0.9, steps) for 90 % zeros"
+        )
     if plan is not None and plan.structure != "elements" and group["capturable"]:
         raise ValueError(f'structure="{plan.structure}" needs capturable=False')
     if group["foreach"] and group["fused"]:
