@@ -26,6 +26,9 @@ NAME = ".lock"
 TIMEOUT = 1.0
 """Seconds to wait for a lock: a killed process with much memory needs a moment to end."""
 
+RACES = 0.2
+"""Seconds to try again while a holder may be removing the folder."""
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: set[int] = set()
 _log = logging.getLogger(__name__)
@@ -83,17 +86,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
 def _acquire(folder: Path, timeout: float) -> int:
     path = folder / NAME
     while True:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        # the previous holder may remove the folder between any two of these calls
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            continue
-        except FileExistsError:
-            if any(os.path.lexists(p) and not p.is_dir() for p in (folder, *folder.parents)):
-                raise
-            continue
+        descriptor = _open(path)
         try:
             _lock(descriptor, folder, timeout)
             if _is_open_as(descriptor, path):
@@ -104,6 +97,21 @@ def _acquire(folder: Path, timeout: float) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open the file of the lock; make it, and its folder, if necessary."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    until = time.monotonic() + RACES
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, flags, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            # The previous holder may have removed the folder between these calls. In a removed
+            # working folder, in /proc, or over a file, both errors are for ever.
+            if time.monotonic() > until:
+                raise
 
 
 def _is_open_as(descriptor: int, path: Path) -> bool:
