@@ -254,6 +254,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
         ({"config": replace(SHORT, momentum=0.0)}, "needs momentum above 0"),
         ({"config": replace(SHORT, c=0.0)}, "give a c above 0"),
         ({"config": replace(SHORT, batch_seed=3)}, "follow from each run's seed"),
+        ({"config": replace(SHORT, sparsity=0.5)}, "grda sets the sparsity of all methods"),
     ],
 )
 def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> None:

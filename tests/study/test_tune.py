@@ -68,6 +68,11 @@ def test_empty_grids_are_refused(
 def test_user_errors_are_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="c must be at least 0 and finite, got nan"):
         tune(SHORT, tmp_path / "out", cs=(math.nan,))
+    with pytest.raises(ValueError, match="gRDA's c and mu, got method 'sgd': use one of grda"):
+        tune(replace(SHORT, method="sgd", target_sparsity=None), tmp_path / "out")
+    for tolerance in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\)"):
+            tune(SHORT, tmp_path / "out", tolerance=tolerance)
     assert not (tmp_path / "out").exists()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a run: choose another folder"):

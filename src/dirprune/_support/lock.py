@@ -107,7 +107,7 @@ def _open(path: Path) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, flags, 0o666)
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, FileExistsError):  # noqa: PERF203
             # The previous holder may have removed the folder between these calls. In a removed
             # working folder, in /proc, or over a file, both errors are for ever.
             if time.monotonic() > until:

@@ -30,11 +30,18 @@ def figures(
 
     Args:
         config: Settings of the three runs; they start from the same weights, and the second SGD
-            run, the control for "the same valley", has other batches.
+            run, the control for "the same valley", has other batches. What sets the zeros applies
+            to gRDA; with momentum, all three have it.
         out: Folder of the runs and of both pages.
-        budget: Time for the landscape, such as 10m or 2h; by default a coarse one of digits.
+        budget: Time for the landscape, such as 10m or 2h; by default it is coarse, which takes a
+            minute or two with the digits.
     """
-    options = SKETCH if budget is None else SurveyConfig(PARTS, budget=budget)
+    configs = _configs(config)
+    options = replace(
+        SKETCH if budget is None else SurveyConfig(PARTS, budget=budget),
+        trust_model=True,  # the command line has named the model
+        device="cpu" if config.device == "cpu" else "auto",
+    )
     share_cpus()
     from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
@@ -42,11 +49,6 @@ def figures(
     from dirprune.train.loop import train as train_run
     from dirprune.train.runs import RunFolder
 
-    configs = {
-        "sgd": replace(config, method="sgd"),
-        "grda": replace(config, method="grda"),
-        "sgd-2": replace(config, method="sgd", batch_seed=config.seed + 1),
-    }
     summaries = {
         name: train_run(
             one, out / name, resume=RunFolder(out / name).config.exists(), display=ConsoleDisplay()
@@ -61,3 +63,17 @@ def figures(
     if is_first():
         page = write_report([out / "landscape"], out / "landscape" / "report.html")
         print(f"landscape: {page}")
+
+
+def _configs(config: TrainConfig) -> dict[str, TrainConfig]:
+    """The configs of the three runs, by name."""
+    if not config.c and config.target_sparsity is None:
+        raise ValueError("gRDA with c = 0 is SGD: give a --c above 0, or a --target-sparsity")
+    kind = "_momentum" if config.momentum else ""
+    config = replace(config, sparsity=None, batch_seed=None)
+    dense = replace(config, method=f"sgd{kind}", target_sparsity=None, power=None)
+    return {
+        "sgd": dense,
+        "grda": replace(config, method=f"grda{kind}"),
+        "sgd-2": replace(dense, batch_seed=(config.seed + 1) % 2**32),
+    }

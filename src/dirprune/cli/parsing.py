@@ -24,7 +24,10 @@ from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig, config_from_json
 from dirprune.train.recipes import RECIPES, get_recipe
 
-WITHOUT = {"compare": ("method", "seed", "batch_seed"), "figures": ("method", "batch_seed")}
+WITHOUT = {
+    "compare": ("method", "seed", "batch_seed"),
+    "figures": ("method", "sparsity", "batch_seed"),
+}
 """Options of a run that a command of several runs sets itself."""
 
 

@@ -158,9 +158,10 @@ def tune(
     chosen = replace(config, mu=result.chosen.mu, c=result.chosen.c)
     print(f"now: dirprune train {given_options(chosen)} --out RUN")
     if chosen.target_sparsity is None:
+        more = f" of {config.epochs}, and more from then on" * (config.epochs > tune_epochs)
         print(
-            f"its zeros are a result, not a choice: {result.chosen.sparsity:.0%} after "
-            f"{tune_epochs} of {config.epochs} epochs, and more from then on. To end at 90 %: add "
+            f"its zeros are a result, not a choice: {result.chosen.sparsity:.0%} after epoch "
+            f"{tune_epochs}{more}. To end at 90 %: add "
             "--target-sparsity 0.9; the threshold then follows a plan instead of c and mu"
         )
 

@@ -58,6 +58,11 @@ class Plan:
                 "target_sparsity sets gRDA's sparsity, which the other methods then get: add grda "
                 "or grda_momentum"
             )
+        if self.config.sparsity is not None and self.reference:
+            raise ValueError(
+                f"sparsity is {self.config.sparsity}, but {self.reference} sets the sparsity of "
+                "all methods: use target_sparsity instead"
+            )
         needing_c = [m for m in self.methods if m in (*REFERENCES, *CALIBRATED)]
         if needing_c and not self.config.c:
             raise ValueError(

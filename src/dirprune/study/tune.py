@@ -11,6 +11,7 @@ from dirprune.train.config import MOST_EPOCHS, TrainConfig
 from dirprune.train.display import Display
 from dirprune.train.errors import Diverged
 from dirprune.train.loop import train
+from dirprune.train.methods import PLANNED
 from dirprune.train.runs import RunFolder
 from dirprune.train.summary import Summary
 
@@ -91,6 +92,13 @@ def tune(
         Directional Pruning of Deep Neural Networks (Chao et al., 2020), the advice in the
         authors' README; https://arxiv.org/abs/2006.09358
     """
+    if config.method not in PLANNED:
+        raise ValueError(
+            f"tune chooses gRDA's c and mu, got method {config.method!r}: use one of "
+            f"{', '.join(PLANNED)}"
+        )
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance must be in [0, 1), as a share of accuracy, got {tolerance}")
     if not mus or not cs or min(cs) <= 0:
         raise ValueError(f"tune needs at least one mu and one c, all above 0, got {mus} and {cs}")
     out = Path(out)

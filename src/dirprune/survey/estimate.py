@@ -153,8 +153,8 @@ def within(
         if smaller == _shrunk(config, 0.0):
             raise ValueError(
                 f"a budget of {config.budget} is too short, the coarsest survey takes about"
-                f" {show_duration(needed / PLANNED_SHARE)}: give more time, or fewer parts in"
-                " --what"
+                f" {show_duration(needed / PLANNED_SHARE)}: give more time, or fewer parts"
+                " (dirprune landscape --what)"
             )
         share *= 0.9
 

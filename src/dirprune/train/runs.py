@@ -105,7 +105,7 @@ class RunFolder:
         if (self.read_summary() or {}).get("status") == "diverged":
             raise ValueError(
                 f"{self.path} diverged, and would diverge again: start again with --overwrite "
-                "(overwrite=True) and a smaller lr, c or mu"
+                "(overwrite=True) or in another folder, with a smaller lr, c or mu"
             )
 
     def begin(
