@@ -248,6 +248,26 @@ def test_a_target_that_the_minimum_prevents_is_reported_once(
     )
 
 
+def test_a_tensor_that_only_the_minimum_keeps_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    small = nn.Parameter(torch.linspace(0.1, 0.2, 20).view(5, 4))
+    vector = nn.Parameter(torch.zeros(9))
+    large = nn.Parameter(torch.linspace(1, 2, 90).view(9, 10))
+    pair = nn.Parameter(torch.full((1, 2), 0.1))  # all that it has is kept
+    named = [("first.weight", small), ("bias", vector), ("pair", pair), ("last.weight", large)]
+    optimizer = GRDA(named, plan=SparsityPlan(0.9, steps=60, minimum=3))
+    found = []
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 61):
+            for _, p in named:
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+            found += [step] * (len(caplog.messages) - len(found))
+    assert len(found) == 1
+    assert planned_sparsity(0.9, found[0], 60, 0.0, 0.75) >= 0.45
+    assert "only 3 weights of first.weight, the minimum, are nonzero" in caplog.text
+    assert zeros(small) == 17
+
+
 def test_parameters_without_gradient_are_thresholded_but_frozen_ones_are_left() -> None:
     weights = [nn.Parameter(torch.linspace(-1, 1, 40) + 0.001) for _ in range(4)]
     optimizer = GRDA(weights, lr=0.1, plan=SparsityPlan(0.5, steps=4))

@@ -248,16 +248,18 @@ class SparsityPlan(PlanState):
             return None
         if total > EVERY_STEP and step > math.ceil(self.end * self.steps):
             self._adapt_interval(g)
-        self.total, self.updated = total, step
+        self.total, self.updated, self.threshold = total, step, g
         if zeros > total - self.minimum * len(accumulators):
             self._warn_of_minimum(zeros, [v.numel() for v in accumulators])
-        if emptied := [name for i in empty if (name := names[i]) not in self._warned]:
-            self._warned.update(emptied)
-            self._warn(
-                f"all weights of {', '.join(emptied)} are zero; lower the sparsity, raise "
-                "minimum, or leave these parameters out of the plan"
-            )
-        self.threshold = g
+        self._warn_of([names[i] for i in empty], "all weights of {} are zero")
+        # weights that start at zero have few nonzeros at first
+        if 2 * self.sparsity_at(step) >= self.sparsity:
+            held = [
+                name
+                for name, v, level in zip(names, accumulators, levels)
+                if level < g and v.dim() > 1 and v.numel() > self.minimum
+            ]
+            self._warn_of(held, f"only {self.minimum} weights of {{}}, the minimum, are nonzero")
         return levels
 
     def _is_last(self, step: int, total: int) -> bool:
@@ -279,6 +281,15 @@ class SparsityPlan(PlanState):
                 f"minimum={self.minimum} of each tensor leaves at most {most:,} zeros among "
                 f"{total:,} weights, fewer than sparsity={self.sparsity} needs; lower minimum, or "
                 "leave small parameters out of the plan"
+            )
+
+    def _warn_of(self, names: list[str], finding: str) -> None:
+        """Name parameters that have not been named yet in a warning."""
+        if new := [name for name in names if name not in self._warned]:
+            self._warned.update(new)
+            self._warn(
+                f"{finding.format(', '.join(new))}; lower the sparsity or the power, raise the "
+                "learning rate or minimum, or leave these parameters out of the plan"
             )
 
     def _warn(self, message: str) -> None:
