@@ -31,6 +31,8 @@ LIBRARY = {
     "timm": "timm",
     "Averaged weights": "lightning",
     "DeepSpeed ZeRO": "deepspeed",
+    "skorch": "skorch",
+    "ignite": "ignite",
 }
 QUICK = {"PyTorch", "Lightning", "Hugging Face Trainer", "timm"}
 REACHED = {
@@ -42,6 +44,8 @@ REACHED = {
     "accelerate": 0.9,
     "timm": 0.9,
     "torchvision's reference recipe": 0.9,
+    "skorch": 0.9,
+    "ignite": 0.9,
 }
 
 

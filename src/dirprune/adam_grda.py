@@ -23,8 +23,8 @@ class AdamGRDA(DualAveraging):
         w_n &= T_p(v_n, g_n) = \operatorname{sign}(v_n)\,[\,|v_n|^p - g_n^p\,]_+^{1/p}
 
     where g follows a plan, or the paper's law if ``c`` is above 0. A param group without a plan
-    and with ``c=0`` is bit-identical to ``torch.optim.AdamW`` (in float32 and float64) and stores
-    no accumulator.
+    and with ``c=0`` is bit-identical to ``torch.optim.AdamW`` (in float32 and float64, with lr as
+    a number) and stores no accumulator.
 
     Args:
         params: Parameters, or param groups, each with its own options.
