@@ -30,6 +30,7 @@ FLOORS = [
         "threshold",
         "plan",
         "plan_state",
+        "plan_warnings",
         "quantile",
         "prox",
         "groups",

@@ -1,7 +1,6 @@
 """A threshold that follows a planned sparsity and reaches it exactly, without a scale to tune."""
 
 import copy
-import logging
 import math
 from collections.abc import Sequence
 
@@ -12,11 +11,10 @@ from dirprune.blocks import Blocks, Slice, block_factors, check_two_four, two_fo
 from dirprune.costs import Layer
 from dirprune.cubic_path import cubic_sparsity
 from dirprune.plan_state import PlanState
+from dirprune.plan_warnings import PlanWarnings
 from dirprune.prox import invert_threshold, power_threshold
 from dirprune.quantile import is_sharded
 from dirprune.tensor_thresholds import tensor_thresholds, tensor_thresholds_on_device
-
-_logger = logging.getLogger(__name__)
 
 # With more entries, thresholds before the plan's end are computed on a sample of about this size.
 # The error of the sparsity is below .15 points (one standard deviation).
@@ -157,8 +155,7 @@ class SparsityPlan(PlanState):
         """The step of the last update."""
         self.interval = INTERVALS[0]
         """Steps between two updates after the end, for many entries."""
-        self._warned: set[str] = set()
-        """What a warning has named."""
+        self._warnings = PlanWarnings()
 
     def sparsity_at(self, step: int) -> float:
         """Return the planned sparsity after a step.
@@ -244,14 +241,17 @@ class SparsityPlan(PlanState):
         near = float(self.threshold)
         g, levels, empty = tensor_thresholds(accumulators, zeros, self.minimum, stride, near)
         if not math.isfinite(g):
-            self._warn("the weights are not finite: the threshold stays at its last value")
+            self._warnings.give(
+                step, "the weights are not finite: the threshold stays at its last value"
+            )
             return None
         if total > EVERY_STEP and step > math.ceil(self.end * self.steps):
             self._adapt_interval(g)
         self.total, self.updated, self.threshold = total, step, g
         if zeros > total - self.minimum * len(accumulators):
-            self._warn_of_minimum(zeros, [v.numel() for v in accumulators])
-        self._warn_of([names[i] for i in empty], "all weights of {} are zero")
+            sizes = [v.numel() for v in accumulators]
+            self._warnings.check_minimum(step, zeros, self.minimum, sizes)
+        self._warnings.name(step, [names[i] for i in empty], "all weights of {} are zero")
         # weights that start at zero have few nonzeros at first
         if 2 * self.sparsity_at(step) >= self.sparsity:
             held = [
@@ -259,7 +259,8 @@ class SparsityPlan(PlanState):
                 for name, v, level in zip(names, accumulators, levels)
                 if level < g and v.dim() > 1 and v.numel() > self.minimum
             ]
-            self._warn_of(held, f"only {self.minimum} weights of {{}}, the minimum, are nonzero")
+            finding = f"only {self.minimum} weights of {{}}, the minimum, are nonzero"
+            self._warnings.name(step, held, finding)
         return levels
 
     def _is_last(self, step: int, total: int) -> bool:
@@ -272,31 +273,6 @@ class SparsityPlan(PlanState):
             self.interval = INTERVALS[0]
         elif change < CHANGE / 2 * g and int(self.step) - self.updated >= self.interval:
             self.interval = min(2 * self.interval, INTERVALS[1])
-
-    def _warn_of_minimum(self, zeros: int, sizes: Sequence[int]) -> None:
-        """Warn if the minimum of every tensor leaves fewer zeros than planned."""
-        most, total = sum(max(0, size - self.minimum) for size in sizes), sum(sizes)
-        if zeros > most:
-            self._warn(
-                f"minimum={self.minimum} of each tensor leaves at most {most:,} zeros among "
-                f"{total:,} weights, fewer than sparsity={self.sparsity} needs; lower minimum, or "
-                "leave small parameters out of the plan"
-            )
-
-    def _warn_of(self, names: list[str], finding: str) -> None:
-        """Name parameters that have not been named yet in a warning."""
-        if new := [name for name in names if name not in self._warned]:
-            self._warned.update(new)
-            self._warn(
-                f"{finding.format(', '.join(new))}; lower the sparsity or the power, raise the "
-                "learning rate or minimum, or leave these parameters out of the plan"
-            )
-
-    def _warn(self, message: str) -> None:
-        """Log a warning once."""
-        if message not in self._warned:
-            self._warned.add(message)
-            _logger.warning("step %d: %s", int(self.step), message)
 
     def apply_structure(self, pairs: Sequence[tuple[Tensor, Tensor]], power: float) -> None:
         """Update the threshold of blocks or groups of four, and write the weights.
