@@ -62,7 +62,7 @@ VGG16_SURVEY = SurveyConfig(
 )  # fmt: skip
 VGG16_BN = replace(IMAGES, model="vgg16_bn", batch_size=128, epochs=12, c=0.01, mu=0.6)
 VGG16_BN_CURVES = SurveyConfig(
-    what="curve", samples=1000, test_samples=2000, points=31, curve_epochs=30, curve_momentum=0.9
+    what="curve", samples=1000, test_samples=2000, points=31, curve_epochs=6, curve_momentum=0.9
 )
 VGG16_BN_HESSIAN = replace(VGG16_SURVEY, what="hessian")
 THIRDS = ("other batches", "other seed")
