@@ -5,8 +5,17 @@ from typing import Any
 
 import pytest
 
-from dirprune.cli.printing import print_exports, print_runs, print_trials
+from dirprune.bench.latency import Benchmark, RuntimeLatency
+from dirprune.cli.printing import (
+    print_benchmark,
+    print_exports,
+    print_runs,
+    print_shrunk,
+    print_trials,
+)
+from dirprune.cli.tables import print_text
 from dirprune.deploy.file.io import Saved
+from dirprune.deploy.shrinking.report import LayerChange, LayerSize, ShrinkReport
 from dirprune.study.tune import Trial, TuneResult
 from dirprune.train.config import TrainConfig
 
@@ -34,6 +43,42 @@ def exports(*names: str) -> Callable[[], None]:
     return lambda: print_exports(dict.fromkeys(names, EXPORT))
 
 
+LAYERS = [
+    LayerChange(
+        f"layer{i}.0.downsample.0",
+        LayerSize(2048, 512, 2_359_296, 115_605_504),
+        LayerSize(1365, 341, 1_046_529, 51_279_921),
+        {"output": 4} if i == 9 else {},
+    )
+    for i in range(10)
+]
+SHRUNK = [
+    *["2,048", "1,365", "2,359,296", "1,046,529", "115,605,504", "51,279,921", "all layers: 25"],
+    *["layer0.0.", "downsample.0", "4 in layer9.0.downsample.0"],
+]
+BENCHED = [
+    "onnxruntime-int8 i8",
+    "63.40",
+    "12.12-1235",
+    "0.007",
+    "1234.57x",
+    "batch 16, 2 threads",
+]
+
+
+def shrunk() -> None:
+    print_shrunk(ShrinkReport(tuple(LAYERS), (25_557_032, 11_792_055), (10**10, 10**9), 0.0))
+
+
+def benched() -> None:
+    rows = [
+        RuntimeLatency(f"onnxruntime{kind}", "i8", batch, 2, times, 1234.567, 1e-7)
+        for batch in (1, 16)
+        for kind, times in (("", (0.007, 0.007, 0.0071)), ("-int8", (12.123, 63.4, 1234.56)))
+    ]
+    print_benchmark(Benchmark(tuple(rows), 0.9, {"file": 1}, 20, (), {}))
+
+
 @pytest.mark.parametrize("columns", [50, 72, 120])
 @pytest.mark.parametrize(
     ("show", "cells"),
@@ -42,6 +87,8 @@ def exports(*names: str) -> Callable[[], None]:
         (runs("sgd", "grda"), [*RUNS, "sgd", "grda"]),
         (runs("sgd", "magnitude_finetune", "grda-2"), [*RUNS, "magnitude_finetune", "grda-2"]),
         (exports("runs/demo/sgd", "runs/demo/grda"), [*EXPORTS, "runs/demo/grda"]),
+        (shrunk, SHRUNK),
+        (benched, BENCHED),
     ],
 )
 def test_tables_are_whole_in_a_narrow_terminal(
@@ -58,6 +105,31 @@ def test_tables_are_whole_in_a_narrow_terminal(
     assert "…" not in printed
     for cell in cells:
         assert cell in printed
+
+
+@pytest.mark.parametrize(
+    ("show", "titles", "tables"), [(shrunk, "channels", 1), (benched, "ms", 2)]
+)
+def test_rows_stay_together_in_a_narrow_terminal(
+    show: Callable[[], None],
+    titles: str,
+    tables: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    show()
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(titles in line.split() for line in printed) == tables
+
+
+def test_a_sentence_is_one_line_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.__stdout__", None)
+    print_text("word " * 99 + "end")
+    assert capsys.readouterr().out == "word " * 99 + "end\n"
 
 
 def test_a_trial_that_diverged_has_no_figures(capsys: pytest.CaptureFixture[str]) -> None:

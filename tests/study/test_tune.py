@@ -70,8 +70,8 @@ def test_user_errors_are_reported_before_training(tmp_path: Path) -> None:
         tune(SHORT, tmp_path / "out", cs=(math.nan,))
     with pytest.raises(ValueError, match="gRDA's c and mu, got method 'sgd': use one of grda"):
         tune(replace(SHORT, method="sgd", target_sparsity=None), tmp_path / "out")
-    for tolerance in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\)"):
+    for tolerance in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\]"):
             tune(SHORT, tmp_path / "out", tolerance=tolerance)
     assert not (tmp_path / "out").exists()
     (tmp_path / "config.json").write_text("{}")

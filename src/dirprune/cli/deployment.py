@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dirprune.cli.options import Out
+from dirprune.cli.printing import print_benchmark, print_shrunk
+from dirprune.cli.tables import print_text
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.size_requests import DynamicSizes
@@ -69,11 +71,11 @@ def export(
     dynamic: DynamicSizes = {0: {d: (own.low, own.high, own.step) for d, own in bounds.items()}}
     example = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
     small = shrink(net, example, dynamic)
-    print(small.report)
+    print_shrunk(small.report)
     saved = save(small, out, example, values=values)
-    print(replace(saved, dense_bytes=dense_bytes(net)))
+    print_text(str(replace(saved, dense_bytes=dense_bytes(net))))
     if onnx is not None:
-        print(export_onnx(net, onnx, example, dynamic))  # which shrinks it too
+        print_text(str(export_onnx(net, onnx, example, dynamic)))  # which shrinks it too
 
 
 def bench(
@@ -101,7 +103,6 @@ def bench(
     from dirprune._support.files import write_json
     from dirprune.bench import benchmark
     from dirprune.bench.break_even import break_even as find_break_even
-    from dirprune.cli.printing import print_benchmark
 
     if model.is_dir():
         model = _exported(model)
@@ -114,7 +115,7 @@ def bench(
         crossing = find_break_even(
             model, against=peers, batch=batches[0], threads=counts[0], rounds=rounds
         )
-        print(crossing)
+        print_text(str(crossing))
         record["break_even"] = asdict(crossing)
     if out is not None:
         write_json(out, record)

@@ -1,55 +1,20 @@
-"""Tables that the commands print: runs, trials and exported networks."""
+"""What the commands print of runs, trials and exported networks."""
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from dirprune._support.sizes import size_text
+from dirprune.cli.tables import print_table, print_tables, print_text
 
 if TYPE_CHECKING:
     from dirprune.bench.latency import Benchmark
+    from dirprune.deploy.shrinking.report import ShrinkReport
     from dirprune.study.tune import Trial, TuneResult
 
 
 def is_first() -> bool:
     """Return whether this process prints, among those that torchrun may have started."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    """Print a table; if it is wider than the terminal, each of its rows becomes a column.
-
-    If that is too wide as well, each row is printed as a table of its own.
-
-    Args:
-        titles: The title of each column; that of the first, which names the rows, is empty.
-        rows: The cells of each row, as many as titles.
-        caption: The text below the table.
-    """
-    console = Console()
-    turned = list(zip(titles, *rows, strict=True))
-    single = [list(zip(titles, row, strict=True)) for row in rows]
-    for tables in ([[titles, *rows]], [turned], single):
-        drawn = [_table(cells, caption if cells is tables[-1] else None) for cells in tables]
-        unlimited = console.options.update(max_width=10_000)
-        if all(console.measure(table, options=unlimited).maximum <= console.width
-               for table in drawn):  # fmt: skip
-            break
-    for table in drawn:
-        console.print(table)
-
-
-def _table(cells: Sequence[Sequence[str]], caption: str | None) -> Table:
-    """Return a table with these cells, of which the first row has the titles."""
-    table = Table(caption=caption)
-    for at, title in enumerate(cells[0]):
-        table.add_column(title, justify="right" if at else "left")
-    for row in cells[1:]:
-        table.add_row(*row)
-    return table
 
 
 def print_runs(summaries: dict[str, dict[str, Any]]) -> None:
@@ -107,27 +72,40 @@ def print_exports(found: dict[str, dict[str, Any]]) -> None:
         )
 
 
+def print_shrunk(report: "ShrinkReport") -> None:
+    """Print what shrinking made of each layer."""
+    titles, *rows = report.rows
+    print_table(titles, rows, "")
+    for line in report.notes:
+        print_text(line)
+
+
 def print_benchmark(figures: "Benchmark") -> None:
     """Print a table for each batch size and number of threads, and how it was measured."""
     titles = ("", "ms", "quartiles", "ratio")
+    groups = []
     for batch, threads in dict.fromkeys((row.batch, row.threads) for row in figures.rows):
         rows = [
             (
                 f"{row.runtime} {row.precision}",
-                f"{row.milliseconds:.3f}",
-                f"{row.quartiles[0]:.3f}-{row.quartiles[2]:.3f}",
+                _brief(row.milliseconds),
+                f"{_brief(row.quartiles[0])}-{_brief(row.quartiles[2])}",
                 "-" if row.speedup is None else f"{row.speedup:.2f}x",
             )
             for row in figures.rows
             if (row.batch, row.threads) == (batch, threads)
         ]
-        plural = "s" * (threads != 1)
-        print_table(titles, rows, f"batch {batch}, {threads} thread{plural}")
+        groups.append((rows, f"batch {batch}, {threads} thread{'s' * (threads != 1)}"))
+    print_tables(titles, groups)
     largest: dict[str, float] = {}
     for row in figures.rows:
         name = f"{row.runtime} {row.precision}"
         largest[name] = max(row.difference, largest.get(name, 0.0))
     differences = ", ".join(f"{name} {value:.1e}" for name, value in largest.items())
-    console = Console()
     for line in (f"largest difference from torch: {differences}", *figures.notes):
-        console.print(line, highlight=False, markup=False)
+        print_text(line)
+
+
+def _brief(milliseconds: float) -> str:
+    """A time with four digits, or with a thousandth of a millisecond."""
+    return f"{milliseconds:.{max(0, min(3, 4 - len(str(int(milliseconds)))))}f}"

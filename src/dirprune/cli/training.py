@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dirprune.cli.options import Out, given_options
 from dirprune.cli.printing import is_first, print_exports, print_runs, print_trials
+from dirprune.cli.tables import print_text
 from dirprune.study.parts import Part
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import COMPARED
@@ -158,10 +159,11 @@ def tune(
     chosen = replace(config, mu=result.chosen.mu, c=result.chosen.c)
     print(f"now: dirprune train {given_options(chosen)} --out RUN")
     if chosen.target_sparsity is None:
-        more = f" of {config.epochs}, and more from then on" * (config.epochs > tune_epochs)
-        print(
-            f"its zeros are a result, not a choice: {result.chosen.sparsity:.0%} after epoch "
-            f"{tune_epochs}{more}. To end at 90 %: add "
+        left = config.epochs > tune_epochs
+        of, more = (f" of {config.epochs}", ", and more from then on") if left else ("", "")
+        print_text(
+            f"its zeros are a result, not a choice: {result.chosen.sparsity:.0%} after "
+            f"{tune_epochs}{of} epochs{more}. To end at 90 %: add "
             "--target-sparsity 0.9; the threshold then follows a plan instead of c and mu"
         )
 
@@ -202,7 +204,7 @@ def _ship(runs: list[Path]) -> None:
         try:
             export = ship(run)
         except ValueError as problem:
-            print(f"{run} is not exported: {problem}")
+            print_text(f"{run} is not exported: {problem}")
             continue
         found[str(run)] = export
     print_exports(found)

@@ -97,8 +97,8 @@ def tune(
             f"tune chooses gRDA's c and mu, got method {config.method!r}: use one of "
             f"{', '.join(PLANNED)}"
         )
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must be in [0, 1), as a share of accuracy, got {tolerance}")
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance must be in [0, 1], as a share of accuracy, got {tolerance}")
     if not mus or not cs or min(cs) <= 0:
         raise ValueError(f"tune needs at least one mu and one c, all above 0, got {mus} and {cs}")
     out = Path(out)

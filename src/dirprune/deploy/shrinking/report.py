@@ -11,8 +11,6 @@ from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators.layouts import Layout
 from dirprune.deploy.shrinking.liveness import REASONS, Liveness
 
-_ALL = "all layers"
-
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -76,21 +74,44 @@ class ShrinkReport:
         return {reason: total[reason] for reason in REASONS if total[reason]}
 
     def __str__(self) -> str:
-        """Draw the table."""
-        width = max([len(layer.path) for layer in self.layers] + [len(_ALL)])
-        lines = [f"{'':{width}} {'channels':>13} {'weights':>25} {'MACs':>29}  idle but kept"]
+        """Draw the table, no wider than its numbers."""
+        widths = [max(map(len, column)) for column in zip(*self.rows)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths))
+            )
+            for row in self.rows
+        ]
+        return "\n".join([*lines, *self.notes])
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: its titles, and a row for each layer."""
+        rows: list[tuple[str, ...]] = [("", "channels", "weights", "MACs")]
         for layer in self.layers:
             old, new = layer.before, layer.after
-            row = f"{layer.path:{width}} {old.outputs:5,} -> {new.outputs:5,}"
-            row += f" {old.weights:11,} -> {new.weights:10,} {old.macs:13,} -> {new.macs:12,}"
-            idle = ", ".join(f"{count} {reason}" for reason, count in layer.idle.items())
-            lines.append(f"{row}  {idle}".rstrip())
-        counts = [f"{self.parameters[0]:11,} -> {self.parameters[1]:10,}"]
-        counts.append(f"{self.macs[0]:13,} -> {self.macs[1]:12,}")
-        lines.append(f"{_ALL:{width}} {'parameters':>14} {' '.join(counts)}")
-        lines += [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in self.idle]
-        lines.append(f"largest difference in float64, relative: {self.error:.1e}")
-        return "\n".join(lines)
+            sizes = [(old.outputs, new.outputs), (old.weights, new.weights), (old.macs, new.macs)]
+            rows.append((layer.path, *map(_change, sizes)))
+        return rows
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The lines below the table: the sums, why idle channels were kept, and the error."""
+        kept = {
+            text: ", ".join(f"{x.idle[reason]} in {x.path}" for x in self.layers
+                            if x.idle.get(reason))
+            for reason, text in REASONS.items()
+        }  # fmt: skip
+        return (
+            f"all layers: {_change(self.parameters)} parameters, {_change(self.macs)} MACs",
+            *(f"idle but kept, {where}: {text}" for text, where in kept.items() if where),
+            f"largest difference in float64, relative: {self.error:.1e}",
+        )
+
+
+def _change(sizes: tuple[int, int]) -> str:
+    return f"{sizes[0]:,} -> {sizes[1]:,}"
 
 
 def make_report(
