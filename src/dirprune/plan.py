@@ -259,7 +259,7 @@ class SparsityPlan(PlanState):
                 for name, v, level in zip(names, accumulators, levels)
                 if level < g and v.dim() > 1 and v.numel() > self.minimum
             ]
-            finding = f"only {self.minimum} weights of {{}}, the minimum, are nonzero"
+            finding = f"only the minimum of {self.minimum} weights is nonzero in {{}}"
             self._warnings.name(step, held, finding)
         return levels
 

@@ -146,4 +146,4 @@ def _name(group: Group, index: int, p: Tensor) -> str:
     """The parameter's name if the optimizer was given names, otherwise its position."""
     if names := group.get("param_names"):
         return str(names[index])
-    return f"parameter {index} of its group, of shape {tuple(p.shape)},"
+    return f"parameter {index} of its group (shape {tuple(p.shape)})"
