@@ -47,7 +47,7 @@ MAIN = {
     ),
     "characters-clipped": ("grda p=1", "grda p=1.5", "grda p=2", "grda p=3", "hard", "gmp"),
     "characters-long": ("grda p=1", "grda p=2", "gmp"),
-    "fashion-cnn": ("grda p=2", "gmp", "grda p=1", "grda p=3", "hard"),
+    "fashion-cnn": ("grda p=2", "gmp", "grda p=1", "grda p=3", "hard", "pat"),
     "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
 }  # fmt: skip
 FINAL_SEEDS = (1, 2, 3)

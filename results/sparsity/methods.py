@@ -166,6 +166,19 @@ def _sgd_pruned(model: nn.Module, lr: float, steps: int, sparsity: float) -> Opt
     return prune_gradually(torch.optim.SGD(groups(model), lr=lr, **_SGD), steps, sparsity, 0, 0.75)
 
 
+def _pat(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+    """PAT of torchao: the largest weights of a dense copy, then a fixed mask."""
+    from torchao.prototype.pat.optim import PruneOptimizer  # the other methods do not need it
+
+    planned, dense = groups(model)
+    planned |= {
+        "prox_type": "GlobalMinSparsityConstraint", "group_type": "KElementGrouper", "k": 1,
+        "min_sparsity": sparsity, "min_sparsity_schedule": True,
+    }  # fmt: skip
+    sgd = torch.optim.SGD([planned, dense], lr=lr, **_SGD)
+    return PruneOptimizer(sgd, healing_start_step=round(0.75 * steps))
+
+
 def _sgd(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
     return torch.optim.SGD(model.parameters(), lr=lr, **_SGD)
 
@@ -177,6 +190,7 @@ SGD: dict[str, Maker] = {
     "grda p=3": _grda(3.0),
     "hard": _grda(math.inf),
     "gmp": _sgd_pruned,
+    "pat": _pat,
     "grda p=2 end=0.5": _grda(2.0, 0.5),
     "grda p=2 end=0.9": _grda(2.0, 0.9),
 }
