@@ -1,5 +1,7 @@
 """The printed tables can be read in a narrow terminal, and sizes have one format."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -150,3 +152,15 @@ def test_a_trial_that_diverged_has_no_figures(capsys: pytest.CaptureFixture[str]
 def test_a_saved_file_names_its_size_like_the_tables(tmp_path: Any) -> None:
     text = str(Saved(tmp_path / "m.dpz", 53_590, 572_104, True, 0.0))
     assert "53.6 kB, 10.7 times smaller than dense (572.1 kB)" in text
+
+
+def test_a_landscape_says_something_before_it_loads_torch() -> None:
+    program = (
+        "import builtins, sys\n"
+        "from dirprune import cli\n"
+        "show = print\n"
+        "builtins.print = lambda *a, **k: show('torch' in sys.modules, *a, **k)\n"
+        "cli.main(['landscape', 'nowhere', 'nobody', '--out', 'nothing'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout == "False loading torch and 2 networks\n"

@@ -68,10 +68,11 @@ class Page(HTMLParser):
         return {row[0]: dict(zip(head, row, strict=True)) for row in body}
 
 
-def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
+def browse(page: Path, profile: Path, settings: str = "") -> tuple[str, list[str]]:
     """Return the document after its scripts have run, and the messages of the console."""
     flags = "--headless=new --no-sandbox --disable-gpu --enable-logging=stderr --v=0"
     flags += " --enable-unsafe-swiftshader"  # WebGL without a graphics card
+    flags += f" --blink-settings={settings}" if settings else ""
     command = [str(CHROMIUM), *flags.split(), "--virtual-time-budget=10000", "--dump-dom"]
     ended = subprocess.run(
         [*command, f"--user-data-dir={profile}", page.as_uri()],

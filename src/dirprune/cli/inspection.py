@@ -34,6 +34,8 @@ def landscape(
         out: Folder of landscape.json.
         measurement: What is measured, and how finely.
     """
+    if is_first():
+        print(f"loading torch and {len(runs)} networks", flush=True)  # it may take ten seconds
     from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
 

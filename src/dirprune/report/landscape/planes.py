@@ -20,7 +20,7 @@ from dirprune.report.shared.drawing import (
     style_options,
 )
 from dirprune.report.shared.numbers import Number
-from dirprune.report.shared.styles import Style
+from dirprune.report.shared.styles import EDGE, Style
 
 SCALE = "YlGnBu"  # light where the loss is low, so that lines and points are visible
 INK = "#1c1e21"  # labels on the map, on light and dark pages
@@ -151,16 +151,22 @@ def _map(
         hovertemplate=hover_template(bar["title"]["text"], "%{text}"),
     )
     for kind, style, at, label, texts in _overlays(plane, styles):
+        place = {"x": [place[0] for place in at], "y": [place[1] for place in at]}
+        options = _style(kind, style)
+        if "lines" in options["mode"]:
+            edge = {"color": EDGE, "width": options["line"]["width"] + 3}
+            figure.add_trace(scatter(
+                **place, mode="lines", line=edge, hoverinfo="skip", legendgroup=style.key
+            ))  # fmt: skip
         figure.add_trace(
             scatter(
-                x=[place[0] for place in at],
-                y=[place[1] for place in at],
+                **place,
                 text=[plain(label)] if kind == "corner" else texts,
                 customdata=texts,
                 textposition="top center",
                 textfont={"color": INK, "size": 13, "shadow": HALO},
                 hovertemplate=hover_template(style.label, "%{customdata}"),
-                **_style(kind, style),
+                **options,
             )
         )
     for axis, span in (("x", plane.x), ("y", plane.y)):
@@ -207,7 +213,7 @@ def _style(kind: str, style: Style) -> dict[str, Any]:
             "color": style.colour,
             "symbol": f"{style.symbol}{open_}",
             "size": size,
-            "line": {"width": 2 if open_ else 1, "color": style.colour if open_ else "#ffffff"},
+            "line": {"width": 2 if open_ else 1, "color": style.colour if open_ else EDGE},
         },
         **style_options(style, mode=mode.get(kind, "lines+markers")),
     }

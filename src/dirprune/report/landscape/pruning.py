@@ -15,7 +15,7 @@ from dirprune.report.shared.drawing import (
     style_options,
 )
 from dirprune.report.shared.numbers import finite
-from dirprune.report.shared.styles import Style
+from dirprune.report.shared.styles import GREY, Style
 
 
 def scores(sample: Sample) -> Figure:
@@ -30,7 +30,7 @@ def scores(sample: Sample) -> Figure:
             **style_options(PRUNED, mode="markers"),
         )
     )
-    level = {"color": "#767676", "width": 1.5, "dash": "dot"}
+    level = {"color": GREY, "width": 1.5, "dash": "dot"}
     figure.add_hline(0, line=level)
     figure.add_hline(1, line=level, annotation={"text": "1: soft threshold", "xanchor": "right"})
     return figure.update_xaxes(**decades(sample.w))

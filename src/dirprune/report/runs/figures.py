@@ -20,7 +20,7 @@ from dirprune.report.shared.drawing import (
 )
 from dirprune.report.shared.numbers import Number, finite
 from dirprune.report.shared.published import Series, Setting
-from dirprune.report.shared.styles import colour, family
+from dirprune.report.shared.styles import GREY, colour, family
 
 REMAINING = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.01)  # ticks of the sparsity axis, in %
 REMAINING_IF_DENSE = (100, 98, 96, 94, 92, 90, 85, 80, 70, 60, 50)
@@ -142,7 +142,7 @@ def norm_ratio(arms: Sequence[Arm]) -> Figure:
     for total in sorted({run.total for arm in arms for run in arm.runs if run.total}):
         figure.add_hline(
             total**-0.5,
-            line={"color": "#767676", "width": 1.5, "dash": "dot"},
+            line={"color": GREY, "width": 1.5, "dash": "dot"},
             annotation={
                 "text": f"lower bound 1/√d, d = {total:,}",
                 "yanchor": "top",  # below the line: the dense network's ratio is just above it

@@ -15,7 +15,7 @@ from plotly.offline.offline import get_plotlyjs
 from dirprune._support.files import writing
 from dirprune.report.shared.describing import described
 from dirprune.report.shared.published import paper
-from dirprune.report.shared.styles import Style
+from dirprune.report.shared.styles import EDGE, NIGHT, NIGHT_EDGE, Style
 
 LINE = "M1 5H29"
 BASIC = {"scatter", "bar", "pie"}
@@ -95,7 +95,11 @@ def page(name: str, panels: Sequence[Panel], **values: Any) -> str:
         lstrip_blocks=True,
     )
     filled: str = environment.get_template(name).render(
-        panels=panels, paper=paper(), plotly=Markup(_plotly(panels)), **values
+        panels=panels,
+        paper=paper(),
+        plotly=Markup(_plotly(panels)),
+        night={**NIGHT, EDGE: NIGHT_EDGE},
+        **values,
     )
     return filled
 

@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 
-# The palette of Okabe and Ito (2008), which is safe for colour-blind readers. Grey and dark yellow
-# replace its black and yellow, so that every line is visible on white and on dark grey.
-GREY, ORANGE, AMBER, PINK = "#767676", "#D55E00", "#E69F00", "#CC79A7"
-GREEN, BLUE, SKY, OLIVE = "#009E73", "#0072B2", "#56B4E9", "#9C8F00"
-PURPLE, TEAL, BROWN = "#7B4FA3", "#00808A", "#8C6D31"  # not in the palette
+# The hues of Okabe and Ito (2008) and some more. Lightness and chroma were searched for so that
+# each colour has a contrast of 4.5 with the page and colour-blind readers can tell all apart.
+GREY, ORANGE, AMBER, PINK = "#6B6B6B", "#C24A00", "#685334", "#A443B8"
+GREEN, BLUE, SKY, OLIVE = "#14453A", "#12253F", "#4E62EF", "#282400"
+PURPLE, TEAL, BROWN = "#4509A5", "#045C77", "#683100"
+NIGHT = {
+    GREY: "#A0A0A0", ORANGE: "#FF8736", AMBER: "#C76B1E", PINK: "#B269B1", GREEN: "#96D6A7",
+    BLUE: "#7BA1FF", SKY: "#63D4FD", OLIVE: "#EDF69F", PURPLE: "#866CFB", TEAL: "#9DFFFE",
+    BROWN: "#F9C909",
+}  # fmt: skip
+"""The colours on dark pages; no colour has enough contrast with white and with dark grey."""
+EDGE, NIGHT_EDGE = "#FFFFFF", "#17191C"
+"""The edges of lines and markers on a map, which separate them from its light and dark parts."""
 METHODS = {
     "sgd": ("SGD", GREY),
     "adamw": ("AdamW", GREY),
