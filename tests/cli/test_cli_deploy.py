@@ -138,6 +138,11 @@ def test_bench_prints_and_saves(
         (["export", ".", "--out", "m.dpz"], "not a finished run"),
         (["export", "resnet18", "--out", "m.dpz", "--checkpoint", "gone"], "gone"),
         (["export", "resnet18", "--out", "m.dpz", "--values", "int4"], "int8"),
+        (
+            ["export", "convnet", "--out", "m", "--onnx", "./m", "--checkpoint", "w"],
+            "same file m:",
+        ),
+        (["bench", "."], "is not a run: give a run folder, or a file of export"),
         (["bench", "gone.dpz"], "dirprune: gone.dpz: No such file or directory"),
         (["bench", "gone.dpz", "--batch", "many"], "--batch takes whole numbers"),
         (["bench", "gone.dpz", "--vs", "tvm"], "unknown runtime 'tvm'"),

@@ -8,6 +8,9 @@ import pytest
 from dirprune import cli
 from dirprune.cli import figures as command
 from dirprune.survey.config import SurveyConfig
+from dirprune.train import loop
+from dirprune.train.config import TrainConfig
+from dirprune.train.errors import Interrupted
 
 QUICK = ["figures", "--model", "mlp", "--width", "0.1", "--epochs", "1"]
 SMALL = SurveyConfig("hessian", samples=20, test_samples=20, eigenvectors=1, steps=2, probes=1)
@@ -57,9 +60,32 @@ def test_a_model_that_the_command_line_names_is_trusted_to_the_end(
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.parametrize("name", ["config.json", "comparison.json", "landscape.json"])
+def test_figures_and_landscapes_keep_what_other_commands_wrote(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("{}")
+    for words in (QUICK, ["landscape", "a", "b"], ["train", "--model", "mlp"]):
+        if name != "landscape.json" or words[0] != "landscape":
+            assert cli.main([*words, "--out", str(tmp_path)]) == 2
+            assert "choose another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_figures_without_zeros_are_refused_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*QUICK, "--c", "0", "--out", str(tmp_path / "out")]) == 2
     assert "give a --c above 0, or a --target-sparsity" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_figures_say_how_they_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: TrainConfig, out: Path, **options: object) -> None:
+        raise Interrupted(out, 3)
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    assert cli.main([*QUICK, "--out", str(tmp_path)]) == 130
+    assert f"saved in {tmp_path}: run the same command again" in capsys.readouterr().err

@@ -163,4 +163,4 @@ def test_a_landscape_says_something_before_it_loads_torch() -> None:
         "cli.main(['landscape', 'nowhere', 'nobody', '--out', 'nothing'])\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.stdout == "False loading torch and 2 networks\n"
+    assert ended.stdout == "False loading torch and the networks\n"

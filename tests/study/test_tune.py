@@ -9,6 +9,7 @@ from dirprune.study import tune as tuning
 from dirprune.study.tune import Trial, choose, tune
 from dirprune.train.config import TrainConfig
 from dirprune.train.display import Displays
+from dirprune.train.errors import Interrupted, Stopped
 
 QUIET = Displays()
 SHORT = TrainConfig(model="mlp", epochs=40, batch_size=100, target_sparsity=0.9)
@@ -47,6 +48,17 @@ def test_tune_decreases_c_until_the_accuracy_is_good(tmp_path: Path) -> None:
     again = tune(SHORT, tmp_path, mus=(0.51, 0.7), cs=(0.001, 2.0, 0.02), display=QUIET)
     assert again == result
     assert (tmp_path / "reference" / "config.json").stat().st_mtime_ns == started
+
+
+def test_an_interrupted_tune_says_how_tune_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: TrainConfig, out: Path, **options: object) -> None:
+        raise Interrupted(out, 3)
+
+    monkeypatch.setattr(tuning, "train", interrupted)
+    with pytest.raises(Stopped, match=f"saved in {tmp_path}: run the same command again"):
+        tune(SHORT, tmp_path)
 
 
 def test_a_trial_that_diverged_is_not_repeated(tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ def test_unrelated_files_do_not_block_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["comparison", "tune"])
+@pytest.mark.parametrize("name", ["comparison", "tune", "landscape"])
 def test_the_folder_of_several_runs_is_refused(tmp_path: Path, name: str, overwrite: bool) -> None:
     (tmp_path / f"{name}.json").write_text("{}")
-    with pytest.raises(ValueError, match=f"holds .*{name}: choose another folder for the run"):
+    with pytest.raises(ValueError, match=f"holds .*{name}: choose another folder"):
         RunFolder(tmp_path).check_free(overwrite=overwrite)
 
 

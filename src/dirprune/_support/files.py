@@ -18,6 +18,7 @@ except ImportError:  # not on Windows
 
 _UNRELATED_TO_SPACE = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+    errno.EISDIR,
 )  # fmt: skip
 
 

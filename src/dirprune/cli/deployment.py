@@ -46,6 +46,8 @@ def export(
         width: The widths, likewise.
         trust_model: Build a model that the run names as module.path:callable, which runs its code.
     """
+    if onnx is not None and onnx.resolve() == out.resolve():
+        raise ValueError(f"--out and --onnx are the same file {out}: give two files")
     import torch
 
     from dirprune.cli.shipping import dense_bytes
@@ -143,6 +145,8 @@ def _numbers(option: str, words: str) -> tuple[int, ...]:
 
 def _exported(run: Path) -> Path:
     """Return the compact file in a run folder."""
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(f"{run} is not a run: give a run folder, or a file of export")
     file = run / "model.dpz"
     if not file.is_file():
         raise FileNotFoundError(

@@ -46,15 +46,16 @@ def figures(
     from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
     from dirprune.train.display import ConsoleDisplay
+    from dirprune.train.errors import part_of
     from dirprune.train.loop import train as train_run
-    from dirprune.train.runs import RunFolder
+    from dirprune.train.runs import RunFolder, check_contents
 
-    summaries = {
-        name: train_run(
-            one, out / name, resume=RunFolder(out / name).config.exists(), display=ConsoleDisplay()
-        )
-        for name, one in configs.items()
-    }
+    check_contents(out)
+    summaries = {}
+    for name, one in configs.items():
+        begun = RunFolder(out / name).config.exists()
+        with part_of(out):
+            summaries[name] = train_run(one, out / name, resume=begun, display=ConsoleDisplay())
     if is_first():
         print_runs(summaries)
         page = write_report([out / "sgd", out / "grda"], out / "report.html")

@@ -35,7 +35,7 @@ def landscape(
         measurement: What is measured, and how finely.
     """
     if is_first():
-        print(f"loading torch and {len(runs)} networks", flush=True)  # it may take ten seconds
+        print("loading torch and the networks", flush=True)  # which may take ten seconds
     from dirprune.report.runs.page import write_report
     from dirprune.survey.survey import survey
 

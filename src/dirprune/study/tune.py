@@ -9,7 +9,7 @@ from dirprune._support.files import write_json
 from dirprune._support.lock import locked
 from dirprune.train.config import MOST_EPOCHS, TrainConfig
 from dirprune.train.display import Display
-from dirprune.train.errors import Diverged
+from dirprune.train.errors import Diverged, part_of
 from dirprune.train.loop import train
 from dirprune.train.methods import PLANNED
 from dirprune.train.runs import RunFolder
@@ -86,6 +86,7 @@ def tune(
 
     Raises:
         ValueError: If a grid is empty or out of its range, or no c keeps the accuracy.
+        Stopped: If SIGINT or SIGTERM was received; the same call continues.
         OSError: If the data is missing or ``out`` cannot be written.
 
     References:
@@ -113,7 +114,7 @@ def tune(
     base = _trial_config(config, epochs)
     for mu, c in product(mus, cs):
         replace(base, mu=mu, c=c)  # checks the ranges before anything is trained
-    with locked(out):
+    with locked(out), part_of(out):
         result = _search(base, config, out, mus, cs, tolerance, display)
         write_json(out / "tune.json", asdict(result) | {"tolerance": tolerance})
     return result

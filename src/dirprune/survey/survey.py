@@ -21,6 +21,7 @@ from dirprune.survey.networks import Subject, open_subject
 from dirprune.survey.process_group import process_group
 from dirprune.survey.pruning import survey_directional
 from dirprune.survey.record import Record
+from dirprune.train.runs import check_contents
 
 _MEASURES: dict[str, Callable[[SurveyContext], None]] = {
     "hessian": survey_hessian,
@@ -52,10 +53,11 @@ def survey(
         The figures, as in landscape.json.
 
     Raises:
-        ValueError: If the networks have different models or data, the folder holds another
-            landscape, or another survey is writing it.
+        ValueError: If the networks have different models or data, the folder holds
+            something else, or another survey is writing it.
         FileNotFoundError: If a run or its data does not exist.
     """
+    check_contents(out, own="landscape.json")
     with process_group(out) as folder, display or SurveyDisplay(out) as shown:
         record = Record(folder)
         subject = open_subject(paths, config)

@@ -1,5 +1,7 @@
 """Exceptions that end a run early."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,10 +29,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stopped(Interrupted):
-    """SIGINT or SIGTERM was received; the same command continues.
+    """SIGINT or SIGTERM was received by a command of several runs; the same command continues.
 
     Attributes:
-        out: The comparison's folder.
+        out: The folder of the command.
     """
 
     def __init__(self, out: Path) -> None:
@@ -38,3 +40,12 @@ class Stopped(Interrupted):
             self, f"interrupted, saved in {out}: run the same command again to continue"
         )
         self.out = out
+
+
+@contextmanager
+def part_of(out: Path) -> Iterator[None]:
+    """Say of an interrupted run that the command that writes ``out`` continues it, if repeated."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(out) from stop

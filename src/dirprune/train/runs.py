@@ -15,8 +15,28 @@ from dirprune.train.replaced import restore_replaced, set_aside
 FORMAT, VERSION = "dirprune-run", 1
 """Written to config.json; the version changes when older programs cannot read a run."""
 
-SEVERAL_RUNS = {"comparison.json": "a comparison", "tune.json": "the trials of tune"}
-"""Files in folders whose runs are in subfolders."""
+CONTENTS = {
+    "config.json": "a run",
+    "comparison.json": "a comparison",
+    "tune.json": "the trials of tune",
+    "landscape.json": "a landscape",
+}
+"""What a folder holds that has such a file."""
+
+
+def check_contents(folder: Path, own: str | None = None) -> None:
+    """Refuse to write into a folder that another command has written.
+
+    Args:
+        folder: The folder; it need not exist.
+        own: The name in `CONTENTS` that is allowed.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
+    for name, kind in CONTENTS.items():
+        if name != own and (folder / name).exists():
+            raise ValueError(f"{folder} holds {kind}: choose another folder")
 
 
 @dataclass(frozen=True)
@@ -82,9 +102,8 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} has a {taken[0]} that dirprune did not write: choose another folder"
             )
-        for name, kind in SEVERAL_RUNS.items():
-            if not taken and (self.path / name).exists():
-                raise ValueError(f"{self.path} holds {kind}: choose another folder for the run")
+        if not taken:
+            check_contents(self.path)
         if taken and not overwrite:
             raise ValueError(
                 f"{self.path} holds another run: continue it with --resume (resume=True), "
