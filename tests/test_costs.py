@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from dirprune import SparsityPlan
 from dirprune.costs import Costs, Layer
@@ -45,14 +46,33 @@ def test_as_many_blocks_are_removed_as_the_share_needs(
     assert count == 0 or saved[count - 1] < share + 1e-9
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="take blocks and costs from the same network"):
-        Costs([(1.0, [0, 3], [])], blocks=3)
-    with pytest.raises(ValueError, match="some above 0"):
-        Costs([(0.0, [0], [])], blocks=1)
-    with pytest.raises(ValueError, match="some above 0"):
-        Costs([(float("nan"), [0], [])], blocks=1)
-    with pytest.raises(ValueError, match="some above 0"):
+@pytest.mark.parametrize("block", [3, -2])
+def test_a_block_that_does_not_exist_is_refused(block: int) -> None:
+    with pytest.raises(ValueError, match="give all blocks of channel_blocks in its order"):
+        Costs([(1.0, [0, block], [])], blocks=3)
+
+
+@pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_cost_that_is_no_cost_is_refused(cost: float) -> None:
+    with pytest.raises(ValueError, match="finite, at least 0, and one above 0"):
+        Costs([(cost, [0], [])], blocks=1)
+
+
+def test_costs_need_layers_and_blocks() -> None:
+    with pytest.raises(ValueError, match="no convolution or linear layer"):
         Costs([], blocks=1)
     with pytest.raises(ValueError, match="costs belong to blocks"):
         SparsityPlan(0.5, 10, costs=[(1.0, [0], [])])
+
+
+def test_a_share_that_the_blocks_cannot_save_is_refused() -> None:
+    w = nn.Parameter(torch.ones(4, 3))
+    blocks = [[(w, 0, i)] for i in range(4)]
+    costs = [(12.0, [0, 1, 2, 3], [-1, -1, -1]), (8.0, [-1, -1], [])]  # one row stays: 9 of 20
+    options = {"structure": "channels", "blocks": blocks, "costs": costs}
+    SparsityPlan(0.45, 10, **options)
+    with pytest.raises(ValueError, match=r"at most 45.0% of the multiply-adds.*got sparsity=0.5"):
+        SparsityPlan(0.5, 10, **options)
+    SparsityPlan(0.6, 10, minimum=0, **options)
+    with pytest.raises(ValueError, match=r"at most 60\.0%"):
+        SparsityPlan(0.61, 10, minimum=0, **options)

@@ -253,7 +253,11 @@ def test_a_tensor_that_only_the_minimum_keeps_is_named(caplog: pytest.LogCapture
     vector = nn.Parameter(torch.zeros(9))
     large = nn.Parameter(torch.linspace(1, 2, 90).view(9, 10))
     pair = nn.Parameter(torch.full((1, 2), 0.1))  # all that it has is kept
-    named = [("first.weight", small), ("bias", vector), ("pair", pair), ("last.weight", large)]
+    unused = nn.Parameter(torch.zeros(4, 5))  # has nothing to keep
+    named = [
+        ("first.weight", small), ("bias", vector), ("pair", pair), ("unused.weight", unused),
+        ("last.weight", large),
+    ]  # fmt: skip
     optimizer = GRDA(named, plan=SparsityPlan(0.9, steps=60, minimum=3))
     found = []
     with caplog.at_level(logging.WARNING):
@@ -265,6 +269,7 @@ def test_a_tensor_that_only_the_minimum_keeps_is_named(caplog: pytest.LogCapture
     assert len(found) == 1
     assert planned_sparsity(0.9, found[0], 60, 0.0, 0.75) >= 0.45
     assert "only the minimum of 3 weights is nonzero in first.weight; lower" in caplog.text
+    assert "unused" not in caplog.text
     assert zeros(small) == 17
 
 

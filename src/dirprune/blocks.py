@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dirprune.costs import Costs, Layer
+from dirprune.costs import ROUNDING, Costs, Layer
 from dirprune.prox import invert_threshold, power_threshold
 
 Slice = tuple[Tensor, int, int]
@@ -173,6 +173,26 @@ class Blocks:
             most = round(sparsity * int(self.sizes.sum()))
             count = int((self.sizes[order].cumsum(0) <= most).sum())
         return float(candidates[order[count - 1]]) if count else 0.0
+
+    def check_reachable(self, sparsity: float) -> None:
+        """Check that the blocks can save a share of the cost.
+
+        Args:
+            sparsity: The share.
+
+        Raises:
+            ValueError: If they cannot, although every parameter keeps at most one block.
+        """
+        if self._costs is None:
+            return
+        kept = torch.zeros(len(self.sizes), dtype=torch.bool)
+        if self.keep_one:
+            kept[[int(owner[owner >= 0][0]) for _, _, owner in self._members]] = True
+        if (most := 1 - self._costs.remaining(kept)) < sparsity - ROUNDING:
+            raise ValueError(
+                f"the blocks can save at most {most:.1%} of the multiply-adds, got "
+                f"sparsity={sparsity}: lower the sparsity, or add blocks"
+            )
 
     def levels(self, norms: Tensor, g: float) -> Tensor:
         """Return every block's threshold: g, or less for the largest block of a parameter.

@@ -29,7 +29,7 @@ class Costs:
         blocks: Number of blocks.
 
     Raises:
-        ValueError: If there is no cost, a cost is negative, or a block does not exist.
+        ValueError: If there is no cost, a cost is negative or infinite, or a block does not exist.
 
     Example:
         >>> costs = Costs([(4.0, [0, 1], [-1, -1]), (6.0, [-1, -1, -1], [0, 1])], blocks=2)
@@ -39,8 +39,13 @@ class Costs:
 
     def __init__(self, layers: Sequence[Layer], blocks: int) -> None:
         shares = torch.tensor([cost for cost, _, _ in layers], dtype=torch.float64)
-        if not bool((shares >= 0).all()) or not shares.sum() > 0:
-            raise ValueError("costs must be at least 0, and some above 0: give a cost per layer")
+        if not len(shares):
+            raise ValueError("costs are empty: the network has no convolution or linear layer")
+        if not bool((shares >= 0).all() and shares.isfinite().all() and shares.sum() > 0):
+            raise ValueError(
+                "costs must be finite, at least 0, and one above 0, got "
+                f"{float(shares.min())} to {float(shares.max())}"
+            )
         self._shares = shares / shares.sum()
         self._blocks = blocks
         self._rows = self._places([rows for _, rows, _ in layers], blocks)
@@ -53,7 +58,8 @@ class Costs:
         if owners.numel() and not -1 <= int(owners.min()) <= int(owners.max()) < blocks:
             raise ValueError(
                 f"costs must name blocks from -1 to {blocks - 1}, got {int(owners.min())} to "
-                f"{int(owners.max())}: take blocks and costs from the same network"
+                f"{int(owners.max())}: give all blocks of channel_blocks in its order, and the "
+                "costs of the same network"
             )
         sizes = torch.tensor([len(layer) for layer in layers])
         layer = torch.arange(len(layers)).repeat_interleave(sizes)

@@ -67,20 +67,20 @@ class SparsityPlan(PlanState):
             whole blocks, so that ``dirprune.deploy.shrink`` can remove them.
         minimum: Nonzero weights that every tensor keeps (all, if it has fewer), at least 0. Other
             tensors get more zeros, so that the total is still exact; a warning says if they have
-            too few weights for it. With channels, every tensor keeps its largest block unless this
-            is 0.
+            too few weights for it (not with ``capturable=True``). With channels, every tensor
+            keeps its largest block unless this is 0.
         blocks: With ``structure="channels"``: a list of blocks. A block is a list of ``(parameter,
             dimension, index)`` that are removed together, such as a row, its bias, and the scale
             and shift of its norm. A block is thresholded by the root mean square of its entries.
             The sparsity is the share of zeros among the entries of all blocks; it is the largest
             one up to ``sparsity`` that whole blocks allow. All planned parameters must appear;
             entries in no block stay dense.
-        costs: With ``structure="channels"``, from ``dirprune.deploy.channel_costs``: the sparsity
-            is then the share of multiply-adds that is saved, instead of the share of zeros; it is
-            the smallest one from ``sparsity`` on that whole blocks allow.
+        costs: With ``structure="channels"``, from ``dirprune.deploy.channel_costs``: ``sparsity``
+            is then the share of multiply-adds that is saved. The blocks with the smallest norms
+            are removed until it is reached.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or the blocks cannot save that much.
         TypeError: If an argument is not a number.
 
     References:
@@ -123,6 +123,8 @@ class SparsityPlan(PlanState):
         if blocks is None and costs is not None:
             raise ValueError('costs belong to blocks: give blocks and structure="channels" too')
         self._blocks = None if blocks is None else Blocks(blocks, minimum > 0, costs)
+        if self._blocks is not None:
+            self._blocks.check_reachable(self.sparsity)
         self._owner: object = None
         """The optimizer whose steps are counted."""
         self._restart()
@@ -256,12 +258,12 @@ class SparsityPlan(PlanState):
             sizes = [v.numel() for v in accumulators]
             self._warnings.check_minimum(step, zeros, self.minimum, sizes)
         self._warnings.name(step, [names[i] for i in empty], "all weights of {} are zero")
-        # weights that start at zero have few nonzeros at first
+        # weights that start at zero have few nonzeros at first, or none
         if 2 * self.sparsity_at(step) >= self.sparsity:
             held = [
                 name
                 for name, v, level in zip(names, accumulators, levels)
-                if level < g and v.dim() > 1 and v.numel() > self.minimum
+                if 0 < level < g and v.dim() > 1 and v.numel() > self.minimum
             ]
             finding = f"only the minimum of {self.minimum} weights is nonzero in {{}}"
             self._warnings.name(step, held, finding)

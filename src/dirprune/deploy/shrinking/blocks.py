@@ -11,14 +11,16 @@ from dirprune.deploy.graph.capture import captured
 from dirprune.deploy.graph.example import ExampleInputs
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.layouts import varying
+from dirprune.deploy.shrinking.constants import find_constants
 from dirprune.deploy.shrinking.liveness import (
     ALWAYS,
     ChannelNumbers,
     Follows,
+    Reads,
     Rules,
     SameLines,
 )
-from dirprune.deploy.shrinking.report import layer_size
+from dirprune.deploy.shrinking.report import LAYERS, layer_size
 from dirprune.deploy.shrinking.variants import variants
 
 Block = list[tuple[str, int, int]]
@@ -32,9 +34,11 @@ def channel_blocks(model: nn.Module, example_inputs: ExampleInputs) -> list[Bloc
     bias, the scale and shift of its normalisation, and the same for every channel that is
     connected to it by a residual sum, a product or a depthwise layer; for a grouped convolution,
     all channels of a group; for attention, all queries, keys and values of a head. If all entries
-    of a block are zero, the channel is zero everywhere, and ``shrink`` removes it together with
-    the weights that read it. The blocks do not overlap. Channels that are connected to the
-    network's input or output, or that are mixed by a softmax or layer norm, are in no block.
+    of a block are zero, the channel is the same for every input, and ``shrink`` removes it
+    together with the weights that read it. The blocks do not overlap. In no block are channels
+    that are connected to the network's input or output, that are mixed by a softmax or layer norm,
+    that are computed by a one- or three-dimensional or transposed convolution, or that are not
+    zero where a layer pads them (after a sigmoid, say, or a batch norm without scale and shift).
     ``shrink`` keeps one channel of every layer.
 
     Args:
@@ -64,7 +68,7 @@ def channel_costs(
 ) -> list[tuple[int, list[int], list[int]]]:
     """Find what each of the blocks of :func:`channel_blocks` costs.
 
-    A layer computes each of its rows from each of its columns. Without a block it has fewer of
+    A layer multiplies each of its rows with each of its columns. Without a block it has fewer of
     both. From this list ``SparsityPlan(structure="channels", costs=...)`` finds the multiply-adds
     that remain.
 
@@ -77,7 +81,8 @@ def channel_costs(
         For every convolution and linear layer its multiply-adds for one sample, the block of each
         row, and the block of each column, as indices in ``channel_blocks(model, example_inputs)``;
         -1 for what is never removed. The list of columns is empty for grouped convolutions, whose
-        columns go with their rows.
+        columns go with their rows; both are empty for a layer whose channels are never removed.
+        Products of two values, as in attention, are not counted.
 
     Raises:
         ValueError: If the model cannot be captured.
@@ -89,15 +94,16 @@ def channel_costs(
         [(6, [0, 1], [-1, -1, -1]), (10, [-1, -1, -1, -1, -1], [0, 1])]
     """
     graph, rules, labels = _labelled(model, example_inputs)
-    owner = np.full(rules.count, -1)
-    for number, label in enumerate(_blocks(rules, labels)):
-        owner[labels == label] = number
+    numbers = np.full(rules.count, -1)
+    blocks = list(_blocks(rules, labels))
+    numbers[blocks] = np.arange(len(blocks))
+    owner = numbers[labels]
     found = []
     for node, tensors in zip(graph.nodes, rules.tensors, strict=True):
-        if node.op in ("conv2d", "linear"):
+        if node.op in LAYERS:
             rows, columns = (
-                [] if numbers is None else owner[numbers].tolist()
-                for numbers in tensors.get("weight", (None, None))
+                [] if channels is None else owner[channels].tolist()
+                for channels in tensors.get("weight", (None, None))
             )
             found.append((layer_size(node, graph).macs, rows, columns))
     return found
@@ -110,7 +116,42 @@ def _labelled(
     graph = captured(model, example_inputs)
     varies = [varying(len(shape) - 1) for shape in graph.shapes]
     rules = Rules(variants(graph), graph.tensors, varies)
-    return graph, rules, _block_labels(rules)
+    labels = _block_labels(rules)
+    while len(padded := _padded(rules, labels)):
+        labels[np.isin(labels, padded)] = ALWAYS
+    return graph, rules, labels
+
+
+def _padded(rules: Rules, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels of blocks with a channel that is read although all blocks are zero."""
+    blocks = _blocks(rules, labels)
+    found = [np.zeros(0, np.int64)]
+    for sign in (1, -1):  # a ReLU hides what is negative
+        tensors = _trained(rules, sign)
+        zeroed = {name: tensor.copy() for name, tensor in tensors.items()}
+        for block in blocks.values():
+            for name, dim, index in block:
+                zeroed[name][(slice(None),) * dim + (index,)] = 0
+        constants = find_constants(rules.graphs, zeroed)
+        found += [
+            labels[np.broadcast_to(rule.targets, rule.joins.shape)[rule.joins]]
+            for rule in Rules(rules.graphs, tensors, constants).rules
+            if isinstance(rule, Reads)
+        ]
+    padded = np.unique(np.concatenate(found))
+    return padded[np.isin(padded, [*blocks])]
+
+
+def _trained(rules: Rules, sign: int) -> dict[str, NDArray[Any]]:
+    """Values that training may give the weights and the statistics."""
+    numbers = np.random.default_rng(0)
+    tensors = dict(rules.weights)
+    for node in rules.graphs[0].nodes:
+        for role, name in node.tensors.items():
+            if role != "value" or node.attrs.get("trained"):
+                drawn = numbers.uniform(0.5, 1.5, tensors[name].shape)
+                tensors[name] = drawn if role == "running_var" else sign * drawn
+    return tensors
 
 
 def _blocks(

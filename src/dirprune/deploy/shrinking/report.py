@@ -11,6 +11,9 @@ from dirprune.deploy.graph.graph import Graph, Node
 from dirprune.deploy.graph.operators.layouts import Layout
 from dirprune.deploy.shrinking.liveness import REASONS, Liveness
 
+LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear")
+"""The layers that are counted; products of two values, as in attention, are not."""
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -153,13 +156,17 @@ def layer_size(node: Node, graph: Graph) -> LayerSize:
     Returns:
         Its size; a window is counted in full at the border too.
     """
-    weight = graph.tensors[node.tensors["weight"]].shape
+    weight = graph.tensors[node.tensors["weight"]]
     tensors = [graph.tensors[name] for name in node.tensors.values()]
-    source = graph.shapes[node.inputs[0]]
-    positions = node.shape[2:] if node.op == "conv2d" else node.shape[1:-1]
-    inputs = source[1] if node.op == "conv2d" else source[-1]
+    source, result = graph.shapes[node.inputs[0]], node.shape
+    if node.op == "linear":
+        outputs, inputs, positions = result[-1], source[-1], result[1:-1]
+    else:
+        outputs, inputs = result[1], source[1]
+        # every weight of a transposed convolution is used once at each place of its input
+        positions = (source if node.op == "conv_transpose2d" else result)[2:]
     weights = sum(tensor.size for tensor in tensors)
-    return LayerSize(weight[0], inputs, weights, prod(weight) * prod(positions))
+    return LayerSize(outputs, inputs, weights, weight.size * prod(positions))
 
 
 def count_parameters(graph: Graph) -> int:
@@ -178,7 +185,7 @@ def _layers(graph: Graph) -> list[tuple[tuple[str, int], int, Node]]:
     seen: Counter[str] = Counter()
     found = []
     for number, node in enumerate(graph.nodes):
-        if node.op in ("conv2d", "linear"):
+        if node.op in LAYERS:
             found.append(((node.path, seen[node.path]), number, node))
             seen[node.path] += 1
     return found
