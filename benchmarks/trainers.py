@@ -3,8 +3,8 @@
 The optimizers train copies of one network on the same batches. Their epochs are interleaved and
 ratios are taken within a round, so that a drift of the machine's speed cancels. Peak memory is
 that of processes in which one optimizer trains alone; it varies by some percent, so the median of
-nine processes counts. DDP runs in two processes, each with full batches and half of the threads;
-its efficiency is the epoch time of one such process divided by that of two.
+nine processes is reported. DDP runs in two processes, each with full batches and half of the
+threads; its efficiency is the epoch time of one such process divided by that of two.
 
 A plan computes its threshold at every eighth step before its end and, for a network of this size,
 at every step after it. As in a whole run, three quarters of the measured steps lie before the end.

@@ -61,7 +61,7 @@ def channels() -> str:
     done = read(HERE / "runs.csv")
     parts = []
     for target in TARGETS:
-        parts.append(f"**At most {target:.0%} of the multiply-adds:**\n")
+        parts.append(f"**Target: {target:.0%} of the multiply-adds**\n")
         parts.append("| method | test accuracy, % | multiply-adds, % | parameters | setting |")
         parts.append("|---|---|---|---|---|")
         parts.append(test_row(done, "dense", 1.0))

@@ -60,7 +60,7 @@ def test_a_model_that_the_command_line_names_is_trusted_to_the_end(
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
 
 
-@pytest.mark.parametrize("name", ["config.json", "comparison.json", "landscape.json"])
+@pytest.mark.parametrize("name", ["config.json", "comparison.json", "landscape.json", "tune.json"])
 def test_figures_and_landscapes_keep_what_other_commands_wrote(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

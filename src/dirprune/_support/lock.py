@@ -109,7 +109,7 @@ def _open(path: Path) -> int:
             return os.open(path, flags, 0o666)
         except (FileNotFoundError, FileExistsError):  # noqa: PERF203
             # The previous holder may have removed the folder between these calls. In a removed
-            # working folder, in /proc, or over a file, both errors are for ever.
+            # working folder, in /proc, or over a file, both errors are permanent.
             if time.monotonic() > until:
                 raise
 
