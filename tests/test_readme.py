@@ -66,7 +66,7 @@ def test_the_commands_print_what_the_readme_says(
     if native.extension() is None:
         pytest.skip("the C++ extension is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "120")  # the README's longest line fits
     assert cli.main(["demo"]) == 0
     final = json.loads((tmp_path / "runs" / "demo" / "grda" / "summary.json").read_text())
     check_printed(f"grda {final['test_accuracy']:.2%} {final['sparsity']:.2%}", in_the_picture())
