@@ -2,9 +2,11 @@
 
 The optimizers train copies of one network on the same batches. Their epochs are interleaved and
 ratios are taken within a round, so that a drift of the machine's speed cancels. Peak memory is
-that of processes in which one optimizer trains alone; it varies by some percent, so the median of
-nine processes is reported. DDP runs in two processes, each with full batches and half of the
-threads; its efficiency is the epoch time of one such process divided by that of two.
+measured in processes in which one optimizer trains alone, in two ways: what torch allocates for
+tensors, which is exact, and the resident memory of the process, which varies by some percent from
+start to start, so the median of nine processes is reported. DDP runs in two processes, each with
+full batches and half of the threads; its efficiency is the epoch time of one such process divided
+by that of two.
 
 A plan computes its threshold at every eighth step before its end and, for a network of this size,
 at every step after it. As in a whole run, three quarters of the measured steps lie before the end.
@@ -31,6 +33,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
 
 from dirprune import GRDA, SparsityPlan, param_groups
 from dirprune._support.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
@@ -88,12 +91,24 @@ def epoch_times(options: argparse.Namespace, parallel: bool) -> dict[str, list[f
     return interleaved(candidates, options.rounds)
 
 
-def peak_after_two_epochs(name: str, options: argparse.Namespace) -> float:
-    """Peak resident memory of this process, in MiB."""
-    epoch, _, _ = trainer(name, options, parallel=False)
-    for _ in range(2):
+def peaks_of_two_epochs(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Peak resident memory of this process, and peak size of its tensors, in MiB."""
+
+    def train() -> None:
+        epoch, _, _ = trainer(name, options, parallel=False)
         epoch()
-    return peak_memory_mib(torch.device("cpu"))
+        epoch()
+
+    train()
+    process = peak_memory_mib(torch.device("cpu"))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    tensors = max(e["args"]["Total Allocated"] for e in events if e["name"] == "[memory]")
+    return {"process": process, "tensors": tensors / 2**20}
 
 
 def checkpoint_figures(name: str, options: argparse.Namespace) -> dict[str, float]:
@@ -126,6 +141,7 @@ def in_processes(arguments: list[str], world: int = 1) -> Any:
     """Run this script in new processes; return what the first one prints as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"WORLD_SIZE": str(world), "DIST_FILE": f"{folder}/init"}
+        environment["KINETO_LOG_LEVEL"] = "5"  # the profiler's own messages
         if "--part=ddp" in arguments:  # the same number of threads for one process and for two
             environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // 2))
         processes = [
@@ -152,7 +168,7 @@ def run_part(options: argparse.Namespace) -> None:
         print(json.dumps(epoch_times(options, parallel=True)), flush=True)
         dist.barrier()
     else:
-        print(json.dumps(peak_after_two_epochs(options.part, options)), flush=True)
+        print(json.dumps(peaks_of_two_epochs(options.part, options)), flush=True)
     os._exit(0)  # gloo's threads may abort an interpreter that shuts down
 
 
@@ -173,7 +189,7 @@ def main() -> None:
     one = epoch_times(options, parallel=False)
     two = in_processes([*given, "--part=ddp"], 2)
     alone = in_processes([*given, "--part=ddp"], 1)
-    peaks: dict[str, list[float]] = {name: [] for name in MAKERS}
+    peaks: dict[str, list[dict[str, float]]] = {name: [] for name in MAKERS}
     for _ in range(PROCESSES):
         for name in MAKERS:
             peaks[name].append(in_processes([*given, f"--part={name}"]))
@@ -183,23 +199,26 @@ def main() -> None:
         figures["optimizers"][name] = {
             "epoch_seconds": quartiles(one[name]),
             "epoch_over_sgd": ratios(one[name], one[SGD]),
-            "peak_memory_mib": quartiles(peaks[name]),
+            "peak_tensors_mib": statistics.median(peak["tensors"] for peak in peaks[name]),
+            "peak_process_mib": quartiles([peak["process"] for peak in peaks[name]]),
             "ddp_efficiency": efficiency,
             "checkpoint": checkpoint_figures(name, options),
         }
     base = figures["optimizers"][SGD]
     print(
-        f"{'optimizer':22}{'epoch / SGD':>22}{'memory / SGD':>14}{'DDP 2 / SGD':>13}"
-        f"{'checkpoint':>12}{'save':>9}{'resume':>9}"
+        f"{'optimizer':22}{'epoch / SGD':>22}{'tensors / SGD':>15}{'process / SGD':>15}"
+        f"{'DDP 2 / SGD':>13}{'checkpoint':>12}{'save':>9}{'resume':>9}"
     )
     for name, found in figures["optimizers"].items():
-        found["memory_over_sgd"] = found["peak_memory_mib"][1] / base["peak_memory_mib"][1]
+        found["tensors_over_sgd"] = found["peak_tensors_mib"] / base["peak_tensors_mib"]
+        found["process_over_sgd"] = found["peak_process_mib"][1] / base["peak_process_mib"][1]
         found["ddp_over_sgd"] = found["ddp_efficiency"] / base["ddp_efficiency"]
         low, middle, high = found["epoch_over_sgd"]
         saved = found["checkpoint"]
         print(
-            f"{name:22}{middle:8.3f} [{low:.3f}, {high:.3f}]{found['memory_over_sgd']:12.3f}"
-            f"{found['ddp_over_sgd']:13.3f}{saved['bytes'] / 1e6:9.2f} MB"
+            f"{name:22}{middle:8.3f} [{low:.3f}, {high:.3f}]{found['tensors_over_sgd']:13.4f}"
+            f"{found['process_over_sgd']:15.3f}{found['ddp_over_sgd']:13.3f}"
+            f"{saved['bytes'] / 1e6:9.2f} MB"
             f"{1e3 * saved['save_seconds']:6.0f} ms{1e3 * saved['resume_seconds']:6.0f} ms"
         )
     return write(options.json, figures)
