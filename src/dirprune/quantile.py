@@ -54,7 +54,7 @@ def kth_magnitude(tensors: Sequence[Tensor], k: int | Tensor, stride: int = 1) -
         rank = rank - torch.where(digit > 0, before, 0)
         found = (found << DIGIT) | digit.to(integer)
         groups = [(like, _with_leading_bits(group, found, shift)) for like, group in groups]
-    return torch.where(torch.as_tensor(k, device=device) > 0, found.view(flat_dtype(integer)), 0.0)
+    return torch.where(torch.as_tensor(k, device=device) > 0, found.view(dtype), 0.0)
 
 
 def kth_magnitude_of_vector(v: Tensor, k: int) -> Tensor:
@@ -267,11 +267,6 @@ def is_sharded(kind: type) -> bool:
 def local_part(t: Tensor) -> Tensor:
     """Return this rank's shard of a DTensor, or the tensor itself."""
     return t.to_local() if is_sharded(type(t)) else t  # type: ignore[attr-defined]
-
-
-def flat_dtype(integer: torch.dtype) -> torch.dtype:
-    """The floating-point dtype with the width of an integer dtype."""
-    return torch.float64 if integer == torch.int64 else torch.float32
 
 
 def _magnitude_bits(t: Tensor) -> Tensor:

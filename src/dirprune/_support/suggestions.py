@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question that suggests similar names, or an empty string.
 
     Example:
@@ -12,5 +12,5 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
         'did you mean grda? '
     """
     bare = {word.lower().lstrip("-"): word for word in known}
-    close = difflib.get_close_matches(name.lower().lstrip("-"), bare, 3, cutoff)
+    close = difflib.get_close_matches(name.lower().lstrip("-"), bare)
     return f"did you mean {' or '.join(bare[word] for word in close)}? " if close else ""

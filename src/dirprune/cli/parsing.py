@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
+from dirprune._support.decode import build
 from dirprune._support.files import expand_user, read_json
 from dirprune._support.suggestions import did_you_mean
 from dirprune.cli import names
@@ -21,7 +22,7 @@ from dirprune.cli.options import config_options, described, help_texts, plain_op
 from dirprune.cli.training import DEMO
 from dirprune.cli.wrapping import Wrapping
 from dirprune.survey.config import SurveyConfig
-from dirprune.train.config import TrainConfig, config_from_json
+from dirprune.train.config import TrainConfig
 from dirprune.train.recipes import RECIPES, get_recipe
 
 WITHOUT = {
@@ -167,7 +168,7 @@ def _recorded_config(path: Path, arguments: list[str]) -> TrainConfig:
     fields = read_json(file).get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"{file} is not the config.json of a run: it has no config")
-    config = config_from_json(fields, str(file))
+    config = build(TrainConfig, fields, str(file))
     is_given = any(word.partition("=")[0] == "--model" for word in arguments)
     if ":" in config.model and not config.model.startswith("timm:") and not is_given:
         raise ValueError(

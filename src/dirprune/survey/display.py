@@ -21,12 +21,11 @@ class SurveyDisplay:
 
     Args:
         out: The survey's folder, which the message after a stop names.
-        console: By default the standard output.
     """
 
-    def __init__(self, out: Path, console: Console | None = None) -> None:
+    def __init__(self, out: Path) -> None:
         self._out = out
-        self._console = console or Console(quiet=rank_and_world()[0] > 0)
+        self._console = Console(quiet=rank_and_world()[0] > 0)
         self._stop = StopSignals()
         self._bars = Progress(
             TextColumn("{task.description}"),

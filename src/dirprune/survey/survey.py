@@ -33,9 +33,7 @@ _MEASURES: dict[str, Callable[[SurveyContext], None]] = {
 }
 
 
-def survey(
-    paths: Sequence[Path], config: SurveyConfig, out: Path, display: SurveyDisplay | None = None
-) -> dict[str, Any]:
+def survey(paths: Sequence[Path], config: SurveyConfig, out: Path) -> dict[str, Any]:
     """Measure the landscape around finished runs.
 
     The same call resumes an interrupted survey; finished parts are not measured again. The
@@ -47,7 +45,6 @@ def survey(
         config: The options.
         out: Folder of landscape.json, described in docs/landscape.md. It is locked during the
             survey.
-        display: Shows progress; by default on the standard output.
 
     Returns:
         The figures, as in landscape.json.
@@ -58,7 +55,7 @@ def survey(
         FileNotFoundError: If a run or its data does not exist.
     """
     check_contents(out, own="landscape.json")
-    with process_group(out) as folder, display or SurveyDisplay(out) as shown:
+    with process_group(out) as folder, SurveyDisplay(out) as shown:
         record = Record(folder)
         subject = open_subject(paths, config)
         record.begin(config, _identity(subject), str(subject.layout.device))

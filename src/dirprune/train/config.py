@@ -1,11 +1,8 @@
 """The configuration of a training run. The command line generates its options from it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from dirprune._support.decode import build
+from typing import Literal
 
 TECHNICAL = ("threads", "workers")
 """Fields that may differ when a run is resumed."""
@@ -169,21 +166,6 @@ class TrainConfig:
         begin, end = self.plan_begin, self.plan_end
         _in_range("plan_begin", begin, 0 <= begin < 1, "in [0, 1)")
         _in_range("plan_end", end, begin < end <= 1, "in (plan_begin, 1]")
-
-
-def config_from_json(saved: Mapping[str, Any], origin: str) -> TrainConfig:
-    """Make a config from the fields in a file of this or of an earlier version.
-
-    Missing fields get their defaults; unknown fields are ignored.
-
-    Args:
-        saved: The fields, read from JSON.
-        origin: The file, for the message.
-
-    Raises:
-        ValueError: If a field is damaged or out of its range.
-    """
-    return build(TrainConfig, saved, origin)
 
 
 def _in_range(name: str, value: object, holds: bool, needed: str) -> None:

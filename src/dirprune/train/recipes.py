@@ -135,10 +135,7 @@ def wrn28x10_cifar100(mu: float = 0.55) -> TrainConfig:
 
 
 def resnet50_imagenet(
-    schedule: ImageNetSchedule = "140",
-    mu: float = 0.55,
-    c: float = 0.005,
-    folder: str = "imagenet",
+    schedule: ImageNetSchedule = "140", mu: float = 0.55, c: float = 0.005
 ) -> TrainConfig:
     """ResNet-50 on ImageNet, with one of the paper's three schedules.
 
@@ -155,7 +152,6 @@ def resnet50_imagenet(
             stopped by hand at about these epochs.
         mu: In (0, 1].
         c: At least 0.
-        folder: Folder with train/ and val/.
 
     References:
         Directional Pruning of Deep Neural Networks (Chao et al., 2020),
@@ -163,7 +159,7 @@ def resnet50_imagenet(
     """
     epochs, drops = {"fixed": (146, ()), "140": (150, (140,)), "30": (95, (30, 60, 90))}[schedule]
     return TrainConfig(
-        data=f"imagenet:{folder}",
+        data="imagenet:imagenet",
         model="resnet50",
         epochs=epochs,
         batch_size=256,

@@ -133,17 +133,13 @@ def _layers(report: SparsityReport) -> list[dict[str, Any]]:
     return [{**asdict(layer), "shape": list(layer.shape)} for layer in report.layers]
 
 
-def _threshold_path(
-    optimizer: Optimizer,
-    lrs: Sequence[float],
-    points: int = 200,
-) -> dict[str, list[float]] | None:
-    """Return the threshold at up to ``points`` steps, or None if it does not follow the paper."""
+def _threshold_path(optimizer: Optimizer, lrs: Sequence[float]) -> dict[str, list[float]] | None:
+    """Return the threshold at up to 200 steps, or None if it does not follow the paper."""
     laws = [group for group in optimizer.param_groups if group.get("plan") is None]
     if not isinstance(optimizer, (GRDA, AdamGRDA)) or len(laws) < len(optimizer.param_groups):
         return None
     group = max(optimizer.param_groups, key=lambda g: float(g["c"]))
     rates = [effective_lr(lr, group.get("momentum", 0.0)) for lr in lrs]
     path = threshold_path(group["c"], group["mu"], rates)
-    steps = torch.linspace(1, len(lrs), min(points, len(lrs))).round().long()
+    steps = torch.linspace(1, len(lrs), min(200, len(lrs))).round().long()
     return {"step": steps.tolist(), "g": path[steps - 1].tolist()}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from torch import nn
 
+from dirprune._support import decode
 from dirprune.models import build, names_code
-from dirprune.train.config import TrainConfig, config_from_json
+from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
 from dirprune.train.weights import load_weights, read_weights
 
@@ -73,7 +74,7 @@ def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
         ValueError: If the file is damaged, or the run's model needs consent.
     """
     folder = RunFolder(run)
-    config = config_from_json(folder.read_config()["config"], str(folder.config))
+    config = decode.build(TrainConfig, folder.read_config()["config"], str(folder.config))
     if names_code(config.model) and not trust_model:
         raise ValueError(
             f"{folder.config} names the model {config.model!r}, and building it runs code: give "

@@ -220,11 +220,6 @@ def length(v: Tensor) -> float:
     return float(torch.linalg.vector_norm(v, dtype=torch.float64))
 
 
-def memory_of(op: LinearOperator, vectors: int) -> int:
-    """Return the bytes that a number of vectors of an operator need."""
-    return vectors * op.dimension * op.dtype.itemsize
-
-
 def check_memory(op: LinearOperator, vectors: int) -> int:
     """Check that there is enough memory.
 
@@ -238,7 +233,7 @@ def check_memory(op: LinearOperator, vectors: int) -> int:
     Raises:
         ValueError: If less memory is available.
     """
-    needed = memory_of(op, vectors)
+    needed = vectors * op.dimension * op.dtype.itemsize
     available = available_memory(op.device)
     if needed > available:
         raise ValueError(

@@ -60,7 +60,7 @@ def energy_bounds(found: Landscape, name: str, t: float) -> tuple[float, float] 
     return None if nearest is None else places[nearest]
 
 
-def error_of(network: NetworkRecord, data: str = "test") -> Number:
-    """Error with the BatchNorm statistics that all networks share, or else with its own."""
+def error_of(network: NetworkRecord) -> Number:
+    """Test error with the BatchNorm statistics that all networks share, or else with its own."""
     figures = network.measured or network.stored or {}
-    return figures[data].error if data in figures else None
+    return figures["test"].error if "test" in figures else None

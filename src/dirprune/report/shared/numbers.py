@@ -13,14 +13,14 @@ def finite(value: Number, scale: float = 1.0) -> Number:
     return None if value is None or not math.isfinite(value) else scale * value
 
 
-def percent(value: Number, digits: int = 1) -> str:
+def percent(value: Number) -> str:
     r"""Format a share in [0, 1].
 
     Example:
         >>> percent(0.9187), percent(None)
         ('91.9\xa0%', '–')
     """
-    return MISSING if value is None else f"{fixed(100 * value, digits)}\N{NO-BREAK SPACE}%"
+    return MISSING if value is None else f"{fixed(100 * value, 1)}\N{NO-BREAK SPACE}%"
 
 
 def fixed(value: float, digits: int) -> str:
