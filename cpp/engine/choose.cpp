@@ -1,5 +1,7 @@
 #include "engine/choose.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -9,7 +11,24 @@ namespace {
 
 constexpr double usual_packed = 1 << 24;  // floats
 constexpr double largest_packed = 1 << 28;
-constexpr double l1 = 24 << 10, l2 = 400 << 10;  // bytes of the caches for one kind of data
+
+// The bytes of the first and second cache that the inputs may fill. The rest is for weights and results.
+struct Caches {
+    double first = share * (32 << 10), second = share * (512 << 10);  // if the system does not tell
+
+    Caches() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
+        if (const long size = sysconf(_SC_LEVEL1_DCACHE_SIZE); size > 0) first = share * double(size);
+        if (const long size = sysconf(_SC_LEVEL2_CACHE_SIZE); size > 0) second = share * double(size);
+#endif
+    }
+
+    static constexpr double share = 0.75;
+};
+const Caches& caches() {
+    static const Caches found;
+    return found;
+}
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
@@ -60,10 +79,10 @@ double estimate(const Kernels& kernels, const Geometry& g, double density, const
         4 * std::min(block, fan_in) * phases *
         (choice.spans ? std::min(plane, columns + shift_y * (width + shift_x) + shift_x)
                       : (choice.rows + shift_y) * (columns + shift_x));
-    cycles += mean_tile * (touched > l2 ? 0.8 : touched > l1 ? 0.3 : 0);
+    cycles += mean_tile * (touched > caches().second ? 0.8 : touched > caches().first ? 0.3 : 0);
     if (choice.direct && double(g.height * g.width * g.batch) * 4 > 2048)
         cycles += mean_tile * 0.1;
-    if (entries * (4 + 4 * height) > l2) cycles += 0.4 * (1 + height) / 2;
+    if (entries * (4 + 4 * height) > caches().second) cycles += 0.4 * (1 + height) / 2;
 
     double total = tiles * entries * cycles;
     const double ends = tiles * groups * height;
@@ -101,7 +120,7 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
                                                  double(width)) *
                                     double(g.stride_x) +
                                 shift_x);
-        const int fits = std::max(1, static_cast<int>(l1 / 4 / floats));
+        const int fits = std::max(1, static_cast<int>(caches().first / 4 / floats));
         std::vector<int> blocks;
         if (fan_in == 1 || g.groups > 8) {
             blocks = {std::max(fits, fan_in)};
@@ -117,7 +136,7 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
         if (!choice.direct && floats * blocks.front() > limit) {
             // Far taps make planes large: as many channels as fit into the second cache, at least 1.
             blocks.front() = static_cast<int>(
-                std::clamp(std::min(l2 / 4, limit) / floats, 1.0, double(fan_in)));
+                std::clamp(std::min(caches().second / 4, limit) / floats, 1.0, double(fan_in)));
         }
         for (int block : blocks) {
             const double most_floats =

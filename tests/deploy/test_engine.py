@@ -188,6 +188,19 @@ def test_engines_are_copied_with_their_tuning(
         again(x * np.nan)
 
 
+def test_a_copy_leaves_out_choices_of_another_processor(own: Path) -> None:
+    engine = Engine(own, threads=1)
+    x = np.random.default_rng(0).standard_normal((1, 3, 9, 9), dtype=np.float32)
+    before = engine(x)
+    state = engine.__getstate__()
+    for choice in filter(None, state["tuned"][0]["choices"]):
+        choice[7] = 1000  # the block of channels depends on the size of the caches
+    again = Engine.__new__(Engine)
+    again.__setstate__(state)
+    assert not again._programs.first.program.tuned()
+    np.testing.assert_allclose(again(x), before, rtol=1e-5, atol=1e-6)
+
+
 def test_a_copy_keeps_tuning_beside_the_file(own: Path) -> None:
     x = np.ones((1, 3, 9, 9), np.float32)
     engine = pickle.loads(pickle.dumps(Engine(own, threads=1, keep=True)))

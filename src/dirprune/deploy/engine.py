@@ -20,7 +20,7 @@ from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.signature import Kind, pack, rebuild, split
 from dirprune.deploy.profile import LayerTime, Profile
 from dirprune.deploy.programs import Prepared, Programs
-from dirprune.deploy.tuned import StoredTuning, TunedFiles
+from dirprune.deploy.tuned import StoredTuning, TunedFiles, choose, tuned_modes
 
 _MOST_THREADS = 256
 _DTYPES: Mapping[Kind, type] = {"float": np.float32, "int": np.int64, "bool": np.bool_}
@@ -121,7 +121,7 @@ class Engine:
             **state,
             "keep": self._tuned is not None,
             "isa": isa,
-            "tuned": self._programs.first.program.tuned(),
+            "tuned": tuned_modes(self._programs.first.program),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,8 +131,7 @@ class Engine:
         )  # fmt: skip
         self._path = state["_path"]
         if state["isa"] == self._extension.chosen():
-            for mode in state["tuned"]:
-                self._programs.first.program.choose(*mode)
+            choose(self._programs.first.program, state["tuned"], state["_threads"])
         if state["keep"]:
             self._tuned = self._tuned_files()
             self._tuned.load(self._programs.first)

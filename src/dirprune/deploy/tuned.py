@@ -42,7 +42,7 @@ class TunedFile:
 
     def load(self, program: Any) -> None:
         """Set the choices of a program that the file holds."""
-        _choose(program, self._modes(), self._threads)
+        choose(program, self._modes(), self._threads)
         self._saved = program.modes
 
     def save(self, program: Any) -> None:
@@ -54,7 +54,7 @@ class TunedFile:
             return
         try:
             self.load(program)  # what other engines have found since
-            found = _found(program)
+            found = tuned_modes(program)
             others = [m for m in self._modes() if m["threads"] > self._threads]
             self._saved = len(found)
             try:
@@ -96,7 +96,7 @@ class StoredTuning:
         """Set the choices for a program on this processor."""
         for entry in self._entries:
             if self._is_for(entry, prepared):
-                _choose(prepared.program, entry["modes"], threads)
+                choose(prepared.program, entry["modes"], threads)
 
     def with_programs(self, programs: Sequence[Prepared], threads: int) -> "StoredTuning":
         """The same with what programs have found on this processor.
@@ -105,7 +105,7 @@ class StoredTuning:
             ValueError: If they have found nothing.
         """
         found = [
-            {**self._key, "sizes": [*own.sizes], "modes": _found(own.program)}
+            {**self._key, "sizes": [*own.sizes], "modes": tuned_modes(own.program)}
             for own in programs
             if own.program.modes
         ]
@@ -128,7 +128,7 @@ class StoredTuning:
         return all(entry.get(key) == value for key, value in own.items())
 
 
-def _choose(program: Any, modes: list[dict[str, Any]], threads: int) -> None:
+def choose(program: Any, modes: list[dict[str, Any]], threads: int) -> None:
     """Set the choices of a program; those for more threads, or for something else, are ignored."""
     for mode in modes:
         if mode["threads"] <= threads:
@@ -136,7 +136,8 @@ def _choose(program: Any, modes: list[dict[str, Any]], threads: int) -> None:
                 program.choose(**mode)
 
 
-def _found(program: Any) -> list[dict[str, Any]]:
+def tuned_modes(program: Any) -> list[dict[str, Any]]:
+    """What a program has found for each batch size and number of threads."""
     return [dict(zip(_NAMES, mode)) for mode in program.tuned()]
 
 
