@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from dirprune.models import build
-from dirprune.report.shared.published import published as drawn
 from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.recipes import (
@@ -107,17 +106,15 @@ def test_published_figures_ignore_irrelevant_settings() -> None:
         assert published(replace(config, **other)) is None  # type: ignore[arg-type]
 
 
-def test_figures_agree_with_those_that_the_report_draws() -> None:
+def test_recipes_and_the_report_have_the_same_figures() -> None:
     rows = list(paper_rows())
-    assert len(rows) == 4 + 5 + 4 + 3 + 7 + 11 + 4
-    for config, figures in rows:
-        found = drawn({"model": config.model, "data": config.data, "width": 1.0})
-        assert found is not None
-        points = [p for s in found.series if s.method == config.method for p in s.points]
-        near = [
-            p
-            for p in points
-            if abs(p.test_accuracy - figures.test_accuracy) < 6e-5
-            and abs(p.sparsity - figures.sparsity) < 6e-5
-        ]
-        assert near, config
+    assert len(rows) == len({config for config, _ in rows}) == 4 + 5 + 4 + 3 + 7 + 11 + 4
+    for config, point in rows:
+        assert published(config) == {
+            "test_accuracy": point.test_accuracy,
+            "sparsity": point.sparsity,
+        }
+    fixed = published(resnet50_imagenet("fixed", 0.51))
+    assert fixed == {"test_accuracy": 0.7035, "sparsity": 0.8738}
+    steps = published(resnet50_imagenet("30", 0.75, 0.002))
+    assert steps == {"test_accuracy": 0.67234, "sparsity": 0.97059}

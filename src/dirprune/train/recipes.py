@@ -1,77 +1,15 @@
 """The paper's experiments as configs with its figures, and small versions for a laptop."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
+from dirprune.report.shared.published import PublishedPoint, paper
 from dirprune.train.config import TrainConfig
 
 ImageNetSchedule = Literal["fixed", "140", "30"]
 
-
-@dataclass(frozen=True)
-class PublishedFigures:
-    """What the paper reports of a run; accuracy and sparsity are shares in [0, 1]."""
-
-    test_accuracy: float
-    sparsity: float
-
-
-_VGG16_CIFAR10 = {
-    0.4: PublishedFigures(0.90866, 0.24446),
-    0.51: PublishedFigures(0.91018, 0.61412),
-    0.6: PublishedFigures(0.90856, 0.90476),
-    0.7: PublishedFigures(0.906433, 0.972167),
-}
-_WRN28X10_CIFAR10 = {
-    0.4: PublishedFigures(0.94245, 0.62188),
-    0.501: PublishedFigures(0.94459, 0.90175),
-    0.55: PublishedFigures(0.94433, 0.94744),
-    0.6: PublishedFigures(0.94497, 0.97075),
-    0.65: PublishedFigures(0.94531, 0.98288),
-}
-_WRN28X10_CIFAR100 = {
-    0.501: PublishedFigures(0.76916, 0.82692),
-    0.55: PublishedFigures(0.76996, 0.90204),
-    0.6: PublishedFigures(0.76999, 0.94205),
-    0.65: PublishedFigures(0.76853, 0.96304),
-}
-_RESNET50_IMAGENET: dict[ImageNetSchedule, dict[tuple[float, float], PublishedFigures]] = {
-    "fixed": {
-        (0.501, 0.005): PublishedFigures(0.7060, 0.8603),
-        (0.51, 0.005): PublishedFigures(0.7035, 0.8738),
-        (0.55, 0.005): PublishedFigures(0.6976, 0.9154),
-    },
-    "140": {
-        (0.4, 0.01): PublishedFigures(0.72746, 0.79693),
-        (0.501, 0.005): PublishedFigures(0.73126, 0.86089),
-        (0.51, 0.005): PublishedFigures(0.7314, 0.87277),
-        (0.55, 0.005): PublishedFigures(0.7324, 0.91589),
-        (0.6, 0.005): PublishedFigures(0.72158, 0.94983),
-        (0.65, 0.005): PublishedFigures(0.70042, 0.97103),
-        (0.7, 0.005): PublishedFigures(0.65512, 0.98173),
-    },
-    "30": {
-        (0.65, 0.005): PublishedFigures(0.66462, 0.97049),
-        (0.7, 0.005): PublishedFigures(0.62596, 0.98256),
-        (0.75, 0.005): PublishedFigures(0.56152, 0.98986),
-        (0.8, 0.005): PublishedFigures(0.43474, 0.99506),
-        (0.85, 0.005): PublishedFigures(0.2269, 0.99839),
-        (0.65, 0.004): PublishedFigures(0.68062, 0.96364),
-        (0.7, 0.004): PublishedFigures(0.65166, 0.97692),
-        (0.75, 0.004): PublishedFigures(0.60124, 0.98621),
-        (0.7, 0.003): PublishedFigures(0.6728, 0.96874),
-        (0.75, 0.003): PublishedFigures(0.6376, 0.98105),
-        (0.75, 0.002): PublishedFigures(0.67234, 0.97059),
-    },
-}
-_SGD = {
-    ("vgg16", "cifar10"): PublishedFigures(0.90818, 0.0),
-    ("wrn28x10", "cifar10"): PublishedFigures(0.94173, 0.0),
-    ("wrn28x10", "cifar100"): PublishedFigures(0.76529, 0.0),
-    ("resnet50", "imagenet"): PublishedFigures(0.6871, 0.0),
-}
 # Fields that must agree for a run to be the paper's; seed, device and precision may differ.
 _COMPARED_FIELDS = (
     *("model", "width", "epochs", "batch_size", "lr", "momentum", "weight_decay", "prune"),
@@ -236,26 +174,23 @@ def published(config: TrainConfig) -> dict[str, float] | None:
         >>> published(replace(wrn28x10_cifar100(), method="sgd", seed=7))
         {'test_accuracy': 0.76529, 'sparsity': 0.0}
     """
-    for row, figures in paper_rows():
+    for row, point in paper_rows():
         if _is_row(config, row):
-            return {"test_accuracy": figures.test_accuracy, "sparsity": figures.sparsity}
+            return {"test_accuracy": point.test_accuracy, "sparsity": point.sparsity}
     return None
 
 
-def paper_rows() -> Iterator[tuple[TrainConfig, PublishedFigures]]:
-    """Yield every run of the paper that has published figures."""
-    for mu, figures in _VGG16_CIFAR10.items():
-        yield vgg16_cifar10(mu), figures
-    for mu, figures in _WRN28X10_CIFAR10.items():
-        yield wrn28x10_cifar10(mu), figures
-    for mu, figures in _WRN28X10_CIFAR100.items():
-        yield wrn28x10_cifar100(mu), figures
-    for schedule, points in _RESNET50_IMAGENET.items():
-        for (mu, c), figures in points.items():
-            yield resnet50_imagenet(schedule, mu, c), figures
-    dense = (vgg16_cifar10(), wrn28x10_cifar10(), wrn28x10_cifar100(), resnet50_imagenet("fixed"))
-    for config in dense:
-        yield replace(config, method="sgd"), _SGD[config.model, _kind(config)]
+def paper_rows() -> Iterator[tuple[TrainConfig, PublishedPoint]]:
+    """Yield the config and the figures of every run of the paper that a recipe repeats."""
+    for setting in paper().settings:
+        recipe: Callable[..., TrainConfig] = RECIPES[f"{setting.model}_{setting.data}"]
+        for series in setting.series:
+            if series.method not in ("sgd", "grda"):
+                continue
+            for point in series.points:
+                given = {"schedule": point.schedule, "mu": point.mu}
+                config = recipe(**{name: value for name, value in given.items() if value})
+                yield replace(config, method=series.method, c=point.c or 0.0), point
 
 
 def _cifar(model: str, data: str, *, epochs: int, c: float, mu: float) -> TrainConfig:

@@ -12,7 +12,10 @@ from dirprune._support.decode import build
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """A published result; accuracy and sparsity in [0, 1], ``std`` over its runs."""
+    """A published result; accuracy and sparsity in [0, 1], ``std`` over its runs.
+
+    ``schedule`` is that of :func:`dirprune.train.recipes.resnet50_imagenet`, if it has several.
+    """
 
     test_accuracy: float
     std: float | None
@@ -20,6 +23,7 @@ class PublishedPoint:
     runs: int
     c: float | None
     mu: float | None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True)
