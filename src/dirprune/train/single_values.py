@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,25 +19,20 @@ def running_statistics_for_single_values(net: nn.Module, batch_size: int) -> Ite
         net: In training mode.
         batch_size: Images of the batch; the context has an effect only for 1.
     """
-    handles: list[Any] = []
-    if batch_size == 1:
-        for module in net.modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                handles.append(module.register_forward_pre_hook(_freeze))
-                handles.append(module.register_forward_hook(_thaw, always_call=True))
+    layers = [
+        module
+        for module in (net.modules() if batch_size == 1 else ())
+        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
+    ]
+    hooks = [layer.register_forward_pre_hook(_use_running_statistics) for layer in layers]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            layer.training = True
 
 
-def _freeze(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    if module.training and inputs[0].numel() == inputs[0].shape[1]:
-        module.training = False
-        module._frozen_by_single_value = True  # type: ignore[assignment]
-
-
-def _thaw(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-    if module.__dict__.pop("_frozen_by_single_value", False):
-        module.training = True
+def _use_running_statistics(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    layer.training = inputs[0].numel() > inputs[0].shape[1]
