@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dirprune._support.processes import any_rank, rank_and_world
 from dirprune.survey.config import show_duration
+from dirprune.train.display import progress_bars
 from dirprune.train.errors import Stopped
 from dirprune.train.stopping import StopSignals
 
@@ -27,15 +27,7 @@ class SurveyDisplay:
         self._out = out
         self._console = Console(quiet=rank_and_world()[0] > 0)
         self._stop = StopSignals()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._bars = progress_bars(self._console)
 
     def __enter__(self) -> "SurveyDisplay":
         """Install the signal handlers and show bars."""

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,8 +24,8 @@ PRINT_EVERY = 60.0
 _log = logging.getLogger(__name__)
 
 
-class Display(Protocol):
-    """Receives the progress of the training loop."""
+class Display:
+    """Receives the progress of the training loop, and shows nothing."""
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
         """The run starts, or resumes after ``step`` steps, with ``total`` trainable parameters."""
@@ -40,7 +40,7 @@ class Display(Protocol):
         """The run has ended, successfully or not."""
 
 
-class Displays:
+class Displays(Display):
     """Several displays as one; without any, it shows nothing.
 
     Args:
@@ -71,7 +71,7 @@ class Displays:
             display.stop()
 
 
-class TensorBoard:
+class TensorBoard(Display):
     """Writes the figures of each epoch as TensorBoard scalars.
 
     It does not use torch's SummaryWriter, whose thread prints a traceback when the disk is full.
@@ -93,9 +93,6 @@ class TensorBoard:
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
-    def step(self, step: int) -> None:
-        """Do nothing: steps are not written."""
-
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write every number of the epoch."""
         values = [
@@ -105,16 +102,13 @@ class TensorBoard:
         ]
         self._write(step=record["step"], summary=Summary(value=values))
 
-    def stop(self) -> None:
-        """Do nothing: every record is already written."""
-
     def _write(self, **fields: Any) -> None:
         with naming_errors(self._path), self._path.open("ab") as file:
             event = Event(wall_time=time.time(), **fields)
             RecordWriter(file).write(event.SerializeToString())
 
 
-class LogDisplay:
+class LogDisplay(Display):
     """A log record per epoch, at level INFO."""
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
@@ -122,18 +116,12 @@ class LogDisplay:
         self._epochs = config.epochs
         _log.info("%s on %s, %s, from step %d", config.model, config.data, config.method, step)
 
-    def step(self, step: int) -> None:
-        """Do nothing: steps are not logged."""
-
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Log the epoch's figures."""
         _log.info(epoch_line(record, self._epochs))
 
-    def stop(self) -> None:
-        """Do nothing."""
 
-
-class ConsoleDisplay:
+class ConsoleDisplay(Display):
     """A line per epoch; in a terminal bars with the remaining time, elsewhere a line per minute.
 
     No line is wider than 50 columns, unless a name is long.
@@ -144,15 +132,7 @@ class ConsoleDisplay:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
+        self._bars = progress_bars(self.console)
 
     def start(self, config: TrainConfig, total: int, steps_per_epoch: int, step: int) -> None:
         """Print model, data, method and the headings of the columns."""
@@ -194,6 +174,19 @@ class ConsoleDisplay:
     def _print(self, line: str) -> None:
         # Paths may contain text that rich would interpret as markup or an emoji.
         self.console.print(line, markup=False, emoji=False, highlight=False)
+
+
+def progress_bars(console: Console) -> Progress:
+    """Make progress bars with the remaining time, which are only shown in a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:

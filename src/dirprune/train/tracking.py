@@ -13,6 +13,7 @@ from accelerate.utils.dataclasses import LoggerType
 
 from dirprune._support.suggestions import did_you_mean
 from dirprune.train.config import TECHNICAL, TrainConfig
+from dirprune.train.display import Display
 
 FOLDER = "tracking"
 """Folder inside a run's folder for the files of a tracker."""
@@ -41,7 +42,7 @@ def check_tracker(name: str | None) -> None:
         raise ImportError(f"tracker {name} needs its package: pip install {name}")
 
 
-class Tracking:
+class Tracking(Display):
     """Sends the config and the figures of each epoch to an accelerator's tracker.
 
     A resumed run continues its run in the tracker. If the tracker fails later, for example because
@@ -79,9 +80,6 @@ class Tracking:
         except Exception as error:
             self._accelerator.trackers.clear()
             raise ValueError(f"the tracker does not start: {error or type(error)}") from error
-
-    def step(self, step: int) -> None:
-        """Do nothing: steps are not logged."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Log every number of the epoch, the test error, and the images per second."""
