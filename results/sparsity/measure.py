@@ -90,14 +90,18 @@ def build(job: Job) -> nn.Module:
 
 
 def run(job: Job) -> Result:
-    """Train once, in this process, on one thread."""
+    """Train once with the job's method."""
+    makers: dict[str, Maker] = SGD if job.problem == "fashion-cnn" else ADAM
+    return train(job, makers["dense" if job.method == "narrow" else job.method])
+
+
+def train(job: Job, make: Maker) -> Result:
+    """Train once with the optimizer that ``make`` returns, in this process, on one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
     begun = time.monotonic()
     problem = PROBLEMS[job.problem]()
     model = build(job).to(memory_format=torch.channels_last)  # faster convolutions on CPUs
-    makers: dict[str, Maker] = SGD if job.problem == "fashion-cnn" else ADAM
-    make = makers["dense" if job.method == "narrow" else job.method]
     optimizer = make(model, job.lr, problem.steps, job.sparsity)
     base = [group["lr"] for group in optimizer.param_groups]
     for step, (x, y) in enumerate(problem.batches(job.seed)):

@@ -151,19 +151,21 @@ ADAM: dict[str, Maker] = {
 }
 """For transformers: Adam's direction."""
 
-_SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+SGD_OPTIONS = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 
 def _grda(power: float, end: float = 0.75) -> Maker:
     def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
         plan = SparsityPlan(sparsity, steps, begin=0.0, end=end)
-        return GRDA(groups(model, plan=None, c=0.0), lr=lr, plan=plan, power=power, **_SGD)
+        return GRDA(groups(model, plan=None, c=0.0), lr=lr, plan=plan, power=power, **SGD_OPTIONS)
 
     return make
 
 
 def _sgd_pruned(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
-    return prune_gradually(torch.optim.SGD(groups(model), lr=lr, **_SGD), steps, sparsity, 0, 0.75)
+    return prune_gradually(
+        torch.optim.SGD(groups(model), lr=lr, **SGD_OPTIONS), steps, sparsity, 0, 0.75
+    )
 
 
 def _pat(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
@@ -175,12 +177,12 @@ def _pat(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
         "prox_type": "GlobalMinSparsityConstraint", "group_type": "KElementGrouper", "k": 1,
         "min_sparsity": sparsity, "min_sparsity_schedule": True,
     }  # fmt: skip
-    sgd = torch.optim.SGD([planned, dense], lr=lr, **_SGD)
+    sgd = torch.optim.SGD([planned, dense], lr=lr, **SGD_OPTIONS)
     return PruneOptimizer(sgd, healing_start_step=round(0.75 * steps))
 
 
 def _sgd(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=lr, **_SGD)
+    return torch.optim.SGD(model.parameters(), lr=lr, **SGD_OPTIONS)
 
 
 SGD: dict[str, Maker] = {
