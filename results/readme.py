@@ -200,6 +200,18 @@ def layer_table() -> str:
     return "\n".join(parts)
 
 
+def coverage_table() -> str:
+    """How many public networks the engine runs, and the largest difference from torch."""
+    lines = ["| library | networks | pass | largest difference |", "|---|---|---|---|"]
+    for path in sorted((HERE / "models").glob("*.csv")):
+        with path.open(newline="") as file:
+            networks = list(csv.DictReader(file))
+        passed = [float(row["difference"]) for row in networks if row["outcome"] == "ok"]
+        library = path.stem.replace("torchvision_segmentation", "torchvision, segmentation")
+        lines.append(f"| {library} | {len(networks)} | {len(passed)} | {max(passed):.1e} |")
+    return "\n".join(lines)
+
+
 def tables_of(folder: str) -> dict[str, Callable[[], str]]:
     """The tables of a folder here, whose program lies beside its files."""
     spec = importlib.util.spec_from_file_location(f"{folder}_tables", HERE / folder / "tables.py")
@@ -220,6 +232,7 @@ def filled(text: str) -> str:
         "engine": engine_table(),
         "single": engine_table(single_layers=True),
         "layers": layer_table(),
+        "coverage": coverage_table(),
         "cost": cost.table(),
         **{name: table() for name, table in (tables_of("gpu") | tables_of("structures")).items()},
     }
