@@ -97,5 +97,9 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="outside its own folder"):
         write_report([folder], out)
     assert not out.exists()
-    with pytest.raises(FileNotFoundError, match="nowhere for the report"):
-        write_report([write_run(tmp_path / "run")], tmp_path / "nowhere" / "report.html")
+
+
+def test_the_folder_of_a_report_is_made(tmp_path: Path) -> None:
+    page = tmp_path / "new" / "folder" / "report.html"
+    assert write_report([write_run(tmp_path / "run")], page) == page
+    assert page.exists()

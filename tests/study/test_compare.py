@@ -264,6 +264,14 @@ def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_target_needs_no_c() -> None:
+    config = replace(SHORT, c=0.0, target_sparsity=0.8)
+    Plan(config, ("sgd", "grda", "gmp"), (1,), (0.1,))
+    assert method_config(config, "grda", 0.2, seed=1).target_sparsity == 0.8
+    with pytest.raises(ValueError, match="rda with c = 0"):
+        Plan(config, ("grda", "rda"), (1,), (0.1,))
+
+
 def test_grda_follows_one_threshold_path_at_all_rates() -> None:
     paths = []
     for method, lr in (("grda", 0.1), ("grda", 0.02), ("grda_momentum", 0.05)):

@@ -63,7 +63,8 @@ class Plan:
                 f"sparsity is {self.config.sparsity}, but {self.reference} sets the sparsity of "
                 "all methods: use target_sparsity instead"
             )
-        needing_c = [m for m in self.methods if m in (*REFERENCES, *CALIBRATED)]
+        by_law = () if self.config.target_sparsity else REFERENCES  # a target needs no c
+        needing_c = [m for m in self.methods if m in (*by_law, *CALIBRATED)]
         if needing_c and not self.config.c:
             raise ValueError(
                 f"{needing_c[0]} with c = 0 is SGD: give a c above 0, or leave the method out"

@@ -120,8 +120,6 @@ def pairs(record: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
 
 def write_page(path: Path, text: str) -> Path:
     """Write the page atomically, through a temporary file in the same folder."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} for the report: create it first")
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
