@@ -173,3 +173,27 @@ def test_bad_structures_are_refused() -> None:
         Blocks([[(w, 0, 4)]])
     with pytest.raises(ValueError, match="no block contains"):
         GRDA([odd], plan=SparsityPlan(0.5, 9, structure="channels", blocks=[[(w, 0, 0)]]))
+
+
+@pytest.mark.parametrize("wrong", ["elements", "no plan", "with costs"])
+def test_the_state_of_a_plan_for_channels_needs_the_same_plan(wrong: str) -> None:
+    def optimizer(kind: str, steps: int = 12) -> tuple[nn.Module, GRDA]:
+        net = network()
+        blocks = channel_blocks(net)
+        costs = [(1.0, [i], []) for i in range(len(blocks))] if kind == "with costs" else None
+        options = {"structure": "channels", "blocks": blocks, "costs": costs}
+        if kind == "no plan":
+            return net, GRDA(channel_groups(net), lr=0.05, c=0.01)
+        plan = SparsityPlan(0.5, steps, **({} if kind == "elements" else options))
+        return net, GRDA(channel_groups(net), lr=0.05, plan=plan)
+
+    net, saved = optimizer("channels")
+    train(net, saved, range(3))
+    other_net, other = optimizer(wrong, steps=20)
+    train(other_net, other, range(1))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match=r"the saved plan .*channels.*, then load the state"):
+        other.load_state_dict(saved.state_dict())
+    after = other.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)

@@ -113,6 +113,8 @@ class SparsityPlan(PlanState):
         self.sparsity, self.steps = sparsity, steps
         self.begin, self.end = begin, end
         self.structure, self.minimum = structure, minimum
+        self.weighted = costs is not None
+        """Whether the sparsity is a share of costs."""
         self._check()
         if (structure == "channels") != (blocks is not None):
             raise ValueError(

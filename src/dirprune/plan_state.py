@@ -18,6 +18,7 @@ class PlanState:
     begin: float
     end: float
     structure: str
+    weighted: bool
     minimum: int
     step: int | Tensor
     threshold: float | Tensor
@@ -36,11 +37,33 @@ class PlanState:
 
         Args:
             state: From :meth:`state_dict`.
+
+        Raises:
+            ValueError: If only one of the plans prunes channels, or has costs.
         """
+        self.check_state(state)
         for name in vars(self).keys() & state.keys():
             if name[0] != "_":
                 setattr(self, name, state[name])
         self._check()
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that a saved plan prunes the same as this one.
+
+        Args:
+            state: From :meth:`state_dict`.
+
+        Raises:
+            ValueError: If only one of the plans prunes channels, or has costs.
+        """
+        saved = state.get("structure", self.structure), state.get("weighted", self.weighted)
+        own = self.structure, self.weighted
+        if saved != own and "channels" in (saved[0], own[0]):
+            words = [kind + (" with costs" if weighted else "") for kind, weighted in (saved, own)]
+            raise ValueError(
+                f"the saved plan is for {words[0]}, this one for {words[1]}, and blocks and costs "
+                "are not part of the state: make the plan as before, then load the state"
+            )
 
     @classmethod
     def from_state_dict(cls: type[Plan], state: Mapping[str, Any]) -> Plan:

@@ -37,7 +37,8 @@ class ExactState(Optimizer):
             state_dict: From :meth:`state_dict` of an optimizer with the same groups.
 
         Raises:
-            ValueError: If the groups or the parameters' shapes differ.
+            ValueError: If the groups or the parameters' shapes differ, or only one of two plans
+                prunes channels or has costs.
         """
         loaded: dict[str, Any] = {}
         plans = [group["plan"] for group in self.param_groups]
@@ -53,6 +54,9 @@ class ExactState(Optimizer):
                     f"the saved param groups have {saved_sizes} parameters, the optimizer's "
                     f"{sizes}: make the optimizer with the same groups as the saved one"
                 )
+            for group, plan in zip(processed["param_groups"], plans):
+                if isinstance(state := group.get("plan"), dict):
+                    (plan or SparsityPlan.from_state_dict(state)).check_state(state)
             for p, saved in self._pairs(processed):
                 for key, value in saved.items():
                     is_array = isinstance(value, Tensor) and key not in COUNTERS
