@@ -18,7 +18,7 @@ from problems import PROBLEMS
 from torch import nn
 from torch.optim import Optimizer
 
-import rows
+import rows  # measure knows where it is
 from dirprune import GRDA, AdamGRDA
 
 OUT = Path(__file__).with_name("law.csv")

@@ -1,4 +1,4 @@
-"""Tables and figure of README.md, from runs.csv.
+"""Tables and figure of README.md, from runs.csv and law.csv.
 
 python results/sparsity/tables.py
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
+import law
 from measure import FINAL_SEEDS, MAIN, RATES, SPARSITIES, Job, Result, best_rate, cells, read
 from problems import PROBLEMS
 
@@ -73,6 +74,22 @@ def rate_table(done: dict[Job, Result], problem: str, sparsity: float) -> Iterat
             yield f"| {method} | " + " | ".join(row) + " |"
 
 
+def law_table(done: dict[Job, Result]) -> Iterator[str]:
+    """The paper's law beside a plan with p = 1 at the same sparsity."""
+    yield "| problem | paper's law | its zeros, % | plan, p = 1 | its zeros, % |"
+    yield "|---|---|---|---|---|"
+    for problem, sparsity in law.TARGETS.items():
+        digits = 3 if PROBLEMS[problem]().lower_is_better else 2
+        runs = [r for r in law.rows.read(law.OUT, law.Run) if r.problem == problem and r.seed]
+        if not runs:
+            continue
+        lr = best_rate(done, problem, "grda p=1", sparsity)
+        by_law = cell([r.test for r in runs], runs[0].lr, digits)
+        by_plan = cell(figures(done, problem, "grda p=1", sparsity), lr, digits)
+        zeros = ", ".join(f"{100 * r.zeros:.1f}" for r in runs)
+        yield f"| {problem} | {by_law} | {zeros} | {by_plan} | {100 * sparsity:g} |"
+
+
 def draw(done: dict[Job, Result], problem: str, path: Path) -> None:
     """Test figure against sparsity, with error bars of one standard deviation."""
     import matplotlib as mpl
@@ -126,6 +143,13 @@ def main() -> None:
             flags=re.DOTALL,
         )
         draw(done, problem, HERE / f"{problem}.svg")
+    block = "\n".join(law_table(done))
+    text = re.sub(
+        "<!-- law -->.*?<!-- end law -->",
+        lambda _: f"<!-- law -->\n{block}\n<!-- end law -->",
+        text,
+        flags=re.DOTALL,
+    )
     page.write_text(text)
 
 
