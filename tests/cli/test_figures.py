@@ -61,12 +61,17 @@ def test_a_model_that_the_command_line_names_is_trusted_to_the_end(
 
 
 @pytest.mark.parametrize("name", ["config.json", "comparison.json", "landscape.json", "tune.json"])
-def test_figures_and_landscapes_keep_what_other_commands_wrote(
+def test_commands_keep_what_other_commands_wrote(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_text("{}")
-    for words in (QUICK, ["landscape", "a", "b"], ["train", "--model", "mlp"]):
-        if name != "landscape.json" or words[0] != "landscape":
+    own = {"landscape": "landscape.json", "compare": "comparison.json", "tune": "tune.json"}
+    short = ["--model", "mlp", "--epochs", "1"]
+    for words in (
+        *(QUICK, ["landscape", "a", "b"], ["train", *short], ["tune", *short]),
+        ["compare", *short, "--methods", "sgd"],
+    ):
+        if name != own.get(words[0]):
             assert cli.main([*words, "--out", str(tmp_path)]) == 2
             assert "choose another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]

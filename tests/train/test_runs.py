@@ -147,12 +147,6 @@ def test_the_folder_of_several_runs_is_refused(tmp_path: Path, name: str, overwr
         RunFolder(tmp_path).check_free(overwrite=overwrite)
 
 
-def test_a_file_as_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").touch()
-    with pytest.raises(NotADirectoryError, match="run is a file"):
-        RunFolder(tmp_path / "run").check_free()
-
-
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*file/run"):

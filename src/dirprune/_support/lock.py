@@ -55,6 +55,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
 
     Raises:
         FolderInUse: If another process, or another thread of this one, holds the lock.
+        NotADirectoryError: If the folder is a file.
         OSError: If the folder cannot be written.
 
     Example:
@@ -65,6 +66,8 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
         Traceback (most recent call last):
         dirprune._support.lock.FolderInUse: ...
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: give a folder")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with naming_errors(folder):
         descriptor = _acquire(folder, timeout)

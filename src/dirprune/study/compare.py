@@ -101,8 +101,6 @@ def compare(
     check_tracker(track)
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: give a folder for the comparison")
     _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
     if part is not None:
         return _run_part(plan, folder, Part.parse(part), track)

@@ -10,6 +10,7 @@ from dirprune._support.files import read_json, write_json
 from dirprune.threshold import effective_lr
 from dirprune.train.config import TrainConfig
 from dirprune.train.names import CALIBRATED, COMPARABLE, DENSE, MASKED, REFERENCES, TARGETED
+from dirprune.train.runs import check_contents
 
 
 @dataclass(frozen=True)
@@ -204,11 +205,10 @@ def claim_folder(out: Path, plan: Plan) -> None:
         plan: The plan of the comparison.
 
     Raises:
-        ValueError: If the folder holds a run or another comparison.
+        ValueError: If the folder holds another comparison, or something else.
     """
+    check_contents(out, own="comparison.json")
     path = out / "comparison.json"
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} holds a run: choose another folder for the comparison")
     runs = any(out.glob("*/*/config.json"))
     if path.exists():
         saved = read_json(path).get("plan")

@@ -12,7 +12,7 @@ from dirprune.train.display import Display
 from dirprune.train.errors import Diverged, part_of
 from dirprune.train.loop import train
 from dirprune.train.methods import PLANNED
-from dirprune.train.runs import RunFolder
+from dirprune.train.runs import RunFolder, check_contents
 from dirprune.train.summary import Summary
 
 HELD_OUT = 0.1
@@ -103,10 +103,7 @@ def tune(
     if not mus or not cs or min(cs) <= 0:
         raise ValueError(f"tune needs at least one mu and one c, all above 0, got {mus} and {cs}")
     out = Path(out)
-    if RunFolder(out).config.exists():
-        raise ValueError(f"{out} holds a run: choose another folder for the trials")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: give a folder for the trials")
+    check_contents(out, own="tune.json")
     if not 1 <= epochs <= MOST_EPOCHS:
         raise ValueError(
             f"the epochs of a trial (--tune-epochs) must be in [1, {MOST_EPOCHS}], got {epochs}"

@@ -35,7 +35,6 @@ def process_group(out: Path) -> Iterator[Path]:
 
     Raises:
         FolderInUse: If another survey is writing the folder.
-        NotADirectoryError: If it is a file.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
@@ -46,8 +45,6 @@ def process_group(out: Path) -> Iterator[Path]:
         if not dist.is_initialized():
             dist.init_process_group(backend)
         disconnect_at_exit()
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: give a folder for the landscape")
     folder: AbstractContextManager[Path] = (
         nullcontext(out) if rank_and_world()[0] == 0 else _copy(out)
     )

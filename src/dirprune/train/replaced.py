@@ -97,11 +97,8 @@ def locked_run(run: Path) -> Iterator[None]:
         run: The folder.
 
     Raises:
-        NotADirectoryError: If the path is a file.
         FolderInUse: If another process is writing the run.
     """
-    if run.exists() and not run.is_dir():
-        raise NotADirectoryError(f"{run} is a file: give a folder for the run")
     with locked(run):
         if (run / "checkpoints").is_dir():
             remove_leftovers(run / "checkpoints")

@@ -92,10 +92,7 @@ class RunFolder:
         Raises:
             ValueError: If the folder holds another run, or other files with the names of a
                 run's files.
-            NotADirectoryError: If the path is a file.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file: give a folder for the run")
         own = (self.config, self.metrics, self.summary, self.weights, self.checkpoints)
         taken = [path.name for path in own if path.exists()]
         if taken and not self.holds_run():
