@@ -79,6 +79,9 @@ def test_a_recorded_config_runs_no_code_without_consent(
     words = ["train", "--config", str(file), "--out", str(tmp_path / "out")]
     assert cli.main(words) == 2
     assert "names the code evil:build" in capsys.readouterr().err
+    file.write_text(json.dumps({"config": {"model": "timm:hf_hub:evil/net"}, "versions": {}}))
+    assert cli.main(words) == 2
+    assert "names the code timm:hf_hub:evil/net" in capsys.readouterr().err
     assert cli.main([*words, "--model", "evil:build"]) == 77
 
 

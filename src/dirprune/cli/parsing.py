@@ -21,6 +21,7 @@ from dirprune.cli.figures import FIGURES
 from dirprune.cli.options import config_options, described, help_texts, plain_options
 from dirprune.cli.training import DEMO
 from dirprune.cli.wrapping import Wrapping
+from dirprune.models.names import names_code
 from dirprune.survey.config import SurveyConfig
 from dirprune.train.config import TrainConfig
 from dirprune.train.recipes import RECIPES, get_recipe
@@ -170,7 +171,7 @@ def _recorded_config(path: Path, arguments: list[str]) -> TrainConfig:
         raise ValueError(f"{file} is not the config.json of a run: it has no config")
     config = build(TrainConfig, fields, str(file))
     is_given = any(word.partition("=")[0] == "--model" for word in arguments)
-    if ":" in config.model and not config.model.startswith("timm:") and not is_given:
+    if names_code(config.model) and not is_given:
         raise ValueError(
             f"{file} names the code {config.model} as its model: check it, then add "
             f"--model {config.model}"

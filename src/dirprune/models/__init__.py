@@ -6,9 +6,9 @@ from dirprune._support.lazy import lazy
 
 if TYPE_CHECKING:
     from dirprune.models.factory import build as build
-    from dirprune.models.factory import names_code as names_code
+    from dirprune.models.names import names_code as names_code
 
-_HOME = {"build": "dirprune.models.factory", "names_code": "dirprune.models.factory"}
+_HOME = {"build": "dirprune.models.factory", "names_code": "dirprune.models.names"}
 
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -14,6 +14,7 @@ from torch import nn
 from dirprune._support.suggestions import did_you_mean
 from dirprune.models.convnet import convnet
 from dirprune.models.mlp import mlp
+from dirprune.models.names import TORCHVISION
 from dirprune.models.resnet import resnet20
 from dirprune.models.vgg import vgg16, vgg16_bn
 from dirprune.models.wide_resnet import wrn28x10
@@ -29,9 +30,6 @@ OWN: dict[str, tuple[BuildFunction, int]] = {
     "wrn28x10": (wrn28x10, 1),
 }
 """How to build each of dirprune's own networks, and the smallest side of its images."""
-
-
-_TORCHVISION = "torchvision.models:"
 
 
 def build(
@@ -50,7 +48,7 @@ def build(
             ``torchvision.models:vgg16`` and so on); ``timm:NAME``; or ``module.path:callable``
             for your own model, importable from the working directory and called as
             ``callable(num_classes=num_classes)``. The last form runs code: see
-            :func:`names_code`.
+            :func:`dirprune.models.names_code`.
         num_classes: Number of outputs.
         channels: Channels of the images.
         size: Height and width of the images.
@@ -85,28 +83,14 @@ def build(
         )
     if name.startswith("timm:"):
         model = _from_timm(name.removeprefix("timm:"), num_classes, channels)
-    elif name.startswith(_TORCHVISION):
-        model = _from_torchvision(name.removeprefix(_TORCHVISION), num_classes, channels)
+    elif name.startswith(TORCHVISION):
+        model = _from_torchvision(name.removeprefix(TORCHVISION), num_classes, channels)
     elif ":" in name:
         model = _from_user(name, num_classes)
     else:
         model = _from_torchvision(name, num_classes, channels)
     _check_outputs(model, name, num_classes, (1, channels, *size))
     return model
-
-
-def names_code(name: str) -> bool:
-    """Return whether building a model by this name runs code outside of installed libraries.
-
-    If such a name comes from somebody else's file, the user has to consent before it is built.
-
-    Example:
-        >>> [names_code(name) for name in ("resnet20", "timm:vit_tiny_patch16_224", "mine:net")]
-        [False, False, True]
-    """
-    kind, colon, rest = name.partition(":")
-    remote = kind == "timm" and (":" in rest or "/" in rest)  # a hub or a folder
-    return bool(colon) and (remote or (kind != "timm" and not name.startswith(_TORCHVISION)))
 
 
 def _from_torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
