@@ -12,6 +12,7 @@ import torch
 
 from dirprune._support.environment import environment
 from dirprune._support.files import read_json, write_json, writing
+from dirprune._support.user_errors import is_user_error
 from dirprune.train.config import TrainConfig
 from dirprune.train.replaced import abandon, discard_replaced, locked_run, restore_replaced
 from dirprune.train.runs import RunFolder
@@ -191,6 +192,15 @@ def test_an_incomplete_last_line_of_metrics_is_removed(folder: RunFolder) -> Non
     folder.append_metrics({"epoch": 2, "lr": 0.2})
     first = complete.splitlines()[0]
     assert folder.metrics.read_text().splitlines() == [first, '{"epoch": 2, "lr": 0.2}']
+
+
+def test_metrics_that_are_not_text_are_refused(folder: RunFolder) -> None:
+    folder.metrics.write_bytes(b'{"epoch": 1}\n\xff\n')
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl is not UTF-8 text.*restore it"
+    ) as caught:
+        folder.read_metrics()
+    assert is_user_error(caught.value)
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"lr": 0.1}'])

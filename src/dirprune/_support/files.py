@@ -155,16 +155,27 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"too deeply nested: {error}") from None
 
 
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text, so it is damaged: restore it") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         ValueError: If the file holds something else.
     """
+    text = read_text(path)
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text, so it is damaged: restore it") from None
+        value = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}), so it is damaged: restore it") from None
     if not isinstance(value, dict):

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.environment import environment
-from dirprune._support.files import naming_errors, parse_json, read_json, write_json, writing
+from dirprune._support.files import (
+    naming_errors,
+    parse_json,
+    read_json,
+    read_text,
+    write_json,
+    writing,
+)
 from dirprune.train.config import TECHNICAL, TrainConfig
 from dirprune.train.replaced import restore_replaced, set_aside
 
@@ -201,10 +208,10 @@ class RunFolder:
             until: The last epoch to return; by default all.
 
         Raises:
-            ValueError: If another line is damaged.
+            ValueError: If another line is damaged, or the file is not text.
         """
         records: list[dict[str, Any]] = []
-        text = self.metrics.read_text() if self.metrics.exists() else ""
+        text = read_text(self.metrics) if self.metrics.exists() else ""
         for number, line in enumerate(text.splitlines(keepends=True), start=1):
             try:
                 record = parse_json(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune._support.decode import build
-from dirprune._support.files import parse_json, read_json
+from dirprune._support.files import parse_json, read_json, read_text
 from dirprune.report.shared.numbers import Number, short_name
 
 
@@ -263,7 +263,7 @@ def _read_metrics(path: Path) -> tuple[Epoch, ...]:
     """Return every epoch once: the later line if a resumed run repeated one."""
     if not path.is_file():
         return ()
-    lines = _text(path).split("\n")
+    lines = read_text(path).split("\n")
     last = len(lines) - 1  # text after the last newline: empty, unless the writer was killed
     epochs = {}
     for i, line in enumerate(lines):
@@ -271,17 +271,10 @@ def _read_metrics(path: Path) -> tuple[Epoch, ...]:
             continue
         try:
             record = parse_json(line)
-        except (ValueError, RecursionError):
+        except ValueError:
             if i == last:
                 break
             raise ValueError(f"{path}, line {i + 1} is not JSON: the file is damaged") from None
         epoch = build(Epoch, record, f"{path}, line {i + 1}")
         epochs[epoch.epoch] = epoch
     return tuple(epochs[e] for e in sorted(epochs))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text, so it is damaged: restore it") from None
