@@ -15,6 +15,7 @@ from dirprune.groups import param_groups
 from dirprune.quantile import magnitudes, mark_smallest
 from dirprune.train.config import TrainConfig
 from dirprune.train.evaluation import epoch_record, refresh_statistics
+from dirprune.train.methods import trainable
 from dirprune.train.replaced import discard_replaced, locked_run
 from dirprune.train.runs import RunFolder
 from dirprune.train.session import Progress, open_session
@@ -93,7 +94,7 @@ def prune_magnitude(
     """
     groups = [group for group in param_groups(model, prune) if "c" not in group]
     weights = [p for group in groups for p in group["params"] if p.requires_grad]
-    number = round(sparsity * sum(p.numel() for p in model.parameters() if p.requires_grad))
+    number = round(sparsity * trainable(model))
     prunable = sum(p.numel() for p in weights)
     if number > prunable:
         raise ValueError(

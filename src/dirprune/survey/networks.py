@@ -21,7 +21,7 @@ from dirprune.survey.data import TrainingBatches, frozen_data
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
 from dirprune.train.trained import read_trained_config
-from dirprune.train.weights import read_weights
+from dirprune.train.weights import model_tensors, read_weights
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,7 @@ class Subject:
     def point_of(self, moment: Moment) -> Point:
         """Read a checkpoint's weights and buffers."""
         tensors, _ = load_checkpoint(moment.file)
-        prefix = "model."
-        weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return self.layout.point(weights, str(moment.file))
+        return self.layout.point(model_tensors(tensors), str(moment.file))
 
 
 def open_subject(paths: Sequence[Path], config: SurveyConfig) -> Subject:

@@ -31,6 +31,7 @@ from dirprune.train.evaluation import (
     refresh_statistics,
     share_buffers,
 )
+from dirprune.train.methods import trainable
 from dirprune.train.replaced import abandon, discard_replaced, is_replacing, locked_run
 from dirprune.train.resources import limited_threads, naming_out_of_memory
 from dirprune.train.runs import RunFolder
@@ -164,8 +165,8 @@ def _train_all(
     session: Session, progress: Progress, folder: RunFolder, display: Display
 ) -> Summary:
     """Train from the current step to the end; only the main process gets a summary."""
-    total = sum(p.numel() for p in session.net.parameters() if p.requires_grad)
     try:
+        total = trainable(session.net)
         display.start(session.config, total, session.steps_per_epoch, progress.step)
         with StopSignals() as stop:
             while progress.step < len(session.lrs):

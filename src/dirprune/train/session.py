@@ -32,7 +32,7 @@ from dirprune.train.methods import build_optimizer
 from dirprune.train.runs import check_same_config
 from dirprune.train.schedule import learning_rates
 from dirprune.train.tracking import check_tracker
-from dirprune.train.weights import load_weights, read_weights
+from dirprune.train.weights import load_weights, model_tensors, read_weights
 
 _log = logging.getLogger(__name__)
 
@@ -262,9 +262,7 @@ def restore(
             f"{origin} belongs to a run of dirprune 0.1 that changes c to reach its target: "
             "resume it with dirprune 0.1, or start again with --overwrite (overwrite=True)"
         )
-    prefix = "model."
-    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    load_weights(session.net, weights, origin)
+    load_weights(session.net, model_tensors(tensors), origin)
     session.optimizer.load_state_dict(unpack(meta["optimizer"], tensors))
     for p, state in session.optimizer.state.items():
         for key, value in state.items():

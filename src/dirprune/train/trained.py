@@ -8,7 +8,7 @@ from dirprune._support import decode
 from dirprune.models import build, names_code
 from dirprune.train.config import TrainConfig
 from dirprune.train.runs import RunFolder
-from dirprune.train.weights import load_weights, read_weights
+from dirprune.train.weights import load_weights, model_tensors, read_weights
 
 NetworkAndShape = tuple[nn.Module, tuple[int, int, int]]
 """A network in evaluation mode, and the shape of one input: channels, height, width."""
@@ -56,8 +56,7 @@ def trained_network(
     )
     tensors = read_weights(weights)
     if any(name.startswith("optimizer") for name in tensors):  # a checkpoint
-        found = ((n, n.removeprefix("model."), t) for n, t in tensors.items())
-        tensors = {short: tensor for name, short, tensor in found if name != short}
+        tensors = model_tensors(tensors)
     load_weights(net, tensors, str(weights))
     return net.float().eval(), shape
 

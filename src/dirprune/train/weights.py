@@ -28,6 +28,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a safetensors file ({error}): give one") from None
 
 
+def model_tensors(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights and buffers in the tensors of a checkpoint, by their names."""
+    prefix = "model."
+    return {n.removeprefix(prefix): t for n, t in checkpoint.items() if n.startswith(prefix)}
+
+
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Load weights and buffers, and name the first tensor that does not fit.
 
