@@ -112,10 +112,8 @@ def energy(of: Mapping[str, DirectionSpectrum], styles: Mapping[str, Style]) -> 
                     **style_options(style, mode="lines"),
                 )
             )
-    drawn = [v for trace in figure.data for v in trace.y]
-    figure.update_xaxes(**decades(x for trace in figure.data for x in trace.x))
-    figure.update_yaxes(**decades(drawn), autorange=True)
-    return figure
+    _log_axes(figure)
+    return figure.update_yaxes(autorange=True)
 
 
 def above(seen: DirectionSpectrum) -> list[tuple[float, float, float]]:
@@ -130,7 +128,7 @@ def above(seen: DirectionSpectrum) -> list[tuple[float, float, float]]:
 def ratios(found: Spectrum, styles: Mapping[str, Style]) -> Figure:
     """Share of each direction in the k sharpest directions, and that of a random direction."""
     figure = empty_figure("k sharpest directions", "|P(w − D)| / |w − D|", height=420)
-    for name, values in list(found.weights_ratios.items()):
+    for name, values in found.weights_ratios.items():
         if name in list(styles)[:2]:
             style = styles[name]
             figure.add_trace(

@@ -1,6 +1,7 @@
 """The tables of the page: one row per network, path or pruned network."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dirprune.report.landscape.measures import (
     barrier,
@@ -23,7 +24,7 @@ from dirprune.report.landscape.styles import PAPER, style_of_method
 from dirprune.report.shared.numbers import MISSING, Number, brief
 from dirprune.report.shared.published import Setting
 from dirprune.report.shared.styles import Style
-from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
+from dirprune.report.shared.tables import Columns, Table, TableRow, tabulate
 
 Styles = Mapping[str, Style]
 
@@ -33,15 +34,10 @@ def answers(found: Landscape, styles: Styles) -> Table:
     t = energy_threshold(found)
     k = len(found.hessian.chance) if found.hessian and found.hessian.chance else 0
 
-    def path_barrier(kind: str, quantity: str, data: str) -> Column[NetworkRecord]:
-        unit = f"{data} error, points" if quantity == "error" else f"{data} loss"
-
-        def cell(network: NetworkRecord) -> str:
-            ways = found.curve.get(network.name)
-            path = (ways.line if kind == "line" else ways.bezier) if ways else None
-            return _barrier(path, quantity, data)
-
-        return Column(f"{kind}: barrier of {unit}", cell)
+    def on_path(network: NetworkRecord, kind: str, quantity: str, data: str) -> str:
+        ways = found.curve.get(network.name)
+        path = (ways.line if kind == "line" else ways.bezier) if ways else None
+        return _barrier(path, quantity, data)
 
     def energy(network: NetworkRecord) -> str:
         bounds = energy_bounds(found, network.name, t) if t else None
@@ -51,20 +47,18 @@ def answers(found: Landscape, styles: Styles) -> Table:
         direction = direction_spectrum(found, network.name)
         return brief(direction.rayleigh) if direction else MISSING
 
-    columns = [
-        Column[NetworkRecord]("zeros, %", lambda n: _cell(n.zeros, 100)),
-        Column[NetworkRecord]("distance to D", lambda n: brief(n.distance)),
-        Column[NetworkRecord]("test error, %", lambda n: _cell(error_of(n), 100)),
-        path_barrier("line", "loss", "train"),
-        path_barrier("curve", "loss", "train"),
-        path_barrier("curve", "error", "test"),
-        Column[NetworkRecord](
-            f"in the {k} sharpest, share", lambda n: _known(sharp_share(found, n.name))
-        ),
-        Column[NetworkRecord]("times chance", lambda n: _known(times_chance(found, n.name))),
-        Column[NetworkRecord]("mean curvature", curvature),
-        Column[NetworkRecord](f"energy above {brief(t)}, %", energy),
-    ]
+    columns: Columns[NetworkRecord] = {
+        "zeros, %": lambda n: _cell(n.zeros, 100),
+        "distance to D": lambda n: brief(n.distance),
+        "test error, %": lambda n: _cell(error_of(n), 100),
+        "line: barrier of train loss": lambda n: on_path(n, "line", "loss", "train"),
+        "curve: barrier of train loss": lambda n: on_path(n, "curve", "loss", "train"),
+        "curve: barrier of test error, points": lambda n: on_path(n, "curve", "error", "test"),
+        f"in the {k} sharpest, share": lambda n: _known(sharp_share(found, n.name)),
+        "times chance": lambda n: _known(times_chance(found, n.name)),
+        "mean curvature": curvature,
+        f"energy above {brief(t)}, %": energy,
+    }
     note = (
         "D is the dense reference, G the sparse network. Barrier: largest excess of the values on"
         " the path to D over linear interpolation between its ends; if G's barrier is not above"
@@ -74,51 +68,47 @@ def answers(found: Landscape, styles: Styles) -> Table:
         " |w − D|². Energy: rigorous bounds of the share of |w − D|² in eigenvalues above a"
         " hundredth of the largest."
     )
-    titles, rows = tabulate(columns, _with_styles(found.networks[1:], styles))
-    return Table("Valley and sharp directions", "network", titles, rows, note)
+    items = _with_styles(found.networks[1:], styles)
+    return tabulate("Valley and sharp directions", "network", columns, items, note)
 
 
 def networks(found: Landscape, styles: Styles) -> Table:
     """Origin, loss and error of every network."""
-    columns = [
-        Column[NetworkRecord]("role", lambda n: {"dense": "D", "sparse": "G"}.get(n.role, n.role)),
-        Column[NetworkRecord]("method", lambda n: n.method or MISSING),
-        Column[NetworkRecord]("seed", lambda n: MISSING if n.seed is None else str(n.seed)),
-        Column[NetworkRecord](
-            "batch seed", lambda n: MISSING if n.batch_seed is None else str(n.batch_seed)
-        ),
-        Column[NetworkRecord]("norm", lambda n: brief(n.norm)),
-        Column[NetworkRecord]("train loss, stored", lambda n: _loss(n.stored, "train")),
-        Column[NetworkRecord]("train loss, measured", lambda n: _loss(n.measured, "train")),
-        Column[NetworkRecord]("test loss, stored", lambda n: _loss(n.stored, "test")),
-        Column[NetworkRecord]("test loss, measured", lambda n: _loss(n.measured, "test")),
-        Column[NetworkRecord]("test error, stored, %", lambda n: _error(n.stored)),
-        Column[NetworkRecord]("test error, measured, %", lambda n: _error(n.measured)),
-    ]
+    columns: Columns[NetworkRecord] = {
+        "role": lambda n: {"dense": "D", "sparse": "G"}.get(n.role, n.role),
+        "method": lambda n: n.method or MISSING,
+        "seed": lambda n: MISSING if n.seed is None else str(n.seed),
+        "batch seed": lambda n: MISSING if n.batch_seed is None else str(n.batch_seed),
+        "norm": lambda n: brief(n.norm),
+        "train loss, stored": lambda n: _loss(n.stored, "train"),
+        "train loss, measured": lambda n: _loss(n.measured, "train"),
+        "test loss, stored": lambda n: _loss(n.stored, "test"),
+        "test loss, measured": lambda n: _loss(n.measured, "test"),
+        "test error, stored, %": lambda n: _error(n.stored),
+        "test error, measured, %": lambda n: _error(n.measured),
+    }
     note = (
         "Stored: with the BatchNorm statistics saved with the network. Measured: with statistics"
         " that are determined in the same way for all networks and all points between them."
     )
-    titles, rows = tabulate(columns, _with_styles(found.networks, styles))
-    return Table("The networks", "network", titles, rows, note)
+    items = _with_styles(found.networks, styles)
+    return tabulate("The networks", "network", columns, items, note)
 
 
 def paths(found: Landscape, styles: Styles, paper: Setting | None) -> Table | None:
     """Length and barriers of every line and curve, with the paper's for the same network."""
-    columns = [
-        Column[PathRecord]("length / distance", _stretch),
-        Column[PathRecord]("train loss at the ends", lambda p: _ends(p.loss.get("train"))),
-        Column[PathRecord]("largest train loss", lambda p: _largest(p.loss.get("train"))),
-        Column[PathRecord]("barrier of train loss", lambda p: _barrier(p, "loss", "train")),
-        Column[PathRecord]("barrier, augmented", lambda p: _barrier(p, "loss", "augmented")),
-        Column[PathRecord]("largest test loss", lambda p: _largest(p.loss.get("test"))),
-        Column[PathRecord]("barrier of test loss", lambda p: _barrier(p, "loss", "test")),
-        Column[PathRecord]("test error at the ends, %", lambda p: _ends(p.error.get("test"), 100)),
-        Column[PathRecord]("largest test error, %", lambda p: _largest(p.error.get("test"), 100)),
-        Column[PathRecord](
-            "barrier of test error, points", lambda p: _barrier(p, "error", "test")
-        ),
-    ]
+    columns: Columns[PathRecord] = {
+        "length / distance": _stretch,
+        "train loss at the ends": lambda p: _ends(p.loss.get("train")),
+        "largest train loss": lambda p: _largest(p.loss.get("train")),
+        "barrier of train loss": lambda p: _barrier(p, "loss", "train"),
+        "barrier, augmented": lambda p: _barrier(p, "loss", "augmented"),
+        "largest test loss": lambda p: _largest(p.loss.get("test")),
+        "barrier of test loss": lambda p: _barrier(p, "loss", "test"),
+        "test error at the ends, %": lambda p: _ends(p.error.get("test"), 100),
+        "largest test error, %": lambda p: _largest(p.error.get("test"), 100),
+        "barrier of test error, points": lambda p: _barrier(p, "error", "test"),
+    }
     items = [
         (f"{styles[name].label}, {kind}", styles[name].colour, path)
         for name, ways in found.curve.items()
@@ -127,12 +117,13 @@ def paths(found: Landscape, styles: Styles, paper: Setting | None) -> Table | No
     ]
     if not items:
         return None
-    titles, rows = tabulate(columns, items)
-    published = tuple(_published_path(row, titles) for row in _published_rows(paper))
+    published = _published_rows(paper)
     note = "Ends: the network's, then D's. Largest: on the path, including its ends." + (
         " The paper measured the training loss on augmented images." if published else ""
     )
-    return Table("Lines and curves to D", "from", titles, rows + published, note)
+    table = tabulate("Lines and curves to D", "from", columns, items, note)
+    more = (_published_path(row, table.columns) for row in published)
+    return replace(table, rows=(*table.rows, *more))
 
 
 def one_shot(found: Landscape, styles: Styles) -> Table | None:
@@ -140,15 +131,15 @@ def one_shot(found: Landscape, styles: Styles) -> Table | None:
     pruned = found.directional.rows if found.directional else ()
     if not pruned:
         return None
-    columns = [
-        Column[Pruned]("zeros, %", lambda r: _cell(r.sparsity, 100)),
-        Column[Pruned]("train loss", lambda r: brief(r.train.loss) if r.train else MISSING),
-        Column[Pruned]("test error, %", lambda r: _known(r.test.error if r.test else None, 100)),
-        Column[Pruned]("with new BatchNorm, %", lambda r: _error(r.refreshed)),
-        Column[Pruned]("zeros shared with magnitude, %", lambda r: _known(r.overlap, 100)),
-        Column[Pruned]("lost by clipping, %", lambda r: _known(r.clipped, 100)),
-        Column[Pruned]("in the sharp directions, %", lambda r: _known(r.off_flat, 100)),
-    ]
+    columns: Columns[Pruned] = {
+        "zeros, %": lambda r: _cell(r.sparsity, 100),
+        "train loss": lambda r: brief(r.train.loss) if r.train else MISSING,
+        "test error, %": lambda r: _known(r.test.error if r.test else None, 100),
+        "with new BatchNorm, %": lambda r: _error(r.refreshed),
+        "zeros shared with magnitude, %": lambda r: _known(r.overlap, 100),
+        "lost by clipping, %": lambda r: _known(r.clipped, 100),
+        "in the sharp directions, %": lambda r: _known(r.off_flat, 100),
+    }
     items = []
     for row in pruned:
         style = style_of_method(row.method, styles)
@@ -158,8 +149,7 @@ def one_shot(found: Landscape, styles: Styles) -> Table | None:
         "No training after pruning. Lost by clipping: the share of |λ P₀ sign(w)| that is lost"
         " because weights stop at zero. In the sharp directions: the share of |w − D| in them."
     )
-    titles, rows = tabulate(columns, items)
-    return Table("D pruned in one shot", "method", titles, rows, note)
+    return tabulate("D pruned in one shot", "method", columns, items, note)
 
 
 def published(settings: Sequence[Setting]) -> Table:

@@ -16,7 +16,7 @@ from dirprune.report.shared.numbers import (
     times,
 )
 from dirprune.report.shared.page import Card
-from dirprune.report.shared.tables import Column, Table, TableRow, tabulate
+from dirprune.report.shared.tables import Columns, Table, TableRow, tabulate
 
 
 def cards(arms: Sequence[Arm]) -> list[Card]:
@@ -44,39 +44,38 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
 
 def summary_table(arms: Sequence[Arm]) -> Table:
     """Return the main figures, one row per arm."""
-    columns = [
-        Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
-        Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
-        Column[Arm]("against dense, points", lambda a: _against_dense(a, arms)),
-        Column[Arm]("file, kB", _file_cell),
-        Column[Arm]("latency, ms", _latency_cell),
-        Column[Arm]("seeds", seeds_text),
-    ]
+    columns: Columns[Arm] = {
+        "zeros, %": lambda a: _cell(a, "sparsity", _hundredths),
+        "test accuracy, %": lambda a: _cell(a, "test_accuracy", _hundredths),
+        "against dense, points": lambda a: _against_dense(a, arms),
+        "file, kB": _file_cell,
+        "latency, ms": _latency_cell,
+        "seeds": seeds_text,
+    }
     note = (
         "Figures of the last epoch. Zeros: exact zeros / all trainable parameters. Several seeds:"
         " mean ± sample standard deviation over finished runs. File: the exported file or, without"
         " an export, the weights compressed by zstd; in brackets, dense size / file size. Dense:"
         " the same optimizer without pruning."
     )
-    titles, rows = tabulate(columns, [(arm.label, arm.colour, arm) for arm in arms])
-    return Table("Results", "setting", titles, rows, note)
+    items = [(arm.label, arm.colour, arm) for arm in arms]
+    return tabulate("Results", "setting", columns, items, note)
 
 
 def full_table(arms: Sequence[Arm]) -> Table:
     """Return all final figures, one row per run."""
-    columns = [
-        Column[Arm]("test accuracy, %", lambda a: _cell(a, "test_accuracy", _hundredths)),
-        Column[Arm]("zeros, %", lambda a: _cell(a, "sparsity", _hundredths)),
-        Column[Arm]("nonzeros", lambda a: _cell(a, "nonzeros", lambda x: fixed(x, 0))),
-        Column[Arm]("test loss", lambda a: _cell(a, "test_loss", significant)),
-        Column[Arm]("train loss", lambda a: _cell(a, "train_loss", significant)),
-        Column[Arm]("peak memory, MiB", lambda a: _cell(a, "peak_memory_mib", _integer)),
-        Column[Arm]("weights after zstd, kB", _compressed),
-        Column[Arm]("status", lambda a: a.runs[0].status),
-    ]
+    columns: Columns[Arm] = {
+        "test accuracy, %": lambda a: _cell(a, "test_accuracy", _hundredths),
+        "zeros, %": lambda a: _cell(a, "sparsity", _hundredths),
+        "nonzeros": lambda a: _cell(a, "nonzeros", _integer),
+        "test loss": lambda a: _cell(a, "test_loss", significant),
+        "train loss": lambda a: _cell(a, "train_loss", significant),
+        "peak memory, MiB": lambda a: _cell(a, "peak_memory_mib", _integer),
+        "weights after zstd, kB": _compressed,
+        "status": lambda a: a.runs[0].status,
+    }
     runs = [replace(arm, label=run.name, runs=(run,)) for arm in arms for run in arm.runs]
-    titles, rows = tabulate(columns, [(run.label, run.colour, run) for run in runs])
-    return Table("Every run", "run", titles, rows)
+    return tabulate("Every run", "run", columns, [(run.label, run.colour, run) for run in runs])
 
 
 def layer_table(arm: Arm) -> Table | None:

@@ -1,8 +1,8 @@
 """Tables of the pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from dirprune.report.shared.numbers import MISSING
 
@@ -29,27 +29,30 @@ class Table:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Column(Generic[T]):
-    """A column's title, and a function that formats its cell for one item."""
-
-    title: str
-    cell: Callable[[T], str]
+Columns = Mapping[str, Callable[[T], str]]
+"""Functions that format the cells of an item, by the titles of their columns."""
 
 
 def tabulate(
-    columns: Sequence[Column[T]], items: Sequence[tuple[str, str, T]]
-) -> tuple[tuple[str, ...], tuple[TableRow, ...]]:
-    """Return the titles and rows of a table, without empty columns.
+    title: str,
+    heading: str,
+    columns: Columns[T],
+    items: Sequence[tuple[str, str, T]],
+    note: str = "",
+) -> Table:
+    """Make a table, without empty columns.
 
     Args:
-        columns: All columns.
+        title: The table's title.
+        heading: The title of its first column.
+        columns: The other columns.
         items: Label, colour and item of each row.
+        note: Explains the columns.
     """
-    cells = [[column.cell(item) for _, _, item in items] for column in columns]
-    kept = [i for i, column in enumerate(cells) if any(cell != MISSING for cell in column)]
-    rows = tuple(
-        TableRow(label, colour, tuple(cells[i][k] for i in kept))
+    cells = {name: [cell(item) for _, _, item in items] for name, cell in columns.items()}
+    kept = {name: own for name, own in cells.items() if any(cell != MISSING for cell in own)}
+    rows = (
+        TableRow(label, colour, tuple(own[k] for own in kept.values()))
         for k, (label, colour, _) in enumerate(items)
     )
-    return tuple(columns[i].title for i in kept), rows
+    return Table(title, heading, tuple(kept), tuple(rows), note)
