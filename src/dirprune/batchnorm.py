@@ -72,12 +72,7 @@ def _call(batch: Any) -> Call:
 
 @torch.no_grad()
 def refresh_statistics(model: nn.Module, calls: Iterable[Call]) -> int:
-    """Do what :func:`refresh_batchnorm` does, for any arguments of the model.
-
-    Args:
-        model: Any module.
-        calls: The arguments of every call, for at least one batch.
-    """
+    """Do what :func:`refresh_batchnorm` does, for any arguments of the model."""
     model = unwrap(model)  # torch.compile would compile again for every mode
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:

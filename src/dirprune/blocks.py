@@ -23,9 +23,6 @@ Slice = tuple[Tensor, int, int]
 def check_two_four(p: Tensor) -> None:
     """Check that a parameter has groups of four along its input dimension, 1.
 
-    Args:
-        p: Any parameter of the plan.
-
     Raises:
         ValueError: If its dimension 1 is not divisible by four.
     """
@@ -176,9 +173,6 @@ class Blocks:
 
     def check_reachable(self, sparsity: float) -> None:
         """Check that the blocks can save a share of the cost.
-
-        Args:
-            sparsity: The share.
 
         Raises:
             ValueError: If they cannot, although every parameter keeps at most one block.

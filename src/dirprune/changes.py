@@ -22,10 +22,8 @@ WHOLE, LINE, SPARSE = 4096, 4096, 64
 def adopt(batch: ParameterBatch) -> None:
     """Set v from the weights that differ from the result of the last step.
 
-    All other entries of v keep their bits. Nothing is copied to the host.
-
-    Args:
-        batch: The parameters; dense parameters are skipped.
+    All other entries of v keep their bits. Dense parameters are skipped. Nothing is copied to the
+    host.
     """
     if batch.g_before is None:
         return
@@ -139,11 +137,7 @@ class LastWeights:
 
     @_disable_dynamo
     def remember(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
-        """Record the identity of the weights after this step.
-
-        Args:
-            state: The optimizer's state.
-        """
+        """Record the identity of the weights after this step."""
         weights = [p for p, own in state.items() if "v" in own]
         if any(map(is_sharded, set(map(type, weights)))):
             weights = [p for p in weights if not is_sharded(type(p))]

@@ -141,11 +141,7 @@ class FlatProjector:
 
 
 def check_finite(w: Tensor) -> None:
-    """Raise a ValueError if a weight is NaN or infinite.
-
-    Args:
-        w: Weights with shape (d,).
-    """
+    """Raise a ValueError if a weight is NaN or infinite."""
     if wrong := int((~w.isfinite()).sum()):
         raise ValueError(
             f"{wrong:,} of {len(w):,} weights are NaN or infinite: give weights from before "

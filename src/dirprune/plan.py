@@ -132,14 +132,7 @@ class SparsityPlan(PlanState):
         self._restart()
 
     def owned_by(self, optimizer: object) -> "SparsityPlan":
-        """Return this plan for an optimizer, or a copy at step 0 if it belongs to another.
-
-        Args:
-            optimizer: An object that identifies the optimizer.
-
-        Returns:
-            The plan that the optimizer has to use.
-        """
+        """Return this plan for an optimizer, or a copy at step 0 if it belongs to another."""
         if self._owner is None or self._owner is optimizer:
             return self.taken_by(optimizer)
         plan = copy.copy(self)
@@ -333,9 +326,6 @@ class SparsityPlan(PlanState):
 
     def check_parameter(self, p: Tensor) -> None:
         """Check that a parameter fits the structure.
-
-        Args:
-            p: A parameter of the plan.
 
         Raises:
             ValueError: If it does not fit.

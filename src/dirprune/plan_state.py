@@ -24,19 +24,12 @@ class PlanState:
     threshold: float | Tensor
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the options and the progress as plain numbers.
-
-        Returns:
-            A state for :meth:`load_state_dict`.
-        """
+        """Return the options and the progress as plain numbers."""
         state = {name: value for name, value in vars(self).items() if name[0] != "_"}
         return state | {"step": int(self.step), "threshold": float(self.threshold)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore options and progress.
-
-        Args:
-            state: From :meth:`state_dict`.
 
         Raises:
             ValueError: If only one of the plans prunes channels, or has costs.
@@ -68,12 +61,6 @@ class PlanState:
     @classmethod
     def from_state_dict(cls: type[Plan], state: Mapping[str, Any]) -> Plan:
         """Make a plan from a saved state.
-
-        Args:
-            state: From :meth:`state_dict`.
-
-        Returns:
-            A new plan.
 
         Raises:
             ValueError: If the plan prunes channels.

@@ -13,12 +13,7 @@ class PlanWarnings:
         self._known: set[str] = set()
 
     def give(self, step: int, message: str) -> None:
-        """Log a warning, unless it was given before.
-
-        Args:
-            step: The optimizer's step.
-            message: What was found, and what to do.
-        """
+        """Log a warning, unless it was given before."""
         if message not in self._known:
             self._known.add(message)
             _logger.warning("step %d: %s", step, message)
@@ -40,14 +35,7 @@ class PlanWarnings:
             )
 
     def check_minimum(self, step: int, zeros: int, minimum: int, sizes: Sequence[int]) -> None:
-        """Warn if the minimum of every tensor leaves fewer zeros than planned.
-
-        Args:
-            step: The optimizer's step.
-            zeros: Planned number of zeros.
-            minimum: Nonzero entries that every tensor keeps.
-            sizes: Entries of every tensor.
-        """
+        """Warn if the minimum of every tensor leaves fewer zeros than planned."""
         most = sum(max(0, size - minimum) for size in sizes)
         if zeros > most:
             self.give(

@@ -209,13 +209,6 @@ def count_above(tensors: Sequence[Tensor], g: Tensor) -> Tensor:
 def largest_magnitudes(t: Tensor, number: int) -> Tensor:
     """Return the ``number`` largest magnitudes of a tensor in descending order, over all shards.
 
-    Args:
-        t: A tensor or DTensor.
-        number: At most the number of its entries.
-
-    Returns:
-        A vector of ``number`` entries.
-
     Example:
         >>> largest_magnitudes(torch.tensor([3.0, -5.0, 1.0]), 2)
         tensor([5., 3.])
@@ -232,27 +225,12 @@ def largest_magnitudes(t: Tensor, number: int) -> Tensor:
 
 
 def flat(t: Tensor) -> Tensor:
-    """View a tensor as a vector, in memory order, without a copy if it is dense in memory.
-
-    Args:
-        t: Any strides.
-
-    Returns:
-        A vector of all its entries.
-    """
+    """View a tensor as a vector, in memory order, without a copy if it is dense in memory."""
     return flat_like(t, t)
 
 
 def flat_like(t: Tensor, other: Tensor) -> Tensor:
-    """View a tensor as a vector in the order that :func:`flat` gives another tensor.
-
-    Args:
-        t: Any strides.
-        other: A tensor of the same shape.
-
-    Returns:
-        A vector; a copy if the memory formats differ.
-    """
+    """View a tensor in the order that :func:`flat` gives another; a copy if the formats differ."""
     if t.is_contiguous() and other.is_contiguous():
         return t.view(-1)
     order = sorted(range(t.dim()), key=other.stride, reverse=True)

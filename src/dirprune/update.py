@@ -33,9 +33,6 @@ def update(batch: ParameterBatch) -> None:
 
     Weights that were changed from outside are adopted. On the CPU, rows that are not prepared are
     left to :class:`~dirprune.changes.LastWeights`.
-
-    Args:
-        batch: The parameters.
     """
     group, capturable = batch.group, batch.group["capturable"]
     if batch.prepared and isinstance(batch.prepared.tables, Arrays):

@@ -49,13 +49,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint.
-
-    Args:
-        path: A file of :func:`save_checkpoint`.
-
-    Returns:
-        The tensors, on the CPU, and the metadata.
+    """Read a checkpoint: its tensors, on the CPU, and its metadata.
 
     Raises:
         FileNotFoundError: If the file does not exist.

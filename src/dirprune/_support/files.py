@@ -26,9 +26,6 @@ _UNRELATED_TO_SPACE = (
 def naming_errors(path: Path) -> Iterator[None]:
     """Replace the message of a failed write by one that names the file or folder.
 
-    Args:
-        path: The file or folder that is being written.
-
     Raises:
         OSError: Of the same type as the original error.
     """
@@ -92,12 +89,7 @@ def _private_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files whose writers were killed.
-
-    Args:
-        folder: Folder to clean.
-        name: Name of the final file; by default any.
-    """
+    """Remove temporary files of killed writers, those of the final file ``name`` or all."""
     with os.scandir(folder) as entries:
         found = [e for e in entries if e.name.startswith(".") and e.name.endswith(".part")]
     for entry in found:

@@ -20,11 +20,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory of this process: allocated on the GPU, or resident on the CPU.
-
-    Args:
-        device: The device of the run.
-    """
+    """Return the peak memory of this process: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")  # ru_maxrss on Linux starts at the parent's peak

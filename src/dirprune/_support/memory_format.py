@@ -11,13 +11,6 @@ def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_forma
     1x1 convolution of few channels: there torch 2.14 writes out of bounds in the backward pass
     (seen with 3 and 4 input channels, not with 8).
 
-    Args:
-        model: The network.
-        device: Device of the network.
-
-    Returns:
-        ``torch.channels_last`` or ``torch.contiguous_format``.
-
     Example:
         >>> fastest_layout(nn.Conv2d(3, 8, 3), torch.device("cpu"))
         torch.channels_last

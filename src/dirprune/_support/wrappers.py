@@ -17,9 +17,6 @@ def unwrap(model: nn.Module) -> nn.Module:
     Wrappers are ``torch.compile``, DataParallel, DistributedDataParallel, AveragedModel, FSDP,
     activation checkpointing, DeepSpeed's engine and timm's ModelEma.
 
-    Args:
-        model: Any module.
-
     Example:
         >>> net = nn.Linear(2, 2)
         >>> unwrap(nn.DataParallel(net)) is net

@@ -118,15 +118,7 @@ def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | No
 
 
 def masked(graph: Graph, sparsity: float) -> Graph:
-    """Set the smallest weights of every convolution and linear layer to zero.
-
-    Args:
-        graph: Any graph.
-        sparsity: Share of each layer's weights, in [0, 1).
-
-    Returns:
-        The graph with new weights.
-    """
+    """Set the smallest weights of every convolution and linear layer to zero, a share of each."""
     if not 0 <= sparsity < 1:
         raise ValueError(f"a sparsity must lie in [0, 1), got {sparsity}")
     tensors = dict(graph.tensors)

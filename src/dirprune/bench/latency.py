@@ -194,14 +194,7 @@ def benchmark(
 
 
 def graph_of(model: nn.Module | str | Path, example_inputs: Tensor | None) -> Graph:
-    """Return the graph of a file or module.
-
-    Args:
-        model: As for :func:`benchmark`.
-        example_inputs: As for :func:`benchmark`.
-
-    Returns:
-        Its graph, as captured.
+    """Return the graph of a file or module, given as for :func:`benchmark`.
 
     Raises:
         ValueError: If a file holds weights only, or a module comes without inputs.

@@ -35,14 +35,7 @@ def check_methods(methods: Iterable[str]) -> None:
 def check_name(
     kind: str, name: str, known: Sequence[str], shown: Sequence[str] | None = None
 ) -> None:
-    """Refuse an unknown name.
-
-    Args:
-        kind: Kind of the name, for the message.
-        name: The given name.
-        known: All known names.
-        shown: The names that the message lists; by default all.
-    """
+    """Refuse an unknown name, with a message that lists ``shown``, by default all known names."""
     if name not in known:
         hint = did_you_mean(name, known)
         raise ValueError(f"unknown {kind} {name!r}: {hint}use one of {', '.join(shown or known)}")

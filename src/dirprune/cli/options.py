@@ -160,12 +160,7 @@ def given_options(config: TrainConfig) -> str:
 
 
 def config_options(start: TrainConfig, without: tuple[str, ...] = ()) -> ConfigOptions:
-    """Divide the fields of a config into groups of options.
-
-    Args:
-        start: The config with the defaults.
-        without: Fields that are not options of this command.
-    """
+    """Divide the fields of a config, without some, into groups of options with its defaults."""
     defined = [f.name for f in fields(TrainConfig)]
     known = {name for names in GROUPS.values() for name in names}
     others = [name for name in defined if name not in known]

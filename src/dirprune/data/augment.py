@@ -39,9 +39,6 @@ def flip(images: Tensor, which: Tensor) -> Tensor:
         images: Shape (B, C, H, W).
         which: True where an image is mirrored, with shape (B,).
 
-    Returns:
-        The images, with shape (B, C, H, W).
-
     Example:
         >>> flip(torch.tensor([[[[1, 2]]], [[[1, 2]]]]), torch.tensor([True, False])).flatten()
         tensor([2, 1, 1, 2])
@@ -56,9 +53,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
         images: uint8 with shape (B, C, H, W).
         mean: One number per channel, for images in [0, 1].
         std: One positive number per channel, for images in [0, 1].
-
-    Returns:
-        float32 with shape (B, C, H, W).
 
     Example:
         >>> normalise(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), (0.5,), (0.5,)).flatten()
@@ -83,15 +77,7 @@ class CropFlip:
     mode: Literal["constant", "reflect"] = "constant"
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment a batch.
-
-        Args:
-            images: uint8 with shape (B, C, H, W).
-            rng: Source of the offsets and flips.
-
-        Returns:
-            uint8 with shape (B, C, H, W).
-        """
+        """Augment a batch, with offsets and flips from ``rng``."""
         top, left = torch.from_numpy(rng.integers(2 * self.padding + 1, size=(2, len(images))))
         which = torch.from_numpy(rng.random(len(images)) < 0.5)
         padded = F.pad(images, [self.padding] * 4, mode=self.mode)

@@ -72,9 +72,6 @@ def class_folders(folder: str, parts: Sequence[str]) -> tuple[list[str], list[Fi
 def evaluation_parts(folder: str) -> list[str]:
     """List which of test/ and val/ a folder has; the first one is used for testing.
 
-    Args:
-        folder: Folder that contains the parts.
-
     Returns:
         ``["test", "val"]``, ``["test"]`` or ``["val"]``.
 
@@ -93,9 +90,6 @@ def evaluation_parts(folder: str) -> list[str]:
 
 def decode_small(parts: Sequence[Files]) -> list[Tensor] | None:
     """Decode all images if they have the same small size.
-
-    Args:
-        parts: Files of every part of the data.
 
     Returns:
         uint8 images with shape (N, 3, H, W) for every part; None if they differ in size, are

@@ -110,15 +110,7 @@ class Source(ABC):
 
 
 def num_batches(num_images: int, batch_size: int, *, drop_last: bool = False) -> int:
-    """Count the batches of an epoch.
-
-    Args:
-        num_images: Images in an epoch.
-        batch_size: Images per batch.
-        drop_last: Whether to skip the last batch if it is not full.
-
-    Returns:
-        The number of batches, which may be 0.
+    """Count the batches of an epoch, which may be none.
 
     Example:
         >>> num_batches(5, 2), num_batches(5, 2, drop_last=True)

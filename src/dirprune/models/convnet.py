@@ -11,15 +11,6 @@ def convnet(num_classes: int, channels: int, size: tuple[int, int], width: float
     At width 1 it has 32 and 64 channels and 120 units: 143,026 parameters on scikit-learn's
     digits. Images below 16 pixels are pooled only after the second convolution, larger ones after
     both.
-
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images, each at least 2.
-        width: Factor on channels and units.
-
-    Returns:
-        The network, with PyTorch's default initialisation.
     """
     first, second, hidden = (scaled(n, width) for n in (32, 64, 120))
     pool = 2 if min(size) >= 16 else 1

@@ -20,6 +20,8 @@ from dirprune.models.vgg import vgg16, vgg16_bn
 from dirprune.models.wide_resnet import wrn28x10
 
 BuildFunction = Callable[[int, int, tuple[int, int], float], nn.Module]
+"""Builds a network for a number of classes, the channels of the images, their height and width,
+and a factor on all hidden widths."""
 
 OWN: dict[str, tuple[BuildFunction, int]] = {
     "mlp": (mlp, 1),
@@ -186,13 +188,7 @@ def _check_outputs(
 
 
 def check_trainable(model: nn.Module, name: str, channels: int, size: tuple[int, int]) -> None:
-    """Check that the outputs have a gradient.
-
-    Args:
-        model: A network from :func:`build`; it is in training mode afterwards.
-        name: Its name, for the message.
-        channels: Of its images.
-        size: Of its images.
+    """Check that the outputs have a gradient; the network is in training mode afterwards.
 
     Raises:
         ValueError: If the outputs do not depend on a trainable parameter.

@@ -6,17 +6,7 @@ from dirprune.models.width import scaled
 
 
 def mlp(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
-    """Build a perceptron with one hidden layer of 512 units, as in the authors' MNIST example.
-
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images.
-        width: Factor on the hidden layer.
-
-    Returns:
-        The network, with PyTorch's default initialisation.
-    """
+    """Build a perceptron with one hidden layer of 512 units, as in the authors' MNIST example."""
     hidden = scaled(512, width)
     return nn.Sequential(
         nn.Flatten(),

@@ -44,14 +44,8 @@ class ResidualBlock(nn.Module):
 def resnet20(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
     """Build CIFAR's ResNet-20: three stages of three blocks, 272,474 parameters at 10 classes.
 
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images; any size works.
-        width: Factor on the channels 16, 32 and 64.
-
-    Returns:
-        The network; convolutions have He's normal initialisation with fan-out.
+    At width 1 it has 16, 32 and 64 channels. Convolutions have He's normal initialisation with
+    fan-out.
     """
     before = scaled(16, width)
     layers: list[nn.Module] = [

@@ -17,15 +17,8 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 def vgg16(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
     """Build the paper's VGG16: no BatchNorm, two dropouts, 15,245,130 parameters at 10 classes.
 
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images, each at least 32.
-        width: Factor on all channels and hidden units.
-
-    Returns:
-        The network; convolutions are drawn from a normal distribution with standard deviation
-        ``sqrt(2 / (9 * out_channels))`` and have zero biases, as in the paper's code.
+    Convolutions are drawn from a normal distribution with standard deviation
+    ``sqrt(2 / (9 * out_channels))`` and have zero biases, as in the paper's code.
     """
     hidden = scaled(512, width)
     classifier = [
@@ -44,16 +37,7 @@ def vgg16_bn(num_classes: int, channels: int, size: tuple[int, int], width: floa
     """Build VGG16 with BatchNorm after every convolution and one linear layer at the end.
 
     This form is usual on CIFAR: BatchNorm replaces the dropouts and the hidden linear layers. The
-    network has 14,728,266 parameters at 10 classes.
-
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images, each at least 32.
-        width: Factor on all channels.
-
-    Returns:
-        The network; convolutions are initialised as in `vgg16`.
+    network has 14,728,266 parameters at 10 classes. Convolutions are initialised as in `vgg16`.
     """
     features = _features(channels, width, batchnorm=True)
     return nn.Sequential(*features, nn.Linear(scaled(512, width), num_classes))

@@ -43,14 +43,8 @@ class WideBlock(nn.Module):
 def wrn28x10(num_classes: int, channels: int, size: tuple[int, int], width: float) -> nn.Module:
     """Build the paper's WRN28x10: 36,489,290 parameters at 10 classes, 36,546,980 at 100.
 
-    Args:
-        num_classes: Number of outputs.
-        channels: Channels of the images.
-        size: Height and width of the images; any size works.
-        width: Factor on the channels 16, 160, 320 and 640.
-
-    Returns:
-        The network, with PyTorch's default initialisation, as in the paper's code.
+    At width 1 it has 16, 160, 320 and 640 channels. It has PyTorch's default initialisation, as in
+    the paper's code.
     """
     before = scaled(16, width)
     layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, padding=1)]

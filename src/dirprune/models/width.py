@@ -2,14 +2,7 @@
 
 
 def scaled(hidden: int, width: float) -> int:
-    """Scale a hidden width, to at least 1.
-
-    Args:
-        hidden: Units or channels at width 1.
-        width: Positive factor.
-
-    Returns:
-        The nearest whole number.
+    """Scale a hidden width to the nearest whole number, at least 1.
 
     Example:
         >>> scaled(64, 0.25), scaled(64, 0.001)

@@ -131,16 +131,7 @@ def advance_on_device(
 
 
 def advance_prepared(group: Group, prepared: PreparedGroup, rate: float) -> ParameterBatch:
-    """Advance parameters that share n and step; faster than :func:`advance_group`.
-
-    Args:
-        group: The param group.
-        prepared: All its parameters.
-        rate: The effective learning rate, for the paper's threshold.
-
-    Returns:
-        A single batch.
-    """
+    """Advance parameters that share n and step; faster than :func:`advance_group`."""
     states, c = prepared.states, 0.0 if group["plan"] else group["c"]
     levels = list(map(operator.itemgetter("g"), states))
     n, g = _grown(states[0]["n"], before := levels[0], rate, c, group["mu"])
@@ -164,16 +155,7 @@ def advance_prepared(group: Group, prepared: PreparedGroup, rate: float) -> Para
 def prepare_group(
     state: State, group: Group, batches: list[ParameterBatch]
 ) -> PreparedGroup | None:
-    """Prepare a group's next steps, if all its parameters are in one batch.
-
-    Args:
-        state: The optimizer's state.
-        group: The param group.
-        batches: The result of :func:`advance_group`.
-
-    Returns:
-        All its parameters, or None.
-    """
+    """Prepare a group's next steps; None unless all its parameters are in one batch."""
     rows = batches[0].rows if len(batches) == 1 else []
     if not rows or len(rows) != len(group["params"]):
         return None
@@ -185,15 +167,7 @@ def prepare_group(
 
 
 def kind_of_tables(group: Group, w: Tensor) -> type[triton_step.Tables | Arrays] | None:
-    """The tables with which the steps of a group can be prepared.
-
-    Args:
-        group: The param group.
-        w: One of its parameters.
-
-    Returns:
-        The class; None if the steps cannot be prepared.
-    """
+    """The class of the tables with which the steps of a group can be prepared, or None."""
     if group["capturable"] or (group["plan"] and group["plan"].structure != "elements"):
         return None
     if triton_step.is_chosen(group, w):

@@ -198,9 +198,6 @@ class DualAveraging(ExactState):
     def _advance(self, eager: bool) -> tuple[list[ParameterBatch], list[Planned]]:
         """Advance counters and thresholds, and group the parameters into batches.
 
-        Args:
-            eager: Whether the step is not compiled.
-
         Returns:
             The batches, and the plans that renew their threshold after the step.
         """

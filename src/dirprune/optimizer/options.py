@@ -13,10 +13,6 @@ from dirprune.plan import SparsityPlan
 def check_group(group: Group, name: str) -> None:
     """Check the options and the parameters of a new param group.
 
-    Args:
-        group: The group.
-        name: Name of the optimizer, for messages.
-
     Raises:
         ValueError: If an option is out of its range, or a plan does not fit a parameter.
         TypeError: If an option is not a number, or a parameter is complex.
@@ -34,9 +30,6 @@ def check_group(group: Group, name: str) -> None:
 
 def check_options(group: Group) -> None:
     """Check the options that every dual averaging optimizer has.
-
-    Args:
-        group: A param group.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -69,11 +62,7 @@ def check_options(group: Group) -> None:
 
 
 def check_numbers(group: Group, *options: str) -> None:
-    """Check that options are numbers, and scales at least 0 and finite.
-
-    Args:
-        group: A param group.
-        options: Names; ``lr`` may also be a tensor of one element.
+    """Check that options are numbers (``lr`` also as a tensor), and scales at least 0 and finite.
 
     Raises:
         TypeError: If an option is not a number.
@@ -93,14 +82,7 @@ def check_numbers(group: Group, *options: str) -> None:
 
 
 def power_of(group: Group) -> float:
-    """Return a group's power p: by default 1, the paper's, and 2 with a plan.
-
-    Args:
-        group: A param group.
-
-    Returns:
-        The exponent.
-    """
+    """Return a group's power p: by default 1, the paper's, and 2 with a plan."""
     power: float | None = group["power"]
     if power is None:
         return 1.0 if group["plan"] is None else 2.0

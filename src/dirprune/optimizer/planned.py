@@ -58,11 +58,7 @@ class Planned:
 
     @_disable_dynamo
     def renew(self, last: LastWeights) -> None:
-        """Choose the thresholds from all accumulators and apply them.
-
-        Args:
-            last: Identity of the weights after the last step.
-        """
+        """Choose the thresholds from all accumulators and apply them."""
         if not self.is_structured:
             for batch in self._choose(last):
                 threshold(batch)

@@ -118,12 +118,5 @@ class ExactState(Optimizer):
 
 
 def all_plans(groups: Iterable[Group]) -> list[SparsityPlan]:
-    """Return every plan of param groups, once.
-
-    Args:
-        groups: Param groups.
-
-    Returns:
-        The plans in the order of the groups.
-    """
+    """Return every plan of param groups once, in the order of the groups."""
     return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())

@@ -51,9 +51,6 @@ class Part:
     def locked(self, folder: Path) -> Iterator[None]:
         """Refuse a second start of this part while it runs.
 
-        Args:
-            folder: The comparison's folder.
-
         Raises:
             FolderInUse: If the part is running.
         """

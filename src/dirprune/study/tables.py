@@ -44,13 +44,7 @@ class MethodRow:
 
 
 def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MethodRow]:
-    """Average over the runs of every method.
-
-    Args:
-        summaries: Maps each method to the contents of its runs' summary.json.
-
-    Returns:
-        One row per method, in the same order.
+    """Average over the runs of every method, given by their summary.json.
 
     Example:
         >>> run = dict.fromkeys(FIGURES, 1.0) | {"status": "finished"}

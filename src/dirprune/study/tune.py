@@ -142,11 +142,6 @@ def _search(
 def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial:
     """Choose the largest c that keeps accuracy for every mu, and the sparsest of these.
 
-    Args:
-        trials: Trials of any c and mu.
-        reference: The trial with c = 0.
-        tolerance: Largest accepted loss of validation accuracy.
-
     Returns:
         The chosen trial; among equally sparse trials, the most accurate one.
 

@@ -104,13 +104,7 @@ class SurveyConfig:
 
 
 def parse_duration(text: str) -> float:
-    """Parse a duration.
-
-    Args:
-        text: A positive number followed by s, m or h.
-
-    Returns:
-        Seconds.
+    """Return the seconds of a duration, a positive number followed by s, m or h.
 
     Raises:
         ValueError: If the text has another form.

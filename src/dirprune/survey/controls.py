@@ -31,10 +31,6 @@ def controls(dense: Network, sparse: Network, seed: int) -> list[Network]:
 def pruned(w: Tensor, sparsity: float) -> dict[str, Tensor]:
     """Set the smallest weights to zero, and keep or shrink the others.
 
-    Args:
-        w: Weights with shape (d,).
-        sparsity: Share of zeros.
-
     Returns:
         ``magnitude`` and ``soft_threshold``, with the same zeros.
 

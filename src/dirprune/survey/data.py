@@ -66,11 +66,6 @@ def frozen_data(
 
     All images stay in memory, so their number is limited: see :data:`MEMORY_SHARE`.
 
-    Args:
-        source: The data set.
-        config: Its ``samples``, ``test_samples`` and ``seed`` are read.
-        memory_format: Memory format of the images.
-
     Returns:
         Frozen data by name: train, test, and augmented if training augments.
     """

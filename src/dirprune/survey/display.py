@@ -48,9 +48,6 @@ class SurveyDisplay:
     def start(self, title: str) -> Callable[[int, int], None]:
         """Start the progress of one task.
 
-        Args:
-            title: Name of the task.
-
         Returns:
             A function of the number of finished units and of all units; it raises `Stopped` after
             a signal.

@@ -92,15 +92,7 @@ def measure_units(subject: Subject, config: SurveyConfig) -> Units:
 
 
 def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]:
-    """Estimate the duration of every part.
-
-    Args:
-        config: The survey.
-        size: Its amounts of work.
-        units: Durations of single operations.
-
-    Returns:
-        Seconds by part.
+    """Estimate the duration of every part in seconds.
 
     Example:
         >>> size = Size(others=5, runs=1, batches=100, moments=0, batchnorm=False)
@@ -131,15 +123,7 @@ def estimate(config: SurveyConfig, size: Size, units: Units) -> dict[str, float]
 def within(
     config: SurveyConfig, seconds: float, cost: Callable[[SurveyConfig], float]
 ) -> SurveyConfig:
-    """Reduce the numbers of a survey until it fits a time budget.
-
-    Args:
-        config: Its numbers are upper limits.
-        seconds: The budget.
-        cost: Estimates the duration of a survey in seconds.
-
-    Returns:
-        The config with smaller numbers.
+    """Reduce the numbers of a survey, which are upper limits, until it fits a time budget.
 
     Raises:
         ValueError: If even the smallest survey takes longer.

@@ -91,11 +91,6 @@ class Record:
     def begin(self, config: SurveyConfig, subject: str, device: str) -> None:
         """Start, or resume.
 
-        Args:
-            config: The requested survey.
-            subject: Digest of networks and data.
-            device: Name of the device.
-
         Raises:
             ValueError: If the folder holds the figures of another survey, or is damaged.
         """

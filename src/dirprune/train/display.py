@@ -192,10 +192,6 @@ def progress_bars(console: Console) -> Progress:
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     """Format the figures of an epoch in at most 50 columns.
 
-    Args:
-        record: A line of metrics.jsonl.
-        epochs: Number of epochs of the run.
-
     Returns:
         Epoch, training loss, accuracies on training, test and (if any) validation data, share of
         zeros and time.

@@ -30,10 +30,6 @@ class Evaluation(NamedTuple):
 def epoch_record(session: Session, progress: Progress) -> dict[str, Any]:
     """Evaluate, and return the figures of the epoch that has just ended.
 
-    Args:
-        session: The run.
-        progress: With the totals of the epoch.
-
     Returns:
         A line of metrics.jsonl, the same in every process. ``varies`` is false if all test
         images get the same scores, because a whole layer is zero.

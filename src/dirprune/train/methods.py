@@ -143,17 +143,9 @@ def trainable(model: nn.Module) -> int:
 
 
 def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> SparsityPlan | None:
-    r"""Plan the sparsity of the prunable parameters that gives the target over all parameters.
+    r"""Plan the sparsity of the prunable parameters that gives the target, if any, over all.
 
     .. math:: s_{plan} = s \\, N_{trainable} / N_{pruned}
-
-    Args:
-        config: Its ``target_sparsity``, ``prune`` and plan options are read.
-        model: The network.
-        total_steps: Optimizer steps of the whole run.
-
-    Returns:
-        The plan, or None without a target.
 
     Raises:
         ValueError: If the target needs more zeros than there are prunable parameters.
@@ -227,11 +219,6 @@ parameters.
 
 def build_optimizer(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
     """Make the optimizer that ``config.method`` names.
-
-    Args:
-        config: The options of the method.
-        model: The model to optimise.
-        total_steps: Optimizer steps of the whole run.
 
     Returns:
         An optimizer whose ``state_dict`` holds the complete state of the method.

@@ -162,10 +162,7 @@ def get_recipe(name: str) -> TrainConfig:
 
 
 def published(config: TrainConfig) -> dict[str, float] | None:
-    """Return the paper's figures for a config.
-
-    Args:
-        config: Any config; seed, device, precision and the folder of the data do not matter.
+    """Return the paper's figures for a config; seed, device and the data's folder do not matter.
 
     Returns:
         ``test_accuracy`` and ``sparsity``, or None if the paper has no such run.

@@ -20,11 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def set_aside(run: Path) -> None:
-    """Move only the files of a run into :data:`ASIDE`.
-
-    Args:
-        run: Folder of a run.
-    """
+    """Move only the files of a run into :data:`ASIDE`."""
     aside = run / ASIDE
     for file in run_files(run):
         moved = aside / file.relative_to(run)
@@ -34,14 +30,7 @@ def set_aside(run: Path) -> None:
 
 
 def restore_replaced(run: Path) -> bool:
-    """Undo :func:`set_aside`, unless the new run has saved something.
-
-    Args:
-        run: Folder of the new run, in any state after a kill.
-
-    Returns:
-        Whether there was a run to restore.
-    """
+    """Undo :func:`set_aside`, unless the new run has saved; return whether a run was restored."""
     aside = run / ASIDE
     if not is_replacing(run) or _has_replaced(run):
         discard_replaced(run)
@@ -58,11 +47,7 @@ def restore_replaced(run: Path) -> bool:
 
 
 def abandon(run: Path) -> None:
-    """Undo the start of a run that has saved nothing yet, and restore the run that it replaces.
-
-    Args:
-        run: Folder of the new run.
-    """
+    """Undo the start of a run that has saved nothing yet, and restore the run that it replaces."""
     if is_replacing(run):
         restore_replaced(run)
     elif not _saved(run):
@@ -75,11 +60,7 @@ def is_replacing(run: Path) -> bool:
 
 
 def discard_replaced(run: Path) -> None:
-    """Delete the run that has been replaced.
-
-    Args:
-        run: Folder of the new run.
-    """
+    """Delete the run that has been replaced."""
     with naming_errors(run):
         discarded = run / DISCARDED
         if discarded.is_dir():  # a deletion that was cut short
@@ -92,9 +73,6 @@ def discard_replaced(run: Path) -> None:
 @contextmanager
 def locked_run(run: Path) -> Iterator[None]:
     """Lock a run's folder, and clean up after a killed command.
-
-    Args:
-        run: The folder.
 
     Raises:
         FolderInUse: If another process is writing the run.
@@ -111,22 +89,14 @@ def locked_run(run: Path) -> Iterator[None]:
 
 
 def clear(run: Path) -> None:
-    """Delete only the files of a run.
-
-    Args:
-        run: Its folder.
-    """
+    """Delete only the files of a run."""
     for path in run_files(run):
         path.unlink()
     _remove_if_empty(run / "checkpoints")
 
 
 def run_files(run: Path) -> list[Path]:
-    """List the files that belong to a run; its config.json comes last.
-
-    Args:
-        run: Its folder.
-    """
+    """List the files that belong to a run; its config.json comes last."""
     names = ("metrics.jsonl", "summary.json", "model.safetensors", "model.dpz", "report.html")
     files = [run / name for name in names]
     files += (run / "checkpoints").glob("step-*.safetensors")

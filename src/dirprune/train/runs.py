@@ -93,9 +93,6 @@ class RunFolder:
     def check_free(self, *, overwrite: bool = False) -> None:
         """Refuse a folder if a new run would destroy files in it.
 
-        Args:
-            overwrite: Whether another run may be replaced.
-
         Raises:
             ValueError: If the folder holds another run, or other files with the names of a
                 run's files.
@@ -116,9 +113,6 @@ class RunFolder:
 
     def check_resumable(self, config: TrainConfig) -> None:
         """Refuse to resume a run with another config, or a run that has diverged.
-
-        Args:
-            config: The config for resuming.
 
         Raises:
             FileNotFoundError: If there is no run.
@@ -202,10 +196,7 @@ class RunFolder:
         return summary is not None and summary["status"] in ("finished", "diverged")
 
     def read_metrics(self, until: int | None = None) -> list[dict[str, Any]]:
-        """Return the figures of every epoch, without an incomplete last line.
-
-        Args:
-            until: The last epoch to return; by default all.
+        """Return the figures of every epoch up to ``until``, without an incomplete last line.
 
         Raises:
             ValueError: If another line is damaged, or the file is not text.

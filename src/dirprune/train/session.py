@@ -133,11 +133,6 @@ class Progress:
 def open_accelerator(config: TrainConfig, track: str | None = None, folder: Path = Path()) -> Any:
     """Choose the device and connect to the other processes.
 
-    Args:
-        config: Config of the run.
-        track: The tracker, if any.
-        folder: For the files of a tracker.
-
     Raises:
         ValueError: If this machine lacks the device or the precision, or the tracker is unknown.
         ImportError: If the package of the tracker is missing.
@@ -175,14 +170,7 @@ def _was_meant_to_be_several() -> bool:
 
 
 def open_session(config: TrainConfig, accelerator: Any = None) -> Session:
-    """Load the data and build the model and the optimizer of a run.
-
-    Args:
-        config: Config of the run.
-        accelerator: From :func:`open_accelerator`; by default a new one.
-
-    Returns:
-        The session, before its first step.
+    """Load the data and build the model and the optimizer of a run, before its first step.
 
     Raises:
         ValueError: If the config is not possible on this machine or with this data.
@@ -242,16 +230,7 @@ def snapshot(session: Session, progress: Progress) -> tuple[dict[str, Tensor], d
 def restore(
     session: Session, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], origin: str
 ) -> Progress:
-    """Restore a session from a checkpoint.
-
-    Args:
-        session: A new session of the same config.
-        tensors: From :func:`snapshot`.
-        meta: From :func:`snapshot`.
-        origin: The file, for messages.
-
-    Returns:
-        The progress of the run.
+    """Restore a new session of the same config from what :func:`snapshot` returned.
 
     Raises:
         ValueError: If the checkpoint belongs to another model or config.
@@ -286,13 +265,6 @@ def restore(
 
 def restore_latest(session: Session, checkpoints: Path) -> Progress:
     """Restore the latest undamaged checkpoint; without any checkpoint, start at step 0.
-
-    Args:
-        session: A new session of the same config.
-        checkpoints: The folder of the run's checkpoints.
-
-    Returns:
-        The progress of the run.
 
     Raises:
         ValueError: If all checkpoints are damaged, or one belongs to another model or config.

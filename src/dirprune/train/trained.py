@@ -64,10 +64,6 @@ def trained_network(
 def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
     """Read the config of a run, and check its model if it is not trusted.
 
-    Args:
-        run: The run's folder.
-        trust_model: As for :func:`trained_network`.
-
     Raises:
         FileNotFoundError: If there is no run.
         ValueError: If the file is damaged, or the run's model needs consent.
@@ -84,15 +80,6 @@ def read_trained_config(run: Path, *, trust_model: bool = False) -> TrainConfig:
 
 def named_network(name: str, weights: Path, *, num_classes: int, size: int) -> NetworkAndShape:
     """Build a network by its name, for colour images, with weights from a file.
-
-    Args:
-        name: As for :func:`dirprune.models.build`.
-        weights: A safetensors file of its state dict.
-        num_classes: Number of outputs.
-        size: Height and width of the images.
-
-    Returns:
-        The network with these weights.
 
     Raises:
         ValueError: If the name is unknown, or the weights do not fit.

@@ -37,11 +37,6 @@ def model_tensors(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Load weights and buffers, and name the first tensor that does not fit.
 
-    Args:
-        net: Any module.
-        tensors: By the names of its state_dict.
-        origin: The file, for the message.
-
     Raises:
         ValueError: If a name or a shape differs.
     """

@@ -115,11 +115,6 @@ def straight_line(a: Point, b: Point) -> Curve:
 def bent_line(a: Point, b: Point, bends: int) -> Curve:
     """Return the straight line as a curve of higher degree with constant speed.
 
-    Args:
-        a: The first point.
-        b: The last point.
-        bends: Control points between them, at least 1.
-
     Raises:
         ValueError: If ``bends`` is below 1.
     """

@@ -221,14 +221,7 @@ def length(v: Tensor) -> float:
 
 
 def check_memory(op: LinearOperator, vectors: int) -> int:
-    """Check that there is enough memory.
-
-    Args:
-        op: The operator.
-        vectors: Number of vectors that are stored at the same time.
-
-    Returns:
-        The bytes that they need.
+    """Check that memory suffices for a number of vectors; return the bytes that they need.
 
     Raises:
         ValueError: If less memory is available.

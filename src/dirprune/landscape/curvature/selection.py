@@ -36,15 +36,7 @@ class Choice(NamedTuple):
 
 
 def compare(u: Tensor, v: Tensor, once: Tensor, again: Tensor, other: Tensor) -> Check:
-    """Compare products.
-
-    Args:
-        u: A vector.
-        v: Another vector.
-        once: The product with v.
-        again: The product with v, computed a second time.
-        other: The product with u.
-    """
+    """Compare products: ``once`` and ``again`` are those with v, ``other`` is that with u."""
     length = max(float(once.norm()), float(other.norm()), torch.finfo(v.dtype).tiny)
     asymmetry = abs(float(u @ once - v @ other)) / (length * float(u.norm()))
     return Check(asymmetry, float((once - again).norm()) / length)
@@ -56,13 +48,7 @@ def fastest(
     u: Tensor,
     v: Tensor,
 ) -> Choice:
-    """Time every method, and choose the fastest one with symmetric products.
-
-    Args:
-        engines: The methods by name.
-        multiply: Multiplies a vector with a method.
-        u: A random vector.
-        v: Another random vector.
+    """Time every method on two vectors, and choose the fastest one with symmetric products.
 
     Raises:
         TypeError: If an operation of the model has no second derivative.

@@ -90,10 +90,6 @@ _GIVE = "give a list of (inputs, targets), a DataLoader, or two tensors"
 def check_batch(batch: Any, number: int) -> None:
     """Check that a batch is a pair of inputs and targets with equal numbers of samples.
 
-    Args:
-        batch: From a list or loader.
-        number: Its number, for messages.
-
     Raises:
         TypeError: If it is not a pair of tensors or structures of tensors.
         ValueError: If the numbers of samples differ.

@@ -95,9 +95,6 @@ class BatchNormStatistics:
 
         .. math:: \lVert m - m_{\text{stored}} \rVert / \lVert m_{\text{stored}} \rVert
 
-        Args:
-            index: Index of the known point.
-
         Returns:
             The relative difference of all ``running_mean`` and ``running_var``, over all layers,
             infinite if the stored ones are 0; None if the model has no running statistics.

@@ -144,14 +144,7 @@ def save_work(path: Path, tensors: Mapping[str, Tensor], work: Mapping[str, Any]
 
 
 def resumed(path: Path, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read back interrupted work.
-
-    Args:
-        path: A file of :func:`save_work`.
-        work: The metadata that it must have.
-
-    Returns:
-        Tensors and metadata.
+    """Read what :func:`save_work` wrote, whose metadata must agree with ``work``.
 
     Raises:
         ValueError: If it belongs to other work, has a later version, or is damaged.

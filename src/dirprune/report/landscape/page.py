@@ -28,9 +28,6 @@ def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
         out: The page, by default ``report.html`` in the folder; it is replaced only once the new
             page is complete on disk.
 
-    Returns:
-        The page.
-
     Raises:
         FileNotFoundError: If there is no ``landscape.json``, or no folder for the page.
         ValueError: If ``dirprune landscape`` did not write it.
@@ -44,14 +41,7 @@ def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def render(found: Landscape) -> str:
-    """Return the page as text.
-
-    Args:
-        found: As :func:`~dirprune.report.landscape.read.read_landscape` returns it.
-
-    Returns:
-        HTML in which all text from files is escaped.
-    """
+    """Return the page as HTML, in which all text from files is escaped."""
     styles = styles_of(found.networks)
     shown = panels(found, styles)
     drawn = {trace.legendgroup for panel in shown for trace in panel.figure.data}

@@ -252,9 +252,6 @@ class Landscape:
 def read_landscape(folder: Path) -> Landscape:
     """Read a landscape, finished or not.
 
-    Args:
-        folder: Folder of ``landscape.json``.
-
     Returns:
         The landscape; sections that are not measured yet are None or empty mappings.
 

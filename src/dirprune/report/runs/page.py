@@ -49,14 +49,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
 
 def render(results: Results) -> str:
-    """Return the page as text.
-
-    Args:
-        results: As :func:`~dirprune.report.runs.read.read_results` returns them.
-
-    Returns:
-        HTML in which all text from files is escaped.
-    """
+    """Return the page as HTML, in which all text from files is escaped."""
     groups = arms(results.runs)
     shown = panels(groups)
     shared = _shared([run.config for run in results.runs])

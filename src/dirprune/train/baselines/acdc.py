@@ -52,14 +52,7 @@ class ACDC(PrunedSGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Begin a phase if it is due, and take one step.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-        """
+        """Begin a phase if it is due, and take one step."""
         step = self.param_groups[0]["step"]
         before, now = self._is_compressed(step - 1), self._is_compressed(step)
         if now and not before:

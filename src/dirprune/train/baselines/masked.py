@@ -57,14 +57,7 @@ class MaskedSGD(PrunedSGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step, prune if the plan says so, and set pruned weights to zero.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-        """
+        """Take one step, prune if the plan says so, and set pruned weights to zero."""
         loss = super().step(closure)
         number = self._plan.get(self.count_step())
         if number is not None:
@@ -86,9 +79,6 @@ def random_scores(seed: int) -> ScoreFunction:
 
     Args:
         seed: Seed of the run; the scores use another random stream than the initial weights.
-
-    Returns:
-        A function for :class:`MaskedSGD`.
     """
     stream = int(np.random.SeedSequence((seed, 0x6D61736B)).generate_state(1)[0])
 

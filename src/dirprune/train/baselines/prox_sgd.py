@@ -45,14 +45,7 @@ class ProxSGD(SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-        """
+        """Take one step."""
         loss = super().step(closure)
         for group in self.param_groups:
             if level := float(group["lr"]) * group["c"]:

@@ -50,12 +50,7 @@ class PrunedSGD(SGD):
         return step
 
     def prune_smallest(self, scores: Sequence[Tensor], number: int) -> None:
-        """Prune the weights with the smallest scores.
-
-        Args:
-            scores: Scores of every prunable parameter.
-            number: Number of pruned weights, over all parameters together.
-        """
+        """Prune the weights with the smallest scores, over all parameters together."""
         for p, pruned in zip(self.prunable(), mark_smallest(scores, number), strict=True):
             self.set_pruned(p, pruned)
 
@@ -77,11 +72,7 @@ class PrunedSGD(SGD):
             self.state[p]["momentum_buffer"].masked_fill_(mask, 0.0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit-identically.
-
-        Args:
-            state_dict: From an optimizer with the same groups.
-        """
+        """Restore a state bit-identically."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
             if "pruned" in state:

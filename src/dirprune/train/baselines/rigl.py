@@ -79,14 +79,7 @@ class RigL(PrunedSGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step, or change the positions.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-        """
+        """Take one step, or change the positions."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
