@@ -125,12 +125,9 @@ class ForwardOverReverse(AutogradEngine):
     """The derivative of the gradient along v."""
 
     def _one_batch(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
-        with _without_deprecations():
-            return self._derivative(along, x, y)
-
-    def _derivative(self, along: NamedTensors, x: Inputs, y: Tensor) -> NamedTensors:
         slope = grad(self._mean_loss)
-        tangents: NamedTensors = jvp(lambda w: slope(w, x, y), (self._wanted,), (along,))[1]
+        with _without_deprecations():
+            tangents: NamedTensors = jvp(lambda w: slope(w, x, y), (self._wanted,), (along,))[1]
         return tangents
 
 

@@ -235,9 +235,8 @@ class CurvatureProducts:
         for engine in candidates.values():
             if isinstance(engine, GraphEngine):
                 engine.prepare(trial)
-        choice = fastest(candidates, multiply, *self._drawn(0))
-        self.timings = choice.timings
-        return candidates[choice.name]
+        name, self.timings = fastest(candidates, multiply, *self._drawn(0))
+        return candidates[name]
 
     def _plain(self) -> dict[str, ProductEngine]:
         """The autograd methods that the mode allows."""

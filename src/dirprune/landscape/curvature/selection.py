@@ -23,18 +23,6 @@ class Check(NamedTuple):
     difference: float
 
 
-class Choice(NamedTuple):
-    """The fastest method.
-
-    Attributes:
-        name: Name of the method.
-        timings: Seconds per product of every method that works.
-    """
-
-    name: str
-    timings: dict[str, float]
-
-
 def compare(u: Tensor, v: Tensor, once: Tensor, again: Tensor, other: Tensor) -> Check:
     """Compare products: ``once`` and ``again`` are those with v, ``other`` is that with u."""
     length = max(float(once.norm()), float(other.norm()), torch.finfo(v.dtype).tiny)
@@ -47,8 +35,11 @@ def fastest(
     multiply: Callable[[ProductEngine, Tensor], Tensor],
     u: Tensor,
     v: Tensor,
-) -> Choice:
+) -> tuple[str, dict[str, float]]:
     """Time every method on two vectors, and choose the fastest one with symmetric products.
+
+    Returns:
+        The name of the fastest method, and seconds per product of every method that works.
 
     Raises:
         TypeError: If an operation of the model has no second derivative.
@@ -75,7 +66,7 @@ def fastest(
     for name in order:
         check = compare(u, v, *products[name], multiply(engines[name], u))
         if check.difference <= rounding and check.asymmetry <= rounding:
-            return Choice(name, timings)
+            return name, timings
     if missing:  # and the other ways ignore that without an error
         raise TypeError(str(missing[0])) from missing[0]
     if not check.difference <= rounding:

@@ -41,7 +41,7 @@ class LossCalls(TorchFunctionMode):
         elif func in _QUOTIENTS and len(args) == 2 and not kwargs:
             if not isinstance(args[1], Tensor) or args[1].numel() == 1:
                 self._quotients.append((result, float(args[1])))
-        elif getattr(func, "__module__", "") == F.__name__ and "loss" in _loss_name(func):
+        elif getattr(func, "__module__", "") == F.__name__ and _is_loss(func):
             call = _arguments(func, args, kwargs)
             if call is not None and call["reduction"] in ("mean", "batchmean"):
                 self._means.append((result, _divisor(func, call)))
@@ -127,12 +127,9 @@ def position_masses(call: dict[str, Any]) -> Tensor:
     return ((1 - smoothing) * own + smoothing * weight.mean()).mul(counted)
 
 
-def _loss_name(func: Any) -> str:
+def _is_loss(func: Any) -> bool:
     name = getattr(func, "__name__", "")
-    return "loss" if name in ("cross_entropy", "kl_div", *_BINARY) else name
-
-
-_BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+    return "loss" in name or "cross_entropy" in name or name == "kl_div"
 
 
 def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
