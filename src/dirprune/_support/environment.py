@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from dirprune import __version__
@@ -39,7 +40,7 @@ def environment(device: str) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "memory_gib": _memory_gib(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),  # type: ignore[no-untyped-call]
         },
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -63,10 +64,3 @@ def _commit() -> str | None:
         return None
     top, commit = done.stdout.splitlines()
     return commit if Path(top, "src", "dirprune").resolve() == package else None
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -2,9 +2,7 @@
 
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from dirprune import __version__
 from dirprune._support import native
+from dirprune._support.processor import processor_name
 from dirprune._support.sizes import size_text
 from dirprune.bench.quantized import write_int8
 from dirprune.bench.runtimes import INT8, PEERS, Call, Peer, check_peers, is_installed, open_peers
@@ -226,7 +226,7 @@ def sparsity(graph: Graph) -> float:
 
 def machine() -> dict[str, str]:
     """Return the CPU and the versions of everything that is measured."""
-    found = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    found = {"cpu": processor_name(), "cores": str(os.cpu_count()), "python": python_version()}
     installed = [name for name in PEERS if is_installed(name)]
     return found | {"dirprune": __version__} | {name: version(name) for name in installed}
 
@@ -274,11 +274,3 @@ def _measure(
             )
         )
     return rows
-
-
-def _cpu() -> str:
-    if sys.platform.startswith("linux"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
