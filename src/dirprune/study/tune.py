@@ -13,7 +13,6 @@ from dirprune.train.errors import Diverged, part_of
 from dirprune.train.loop import train
 from dirprune.train.methods import PLANNED
 from dirprune.train.runs import RunFolder, check_contents
-from dirprune.train.summary import Summary
 
 HELD_OUT = 0.1
 """Share of the training data for choosing, if the config holds out none."""
@@ -161,8 +160,9 @@ def choose(trials: Sequence[Trial], reference: Trial, tolerance: float) -> Trial
     if not largest:
         best = max(trial.validation_accuracy for trial in trials)
         raise ValueError(
-            f"no c keeps the validation accuracy within {tolerance:.2%} of {_percent(reference)} "
-            f"(best: {best:.2%}): give smaller cs, more epochs or a larger tolerance"
+            f"no c keeps the validation accuracy within {tolerance:.2%} of "
+            f"{reference.validation_accuracy:.2%} (best: {best:.2%}): give smaller "
+            "cs, more epochs or a larger tolerance"
         )
     return max(largest.values(), key=lambda trial: (trial.sparsity, trial.validation_accuracy))
 
@@ -187,16 +187,12 @@ def _run(config: TrainConfig, out: Path, display: Display | None) -> Trial:
     """Train, resume or only read a trial."""
     folder = RunFolder(out)
     started = folder.config.exists()
-    summary: Summary = (folder.read_summary() if started else None) or {}
-    if summary.get("status") != "diverged":
-        try:
-            summary = train(config, out, resume=started, display=display)
-        except Diverged:
-            return Trial(config.mu, config.c, 0.0, 0.0, diverged=True)
-        accuracy = folder.read_metrics()[-1]["validation_accuracy"]
-        return Trial(config.mu, config.c, accuracy, summary["sparsity"])
-    return Trial(config.mu, config.c, 0.0, 0.0, diverged=True)
-
-
-def _percent(trial: Trial) -> str:
-    return f"{trial.validation_accuracy:.2%}"
+    diverged = Trial(config.mu, config.c, 0.0, 0.0, diverged=True)
+    if started and (folder.read_summary() or {}).get("status") == "diverged":
+        return diverged
+    try:
+        summary = train(config, out, resume=started, display=display)
+    except Diverged:
+        return diverged
+    accuracy = folder.read_metrics()[-1]["validation_accuracy"]
+    return Trial(config.mu, config.c, accuracy, summary["sparsity"])

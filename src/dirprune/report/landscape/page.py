@@ -55,7 +55,6 @@ def render(found: Landscape) -> str:
     )
     names = [network.name for network in found.networks[:2]]
     return page(
-        "shared/page.html.jinja",
         shown,
         kind="landscape",
         title=f"Landscape: {' and '.join(names)}" if names else "Landscape",

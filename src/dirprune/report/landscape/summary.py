@@ -7,7 +7,7 @@ from dirprune.report.landscape.measures import (
     times_chance,
 )
 from dirprune.report.landscape.read import SECTIONS, Landscape
-from dirprune.report.shared.numbers import brief, percent
+from dirprune.report.shared.numbers import brief, percent, signed
 from dirprune.report.shared.page import Card
 
 NEGLIGIBLE = 0.01
@@ -65,7 +65,7 @@ def cards(found: Landscape) -> list[Card]:
     ours, theirs = error_of(sparse), error_of(dense)
     cards = [Card("Zeros", percent(sparse.zeros), f"{sparse.name} (G), of all parameters")]
     if ours is not None and theirs is not None:
-        points = f"{100 * (ours - theirs):+.2f} points".replace("-", "−").replace("+0.00", "±0.00")
+        points = f"{signed(100 * (ours - theirs))} points"
         cards.append(Card("Test error against D", points, f"D: {percent(theirs)}"))
     line, curve = (value(found, sparse.name) for value in (line_barrier, curve_barrier))
     if line is not None or curve is not None:

@@ -62,7 +62,6 @@ def render(results: Results) -> str:
     }
     layers = [layer_table(arm) for arm in groups]
     return page(
-        "shared/page.html.jinja",
         shown,
         kind="report",
         title=_title(groups),

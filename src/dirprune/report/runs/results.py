@@ -12,6 +12,7 @@ from dirprune.report.shared.numbers import (
     brief,
     fixed,
     percent,
+    signed,
     significant,
     times,
 )
@@ -29,7 +30,7 @@ def cards(arms: Sequence[Arm]) -> list[Card]:
     return [
         Card("Accuracy", accuracy, seeds)
         if twin is None or points is None
-        else Card(f"Accuracy against {twin.label}", f"{_signed(points)} points",
+        else Card(f"Accuracy against {twin.label}", f"{signed(points)} points",
                   f"{accuracy}, {seeds}"),
         Card("Zeros", percent(arm.final("sparsity").mean), "of all trainable parameters"),
         Card("File", f"{times(ratio)} smaller", size_text(size))
@@ -112,7 +113,7 @@ def points_above(arm: Arm, twin: Arm | None) -> float | None:
 
 def _against_dense(arm: Arm, arms: Sequence[Arm]) -> str:
     points = points_above(arm, baseline(arm, arms)) if arm.is_finished else None
-    return MISSING if points is None else _signed(points)
+    return MISSING if points is None else signed(points)
 
 
 def file_size(arm: Arm) -> tuple[Number, Number]:
@@ -193,10 +194,6 @@ def _mean_and_std(value: Statistic) -> str:
     return f"{fixed(100 * value.mean, 1)} ± {percent(value.std)}".replace(
         " ", "\N{NO-BREAK SPACE}"
     )
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−") if round(points, 2) else "±0.00"
 
 
 def _share(part: int | None, total: int | None) -> str:

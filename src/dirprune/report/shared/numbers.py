@@ -49,6 +49,16 @@ def brief(value: Number) -> str:
     return f"{mantissa}{e}{int(power)}".replace("-", "−") if e else text.replace("-", "−")
 
 
+def signed(points: float) -> str:
+    """Format a difference in percentage points.
+
+    Example:
+        >>> signed(1.5), signed(-0.001)
+        ('+1.50', '±0.00')
+    """
+    return f"{points:+.2f}".replace("-", "−") if round(points, 2) else "±0.00"
+
+
 def times(ratio: float) -> str:
     """Format a ratio.
 

@@ -76,11 +76,10 @@ class Card:
     note: str = ""
 
 
-def page(name: str, panels: Sequence[Panel], **values: Any) -> str:
-    """Fill a template.
+def page(panels: Sequence[Panel], **values: Any) -> str:
+    """Fill the template.
 
     Args:
-        name: Name of the template, from this package.
         panels: The figures, in order.
         **values: The other variables of the template.
 
@@ -88,13 +87,13 @@ def page(name: str, panels: Sequence[Panel], **values: Any) -> str:
         HTML in which all text from files is escaped.
     """
     environment = Environment(
-        loader=PackageLoader("dirprune.report", ""),
+        loader=PackageLoader("dirprune.report.shared", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filled: str = environment.get_template(name).render(
+    filled: str = environment.get_template("page.html.jinja").render(
         panels=panels,
         paper=paper(),
         plotly=Markup(_plotly(panels)),
