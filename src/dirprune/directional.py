@@ -12,6 +12,7 @@ the floor:
 A weight with :math:`s_j < 0` grows, which compensates for the change of the other weights.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -300,5 +301,4 @@ class DirectionalPath:
             )
         if needed == 0:
             return 0.0
-        rank = int(-(-needed // 1))
-        return float(self.breakpoints.sort().values[rank - 1])
+        return float(self.breakpoints.sort().values[math.ceil(needed) - 1])

@@ -75,7 +75,7 @@ def power_threshold(v: Tensor, g: float | Tensor, power: float) -> Tensor:
         >>> power_threshold(torch.tensor([-5.0, 2.5]), 3.0, power=math.inf)
         tensor([-5.,  0.])
     """
-    _check_power(power)
+    check_power(power)
     if not isinstance(g, Tensor) and not 0 <= g < math.inf:
         raise ValueError(f"the threshold g must be at least 0 and finite, got {g}")
     level: Any = g  # torch's overloads do not accept unions
@@ -124,7 +124,7 @@ def invert_threshold(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> T
         >>> invert_threshold(torch.tensor([-4.0, 0.0]), torch.tensor([9.0, 9.0]), 3.0, power=2)
         tensor([-5.,  3.])
     """
-    _check_power(power)
+    check_power(power)
     level: Any = g
     inside = v.nan_to_num(0.0).clamp(-level, level)
     if power == 1:
@@ -139,7 +139,8 @@ def invert_threshold(w: Tensor, v: Tensor, g: float | Tensor, power: float) -> T
     return torch.where(w == 0, inside, outside.copysign(w))
 
 
-def _check_power(power: float) -> None:
+def check_power(power: float) -> None:
+    """Raise a ValueError unless the exponent of the threshold function is at least 1."""
     if not power >= 1:
         raise ValueError(
             f"power must be at least 1 (math.inf for the hard threshold), got {power}"

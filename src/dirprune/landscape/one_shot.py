@@ -10,6 +10,7 @@ d, this is nearly the soft threshold, and sets nearly the same weights to zero. 
 sparsity most weights stop at zero before the end of their step, and the step is no longer flat.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -190,7 +191,7 @@ def _count(w: Tensor, sparsity: float) -> int:
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must lie in [0, 1], got {sparsity}")
     check_finite(w)
-    return int(-(-round(sparsity * len(w), 6) // 1))
+    return math.ceil(round(sparsity * len(w), 6))
 
 
 def _across(step: Tensor, flat: Flat) -> float:

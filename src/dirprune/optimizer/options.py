@@ -8,6 +8,7 @@ from torch import Tensor
 from dirprune._support import native
 from dirprune.batch import Group
 from dirprune.plan import SparsityPlan
+from dirprune.prox import check_power
 
 
 def check_group(group: Group, name: str) -> None:
@@ -40,10 +41,7 @@ def check_options(group: Group) -> None:
         check_numbers(group, "power")
     if not 0 < group["mu"] <= 1:
         raise ValueError(f"mu must lie in (0, 1], got {group['mu']}")
-    if not power_of(group) >= 1:
-        raise ValueError(
-            f"power must be at least 1 (math.inf for the hard threshold), got {group['power']}"
-        )
+    check_power(power_of(group))
     plan = group["plan"]
     if not isinstance(plan, SparsityPlan | None):
         raise TypeError(

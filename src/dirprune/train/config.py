@@ -122,32 +122,35 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the range of every field."""
-        _in_range("width", self.width, 0 < self.width <= 100, "above 0, at most 100")
-        _in_range("epochs", self.epochs, 1 <= self.epochs <= MOST_EPOCHS, f"in [1, {MOST_EPOCHS}]")
-        _in_range("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-        _in_range("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
-        _in_range("c", self.c, 0 <= self.c < math.inf, "at least 0 and finite")
+        require = self._require
+        require("width", 0 < self.width <= 100, "above 0, at most 100")
+        require("epochs", 1 <= self.epochs <= MOST_EPOCHS, f"in [1, {MOST_EPOCHS}]")
+        require("batch_size", self.batch_size >= 1, "at least 1")
+        require("lr", 0 < self.lr < math.inf, "positive and finite")
+        require("c", 0 <= self.c < math.inf, "at least 0 and finite")
         if not 0 < self.mu <= 1:
             raise ValueError(f"mu must lie in (0, 1], got {self.mu}")
-        _in_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _in_range(
-            "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0"
-        )
-        zeros = self.sparsity
-        _in_range("sparsity", zeros, zeros is None or 0 <= zeros < 1, "in [0, 1)")
-        self._check_target()
-        _in_range("lr_steps", self.lr_steps, all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
-        warmup = self.warmup_epochs
-        _in_range("warmup_epochs", warmup, 0 <= warmup <= MOST_EPOCHS, f"in [0, {MOST_EPOCHS}]")
-        _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2**32)")
-        batches = self.batch_seed
-        _in_range("batch_seed", batches, batches is None or 0 <= batches < 2**32, "in [0, 2**32)")
-        _in_range("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
-        _in_range("accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
-        _in_range("keep_checkpoints", self.keep_checkpoints, self.keep_checkpoints >= 1, ">= 1")
-        threads, workers = self.threads, self.workers
-        _in_range("threads", threads, threads is None or 1 <= threads <= 1024, "in [1, 1024]")
-        _in_range("workers", workers, workers is None or 0 <= workers <= 1024, "in [0, 1024]")
+        require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
+        require("sparsity", self.sparsity is None or 0 <= self.sparsity < 1, "in [0, 1)")
+        target = self.target_sparsity
+        require("target_sparsity", target is None or 0 < target < 1, "in (0, 1)")
+        require("power", self.power is None or self.power >= 1, "at least 1")
+        require("plan_begin", 0 <= self.plan_begin < 1, "in [0, 1)")
+        require("plan_end", self.plan_begin < self.plan_end <= 1, "in (plan_begin, 1]")
+        require("lr_steps", all(0 < s < 1 for s in self.lr_steps), "in (0, 1)")
+        require("warmup_epochs", 0 <= self.warmup_epochs <= MOST_EPOCHS, f"in [0, {MOST_EPOCHS}]")
+        require("seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
+        require("batch_seed", 0 <= self.seed_of_batches < 2**32, "in [0, 2**32)")
+        require("validation", 0 <= self.validation < 1, "in [0, 1)")
+        require("accumulation", self.accumulation >= 1, "at least 1")
+        require("keep_checkpoints", self.keep_checkpoints >= 1, ">= 1")
+        require("threads", self.threads is None or 1 <= self.threads <= 1024, "in [1, 1024]")
+        require("workers", self.workers is None or 0 <= self.workers <= 1024, "in [0, 1024]")
+
+    def _require(self, name: str, holds: bool, needed: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {needed}, got {getattr(self, name)}")
 
     @property
     def seed_of_batches(self) -> int:
@@ -158,16 +161,3 @@ class TrainConfig:
     def mask_sparsity(self) -> float:
         """``sparsity`` if given, otherwise 0.9."""
         return 0.9 if self.sparsity is None else self.sparsity
-
-    def _check_target(self) -> None:
-        target, power = self.target_sparsity, self.power
-        _in_range("target_sparsity", target, target is None or 0 < target < 1, "in (0, 1)")
-        _in_range("power", power, power is None or power >= 1, "at least 1")
-        begin, end = self.plan_begin, self.plan_end
-        _in_range("plan_begin", begin, 0 <= begin < 1, "in [0, 1)")
-        _in_range("plan_end", end, begin < end <= 1, "in (plan_begin, 1]")
-
-
-def _in_range(name: str, value: object, holds: bool, needed: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {needed}, got {value}")

@@ -36,10 +36,6 @@ Method = Callable[[TrainConfig, nn.Module, int], Optimizer]
 
 
 def _sgd(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-
-
-def _sgd_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
     return torch.optim.SGD(model.parameters(), lr=config.lr, **_sgd_options(config))
 
 
@@ -104,11 +100,6 @@ def _gmp(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
     return _masked(config, model, gradual_plan, magnitudes, total_steps)
 
 
-def _gmp_momentum(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
-    options = _sgd_options(config)
-    return _masked(config, model, gradual_plan, magnitudes, total_steps, **options)
-
-
 def _magnitude_finetune(config: TrainConfig, model: nn.Module, total_steps: int) -> Optimizer:
     return _masked(config, model, one_shot_plan, magnitudes, total_steps)
 
@@ -123,11 +114,10 @@ def _masked(
     plan: Callable[[int, float, int], dict[int, int]],
     scores: ScoreFunction,
     total_steps: int,
-    **options: Any,
 ) -> Optimizer:
     zeros = plan(total_steps, config.mask_sparsity, trainable(model))
-    options = {"weight_decay": config.weight_decay} | options
-    return MaskedSGD(_prunable_groups(config, model), config.lr, zeros, scores, **options)
+    groups = _prunable_groups(config, model)
+    return MaskedSGD(groups, config.lr, zeros, scores, **_sgd_options(config))
 
 
 def _prunable_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
@@ -174,13 +164,12 @@ def target_plan(config: TrainConfig, model: nn.Module, total_steps: int) -> Spar
 
 
 def _sgd_options(config: TrainConfig) -> dict[str, Any]:
-    decay = {"weight_decay": config.weight_decay}
-    return decay | {"momentum": config.momentum, "nesterov": config.nesterov}
+    return {name: getattr(config, name) for name in ("weight_decay", "momentum", "nesterov")}
 
 
 METHODS: dict[str, Method] = {
     "sgd": _sgd,
-    "sgd_momentum": _sgd_momentum,
+    "sgd_momentum": _sgd,
     "adamw": _adamw,
     "grda": _grda,
     "grda_momentum": _grda,
@@ -188,7 +177,7 @@ METHODS: dict[str, Method] = {
     "prox_sgd": _prox_sgd,
     "rda": _rda,
     "gmp": _gmp,
-    "gmp_momentum": _gmp_momentum,
+    "gmp_momentum": _gmp,
     "hard": _hard,
     "rigl": _rigl,
     "acdc": _acdc,
