@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dirprune.report.landscape.read import Density, Landscape, Spectrum, Top, re
 from dirprune.report.landscape.styles import styles_of
 from dirprune.report.landscape.summary import cards, lead
 from dirprune.report.runs.page import write_report
+from dirprune.report.shared.describing import _title
 from dirprune.report.shared.numbers import brief
 from dirprune.report.shared.published import of_dimension, paper
 
@@ -58,6 +60,14 @@ def test_first_table_has_the_figures_of_the_quadratic(tmp_path: Path) -> None:
     column = next(name for name in row if name.startswith("energy above"))
     low, high = map(number, row[column].split(" to "))
     assert low < share < high
+
+
+def test_a_figure_is_described_by_its_first_axis() -> None:
+    upper, lower = (
+        SimpleNamespace(title=SimpleNamespace(text=text)) for text in ("loss", "error")
+    )
+    for axes in ({"yaxis": upper, "yaxis2": lower}, {"yaxis2": lower, "yaxis": upper}):
+        assert _title(SimpleNamespace(layout=axes), "yaxis") == "loss"
 
 
 def test_titles_are_words(tmp_path: Path) -> None:
