@@ -125,9 +125,6 @@ class MemorySource(Source):
 
     Attributes:
         images: uint8 with shape (N, C, H, W).
-        labels: int64 with shape (N,).
-        mean: Of every channel, for images in [0, 1].
-        std: Of every channel, for images in [0, 1].
         augmentation: The augmentation, or None.
 
     Example:

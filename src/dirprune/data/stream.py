@@ -27,9 +27,6 @@ class StreamSource(Source):
 
     Attributes:
         paths: Path of every image.
-        labels: int64 with shape (N,).
-        mean: Of every channel, for images in [0, 1].
-        std: Of every channel, for images in [0, 1].
         size: Height and width of the model's inputs.
         workers: Decoding processes; 0 decodes in this process.
     """

@@ -69,8 +69,20 @@ class StepRule(Protocol):
         """Compute R of the results of :meth:`backward`."""
 
 
-class ReLU:
-    """The positive part; its second derivative is zero."""
+class PiecewiseLinear:
+    """A step without second derivative: R of its backward pass is the same pass of R g."""
+
+    def backward(self, at: Inputs, g: Tensor, by_weights: bool) -> Back:
+        raise NotImplementedError
+
+    def pull(
+        self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
+    ) -> Back:
+        return self.backward(at, tangent_g, by_weights=True)
+
+
+class ReLU(PiecewiseLinear):
+    """The positive part."""
 
     def forward(self, xs: list[Tensor], weights: list[Weight]) -> tuple[Tensor, Tensor]:
         y = F.relu(xs[0])
@@ -82,13 +94,8 @@ class ReLU:
     def backward(self, at: Inputs, g: Tensor, by_weights: bool) -> Back:
         return [_positive(g, at.kept)], []
 
-    def pull(
-        self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
-    ) -> Back:
-        return self.backward(at, tangent_g, by_weights=True)
 
-
-class MaxPool:
+class MaxPool(PiecewiseLinear):
     """The maximum of every window.
 
     Args:
@@ -117,13 +124,8 @@ class MaxPool:
             )
         ], []
 
-    def pull(
-        self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
-    ) -> Back:
-        return self.backward(at, tangent_g, by_weights=True)
 
-
-class SampleWise:
+class SampleWise(PiecewiseLinear):
     """A linear map without weights, such as an average or a change of shape.
 
     Args:
@@ -144,13 +146,8 @@ class SampleWise:
             x = at.values[0].detach().requires_grad_()
             return [torch.autograd.grad(self._function(x), x, g)[0]], []
 
-    def pull(
-        self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
-    ) -> Back:
-        return self.backward(at, tangent_g, by_weights=True)
 
-
-class Add:
+class Add(PiecewiseLinear):
     """The sum of two values, broadcast to one shape."""
 
     def forward(
@@ -166,11 +163,6 @@ class Add:
 
     def backward(self, at: Inputs, g: Tensor, by_weights: bool) -> Back:
         return [g.sum_to_size(shape) for shape in at.kept[:2]], []
-
-    def pull(
-        self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
-    ) -> Back:
-        return self.backward(at, tangent_g, by_weights=True)
 
 
 class Smooth:
