@@ -197,3 +197,51 @@ def test_the_state_of_a_plan_for_channels_needs_the_same_plan(wrong: str) -> Non
     after = other.state_dict()
     assert after["param_groups"] == before["param_groups"]
     torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+
+
+def test_groups_that_share_a_plan_for_channels_share_it_after_loading() -> None:
+    def optimizer(second: SparsityPlan | None, shared: bool) -> tuple[nn.Module, GRDA]:
+        net = network()
+        plan = SparsityPlan(0.5, 12, structure="channels", blocks=channel_blocks(net))
+        groups = [
+            {"params": list(net[:2].parameters())},
+            {"params": net[3].parameters(), "plan": plan if shared else second},
+            {"params": net[5].parameters(), "plan": None, "c": 0.0},
+        ]
+        return net, GRDA(groups, lr=0.05, plan=plan)
+
+    net, saved = optimizer(None, shared=True)
+    train(net, saved, range(3))
+    for second in (None, SparsityPlan(0.5, 12)):
+        _, other = optimizer(second, shared=False)
+        other.load_state_dict(saved.state_dict())
+        first, shared, dense = (group["plan"] for group in other.param_groups)
+        assert first is shared
+        assert (first.step, first.structure, dense) == (3, "channels", None)
+
+
+def test_two_saved_plans_for_channels_are_refused_by_one_before_anything_changes() -> None:
+    net = network()
+    blocks = channel_blocks(net)
+    plans = [
+        SparsityPlan(0.5, 12, structure="channels", blocks=part)
+        for part in (blocks[:12], blocks[12:])
+    ]
+    parts = [list(net[:2].parameters()), list(net[3].parameters())]
+    rest = {"params": net[5].parameters(), "plan": None, "c": 0.0}
+    groups = [{"params": part, "plan": plan} for part, plan in zip(parts, plans, strict=True)]
+    saved = GRDA([*groups, rest], lr=0.05)
+    train(net, saved, range(3))
+
+    other_net = network()
+    plan = SparsityPlan(0.5, 12, structure="channels", blocks=channel_blocks(other_net))
+    parts = [list(other_net[:2].parameters()), list(other_net[3].parameters())]
+    rest = {"params": other_net[5].parameters(), "plan": None, "c": 0.0}
+    other = GRDA([*({"params": part} for part in parts), rest], lr=0.05, plan=plan)
+    train(other_net, other, range(1))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match="prunes channels"):
+        other.load_state_dict(saved.state_dict())
+    assert other.state_dict()["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(other.state_dict()["state"], before["state"], rtol=0, atol=0)
+    train(other_net, other, range(1, 2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dirprune.landscape import GaussNewton, Hessian, Objective
 from dirprune.landscape.curvature.diagonal import gauss_newton_diagonal
+from dirprune.landscape.objectives.weights import LossInputs, batch_weights
 
 D = torch.float64
 CLASS_WEIGHTS = torch.tensor([0.2, 3.0, 0.7], dtype=D)
@@ -224,3 +225,15 @@ def test_a_model_that_computes_its_own_loss() -> None:
     )
     found = torch.stack([hessian(e) for e in torch.eye(6, dtype=D)])
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="needs a newer torch")
+def test_ignored_targets_do_not_count_in_the_fused_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 4, generator=generator)
+    batches = [
+        LossInputs(torch.randn(4, 4, generator=generator), torch.tensor(y))
+        for y in ([0, 1, 2, 0], [1, 1, 2, 0], [0, -100, -100, -100])
+    ]
+    found = batch_weights(lambda h, y: F.linear_cross_entropy(h, weight, y), batches)
+    assert found == pytest.approx([4, 4, 1], rel=1e-6)

@@ -49,6 +49,23 @@ def test_one_pixel_is_normalised_by_the_running_statistics() -> None:
     assert all(module.training for module in net.modules())
 
 
+def test_a_norm_that_the_network_freezes_stays_frozen() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.norm.eval()
+            return self.norm(x)
+
+    net = Frozen()
+    with running_statistics_for_single_values(net, 1):
+        assert torch.equal(net(torch.ones(1, 3, 4)), torch.ones(1, 3, 4) / (1 + 1e-5) ** 0.5)
+    assert not net.norm.training
+    assert int(net.norm.num_batches_tracked) == 0
+
+
 def test_a_failing_forward_leaves_the_network_in_training_mode() -> None:
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
     with pytest.raises(RuntimeError), running_statistics_for_single_values(net, 1):

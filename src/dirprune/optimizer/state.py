@@ -41,7 +41,7 @@ class ExactState(Optimizer):
                 prunes channels or has costs.
         """
         loaded: dict[str, Any] = {}
-        plans = [group["plan"] for group in self.param_groups]
+        plans: list[SparsityPlan | None] = []
 
         def see(_: Optimizer, processed: dict[str, Any]) -> None:
             loaded.update(processed)
@@ -54,9 +54,7 @@ class ExactState(Optimizer):
                     f"the saved param groups have {saved_sizes} parameters, the optimizer's "
                     f"{sizes}: make the optimizer with the same groups as the saved one"
                 )
-            for group, plan in zip(processed["param_groups"], plans):
-                if isinstance(state := group.get("plan"), dict):
-                    (plan or SparsityPlan.from_state_dict(state)).check_state(state)
+            plans.extend(_assign_plans(processed["param_groups"], self.param_groups))
             for p, saved in self._pairs(processed):
                 for key, value in saved.items():
                     is_array = isinstance(value, Tensor) and key not in COUNTERS
@@ -73,9 +71,10 @@ class ExactState(Optimizer):
                         self.state[p][key] = value.item() if isinstance(value, Tensor) else value
                     elif isinstance(value, Tensor):
                         self.state[p][key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-            self._restore_plans(
-                [group.get("plan", "none") for group in loaded["param_groups"]], plans
-            )
+            for group, saved, plan in zip(self.param_groups, loaded["param_groups"], plans):
+                group["plan"] = plan
+                if plan is not None and "plan" in saved:
+                    plan.load_state_dict(saved["plan"])
 
         hooks = [
             self.register_load_state_dict_pre_hook(see),
@@ -87,21 +86,6 @@ class ExactState(Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _restore_plans(self, saved: list[Any], present: list[SparsityPlan | None]) -> None:
-        """Load saved progress into the current plans, or into new plans."""
-        restored: dict[int, SparsityPlan] = {}
-        for group, state, plan in zip(self.param_groups, saved, present):
-            if state == "none":
-                group["plan"] = plan
-            elif state is not None:
-                if (index := state["index"]) not in restored:
-                    if plan is None or any(plan is other for other in restored.values()):
-                        restored[index] = SparsityPlan.from_state_dict(state)
-                    else:
-                        restored[index] = plan
-                    restored[index].load_state_dict(state)
-                group["plan"] = restored[index]
 
     def _pairs(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Yield every parameter with its state in the dictionary."""
@@ -120,3 +104,28 @@ class ExactState(Optimizer):
 def all_plans(groups: Iterable[Group]) -> list[SparsityPlan]:
     """Return every plan of param groups once, in the order of the groups."""
     return list({id(p): p for group in groups if (p := group["plan"]) is not None}.values())
+
+
+def _assign_plans(saved: Iterable[Group], present: Iterable[Group]) -> list[SparsityPlan | None]:
+    """Return the plan that each group gets: its own one where possible, otherwise a new one.
+
+    Nothing is changed. Groups that shared a plan share one again. A group of version 0.1 has no
+    plan in its state and keeps its own.
+
+    Raises:
+        ValueError: If a plan's blocks or costs cannot be restored.
+    """
+    plans: list[SparsityPlan | None] = []
+    used: dict[int, SparsityPlan] = {}
+    for group, own in zip(saved, present):
+        plan, state = own["plan"], group.get("plan")
+        if isinstance(state, dict):
+            if state["index"] not in used:
+                if plan is None or any(plan is other for other in used.values()):
+                    plan = SparsityPlan.from_state_dict(state)
+                plan.check_state(state)
+                used[state["index"]] = plan
+            plans.append(used[state["index"]])
+        else:
+            plans.append(plan if "plan" not in group else None)
+    return plans

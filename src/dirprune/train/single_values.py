@@ -19,20 +19,25 @@ def running_statistics_for_single_values(net: nn.Module, batch_size: int) -> Ite
         net: In training mode.
         batch_size: Images of the batch; the context has an effect only for 1.
     """
-    layers = [
-        module
-        for module in (net.modules() if batch_size == 1 else ())
-        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
-    ]
-    hooks = [layer.register_forward_pre_hook(_use_running_statistics) for layer in layers]
+    changed: set[nn.Module] = set()
+
+    def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if layer.training and inputs[0].numel() == inputs[0].shape[1]:
+            layer.training = False
+            changed.add(layer)
+
+    def after(layer: nn.Module, *_: object) -> None:
+        if layer in changed:
+            layer.training = True
+            changed.remove(layer)
+
+    handles = []
+    for module in net.modules() if batch_size == 1 else ():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(after, always_call=True))
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in layers:
-            layer.training = True
-
-
-def _use_running_statistics(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    layer.training = inputs[0].numel() > inputs[0].shape[1]
+        for handle in handles:
+            handle.remove()

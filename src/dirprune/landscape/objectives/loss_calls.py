@@ -129,7 +129,13 @@ def position_masses(call: dict[str, Any]) -> Tensor:
 
 def _is_loss(func: Any) -> bool:
     name = getattr(func, "__name__", "")
-    return "loss" in name or "cross_entropy" in name or name == "kl_div"
+    return "loss" in name or name in _OTHER_LOSSES
+
+
+_OTHER_LOSSES = (
+    "cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div",
+)  # fmt: skip
+"""The losses of torch without "loss" in their names. linear_cross_entropy calls one of these."""
 
 
 def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
