@@ -327,7 +327,6 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
         (lambda m, x: x[x > 0].view(x.shape[0], -1).sum(1), "select with torch.where"),
         (lambda m, x: m.layer.to(x.dtype)(x), r"forward converts a layer in test_more_networks"),
         (lambda m, x: -x if x.sum() > 0 else x, r"in test_more_networks.py, line \d+, for"),
-        (lambda m, x: torch.fft.rfft(x).abs(), "complex numbers are supported: use two tensors"),
         (lambda m, x: x.masked_scatter(x > 0, -x), "the samples before it: use torch.where"),
         (lambda m, x: F.embedding_bag(x.long().reshape(-1), m.table, m.starts), "row per sample"),
     ],

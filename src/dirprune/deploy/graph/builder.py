@@ -65,6 +65,8 @@ class Builder(GraphWriter):
         axis = self.axis(x, dim)
         if (start, end, step) == (0, self.graph_shape(x)[axis], 1):
             return x
+        if x in self.parts and dim % len(x.dims) == len(x.dims) - 1 and end - start == 1:
+            return self.reshape(self.parts[x][start], (*self.sizes(x)[:-1], 1))
         return self.add("slice", [x], {"dim": axis, "start": start, "end": end, "step": step})
 
     def take_batches(self, x: Value, dim: int, start: int, end: int) -> Value:

@@ -42,6 +42,9 @@ class GraphWriter:
         pooled: For values that are places of maxima, by number: the strides of the windows, which
             do not overlap, and the width of the map.
         seeing: For masks of attention: which queries see a key.
+        parts: For values that hold the real and the imaginary part of complex numbers along their
+            last dimension: the two parts.
+        shared: Constants that several nodes read, by what they are.
     """
 
     shape: Shape
@@ -55,6 +58,8 @@ class GraphWriter:
     ranges: set[int] = field(default_factory=set)
     pooled: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     seeing: dict[Value, Value] = field(default_factory=dict)
+    parts: dict[Value, tuple[Value, Value]] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)
     _tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape], int] = field(default_factory=dict)

@@ -16,7 +16,12 @@ from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.builder import Builder
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
-from dirprune.deploy.graph.operators.complex import COMPLEX, NOT_COMPLEX, Pairs
+from dirprune.deploy.graph.operators.complex import (
+    NOT_COMPLEX,
+    RETURNED,
+    Pairs,
+    complex_operators,
+)
 from dirprune.deploy.graph.program import CAPTURED, aten_name
 from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
 from dirprune.deploy.graph.selected import read_selected
@@ -33,6 +38,7 @@ from dirprune.deploy.graph.values import (
     plain_dims,
 )
 
+_COMPLEX = complex_operators(CAPTURED)
 _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
@@ -85,7 +91,7 @@ class Translation:
         for x in outputs:
             held = self._values.get(x)
             if isinstance(held, Selected | Pairs):
-                reason = SELECTION if isinstance(held, Selected) else NOT_COMPLEX
+                reason = SELECTION if isinstance(held, Selected) else RETURNED
                 paths = self._blockers.setdefault(f"{x.target}: {reason}", [])
                 paths.append(_path(x) or "the root")
         if self._blockers:
@@ -178,9 +184,11 @@ class Translation:
                 return self._evaluate(node)
             self._make_values(arguments)
         is_complex = any(t.is_complex() for t in tensors)
-        known = COMPLEX if is_complex or any(isinstance(v, Pairs) for v in given) else CAPTURED
+        known = _COMPLEX if is_complex or any(isinstance(v, Pairs) for v in given) else CAPTURED
         if name not in known:
-            raise ValueError(NOT_COMPLEX if known is COMPLEX else "a graph has no operator for it")
+            raise ValueError(
+                NOT_COMPLEX if known is _COMPLEX else "a graph has no operator for it"
+            )
         for index in getattr(arguments, "indices", None) or ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
                 count = int(index.tensor.sum())

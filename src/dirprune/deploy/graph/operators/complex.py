@@ -1,93 +1,235 @@
-"""Complex numbers, as in rotary position codes: pairs along a last dimension of size 2."""
+"""Complex numbers, as in rotary position codes and Fourier transforms: pairs of real values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dirprune.deploy.graph.operators.lazy_torch import torch
-from dirprune.deploy.graph.operators.record import Shape
+from dirprune.deploy.graph.operators.composed import Term
+from dirprune.deploy.graph.operators.fourier import (
+    complex_to_complex,
+    complex_to_real,
+    real_to_complex,
+)
+from dirprune.deploy.graph.traced_sizes import is_number
+from dirprune.deploy.graph.values import Constant, Value
 
 if TYPE_CHECKING:
     from dirprune.deploy.graph.builder import Builder
-    from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.graph.values import Arguments
 
+Capture = Callable[["Builder", "Arguments", Any], Any]
 
 NOT_COMPLEX = (
-    "only products of complex numbers are supported: use two tensors, the real and the imaginary "
-    "part, and write a Fourier transform as products with matrices of cosines and sines"
+    "a graph has no operator for this on complex numbers: write it with the real and the "
+    "imaginary part"
 )
+RETURNED = "it returns complex numbers: return torch.view_as_real of them"
+
+_LINEAR = (
+    "add", "sub", "rsub", "neg", "sum", "mean", "cumsum", "where", "zeros", "zeros_like",
+    "new_zeros", "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze",
+    "unsqueeze", "view_as", "reshape_as", "_reshape_alias", "contiguous", "clone", "detach",
+    "alias", "lift_fresh_copy", "permute", "transpose", "swapaxes", "t", "expand", "expand_as",
+    "repeat", "roll", "flip", "cat", "concat", "stack", "slice", "narrow", "select", "unbind",
+    "chunk", "split", "split_with_sizes", "tensor_split", "index", "index_select", "gather",
+    "diagonal", "unfold", "slice_scatter", "select_scatter", "index_put", "constant_pad_nd", "pad",
+    "copy", "fill", "full", "full_like", "new_full",
+)  # fmt: skip
+"""Operators that act on the real and on the imaginary part alike."""
+_PRODUCTS = ("mul", "matmul", "bmm", "mm", "mv", "dot", "linear")
+_OPERANDS = ("self", "other", "tensors", "src", "value", "values", "fill_value")
+"""Names of the arguments of linear operators that are taken apart."""
 
 
 class Pairs(NamedTuple):
     """A complex tensor.
 
     Attributes:
-        value: The real and the imaginary parts, along its last dimension.
+        real: The real part.
+        imaginary: The imaginary part; None for 0.
     """
 
-    value: "Value"
+    real: Value
+    imaginary: Value | None
 
 
-def _parts(b: "Builder", x: Any) -> tuple[Any, Any]:
-    """The real and the imaginary part, with a last dimension of size 1; None if it is real."""
+def _parts(x: Any) -> tuple[Any, Any]:
+    """The real and the imaginary part of what is given; None for 0."""
     if isinstance(x, Pairs):
-        return b.take(x.value, -1, 0, 1), b.take(x.value, -1, 1, 2)
-    x = b.operand(x)
-    if not hasattr(x, "tensor"):
-        return b.reshape(x, (*b.sizes(x), 1)), None
-    if not x.tensor.is_complex():
-        return b.constant_of(x.tensor[..., None]), None
-    pairs = torch.view_as_real(x.tensor.resolve_conj())
-    return b.constant_of(pairs[..., :1]), b.constant_of(pairs[..., 1:])
+        return x
+    if isinstance(x, Constant) and x.tensor.is_complex():
+        tensor = x.tensor.resolve_conj()
+        return Constant(tensor.real.contiguous()), Constant(tensor.imag.contiguous())
+    return (x.real, x.imag) if isinstance(x, complex) else (x, None)
 
 
-def _joined(b: "Builder", parts: Iterable[Any], sizes: Shape) -> Pairs:
-    wide = [b.expand(b.as_value(x), (*sizes, 1)) for x in parts]
-    return Pairs(b.join(wide, len(sizes), (*sizes, 2)))
+def _both(b: "Builder", x: Any) -> tuple[Value, Value]:
+    """The parts as values."""
+    real, imaginary = _parts(x)
+    real = b.as_value(b.operand(real))
+    if imaginary is None:
+        imaginary = b.filled(0.0, b.sizes(real))
+    return real, b.as_value(b.operand(imaginary))
 
 
-def _capture_mul(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    (p, q), (r, s) = _parts(b, a.self), _parts(b, a.other)
+def _linear(real: Capture) -> Capture:
+    def part(b: "Builder", x: Any, place: int) -> Any:
+        if isinstance(x, list):
+            return [part(b, own, place) for own in x]
+        if not (isinstance(x, Value | Pairs | Constant | complex) or is_number(x)):
+            return x
+        found = _parts(x)[place]
+        if found is None:
+            found = 0.0 if is_number(x) else b.filled(0.0, b.sizes(_parts(x)[0]))
+        return found
 
-    def product(x: Any, y: Any) -> Any:
-        return b.combine("mul", [x, y])
+    def run(b: "Builder", a: "Arguments", results: Any, place: int) -> Any:
+        own = {k: part(b, v, place) if k in _OPERANDS else v for k, v in vars(a).items()}
+        return real(b, SimpleNamespace(**own), results)
 
-    if q is None or s is None:
-        p, r, s = (p, r, s) if q is None else (r, p, q)
-        return _joined(b, (product(p, r), product(p, s)), results[0])
-    real = b.combine("sub", [product(p, r), product(q, s)])
-    imaginary = b.combine("add", [product(p, s), product(q, r)])
-    return _joined(b, (real, imaginary), results[0])
-
-
-def _capture_polar(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    length, angle = (b.as_value(_parts(b, x)[0]) for x in (a.abs, a.angle))
-    parts = (b.combine("mul", [length, b.add(op, [angle])]) for op in ("cos", "sin"))
-    return _joined(b, parts, results[0])
-
-
-def _capture_complex(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    return _joined(b, (_parts(b, x)[0] for x in (a.real, a.imag)), results[0])
-
-
-def _capture_part(place: int) -> Callable[..., Any]:
     def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
-        return b.reshape(b.take(a.self.value, -1, place, place + 1), results[0])
+        given = [getattr(a, key, None) for key in _OPERANDS]
+        operands = [x for own in given for x in (own if isinstance(own, list) else [own])]
+        first = run(b, a, results, 0)
+        is_real = all(_parts(x)[1] is None for x in operands)
+        second: Any = None if is_real else run(b, a, results, 1)
+        if not isinstance(first, list):
+            return Pairs(b.as_value(first), None if second is None else b.as_value(second))
+        parts = [second[i] if second else None for i in range(len(first))]
+        return [Pairs(x, y) for x, y in zip(first, parts)]
 
     return capture
 
 
-def _capture_reshape(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    return Pairs(b.reshape(a.self.value, (*results[0], 2)))
+def _product(real: Capture) -> Capture:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        left, right = [key for key in vars(a) if key != "bias"][:2]
+
+        def product(x: Any, y: Any) -> Any:
+            own: dict[str, Any] = {**vars(a), left: x, right: y}
+            if "bias" in own:
+                own["bias"] = None
+            return real(b, SimpleNamespace(**own), results)
+
+        (p, q), (r, s) = _parts(getattr(a, left)), _parts(getattr(a, right))
+        found = Pairs(*_multiplied(b, product, (p, q), (r, s)))
+        if getattr(a, "bias", None) is None:
+            return found
+        parts = zip(_both(b, found), _parts(a.bias))
+        return Pairs(*(x if y is None else b.combine("add", [x, y]) for x, y in parts))
+
+    return capture
 
 
-COMPLEX: dict[str, Callable[..., Any]] = {
-    "view_as_complex": lambda b, a, results: Pairs(a.self),
-    "view_as_real": lambda b, a, results: a.self.value,
-    "mul": _capture_mul,
-    "polar": _capture_polar,
-    "complex": _capture_complex,
-    "real": _capture_part(0),
-    "imag": _capture_part(1),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"), _capture_reshape),
-}
-"""The ATen operators on complex tensors, by name."""
+def _multiplied(
+    b: "Builder", product: Callable[[Any, Any], Any], x: tuple[Any, Any], y: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    (p, q), (r, s) = x, y
+    if q is None or s is None:
+        other = None if q is s else product(q, r) if s is None else product(p, s)
+        return product(p, r), other
+    real = b.combine("sub", [product(p, r), product(q, s)])
+    return real, b.combine("add", [product(p, s), product(q, r)])
+
+
+def _divided(mul: Capture, div: Capture) -> Capture:
+    def capture(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        r, s = _parts(a.other)
+        if s is None:
+            parts = (div(b, SimpleNamespace(self=x, other=r), results) for x in _both(b, a.self))
+            return Pairs(*parts)
+        inverse = _inverse(b, a.other)
+        product: Pairs = _product(mul)(b, SimpleNamespace(self=a.self, other=inverse), results)
+        return product
+
+    return capture
+
+
+def _inverse(b: "Builder", x: Any) -> Pairs:
+    p, q = _terms(b, x)
+    size = p * p + q * q
+    return Pairs((p / size).held, (-1.0 * q / size).held)
+
+
+def _terms(b: "Builder", x: Any) -> tuple[Term, Term]:
+    real, imaginary = _both(b, x)
+    return Term(b, real), Term(b, imaginary)
+
+
+def _capture_conjugate(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    real, imaginary = a.self
+    return Pairs(real, None if imaginary is None else b.multiplied(imaginary, -1))
+
+
+def _capture_exponential(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    p, q = _terms(b, a.self)
+    return Pairs((p.apply("exp") * q.apply("cos")).held, (p.apply("exp") * q.apply("sin")).held)
+
+
+def _capture_polar(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    length, angle = (Term(b, b.as_value(x)) for x in (a.abs, a.angle))
+    parts = ((length * angle.apply(op)).held for op in ("cos", "sin"))
+    return Pairs(*(b.expand(x, results[0]) for x in parts))
+
+
+def _capture_complex(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    return Pairs(*(b.expand(b.as_value(x), results[0]) for x in (a.real, a.imag)))
+
+
+def _capture_cast(b: "Builder", a: "Arguments", results: Any) -> Any:
+    if isinstance(a.self, Pairs):
+        return a.self if a.dtype is None or a.dtype.is_complex else a.self.real
+    return Pairs(b.as_value(a.self), None)
+
+
+def _capture_as_complex(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    parts = (b.take(a.self, -1, place, place + 1) for place in (0, 1))
+    return Pairs(*(b.reshape(x, results[0]) for x in parts))
+
+
+def _capture_as_real(b: "Builder", a: "Arguments", results: Any) -> Value:
+    parts = _both(b, a.self)
+    ones = [b.reshape(x, (*results[0][:-1], 1)) for x in parts]
+    y = b.join(ones, len(results[0]) - 1, results[0])
+    b.parts[y] = parts
+    return y
+
+
+def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
+    """The ATen operators on complex tensors.
+
+    Args:
+        real: Those on real tensors, by name.
+
+    Returns:
+        By name.
+    """
+
+    def of_parts(name: str) -> Capture:
+        def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
+            p, q = _both(b, a.self)
+            return real[name](b, SimpleNamespace(self=q, other=p), results)
+
+        return capture
+
+    return {
+        **{name: _linear(real[name]) for name in _LINEAR},
+        **{name: _product(real[name]) for name in _PRODUCTS},
+        **dict.fromkeys(("div", "true_divide"), _divided(real["mul"], real["div"])),
+        **dict.fromkeys(("_conj", "conj", "conj_physical", "_conj_physical"), _capture_conjugate),
+        **dict.fromkeys(("resolve_conj", "resolve_neg"), lambda b, a, results: a.self),
+        **dict.fromkeys(("_to_copy", "to"), _capture_cast),
+        "_fft_r2c": lambda b, a, results: Pairs(*real_to_complex(b, a, results)),
+        "_fft_c2c": lambda b, a, results: Pairs(*complex_to_complex(b, a.self, a, results)),
+        "_fft_c2r": lambda b, a, results: complex_to_real(b, _both(b, a.self), a, results),
+        "view_as_complex": _capture_as_complex,
+        "view_as_real": _capture_as_real,
+        "complex": _capture_complex,
+        "polar": _capture_polar,
+        "exp": _capture_exponential,
+        "abs": of_parts("hypot"),
+        "reciprocal": lambda b, a, results: _inverse(b, a.self),
+        "angle": of_parts("atan2"),
+        "real": lambda b, a, results: _both(b, a.self)[0],
+        "imag": lambda b, a, results: _both(b, a.self)[1],
+    }
