@@ -172,6 +172,24 @@ def test_refusals(make: Callable[[], object], message: str) -> None:
         make()
 
 
+def test_samples_that_depend_on_each_other_are_told_apart() -> None:
+    pairs = Lambda(lambda m, x: F.normalize(x) @ F.normalize(x).t())
+    with pytest.raises(ValueError, match=r"matmul.*(?s:.*)return what each sample gives"):
+        capture(pairs, torch.randn(2, 3))
+
+
+@torch.no_grad()
+def test_what_no_input_changes_may_hold_attention() -> None:
+    def against_prompts(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        heads = m.prompts.unflatten(-1, (2, 3)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.0)
+        return F.dropout(x @ y.mean(2).flatten(1).t(), 0.5, m.training)
+
+    model = Lambda(against_prompts, prompts=nn.Parameter(torch.randn(4, 5, 6)))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(GraphNet(capture(model.eval(), x))(x), model(x))
+
+
 def test_all_unsupported_operators_are_named_together() -> None:
     model = nn.Sequential(
         Lambda(lambda m, x: torch.special.i0(x)),

@@ -44,6 +44,12 @@ _COMPUTED = ("Tensor", "number")
 
 
 _OTHER_FORM = "it is supported with other arguments only"
+_SAMPLES_ALONE = (
+    "A network computes every sample on its own here. Combine samples outside of it: return what "
+    "each sample gives, such as its embedding. What is the same in every call (the other samples, "
+    "a table) belongs in a buffer. If dimension 0 counts the elements of a set or graph instead, "
+    "put a batch before it"
+)
 
 
 class _Blocked:
@@ -98,6 +104,8 @@ class Translation:
             lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
             if self._sizes.space is not None and (hint := self._sizes.space.hint()):
                 lines.append(f"  {hint}")
+            if any("the batch" in what for what in self._blockers):
+                lines.append(_SAMPLES_ALONE)
             raise ValueError(
                 f"{type(self._example.model).__name__} cannot be captured:\n"
                 + "\n".join(lines)
@@ -221,7 +229,9 @@ class Translation:
     def _evaluate(self, node: FxNode) -> Any:
         """Compute what depends on constants alone."""
         target: Any = node.target
-        if torch.Tag.nondeterministic_seeded in target.tags:
+        given = vars(self._bind(node))
+        acts = given.get("train", given.get("training", True)) and given.get("dropout_p", 1.0)
+        if torch.Tag.nondeterministic_seeded in target.tags and acts:
             raise ValueError("it draws at random, in evaluation mode too")
 
         def value(source: FxNode) -> Any:
