@@ -314,6 +314,8 @@ def test_of_equal_elements_the_first_ones_are_the_largest() -> None:
     model = Written(lambda m, x: x.relu().topk(9, 1)[1])
     found = capture(model, -torch.ones(2, 40))
     assert [node.op for node in found.nodes] == ["relu", "argsort", "slice"]
+    viewed = Written(lambda m, x: x.topk(3)[0].view(-1, 6))  # needs what torch.topk returns
+    assert capture(viewed, torch.rand(2, 2, 9)).nodes[-1].shape == (-1, 6)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def _first_of_equal(
     x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Tensor, ...]:
     found = x.sort(dim=dim, descending=largest, stable=True)
-    return tuple(part.narrow(dim, 0, k) for part in found)
+    return tuple(part.narrow(dim, 0, k).contiguous() for part in found)
 
 
 _OF_EQUAL: dict[Any, Any] = {torch.ops.aten.topk.default: _first_of_equal}
