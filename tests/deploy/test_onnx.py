@@ -187,3 +187,28 @@ def test_a_batch_of_one_may_lose_its_dimension(tmp_path: Path) -> None:
     written = export_onnx(Squeezed(), tmp_path / "m.onnx", torch.randn(2, 3, 4))
     assert written.difference is not None
     assert written.difference < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+@torch.no_grad()
+def test_short_integers_are_given_as_long_ones(tmp_path: Path, dtype: torch.dtype) -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x / 8)
+
+    x = torch.arange(8, dtype=dtype).reshape(2, 4)
+    assert export_onnx(Pixels(), tmp_path / "m.onnx", x).difference < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_a_lower_precision_may_differ_by_it(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.GELU(), nn.Linear(30, 4)).to(dtype)
+    found = export_onnx(model, tmp_path / "m.onnx", torch.randn(8, 20, dtype=dtype)).difference
+    assert 1e-4 < found < 0.05

@@ -12,8 +12,8 @@ from torch import nn
 from dirprune._support.files import writing
 from dirprune._support.sizes import size_text
 from dirprune._support.wrappers import unwrap
-from dirprune.deploy.graph.capture import Reference, largest_gap
-from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating
+from dirprune.deploy.graph.capture import Reference, largest_gap, tolerance
+from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating, kind_of
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.size_requests import DynamicSizes, other_sizes
 from dirprune.deploy.shrinking.network import shrink
@@ -22,7 +22,9 @@ from dirprune.deploy.shrinking.report import ShrinkReport
 OPSET = 20
 """The version of ONNX's operators, the first with Gelu."""
 TOLERANCE = 1e-4
-"""Largest difference that ONNX Runtime may show, relative to the largest output."""
+"""Largest difference that ONNX Runtime may show, relative to the largest output, where
+the network computes in float32."""
+_TYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 
 
 @dataclass(frozen=True)
@@ -140,19 +142,19 @@ def _difference(
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [tensor.name for tensor in session.get_inputs()]
     example = Example(unwrap(model), example_inputs)
-    worst = 0.0
+    worst, reference = 0.0, Reference()
     batches = [example.leaves, [leaf[:1] for leaf in example.leaves]]
     for batch in (*batches, *(leaves for _, leaves in other_sizes(graph, example))):
-        with evaluating(model), torch.no_grad(), Reference():
+        with evaluating(model), torch.no_grad(), reference:
             expected = example.call(batch)
-        arrays = [leaf.cpu().float() if leaf.is_floating_point() else leaf for leaf in batch]
-        found = session.run(None, {n: leaf.cpu().numpy() for n, leaf in zip(names, arrays)})
+        arrays = [leaf.cpu().to(_TYPES[kind_of(leaf)]).numpy() for leaf in batch]
+        found = session.run(None, dict(zip(names, arrays)))
         for wanted, own in zip(expected, found, strict=True):
             if wanted.shape != own.shape:  # such as by x.squeeze() of a batch of one
                 wanted = wanted.reshape(own.shape)
             gap, largest = largest_gap(wanted.cpu().double(), torch.from_numpy(own).double())
             worst = max(worst, gap / (largest or 1.0))
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance(reference.seen, TOLERANCE):
         raise RuntimeError(
             f"ONNX Runtime's outputs differ by {worst:.1e} of the largest: this is a bug of "
             "dirprune, please report it with the model"

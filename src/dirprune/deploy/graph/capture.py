@@ -167,9 +167,18 @@ def _check(
         if own.shape != wanted.shape:
             raise RuntimeError(f"the captured graph gives {own.shape}, not {wanted.shape}: {_BUG}")
         gap, largest = largest_gap(wanted, own)
-        tolerance = max([_TOLERANCES.get(dtype, 1e-3) for dtype in precisions], default=1e-3)
-        if not gap <= tolerance * largest + 1e-6:
+        if not gap <= tolerance(precisions, 1e-3) * largest + 1e-6:
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
+
+
+def tolerance(precisions: set[torch.dtype], usual: float) -> float:
+    """The largest accepted difference, relative to the largest output.
+
+    Args:
+        precisions: In which the network computes.
+        usual: For float32 and float64.
+    """
+    return max([_TOLERANCES.get(dtype, usual) for dtype in precisions], default=usual)
 
 
 def largest_gap(wanted: Tensor, own: Tensor) -> tuple[float, float]:
