@@ -162,6 +162,7 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
         (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "batch"),
         (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),
         (lambda: capture(nn.Linear(3, 3), "x"), "must be a tensor"),
+        (lambda: capture(nn.Linear(3, 3), torch.tensor(2.5)), "number 2.5: give one number for"),
         (lambda: capture(nn.Linear(3, 3), torch.ones(0, 3)), "batches of real numbers"),
         (lambda: capture(nn.Linear(3, 3), (torch.ones(2, 3),) * 2), "does not run on example_inp"),
         (lambda: capture(nn.Bilinear(3, 3, 2), (torch.ones(2, 3), torch.ones(3, 3))), "the batch"),

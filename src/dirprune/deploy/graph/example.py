@@ -233,12 +233,17 @@ def _positional_names(model: nn.Module, count: int) -> list[str]:
 
 
 def _checked(leaf: Tensor, first: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if leaf.dim() < 1 or 0 in leaf.shape or leaf.is_complex():
+    if leaf.dim() < 1:
+        raise ValueError(
+            f"example_inputs must be batches, got the single number {leaf.item()}: give one "
+            "number for each sample, or a number of Python, which stays fixed"
+        )
+    if 0 in leaf.shape or leaf.is_complex():
         raise ValueError(
             f"example_inputs must be batches of real numbers, got {leaf.dtype} with shape "
             f"{tuple(leaf.shape)}"
         )
-    if first.dim() < 1 or len(leaf) != len(first):
+    if len(leaf) != len(first):
         raise ValueError(
             "all tensors of example_inputs must have the batch first, got shapes "
             f"{tuple(first.shape)} and {tuple(leaf.shape)}"

@@ -57,7 +57,10 @@ def _run_batch_norm(
 
 def _capture_batch_norm(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if a.running_mean is None or getattr(a, "training", False):
-        raise ValueError("has no running statistics, so that outputs depend on the batch")
+        raise ValueError(
+            "has no running statistics, so that outputs depend on the batch: set running_mean and "
+            "running_var, as by training with track_running_stats=True"
+        )
     tensors = {"weight": a.weight, "bias": a.bias, "running_mean": a.running_mean,
                "running_var": a.running_var}  # fmt: skip
     tensors |= b.cumulative_count(a.running_mean)
