@@ -12,14 +12,19 @@ namespace {
 constexpr double usual_packed = 1 << 24;  // floats
 constexpr double largest_packed = 1 << 28;
 
-// The bytes of the first and second cache that the inputs may fill. The rest is for weights and results.
+// Bytes of the first and second cache for one kind of data: inputs, or weights. The rest is for what
+// streams through. Virtual machines may report caches that the processor does not have.
 struct Caches {
     double first = share * (32 << 10), second = share * (512 << 10);  // if the system does not tell
 
     Caches() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
-        if (const long size = sysconf(_SC_LEVEL1_DCACHE_SIZE); size > 0) first = share * double(size);
-        if (const long size = sysconf(_SC_LEVEL2_CACHE_SIZE); size > 0) second = share * double(size);
+        const auto limit = [](double& bytes, int name, long least, long most) {
+            if (const long size = sysconf(name); size > 0)
+                bytes = share * double(std::clamp(size, least, most));
+        };
+        limit(first, _SC_LEVEL1_DCACHE_SIZE, 16 << 10, 128 << 10);
+        limit(second, _SC_LEVEL2_CACHE_SIZE, 256 << 10, 2 << 20);
 #endif
     }
 

@@ -75,7 +75,7 @@ def search(problem: str, lr: float, c: float, done: list[Run]) -> Run:
         last = found[-1]
         if math.isnan(last.zeros) or abs(last.zeros - TARGETS[problem]) <= TOLERANCE:
             break
-        if len(found) > 1:
+        if len(found) > 1 and last.c != found[-2].c:
             change = excess(last.zeros) - excess(found[-2].zeros)
             slope = max(0.3, change / math.log(last.c / found[-2].c))
         c = float(f"{last.c * math.exp(max(-2, min(2, -excess(last.zeros) / slope))):.4g}")
@@ -90,6 +90,11 @@ def runs(problem: str, done: list[Run]) -> Iterator[Run]:
         c = found[-1].c
     sign = 1 if PROBLEMS[problem]().lower_is_better else -1
     close = [r for r in found if abs(r.zeros - TARGETS[problem]) <= TOLERANCE]
+    if not close:
+        shares = ", ".join(f"{r.zeros:.2%} at {r.lr}" for r in found)
+        raise SystemExit(
+            f"{problem}: no rate came close to {TARGETS[problem]:.0%} zeros: {shares}"
+        )
     best = min(close, key=lambda r: sign * r.validation)
     for seed in FINAL_SEEDS:
         yield run(problem, best.lr, best.c, seed, done)

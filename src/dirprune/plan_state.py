@@ -18,7 +18,7 @@ class PlanState:
     begin: float
     end: float
     structure: str
-    weighted: bool
+    weighted: bool = False
     minimum: int
     step: int | Tensor
     threshold: float | Tensor

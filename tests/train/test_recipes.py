@@ -10,6 +10,7 @@ from dirprune.threshold import threshold_path
 from dirprune.train.config import TrainConfig
 from dirprune.train.recipes import (
     RECIPES,
+    ImageNetSchedule,
     get_recipe,
     paper_rows,
     published,
@@ -118,3 +119,27 @@ def test_recipes_and_the_report_have_the_same_figures() -> None:
     assert fixed == {"test_accuracy": 0.7035, "sparsity": 0.8738}
     steps = published(resnet50_imagenet("30", 0.75, 0.002))
     assert steps == {"test_accuracy": 0.67234, "sparsity": 0.97059}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mu", "c", "accuracy", "zeros"),
+    [
+        ("fixed", 0.501, 0.005, 70.60, 86.0),
+        ("fixed", 0.51, 0.005, 70.35, 87.4),
+        ("fixed", 0.55, 0.005, 69.76, 91.5),
+        ("140", 0.501, 0.005, 73.13, 86.1),
+        ("140", 0.51, 0.005, 73.14, 87.3),
+        ("140", 0.55, 0.005, 73.24, 91.6),
+        ("140", 0.6, 0.005, 72.16, 95.0),
+        ("140", 0.65, 0.005, 70.04, 97.1),
+        ("140", 0.7, 0.005, 65.51, 98.2),
+        ("140", 0.4, 0.01, 72.75, 79.7),
+    ],
+)
+def test_the_points_of_resnet50_are_those_of_the_paper(
+    schedule: ImageNetSchedule, mu: float, c: float, accuracy: float, zeros: float
+) -> None:
+    found = published(resnet50_imagenet(schedule, mu, c))
+    assert found is not None
+    assert 100 * found["test_accuracy"] == pytest.approx(accuracy, abs=0.0051)
+    assert 100 * found["sparsity"] == pytest.approx(zeros, abs=0.051)

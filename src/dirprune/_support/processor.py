@@ -11,4 +11,6 @@ def processor_name() -> str:
     fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
     if "model name" not in fields:
         return platform.processor() or platform.machine()
+    if "cpu family" not in fields or "model" not in fields:  # of ARM
+        return fields["model name"]
     return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"

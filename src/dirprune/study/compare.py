@@ -101,12 +101,12 @@ def compare(
     check_tracker(track)
     plan = Plan(config, tuple(methods), tuple(seeds), tuple(lrs or (config.lr,)))
     folder = Path(out)
-    _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
     if part is not None:
         return _run_part(plan, folder, Part.parse(part), track)
     with locked(folder):
         check_no_part_runs(folder)
         claim_folder(folder, plan)
+        _log.info(f"learning rates, for every method: {', '.join(f'{lr:g}' for lr in plan.lrs)}")
         return _Comparison(plan, folder, track=track).run()
 
 

@@ -29,7 +29,7 @@ def write_landscape_report(folder: Path, out: Path | None = None) -> Path:
             page is complete on disk.
 
     Raises:
-        FileNotFoundError: If there is no ``landscape.json``, or no folder for the page.
+        FileNotFoundError: If there is no ``landscape.json``.
         ValueError: If ``dirprune landscape`` did not write it.
 
     Example:

@@ -30,7 +30,8 @@ def described(title: str, figure: Figure) -> str:
 
 def _title(figure: Figure, kind: str) -> str:
     """The first title among the axes of a kind."""
-    axes = sorted(name for name in figure.layout if name.startswith(kind))  # plotly has a set
+    # plotly keeps the names in a set, whose order changes between processes
+    axes = sorted(name for name in figure.layout if name.startswith(kind))
     titles = (figure.layout[name].title.text for name in axes)
     return Markup(next(filter(None, titles), "")).unescape()
 

@@ -15,6 +15,7 @@ References:
     Fast Exact Multiplication by the Hessian (Pearlmutter, 1994)
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -69,11 +70,15 @@ class StepRule(Protocol):
         """Compute R of the results of :meth:`backward`."""
 
 
-class PiecewiseLinear:
-    """A step without second derivative: R of its backward pass is the same pass of R g."""
+class PiecewiseLinear(ABC):
+    """A step without second derivative.
 
+    Its backward pass is linear in g, so R of it is the backward pass of R g.
+    """
+
+    @abstractmethod
     def backward(self, at: Inputs, g: Tensor, by_weights: bool) -> Back:
-        raise NotImplementedError
+        """Backpropagate the gradient to the inputs."""
 
     def pull(
         self, at: Inputs, tangents: list[Tensor | None], g: Tensor, tangent_g: Tensor
