@@ -132,7 +132,8 @@ def main() -> None:
         if f"<!-- {problem} -->" not in text:  # too few runs for a table
             continue
         lines = [*final_table(done, problem), "", "Rates (validation, seed 0):", ""]
-        for sparsity in SPARSITIES[problem]:
+        measured = {job.sparsity for job in done if job.problem == problem}
+        for sparsity in (s for s in SPARSITIES[problem] if s in measured):
             lines += [*rate_table(done, problem, sparsity), ""]
         block = "\n".join(lines).strip()
         begin, end = f"<!-- {problem} -->", f"<!-- end {problem} -->"
