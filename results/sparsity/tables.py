@@ -143,7 +143,8 @@ def main() -> None:
             text,
             flags=re.DOTALL,
         )
-        draw(done, problem, HERE / f"{problem}.svg")
+        if len(measured - {0.0}) > 1:
+            draw(done, problem, HERE / f"{problem}.svg")
     block = "\n".join(law_table(done))
     text = re.sub(
         "<!-- law -->.*?<!-- end law -->",
