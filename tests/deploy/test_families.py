@@ -79,7 +79,7 @@ WRITTEN = {"U-Net": UNet, "detector": Detector}
 
 
 def check(row: dict[str, Any]) -> None:
-    """Within 1e-4 of torch, or within twice torch's own distance of float64."""
+    """Within 1e-4 of torch, or within four times torch's own distance of float64."""
     assert row["outcome"] == "ok", row
 
 
