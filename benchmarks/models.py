@@ -4,8 +4,8 @@ The weights are random and 90 % of them are zero; BatchNorm statistics are rando
 saved with a batch of 2 as the example and run on a batch of 3. ``difference`` is the largest
 difference between the outputs of the engine and of the float32 network, relative to the largest
 output; ``torch`` is that between the float32 and the float64 network. A network passes if its
-difference is at most 1e-4, or if it is as near to the float64 network as torch, up to a factor of 4.
-Each network runs in a new process.
+difference is at most 1e-4, or if it is as near to the float64 network as torch, up to a factor of
+4. Each network runs in a new process.
 
 An interrupted run continues where its tables end.
 
@@ -109,8 +109,8 @@ def measure(model: nn.Module, inputs: Callable[[int], Inputs]) -> dict[str, Any]
     )
     exact = call(model.double(), doubles)
     gap, own = difference(expected, found), difference(exact, expected)
-    # Two orders of summation round differently. In a network that magnifies errors, their distances
-    # from the exact result are of the same size, but differ by chance.
+    # Two orders of summation round differently. In a network that magnifies errors, their
+    # distances from the exact result are of the same size, but differ by chance.
     is_exact = gap <= LARGEST_DIFFERENCE or difference(exact, found) <= 4 * own
     return {
         "outcome": "ok" if is_exact else f"differs by {difference(exact, found):.1e} from float64",
