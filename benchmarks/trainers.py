@@ -4,7 +4,7 @@ The optimizers train copies of one network on the same batches. Their epochs are
 ratios are taken within a round, so that a drift of the machine's speed cancels. Peak memory is
 measured in processes in which one optimizer trains alone, in two ways: what torch allocates for
 tensors, which is exact, and the resident memory of the process, which varies by some percent from
-start to start, so the median of nine processes is reported. DDP runs in two processes, each with
+start to start, so the median of five processes is reported. DDP runs in two processes, each with
 full batches and half of the threads; its efficiency is the epoch time of one such process divided
 by that of two.
 
@@ -43,7 +43,7 @@ from machine import interleaved, quartiles, ratios, write
 
 Optimizer = torch.optim.Optimizer
 SGD = "SGD momentum"
-PROCESSES = 9
+PROCESSES = 5
 """Processes in which the memory of each optimizer is measured."""
 MAKERS: dict[str, Callable[[nn.Module, int], Optimizer]] = {
     SGD: lambda net, steps: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True),
