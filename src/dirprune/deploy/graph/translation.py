@@ -19,9 +19,9 @@ from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.complex import (
     NOT_COMPLEX,
     RETURNED,
-    Pairs,
     complex_operators,
 )
+from dirprune.deploy.graph.operators.pairs import Pairs
 from dirprune.deploy.graph.program import CAPTURED, aten_name
 from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
 from dirprune.deploy.graph.selected import read_selected

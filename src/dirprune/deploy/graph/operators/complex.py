@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.composed import Term
 from dirprune.deploy.graph.operators.fourier import (
@@ -10,6 +10,7 @@ from dirprune.deploy.graph.operators.fourier import (
     complex_to_real,
     real_to_complex,
 )
+from dirprune.deploy.graph.operators.pairs import Pairs, conjugated, multiplied
 from dirprune.deploy.graph.traced_sizes import is_number
 from dirprune.deploy.graph.values import Constant, Value
 
@@ -35,22 +36,10 @@ _LINEAR = (
     "diagonal", "unfold", "slice_scatter", "select_scatter", "index_put", "constant_pad_nd", "pad",
     "copy", "fill", "full", "full_like", "new_full",
 )  # fmt: skip
-"""Operators that act on the real and on the imaginary part alike."""
+"""Operators that act in the same way on the real and on the imaginary part."""
 _PRODUCTS = ("mul", "matmul", "bmm", "mm", "mv", "dot", "linear")
 _OPERANDS = ("self", "other", "tensors", "src", "value", "values", "fill_value")
-"""Names of the arguments of linear operators that are taken apart."""
-
-
-class Pairs(NamedTuple):
-    """A complex tensor.
-
-    Attributes:
-        real: The real part.
-        imaginary: The imaginary part; None for 0.
-    """
-
-    real: Value
-    imaginary: Value | None
+"""Arguments of these operators that may be complex."""
 
 
 def _parts(x: Any) -> tuple[Any, Any]:
@@ -111,25 +100,13 @@ def _product(real: Capture) -> Capture:
                 own["bias"] = None
             return real(b, SimpleNamespace(**own), results)
 
-        (p, q), (r, s) = _parts(getattr(a, left)), _parts(getattr(a, right))
-        found = Pairs(*_multiplied(b, product, (p, q), (r, s)))
+        found = multiplied(b, product, _parts(getattr(a, left)), _parts(getattr(a, right)))
         if getattr(a, "bias", None) is None:
             return found
         parts = zip(_both(b, found), _parts(a.bias))
         return Pairs(*(x if y is None else b.combine("add", [x, y]) for x, y in parts))
 
     return capture
-
-
-def _multiplied(
-    b: "Builder", product: Callable[[Any, Any], Any], x: tuple[Any, Any], y: tuple[Any, Any]
-) -> tuple[Any, Any]:
-    (p, q), (r, s) = x, y
-    if q is None or s is None:
-        other = None if q is s else product(q, r) if s is None else product(p, s)
-        return product(p, r), other
-    real = b.combine("sub", [product(p, r), product(q, s)])
-    return real, b.combine("add", [product(p, s), product(q, r)])
 
 
 def _divided(mul: Capture, div: Capture) -> Capture:
@@ -154,11 +131,6 @@ def _inverse(b: "Builder", x: Any) -> Pairs:
 def _terms(b: "Builder", x: Any) -> tuple[Term, Term]:
     real, imaginary = _both(b, x)
     return Term(b, real), Term(b, imaginary)
-
-
-def _capture_conjugate(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    real, imaginary = a.self
-    return Pairs(real, None if imaginary is None else b.multiplied(imaginary, -1))
 
 
 def _capture_exponential(b: "Builder", a: "Arguments", results: Any) -> Pairs:
@@ -196,14 +168,7 @@ def _capture_as_real(b: "Builder", a: "Arguments", results: Any) -> Value:
 
 
 def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
-    """The ATen operators on complex tensors.
-
-    Args:
-        real: Those on real tensors, by name.
-
-    Returns:
-        By name.
-    """
+    """Return the ATen operators on complex tensors by name, made from those on real tensors."""
 
     def of_parts(name: str) -> Capture:
         def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
@@ -212,16 +177,19 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
 
         return capture
 
+    def conjugate(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        return conjugated(b, a.self)
+
     return {
         **{name: _linear(real[name]) for name in _LINEAR},
         **{name: _product(real[name]) for name in _PRODUCTS},
         **dict.fromkeys(("div", "true_divide"), _divided(real["mul"], real["div"])),
-        **dict.fromkeys(("_conj", "conj", "conj_physical", "_conj_physical"), _capture_conjugate),
+        **dict.fromkeys(("_conj", "conj", "conj_physical", "_conj_physical"), conjugate),
         **dict.fromkeys(("resolve_conj", "resolve_neg"), lambda b, a, results: a.self),
         **dict.fromkeys(("_to_copy", "to"), _capture_cast),
-        "_fft_r2c": lambda b, a, results: Pairs(*real_to_complex(b, a, results)),
-        "_fft_c2c": lambda b, a, results: Pairs(*complex_to_complex(b, a.self, a, results)),
-        "_fft_c2r": lambda b, a, results: complex_to_real(b, _both(b, a.self), a, results),
+        "_fft_r2c": real_to_complex,
+        "_fft_c2c": lambda b, a, results: complex_to_complex(b, a.self, a, results),
+        "_fft_c2r": lambda b, a, results: complex_to_real(b, Pairs(*_both(b, a.self)), a, results),
         "view_as_complex": _capture_as_complex,
         "view_as_real": _capture_as_real,
         "complex": _capture_complex,

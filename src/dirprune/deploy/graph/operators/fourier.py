@@ -1,11 +1,12 @@
 """Fourier transforms of fixed sizes, as products with matrices of cosines and sines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isqrt, pi, prod
 from typing import TYPE_CHECKING, Any
 
 from dirprune.deploy.graph.operators.indexing import take_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
+from dirprune.deploy.graph.operators.pairs import Pairs, conjugated, each, multiplied
 from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
@@ -13,108 +14,80 @@ if TYPE_CHECKING:
     from dirprune.deploy.graph.values import Arguments, Value
 
 _DIRECT = 256
-"""A transform of more values than this is written as two, each of about the root of its size."""
+"""A transform of more values is divided into two, each of about the square root of the size."""
 _LARGEST = 4096
-"""The largest size without divisors: its matrix is written whole."""
-
-_Parts = tuple["Value", "Value | None"]
-"""A real and an imaginary part; None for 0."""
+"""The largest prime size: its transform is one product with a whole matrix."""
 
 
-def real_to_complex(b: "Builder", a: "Arguments", results: Any) -> "tuple[Value, Value]":
-    """Transform a real value.
-
-    Args:
-        b: The graph.
-        a: Of ``_fft_r2c``.
-        results: Sizes of the result.
-
-    Returns:
-        The real and the imaginary part.
-    """
+def real_to_complex(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+    """Write the transform of a real value: ``_fft_r2c``."""
     sizes = b.sizes(a.self)
-    parts: _Parts = (a.self, None)
+    x = Pairs(a.self, None)
     for dim in reversed(a.dim):
         size = sizes[dim]
         count = size // 2 + 1 if a.onesided and dim == a.dim[-1] else size
-        parts = _transform(b, parts, dim % len(sizes), -1, count)
-    return _scaled(b, parts, a, sizes)  # type: ignore[return-value]
+        x = _transform(b, x, dim % len(sizes), -1, count)
+    return _scaled(b, x, a, sizes)
 
 
-def complex_to_complex(
-    b: "Builder", parts: _Parts, a: "Arguments", results: Any
-) -> "tuple[Value, Value]":
-    """Transform a complex value, forward or back; the arguments are those of ``_fft_c2c``."""
+def complex_to_complex(b: "Builder", x: Pairs, a: "Arguments", results: Any) -> Pairs:
+    """Write the transform of a complex value, or its inverse: ``_fft_c2c``."""
     for dim in a.dim:
         size = results[0][dim]
-        parts = _transform(b, parts, dim % len(results[0]), -1 if a.forward else 1, size)
-    return _scaled(b, parts, a, results[0])  # type: ignore[return-value]
+        x = _transform(b, x, dim % len(results[0]), -1 if a.forward else 1, size)
+    return _scaled(b, x, a, results[0])
 
 
-def complex_to_real(
-    b: "Builder", parts: "tuple[Value, Value]", a: "Arguments", results: Any
-) -> "Value":
-    """Transform back to real values; what is left out are conjugates of what is given."""
+def complex_to_real(b: "Builder", x: Pairs, a: "Arguments", results: Any) -> "Value":
+    """Write the inverse transform to real values: ``_fft_c2r``.
+
+    The input lacks the second half of the last dimension. Its entries are the conjugates of those
+    of the first half in reverse order, because the result is real.
+    """
     sizes = results[0]
     *others, last = [dim % len(sizes) for dim in a.dim]
     for dim in others:
-        parts = _transform(b, parts, dim, 1, sizes[dim])  # type: ignore[assignment]
+        x = _transform(b, x, dim, 1, sizes[dim])
     mirrored = torch.arange(1, (_fixed(sizes[last]) + 1) // 2).flip(0)
     if mirrored.numel():
-        real, imaginary = (take_places(b, x, last, mirrored) for x in parts)
-        own = b.sizes(real)
+        half = conjugated(b, each(x, lambda part: take_places(b, part, last, mirrored)))
+        own = b.sizes(half.real)
         whole = (*own[:last], sizes[last], *own[last + 1 :])
-        parts = (
-            b.join([parts[0], real], last, whole),
-            b.join([parts[1], b.multiplied(imaginary, -1)], last, whole),
-        )
-    return _scaled(b, _transform(b, parts, last, 1, sizes[last]), a, sizes)[0]
+        parts = zip(x, half)  # neither imaginary part is None
+        x = Pairs(*(b.join(part, last, whole) for part in parts))  # type: ignore[arg-type]
+    return _scaled(b, _transform(b, x, last, 1, sizes[last]), a, sizes).real
 
 
-def _transform(b: "Builder", parts: _Parts, dim: int, sign: int, count: Any) -> _Parts:
+def _transform(b: "Builder", x: Pairs, dim: int, sign: int, count: Any) -> Pairs:
     """Transform along one dimension, to the first ``count`` frequencies."""
-    sizes = b.sizes(parts[0])
-    b.axis(parts[0], dim)
+    sizes = b.sizes(x.real)
+    b.axis(x.real, dim)
     size = _fixed(sizes[dim])
     rows = _divisor(size)
     if size <= _DIRECT or rows == 1:
-        return _matrix_product(b, parts, dim, sign, count)
-    # A place is columns * row + column, a frequency is row + rows * column.
+        return _matrix_product(b, x, dim, sign, count)
+    # The value number columns * row + column gives the frequency number row + rows * column.
     columns = size // rows
     split = (*sizes[:dim], rows, columns, *sizes[dim + 1 :])
-    parts = _transform(b, _each(parts, lambda x: b.reshape(x, split)), dim, sign, rows)
-    parts = _turned(b, parts, size, sign, (rows, columns, *[1] * (len(sizes) - dim - 1)))
-    parts = _transform(b, parts, dim + 1, sign, columns)
+    x = _transform(b, each(x, lambda part: b.reshape(part, split)), dim, sign, rows)
+    factors = _waves(b, size, sign, (rows, columns, *[1] * (len(sizes) - dim - 1)))
+    x = multiplied(b, lambda part, factor: b.combine("mul", [part, factor]), x, factors)
+    x = _transform(b, x, dim + 1, sign, columns)
     order = [*range(dim), dim + 1, dim, *range(dim + 2, len(split))]
-    parts = _each(parts, lambda x: b.reshape(b.permute(x, order), sizes))
-    return _each(parts, lambda x: b.take(x, dim, 0, count))
+    x = each(x, lambda part: b.reshape(b.permute(part, order), sizes))
+    return each(x, lambda part: b.take(part, dim, 0, count))
 
 
-def _matrix_product(b: "Builder", parts: _Parts, dim: int, sign: int, count: int) -> _Parts:
-    size = b.sizes(parts[0])[dim]
-    order = list(range(len(b.sizes(parts[0]))))
+def _matrix_product(b: "Builder", x: Pairs, dim: int, sign: int, count: int) -> Pairs:
+    sizes = b.sizes(x.real)
+    order = list(range(len(sizes)))
     order[dim], order[-1] = order[-1], order[dim]
 
-    def product(x: "Value", weight: Constant) -> "Value":
-        y = b.add("linear", [b.permute(x, order)], {}, {"weight": weight})
+    def product(part: "Value", weight: Constant) -> "Value":
+        y = b.add("linear", [b.permute(part, order)], {}, {"weight": weight})
         return b.permute(y, order)
 
-    return _complex_product(b, product, parts, _waves(b, size, sign, (count, size)))
-
-
-def _turned(b: "Builder", parts: _Parts, size: int, sign: int, shape: tuple[int, ...]) -> _Parts:
-    def product(x: "Value", factor: Constant) -> "Value":
-        return b.combine("mul", [x, factor])
-
-    return _complex_product(b, product, parts, _waves(b, size, sign, shape))
-
-
-def _complex_product(b: "Builder", product: Callable[..., Any], x: _Parts, y: Any) -> _Parts:
-    (p, q), (r, s) = x, y
-    if q is None:
-        return product(p, r), product(p, s)
-    real = b.combine("sub", [product(p, r), product(q, s)])
-    return real, b.combine("add", [product(p, s), product(q, r)])
+    return multiplied(b, product, x, _waves(b, sizes[dim], sign, (count, sizes[dim])))
 
 
 def _waves(
@@ -131,15 +104,10 @@ def _waves(
     return b.shared[key]  # type: ignore[no-any-return]
 
 
-def _scaled(b: "Builder", parts: _Parts, a: "Arguments", sizes: Sequence[int]) -> _Parts:
+def _scaled(b: "Builder", x: Pairs, a: "Arguments", sizes: Sequence[int]) -> Pairs:
     count = prod(sizes[dim] for dim in a.dim)
     power = {0: 0.0, 1: -0.5, 2: -1.0}[a.normalization]
-    return _each(parts, lambda x: b.multiplied(x, count**power))
-
-
-def _each(parts: _Parts, function: "Callable[[Value], Value]") -> _Parts:
-    real, imaginary = parts
-    return function(real), None if imaginary is None else function(imaginary)
+    return each(x, lambda part: b.multiplied(part, count**power))
 
 
 def _fixed(size: Any) -> int:
