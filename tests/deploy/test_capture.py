@@ -175,7 +175,7 @@ def test_refusals(make: Callable[[], object], message: str) -> None:
 
 def test_samples_that_depend_on_each_other_are_told_apart() -> None:
     pairs = Lambda(lambda m, x: F.normalize(x) @ F.normalize(x).t())
-    with pytest.raises(ValueError, match=r"matmul.*(?s:.*)return what each sample gives"):
+    with pytest.raises(ValueError, match=r"matmul.*(?s:.*)return the result of each sample"):
         capture(pairs, torch.randn(2, 3))
 
 

@@ -57,6 +57,13 @@ def arithmetic(m: Any, x: Tensor) -> Tensor:
     return torch.view_as_real(z.roll(1, 1).cumsum(1)).flatten(1)
 
 
+def functions(m: Any, x: Tensor) -> Tensor:
+    z = torch.complex(x[:, :4], x[:, 4:])
+    away = z + 3 * torch.ones_like(z)
+    y = z.square() + z**3.0 + away**-2 + away.log() + z.sqrt() - F.dropout(m.gate, 0.0, True)
+    return torch.view_as_real(y).flatten(1)
+
+
 def complex_parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape, dtype=torch.cfloat))
 
@@ -82,6 +89,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Written(sound, window=nn.Buffer(torch.hann_window(16)),
                         gain=nn.Parameter(torch.rand(9))), (48,)
     ),
+    "functions": (lambda: Written(functions, gate=nn.Parameter(torch.randn(4))), (8,)),
     "arithmetic": (
         lambda: Written(arithmetic, weight=complex_parameter(6, 4), bias=complex_parameter(6)),
         (8,)
@@ -135,6 +143,7 @@ def test_layers_share_the_matrices_of_a_transform() -> None:
             {"x": {1: (4, 9)}},
             "its size varies: leave the size",
         ),
+        (lambda m, x: (torch.fft.fft(x) ** 0.5).real, None, "write torch.exp"),
         (lambda m, x: torch.fft.fft(x).tanh().real, None, "with the real and the imaginary part"),
     ],
 )

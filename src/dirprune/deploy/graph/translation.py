@@ -45,10 +45,10 @@ _COMPUTED = ("Tensor", "number")
 
 _OTHER_FORM = "it is supported with other arguments only"
 _SAMPLES_ALONE = (
-    "A network computes every sample on its own here. Combine samples outside of it: return what "
-    "each sample gives, such as its embedding. What is the same in every call (the other samples, "
-    "a table) belongs in a buffer. If dimension 0 counts the elements of a set or graph instead, "
-    "put a batch before it"
+    "Each sample is computed independently. Combine samples outside of the network: return the "
+    "result of each sample, such as its embedding. Values that are the same in every call (other "
+    "samples, a table) belong in a buffer. If dimension 0 counts the elements of a set or graph, "
+    "add a batch dimension before it"
 )
 
 
@@ -230,8 +230,9 @@ class Translation:
         """Compute what depends on constants alone."""
         target: Any = node.target
         given = vars(self._bind(node))
-        acts = given.get("train", given.get("training", True)) and given.get("dropout_p", 1.0)
-        if torch.Tag.nondeterministic_seeded in target.tags and acts:
+        share = given.get("dropout_p", given.get("p", 1.0))  # dropout of nothing draws nothing
+        draws = share and given.get("train", given.get("training", True))
+        if torch.Tag.nondeterministic_seeded in target.tags and draws:
             raise ValueError("it draws at random, in evaluation mode too")
 
         def value(source: FxNode) -> Any:

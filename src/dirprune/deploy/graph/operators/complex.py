@@ -38,6 +38,8 @@ _LINEAR = (
 )  # fmt: skip
 """Operators that act in the same way on the real and on the imaginary part."""
 _PRODUCTS = ("mul", "matmul", "bmm", "mm", "mv", "dot", "linear")
+_LARGEST_POWER = 8
+"""The largest whole exponent that is written as products."""
 _OPERANDS = ("self", "other", "tensors", "src", "value", "values", "fill_value")
 """Arguments of these operators that may be complex."""
 
@@ -133,6 +135,18 @@ def _terms(b: "Builder", x: Any) -> tuple[Term, Term]:
     return Term(b, real), Term(b, imaginary)
 
 
+def _power(b: "Builder", x: Any, exponent: Any) -> Pairs:
+    if exponent not in (*range(-_LARGEST_POWER, 0), *range(1, _LARGEST_POWER + 1)):
+        raise ValueError(
+            f"a complex number to the power {exponent} is not supported, only whole powers up to "
+            f"{_LARGEST_POWER}: write torch.exp(exponent * x.log())"
+        )
+    result = factor = Pairs(*_both(b, x)) if exponent > 0 else _inverse(b, x)
+    for _ in range(abs(int(exponent)) - 1):
+        result = multiplied(b, lambda x, y: b.combine("mul", [x, y]), result, factor)
+    return result
+
+
 def _capture_exponential(b: "Builder", a: "Arguments", results: Any) -> Pairs:
     p, q = _terms(b, a.self)
     return Pairs((p.apply("exp") * q.apply("cos")).held, (p.apply("exp") * q.apply("sin")).held)
@@ -177,6 +191,22 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
 
         return capture
 
+    def polar(b: "Builder", a: "Arguments", results: Any) -> tuple[Term, Term]:
+        length, angle = (of_parts(name)(b, a, results) for name in ("hypot", "atan2"))
+        return Term(b, length), Term(b, angle)
+
+    def logarithm(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        length, angle = polar(b, a, results)
+        return Pairs(length.apply("log").held, angle.held)
+
+    def root(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        length, angle = polar(b, a, results)
+        size, half = length.apply("sqrt"), angle * 0.5
+        return Pairs((size * half.apply("cos")).held, (size * half.apply("sin")).held)
+
+    def ones(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        return Pairs(b.filled(1.0, results[0]), None)
+
     def conjugate(b: "Builder", a: "Arguments", results: Any) -> Pairs:
         return conjugated(b, a.self)
 
@@ -195,6 +225,11 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
         "complex": _capture_complex,
         "polar": _capture_polar,
         "exp": _capture_exponential,
+        "log": logarithm,
+        "sqrt": root,
+        "square": lambda b, a, results: _power(b, a.self, 2),
+        "pow": lambda b, a, results: _power(b, a.self, a.exponent),
+        **dict.fromkeys(("ones", "ones_like", "new_ones"), ones),
         "abs": of_parts("hypot"),
         "reciprocal": lambda b, a, results: _inverse(b, a.self),
         "angle": of_parts("atan2"),
