@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.test_coverage import Written, outputs
+from deploy.test_coverage import Written, made, outputs
 from dirprune.deploy import capture, export_onnx, shrink
 
 
@@ -100,10 +100,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_complex_networks(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    make, shape = CASES[name]
-    model = make().eval()
-    example, x = torch.randn(2, *shape), torch.randn(5, *shape)
+    model, example, x = made(CASES[name], batch=5)
     expected, found = outputs(model, example, x, tmp_path / "m.dpz")
     scale = float(expected.abs().max())
     torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=2e-6 * scale)

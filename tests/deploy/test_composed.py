@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deploy.test_coverage import Written, outputs
+from deploy.test_coverage import Written, made, outputs
 from dirprune.deploy import Engine, save
 
 
@@ -187,10 +187,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_compositions(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    make, shape = CASES[name]
-    model = make().eval()
-    example, x = torch.randn(2, *shape), torch.randn(9, *shape)
+    model, example, x = made(CASES[name], batch=9)
     expected, found = outputs(model, example, x, tmp_path / "m.dpz")
     torch.testing.assert_close(
         found.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True

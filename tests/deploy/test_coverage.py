@@ -178,6 +178,15 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+def made(
+    case: tuple[Callable[[], nn.Module], tuple[int, ...]], batch: int
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network, two samples as its example, and a batch."""
+    torch.manual_seed(0)
+    make, shape = case
+    return make().eval(), torch.randn(2, *shape), torch.randn(batch, *shape)
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, example: Tensor, x: Tensor, file: Path) -> tuple[Tensor, Tensor]:
     """What a network returns, and what the engine returns from a file of it."""
@@ -191,10 +200,7 @@ def outputs(model: nn.Module, example: Tensor, x: Tensor, file: Path) -> tuple[T
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_networks_as_people_write_them(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    make, shape = CASES[name]
-    model = make().eval()
-    example, x = torch.randn(2, *shape), torch.randn(9, *shape)
+    model, example, x = made(CASES[name], batch=9)
     expected, found = outputs(model, example, x, tmp_path / "m.dpz")
     tolerance = 1e-5 * float(expected.abs().max())
     assert float((found - expected).abs().max()) <= tolerance
