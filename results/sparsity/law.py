@@ -18,7 +18,7 @@ from problems import PROBLEMS
 from torch import nn
 from torch.optim import Optimizer
 
-import rows  # measure knows where it is
+import rows  # in benchmarks/, which measure adds to the path
 from dirprune import GRDA, AdamGRDA
 
 OUT = Path(__file__).with_name("law.csv")

@@ -5,7 +5,7 @@ python results/sparsity/tables.py
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -123,6 +123,14 @@ def draw(done: dict[Job, Result], problem: str, path: Path) -> None:
     plt.close(figure)
 
 
+def filled(text: str, name: str, lines: Iterable[str]) -> str:
+    """Replace what is between the markers of a table."""
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    block = "\n".join(lines).strip()
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+    return re.sub(pattern, lambda _: f"{begin}\n{block}\n{end}", text, flags=re.DOTALL)
+
+
 def main() -> None:
     """Rewrite the parts of README.md between the markers, and the figures beside it."""
     done = read(HERE / "runs.csv")
@@ -135,23 +143,10 @@ def main() -> None:
         measured = {job.sparsity for job in done if job.problem == problem}
         for sparsity in (s for s in SPARSITIES[problem] if s in measured):
             lines += [*rate_table(done, problem, sparsity), ""]
-        block = "\n".join(lines).strip()
-        begin, end = f"<!-- {problem} -->", f"<!-- end {problem} -->"
-        text = re.sub(
-            f"{re.escape(begin)}.*?{re.escape(end)}",
-            lambda _, b=begin, e=end, x=block: f"{b}\n{x}\n{e}",
-            text,
-            flags=re.DOTALL,
-        )
+        text = filled(text, problem, lines)
         if len(measured - {0.0}) > 1:
             draw(done, problem, HERE / f"{problem}.svg")
-    block = "\n".join(law_table(done))
-    text = re.sub(
-        "<!-- law -->.*?<!-- end law -->",
-        lambda _: f"<!-- law -->\n{block}\n<!-- end law -->",
-        text,
-        flags=re.DOTALL,
-    )
+    text = filled(text, "law", law_table(done))
     page.write_text(text)
 
 
