@@ -110,6 +110,23 @@ def test_a_folder_that_is_removed_while_it_is_made_is_made_again(
     assert len(calls) == 2
 
 
+def test_a_folder_that_is_removed_while_it_is_looked_at_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, stat = tmp_path / "run", os.stat
+    folder.mkdir()
+
+    def raced(path: str, *args: object, **kwargs: object) -> os.stat_result:
+        found = stat(path, *args, **kwargs)  # type: ignore[arg-type]
+        if path == folder and not (folder / NAME).exists():  # the previous holder leaves
+            folder.rmdir()
+        return found
+
+    monkeypatch.setattr(os, "stat", raced)
+    with locked(folder):
+        assert (folder / NAME).is_file()
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
         Traceback (most recent call last):
         dirprune._support.lock.FolderInUse: ...
     """
-    if folder.exists() and not folder.is_dir():
+    if _is_file(folder):
         raise NotADirectoryError(f"{folder} is a file: give a folder")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with naming_errors(folder):
@@ -84,6 +85,14 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
             with contextlib.suppress(OSError):  # not empty
                 for path in created:
                     path.rmdir()
+
+
+def _is_file(path: Path) -> bool:
+    # One call: a holder may remove the folder between `exists` and `is_dir`.
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _acquire(folder: Path, timeout: float) -> int:
