@@ -158,7 +158,7 @@ def cells(problem: str) -> Iterator[tuple[str, float]]:
     if problem in ("characters", "fashion-cnn"):
         makers = ADAM if problem == "characters" else SGD
         for method in makers:
-            if "end=" in method:
+            if method != "dense" and method not in MAIN[problem]:
                 yield method, SPARSITIES[problem][0]
 
 

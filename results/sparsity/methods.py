@@ -162,6 +162,23 @@ def _grda(power: float, end: float = 0.75) -> Maker:
     return make
 
 
+def _grda_decay_on_v(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+    """Power 2; weight decay pulls at the accumulator v instead of the weight w."""
+    plan = SparsityPlan(sparsity, steps, begin=0.0, end=0.75)
+    planned, dense = groups(model, plan=None, c=0.0, weight_decay=SGD_OPTIONS["weight_decay"])
+    options = SGD_OPTIONS | {"weight_decay": 0.0}
+    optimizer = GRDA([planned, dense], lr=lr, plan=plan, power=2.0, **options)
+
+    @torch.no_grad()
+    def before_step(*_: object) -> None:
+        for p in planned["params"]:
+            v = optimizer.state[p].get("v", p)  # equal to w before the first step
+            p.grad.add_(v, alpha=SGD_OPTIONS["weight_decay"])
+
+    optimizer.register_step_pre_hook(before_step)
+    return optimizer
+
+
 def _sgd_pruned(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
     return prune_gradually(
         torch.optim.SGD(groups(model), lr=lr, **SGD_OPTIONS), steps, sparsity, 0, 0.75
@@ -193,6 +210,7 @@ SGD: dict[str, Maker] = {
     "hard": _grda(math.inf),
     "gmp": _sgd_pruned,
     "pat": _pat,
+    "grda p=2 decay on v": _grda_decay_on_v,
     "grda p=2 end=0.5": _grda(2.0, 0.5),
     "grda p=2 end=0.9": _grda(2.0, 0.9),
 }

@@ -44,8 +44,9 @@ def final_table(done: dict[Job, Result], problem: str) -> Iterator[str]:
         figures(done, problem, "dense", 0.0), best_rate(done, problem, "dense", 0.0), digits
     )
     yield f"| dense (0 % zeros): {dense} |" + " |" * len(columns)
-    others = [m for m, _ in cells(problem) if "end=" in m]
-    for method in (*MAIN[problem], "narrow", *others):
+    methods = dict.fromkeys(m for m, _ in cells(problem) if m not in ("dense", "narrow"))
+    main = MAIN[problem]
+    for method in (*main, "narrow", *(m for m in methods if m not in main)):
         row = [
             cell(figures(done, problem, method, s), best_rate(done, problem, method, s), digits)
             for s in columns
