@@ -11,9 +11,9 @@ by that of two.
 A plan computes its threshold at every eighth step before its end and, for a network of this size,
 at every step after it. As in a whole run, three quarters of the measured steps lie before the end.
 
-Run it on an otherwise idle machine; it takes a quarter of an hour:
+Run it on an otherwise idle machine; it takes six minutes:
 
-    python benchmarks/trainers.py [--rounds 28] [--batches 8] [--json results/trainers/FILE.json]
+    python benchmarks/trainers.py [--rounds 40] [--batches 2] [--json results/trainers/FILE.json]
 """
 
 import argparse
@@ -174,8 +174,8 @@ def run_part(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=28)
-    parser.add_argument("--batches", type=int, default=8, help="in an epoch")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--batches", type=int, default=2, help="in an epoch")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--width", type=float, default=1.0)

@@ -103,6 +103,33 @@ def test_peers_in_eight_bits(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("refused", [{None}, {None, "f32"}])
+def test_precisions_that_openvino_refuses(
+    monkeypatch: pytest.MonkeyPatch, refused: set[str | None]
+) -> None:
+    if not is_installed("openvino"):
+        pytest.skip("pip install dirprune[bench]")
+    import openvino
+
+    class Core(openvino.Core):  # type: ignore[misc]
+        def compile_model(self, model: object, device: str, config: dict[str, str]) -> object:
+            if config.get("INFERENCE_PRECISION_HINT") in refused:
+                raise RuntimeError("No suitable\nimplementations")
+            return super().compile_model(model, device, config)
+
+    monkeypatch.setattr(openvino, "Core", Core)
+
+    def measured() -> Benchmark:
+        return benchmark(network(), X, against=["openvino"], batches=[1], threads=[1], rounds=1)
+
+    if "f32" in refused:
+        with pytest.raises(ValueError, match="leave it out: No suitable implementations"):
+            measured()
+    else:
+        assert [row.precision for row in measured().rows] == ["f32", "f32"]
+
+
+@pytest.mark.usefixtures("_engine")
 def test_a_peer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dirprune.bench.runtimes.find_spec",

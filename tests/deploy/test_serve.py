@@ -46,18 +46,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Engi
     assert found, line
     yield found[1], Engine(path, threads=1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     process.stdout.close()
 
 
 def post(url: str, body: bytes) -> bytes:
-    with urllib.request.urlopen(f"{url}/predict", body, timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/predict", body, timeout=120) as answer:
         return bytes(answer.read())
 
 
 def test_workers_answer_like_the_engine(served: tuple[str, Engine]) -> None:
     url, engine = served
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         told = json.load(answer)
     assert (told["input_shape"], told["output_shape"]) == ([3, 4], [5])
     for batch in (1, 3, 64):

@@ -61,7 +61,7 @@ def run(folder: Path, processes: int) -> list[dict[str, Any]]:
     done = subprocess.run(
         [*command, str(script), str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=300,
         capture_output=True,
         text=True,
     )

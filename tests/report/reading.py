@@ -78,7 +78,7 @@ def browse(page: Path, profile: Path, settings: str = "") -> tuple[str, list[str
         [*command, f"--user-data-dir={profile}", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]

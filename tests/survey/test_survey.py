@@ -236,7 +236,7 @@ def test_two_processes_measure_the_same_as_one(runs: list[str], tmp_path: Path) 
         for rank in ("0", "1")
     ]
     try:
-        (out_0, err_0), (out_1, err_1) = (p.communicate(timeout=120) for p in processes)
+        (out_0, err_0), (out_1, err_1) = (p.communicate(timeout=300) for p in processes)
     finally:
         for process in processes:
             process.kill()

@@ -130,7 +130,7 @@ def run(folder: Path, processes: int) -> Path:
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, cwd=folder, timeout=120, capture_output=True, text=True
+        command, env=environment, cwd=folder, timeout=300, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return out

@@ -71,6 +71,9 @@ def open_peers(name: str, net: GraphNet, onnx: Path, shape: Shape, threads: int)
 
     Returns:
         One peer, or two if the runtime's default precision is not float32.
+
+    Raises:
+        ValueError: If OpenVINO has no kernel for a layer of the network on this processor.
     """
     if name in INT8:
         peer = _OPEN[INT8[name]](net, onnx, shape, threads)[0]
@@ -103,9 +106,14 @@ def _openvino(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Pee
     model = core.read_model(onnx)
     model.reshape(list(shape))
     peers: dict[str, Peer] = {}
+    reason = ""
     for choice in ({}, {"INFERENCE_PRECISION_HINT": "f32"}):
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **choice}
-        compiled = core.compile_model(model, "CPU", settings)
+        try:
+            compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:  # 8-bit weights and half precision on some processors
+            reason = " ".join(str(error).split())
+            continue
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         request = compiled.create_infer_request()
 
@@ -113,6 +121,8 @@ def _openvino(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Pee
             return np.array(request.infer({0: x})[0])
 
         peers.setdefault(precision, Peer("openvino", precision, call))
+    if not peers:
+        raise ValueError(f"OpenVINO cannot run the network here, so leave it out: {reason}")
     return list(peers.values())
 
 
