@@ -63,6 +63,7 @@ def test_the_valley_minimum_is_optimal() -> None:
         assert float((x - simple).norm()) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_page_of_the_gallery_runs(tmp_path: Path) -> None:
     theorem.main(tmp_path / "gallery" / "theorem.html")
     page = (tmp_path / "gallery" / "theorem.html").read_text()

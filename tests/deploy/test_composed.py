@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_compositions(name: str, tmp_path: Path) -> None:
     model, example, x = made(CASES[name], batch=9)
-    expected, found = outputs(model, example, x, tmp_path / "m.dpz")
+    expected, found, _ = outputs(model, example, x, tmp_path / "m.dpz")
     torch.testing.assert_close(
         found.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True
     )

@@ -246,9 +246,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @torch.no_grad()
 def test_networks(name: str, tmp_path: Path) -> None:
     model, example, x = made(CASES[name], batch=7)
-    expected, found = outputs(model, example, x, tmp_path / "m.dpz")
+    expected, found, net = outputs(model, example, x, tmp_path / "m.dpz")
     torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(shrink(model, example)(x), expected.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shrink(net, example)(x), expected.float(), rtol=1e-4, atol=1e-5)
 
 
 def whole_windows(m: Any, x: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ def archive(path: Path, seed: int) -> None:
                 tar.addfile(info, buffer)
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_rows_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
