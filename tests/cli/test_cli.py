@@ -311,7 +311,7 @@ def test_the_folder_of_a_landscape_need_not_be_text(tmp_path: Path) -> None:
     dense, sparse = (os.fsdecode(os.fsencode(tmp_path) + name) for name in (b"/\xe9", b"/\xea"))
     assert cli.main([*QUICK, "--out", dense, "--method", "sgd"]) == 0
     assert cli.main([*QUICK, "--out", sparse]) == 0
-    words = ["landscape", dense, sparse, "--budget", "5s", "--samples", "200"]
+    words = ["landscape", dense, sparse, "--what", "plane", "--grid", "3", "--samples", "200"]
     assert cli.main([*words, "--out", f"{sparse}/landscape"]) == 0
 
 

@@ -144,6 +144,7 @@ def test_bench_prints_and_saves(
         ),
         (["bench", "."], "is not a run: give a run folder, or a file of export"),
         (["bench", "gone.dpz"], "dirprune: gone.dpz: No such file or directory"),
+        (["bench", "gone.dpz", "--out", "."], "dirprune: . is a folder: give a file"),
         (["bench", "gone.dpz", "--batch", "many"], "--batch takes whole numbers"),
         (["bench", "gone.dpz", "--vs", "tvm"], "unknown runtime 'tvm'"),
     ],

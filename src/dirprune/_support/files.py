@@ -50,8 +50,10 @@ def writing(path: Path) -> Iterator[Path]:
         once its bytes are on disk, and removed if anything fails.
 
     Raises:
+        IsADirectoryError: If there is a folder of this name.
         OSError: If the disk is full or not writable; the message names ``path``.
     """
+    _refuse_folder(path)
     with naming_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
@@ -62,6 +64,25 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             if os.name == "posix":  # elsewhere a folder cannot be opened
                 _flush(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that :func:`writing` could not write, before the work for it begins.
+
+    Raises:
+        IsADirectoryError: If there is a folder of this name.
+        OSError: If the file's folder is not writable.
+    """
+    _refuse_folder(path)
+    with naming_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _private_folder(path):
+            pass
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} is a folder: give a file")
 
 
 def expand_user(path: str) -> Path:

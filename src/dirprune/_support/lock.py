@@ -56,7 +56,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
 
     Raises:
         FolderInUse: If another process, or another thread of this one, holds the lock.
-        NotADirectoryError: If the folder is a file.
+        NotADirectoryError: If the folder, or one above it, is a file.
         OSError: If the folder cannot be written.
 
     Example:
@@ -67,8 +67,8 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
         Traceback (most recent call last):
         dirprune._support.lock.FolderInUse: ...
     """
-    if _is_file(folder):
-        raise NotADirectoryError(f"{folder} is a file: give a folder")
+    if file := next(filter(_is_file, (folder, *folder.parents)), None):
+        raise NotADirectoryError(f"{file} is a file: give a folder")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with naming_errors(folder):
         descriptor = _acquire(folder, timeout)

@@ -102,10 +102,12 @@ def bench(
         break_even: Also find the sparsity above which dirprune is faster than the fastest
             runtime, by masking the network at the first batch size and number of threads.
     """
-    from dirprune._support.files import write_json
+    from dirprune._support.files import check_writable, write_json
     from dirprune.bench import benchmark
     from dirprune.bench.break_even import break_even as find_break_even
 
+    if out is not None:
+        check_writable(out)
     if model.is_dir():
         model = _exported(model)
     peers = tuple(filter(None, vs.split(",")))
