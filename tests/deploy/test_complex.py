@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy.test_coverage import Written, made, outputs
-from dirprune.deploy import capture, export_onnx, shrink
+from dirprune.deploy import Engine, capture, export_onnx, save, shrink
 
 
 def spectral_filter(m: Any, x: Tensor) -> Tensor:
@@ -61,7 +61,17 @@ def functions(m: Any, x: Tensor) -> Tensor:
     z = torch.complex(x[:, :4], x[:, 4:])
     away = z + 3 * torch.ones_like(z)
     y = z.square() + z**3.0 + away**-2 + away.log() + z.sqrt() - F.dropout(m.gate, 0.0, True)
-    return torch.view_as_real(y).flatten(1)
+    y = y + z**0 + z**0.5 + away**-2.5 + 2**z + (0.3 * away) ** x[:, :4] + x[:, 4:] ** (2 + 1j)
+    zeros = torch.zeros_like(z, dtype=torch.float32)  # real, although z is complex
+    return torch.view_as_real(y).flatten(1) + x.view_as(torch.view_as_real(z).flatten(1)) * (
+        x[:, :1].expand_as(z) + zeros
+    ).sum(1, keepdim=True)
+
+
+def rotated(m: Any, x: Tensor) -> Tensor:
+    z = torch.complex(x[..., :3], x[..., 3:]) * m.codes[: x.shape[1]]
+    turns = m.codes[0].expand(x.shape[1], 3).imag + m.codes[: x.shape[1]].abs()
+    return torch.cat([z.real + turns, z.imag], -1)
 
 
 def complex_parameter(*shape: int) -> nn.Parameter:
@@ -109,6 +119,17 @@ def test_complex_networks(name: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_codes_of_as_many_places_as_the_input_has(tmp_path: Path) -> None:
+    codes = torch.polar(torch.ones(9, 3), torch.outer(torch.arange(9.0), torch.rand(3)))
+    model = Written(rotated, codes=nn.Buffer(codes))
+    save(model, tmp_path / "m.dpz", torch.randn(2, 6, 6), dynamic={0: {1: (2, 9)}})
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    for length in (2, 9):
+        x = torch.randn(3, length, 6)
+        torch.testing.assert_close(torch.from_numpy(engine(x.numpy())), model(x))
+
+
+@torch.no_grad()
 def test_onnx_has_the_same_transforms(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     make, shape = CASES["spectral filter"]
@@ -140,7 +161,8 @@ def test_layers_share_the_matrices_of_a_transform() -> None:
             {"x": {1: (4, 9)}},
             "its size varies: leave the size",
         ),
-        (lambda m, x: (torch.fft.fft(x) ** 0.5).real, None, "write torch.exp"),
+        (lambda m, x: (x, m.codes), None, "returns complex numbers: return torch.v"),
+        (lambda m, x: x.eq(m.codes).float(), None, "with the real and the imaginary part"),
         (lambda m, x: torch.fft.fft(x).tanh().real, None, "with the real and the imaginary part"),
     ],
 )
@@ -149,5 +171,6 @@ def test_refusals(function: Callable[..., Any], dynamic: Any, message: str) -> N
         def forward(self, x: Tensor) -> Any:
             return self.function(self, x)
 
+    codes = nn.Buffer(torch.ones(6, dtype=torch.cfloat))
     with pytest.raises(ValueError, match=message):
-        capture(One(function), torch.ones(2, 6), dynamic=dynamic)
+        capture(One(function, codes=codes), torch.ones(2, 6), dynamic=dynamic)

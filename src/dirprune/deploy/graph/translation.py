@@ -19,7 +19,9 @@ from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.complex import (
     NOT_COMPLEX,
     RETURNED,
+    both_parts,
     complex_operators,
+    is_complex,
 )
 from dirprune.deploy.graph.operators.pairs import Pairs
 from dirprune.deploy.graph.program import CAPTURED, aten_name
@@ -96,7 +98,7 @@ class Translation:
                 self._values[node] = self._attempt(node)
         for x in outputs:
             held = self._values.get(x)
-            if isinstance(held, Selected | Pairs):
+            if isinstance(held, Selected) or is_complex(held):
                 reason = SELECTION if isinstance(held, Selected) else RETURNED
                 paths = self._blockers.setdefault(f"{x.target}: {reason}", [])
                 paths.append(_path(x) or "the root")
@@ -191,8 +193,8 @@ class Translation:
             if not of_sizes:
                 return self._evaluate(node)
             self._make_values(arguments)
-        is_complex = any(t.is_complex() for t in tensors)
-        known = _COMPLEX if is_complex or any(isinstance(v, Pairs) for v in given) else CAPTURED
+        has_parts = any(t.is_complex() for t in tensors) or any(map(is_complex, given))
+        known = _COMPLEX if has_parts else CAPTURED
         if name not in known:
             raise ValueError(
                 NOT_COMPLEX if known is _COMPLEX else "a graph has no operator for it"
@@ -204,6 +206,8 @@ class Translation:
         sizes = [self._sizes.sizes(t) for t in tensors]
         self._builder.is_whole = all(kind_of(t) == "int" for t in tensors)
         value = known[name](self._builder, arguments, sizes)
+        if isinstance(value, Pairs) and not tensors[0].is_complex():  # such as x.view_as(z)
+            value = value.real
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)
         return value
@@ -222,6 +226,9 @@ class Translation:
         if isinstance(held, Constant) and any(
             isinstance(v, Size) for v in _flat(vars(arguments).values())
         ):
+            if held.tensor.is_complex():
+                arguments.self = Pairs(*both_parts(self._builder, held))
+                return
             arguments.self = self._builder.constant_value(held)
             if held.tensor.dtype == torch.bool:
                 self._builder.booleans.add(arguments.self.number)

@@ -38,8 +38,8 @@ _LINEAR = (
 )  # fmt: skip
 """Operators that act in the same way on the real and on the imaginary part."""
 _PRODUCTS = ("mul", "matmul", "bmm", "mm", "mv", "dot", "linear")
-_LARGEST_POWER = 8
-"""The largest whole exponent that is written as products."""
+_WHOLE = range(-8, 9)
+"""The exponents that are written as products."""
 _OPERANDS = ("self", "other", "tensors", "src", "value", "values", "fill_value")
 """Arguments of these operators that may be complex."""
 
@@ -54,7 +54,12 @@ def _parts(x: Any) -> tuple[Any, Any]:
     return (x.real, x.imag) if isinstance(x, complex) else (x, None)
 
 
-def _both(b: "Builder", x: Any) -> tuple[Value, Value]:
+def is_complex(x: Any) -> bool:
+    """Whether a value or constant is complex."""
+    return isinstance(x, Pairs) or (isinstance(x, Constant) and x.tensor.is_complex())
+
+
+def both_parts(b: "Builder", x: Any) -> tuple[Value, Value]:
     """The parts as values."""
     real, imaginary = _parts(x)
     real = b.as_value(b.operand(real))
@@ -105,7 +110,7 @@ def _product(real: Capture) -> Capture:
         found = multiplied(b, product, _parts(getattr(a, left)), _parts(getattr(a, right)))
         if getattr(a, "bias", None) is None:
             return found
-        parts = zip(_both(b, found), _parts(a.bias))
+        parts = zip(both_parts(b, found), _parts(a.bias))
         return Pairs(*(x if y is None else b.combine("add", [x, y]) for x, y in parts))
 
     return capture
@@ -115,7 +120,9 @@ def _divided(mul: Capture, div: Capture) -> Capture:
     def capture(b: "Builder", a: "Arguments", results: Any) -> Pairs:
         r, s = _parts(a.other)
         if s is None:
-            parts = (div(b, SimpleNamespace(self=x, other=r), results) for x in _both(b, a.self))
+            parts = (
+                div(b, SimpleNamespace(self=x, other=r), results) for x in both_parts(b, a.self)
+            )
             return Pairs(*parts)
         inverse = _inverse(b, a.other)
         product: Pairs = _product(mul)(b, SimpleNamespace(self=a.self, other=inverse), results)
@@ -131,24 +138,24 @@ def _inverse(b: "Builder", x: Any) -> Pairs:
 
 
 def _terms(b: "Builder", x: Any) -> tuple[Term, Term]:
-    real, imaginary = _both(b, x)
+    real, imaginary = both_parts(b, x)
     return Term(b, real), Term(b, imaginary)
 
 
-def _power(b: "Builder", x: Any, exponent: Any) -> Pairs:
-    if exponent not in (*range(-_LARGEST_POWER, 0), *range(1, _LARGEST_POWER + 1)):
-        raise ValueError(
-            f"a complex number to the power {exponent} is not supported, only whole powers up to "
-            f"{_LARGEST_POWER}: write torch.exp(exponent * x.log())"
-        )
-    result = factor = Pairs(*_both(b, x)) if exponent > 0 else _inverse(b, x)
-    for _ in range(abs(int(exponent)) - 1):
-        result = multiplied(b, lambda x, y: b.combine("mul", [x, y]), result, factor)
+def _power(b: "Builder", x: Any, exponent: int) -> Pairs:
+    """A power, not the zeroth, as products."""
+    result = factor = Pairs(*both_parts(b, x)) if exponent > 0 else _inverse(b, x)
+    for _ in range(abs(exponent) - 1):
+        result = multiplied(b, _multiply(b), result, factor)
     return result
 
 
-def _capture_exponential(b: "Builder", a: "Arguments", results: Any) -> Pairs:
-    p, q = _terms(b, a.self)
+def _multiply(b: "Builder") -> Callable[[Any, Any], Any]:
+    return lambda x, y: b.combine("mul", [b.operand(x), b.operand(y)])
+
+
+def _exponential(b: "Builder", x: Any) -> Pairs:
+    p, q = _terms(b, x)
     return Pairs((p.apply("exp") * q.apply("cos")).held, (p.apply("exp") * q.apply("sin")).held)
 
 
@@ -174,7 +181,7 @@ def _capture_as_complex(b: "Builder", a: "Arguments", results: Any) -> Pairs:
 
 
 def _capture_as_real(b: "Builder", a: "Arguments", results: Any) -> Value:
-    parts = _both(b, a.self)
+    parts = both_parts(b, a.self)
     ones = [b.reshape(x, (*results[0][:-1], 1)) for x in parts]
     y = b.join(ones, len(results[0]) - 1, results[0])
     b.parts[y] = parts
@@ -186,7 +193,7 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
 
     def of_parts(name: str) -> Capture:
         def capture(b: "Builder", a: "Arguments", results: Any) -> Any:
-            p, q = _both(b, a.self)
+            p, q = both_parts(b, a.self)
             return real[name](b, SimpleNamespace(self=q, other=p), results)
 
         return capture
@@ -198,6 +205,12 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
     def logarithm(b: "Builder", a: "Arguments", results: Any) -> Pairs:
         length, angle = polar(b, a, results)
         return Pairs(length.apply("log").held, angle.held)
+
+    def power(b: "Builder", a: "Arguments", results: Any) -> Pairs:
+        if isinstance(a.exponent, int | float) and a.exponent in _WHOLE:
+            return _power(b, a.self, int(a.exponent)) if a.exponent else ones(b, a, results)
+        z = multiplied(b, _multiply(b), logarithm(b, a, results), _parts(a.exponent))
+        return _exponential(b, z)
 
     def root(b: "Builder", a: "Arguments", results: Any) -> Pairs:
         length, angle = polar(b, a, results)
@@ -219,20 +232,22 @@ def complex_operators(real: Mapping[str, Capture]) -> dict[str, Capture]:
         **dict.fromkeys(("_to_copy", "to"), _capture_cast),
         "_fft_r2c": real_to_complex,
         "_fft_c2c": lambda b, a, results: complex_to_complex(b, a.self, a, results),
-        "_fft_c2r": lambda b, a, results: complex_to_real(b, Pairs(*_both(b, a.self)), a, results),
+        "_fft_c2r": lambda b, a, results: complex_to_real(
+            b, Pairs(*both_parts(b, a.self)), a, results
+        ),
         "view_as_complex": _capture_as_complex,
         "view_as_real": _capture_as_real,
         "complex": _capture_complex,
         "polar": _capture_polar,
-        "exp": _capture_exponential,
+        "exp": lambda b, a, results: _exponential(b, a.self),
         "log": logarithm,
         "sqrt": root,
         "square": lambda b, a, results: _power(b, a.self, 2),
-        "pow": lambda b, a, results: _power(b, a.self, a.exponent),
+        "pow": power,
         **dict.fromkeys(("ones", "ones_like", "new_ones"), ones),
         "abs": of_parts("hypot"),
         "reciprocal": lambda b, a, results: _inverse(b, a.self),
         "angle": of_parts("atan2"),
-        "real": lambda b, a, results: _both(b, a.self)[0],
-        "imag": lambda b, a, results: _both(b, a.self)[1],
+        "real": lambda b, a, results: both_parts(b, a.self)[0],
+        "imag": lambda b, a, results: both_parts(b, a.self)[1],
     }
