@@ -134,6 +134,17 @@ def test_a_sentence_is_one_line_where_there_is_no_terminal(
     assert capsys.readouterr().out == "word " * 99 + "end\n"
 
 
+@pytest.mark.parametrize("columns", ["0", "40"])
+def test_what_an_error_lists_stays_a_list(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.__stdout__", None)
+    print_text("RUN cannot be captured:\n  aten.one\n  aten.two\nReplace these")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["RUN cannot be captured:", "  aten.one", "  aten.two", "Replace these"]
+
+
 def test_a_trial_that_diverged_has_no_figures(capsys: pytest.CaptureFixture[str]) -> None:
     good = Trial(0.51, 0.01, 0.9375, 0.3288)
     result = TuneResult(

@@ -45,10 +45,11 @@ def print_tables(titles: Sequence[str], groups: Sequence[tuple[Rows, str]]) -> N
 
 
 def print_text(text: str) -> None:
-    """Print a sentence; a terminal gets lines that end at spaces."""
-    width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: no terminal, one line
-    print(textwrap.fill(text, width or len(text) + 1, break_long_words=False,
-                        break_on_hyphens=False))  # fmt: skip
+    """Print sentences; a terminal gets lines that end at spaces."""
+    width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: no terminal, nothing to wrap
+    for line in text.split("\n"):  # an error may list what is wrong, a line for each
+        print(textwrap.fill(line, width or len(line) + 1, break_long_words=False,
+                            break_on_hyphens=False))  # fmt: skip
 
 
 def _ruled(titles: Sequence[str], rows: Rows, caption: str) -> list[Table]:
