@@ -260,7 +260,8 @@ class SparsityPlan(PlanState):
                 for name, v, level in zip(names, accumulators, levels)
                 if 0 < level < g and v.dim() > 1 and v.numel() > self.minimum
             ]
-            finding = f"only the minimum of {self.minimum} weights is nonzero in {{}}"
+            weights = "1 weight" if self.minimum == 1 else f"{self.minimum} weights"
+            finding = f"only the minimum of {weights} is nonzero in {{}}"
             self._warnings.name(step, held, finding)
         return levels
 
