@@ -97,9 +97,29 @@ def run(job: Job) -> Result:
 
 def train(job: Job, make: Maker) -> Result:
     """Train once with the optimizer that ``make`` returns, in this process, on one thread."""
+    begun = time.monotonic()
+    model = trained(job, make)
+    seconds = round(time.monotonic() - begun, 1)
+    if model is None:
+        return Result(**asdict(job), zeros=math.nan, validation=math.nan, test=math.nan,
+                      empty_tensors=0, seconds=seconds)  # fmt: skip
+    problem = PROBLEMS[job.problem]()
+    planned = groups(model)[0]["params"]
+    zeros = sum(int((p == 0).sum()) for p in planned) / sum(p.numel() for p in planned)
+    return Result(
+        **asdict(job),
+        zeros=zeros,
+        validation=problem.evaluate(model, "validation"),
+        test=problem.evaluate(model, "test"),
+        empty_tensors=sum(not p.any() for p in planned),
+        seconds=seconds,
+    )
+
+
+def trained(job: Job, make: Maker) -> nn.Module | None:
+    """The network at the end of a run, in evaluation mode; None if training diverged."""
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
-    begun = time.monotonic()
     problem = PROBLEMS[job.problem]()
     model = build(job).to(memory_format=torch.channels_last)  # faster convolutions on CPUs
     optimizer = make(model, job.lr, problem.steps, job.sparsity)
@@ -115,19 +135,8 @@ def train(job: Job, make: Maker) -> Result:
             nn.utils.clip_grad_norm_(model.parameters(), problem.clip)
         optimizer.step()
         if step % 100 == 0 and not math.isfinite(loss.item()):
-            return Result(**asdict(job), zeros=math.nan, validation=math.nan, test=math.nan,
-                          empty_tensors=0, seconds=time.monotonic() - begun)  # fmt: skip
-    model.eval()
-    planned = groups(model)[0]["params"]
-    zeros = sum(int((p == 0).sum()) for p in planned) / sum(p.numel() for p in planned)
-    return Result(
-        **asdict(job),
-        zeros=zeros,
-        validation=problem.evaluate(model, "validation"),
-        test=problem.evaluate(model, "test"),
-        empty_tensors=sum(not p.any() for p in planned),
-        seconds=round(time.monotonic() - begun, 1),
-    )
+            return None
+    return model.eval()
 
 
 def read(path: Path) -> dict[Job, Result]:
