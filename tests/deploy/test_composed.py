@@ -136,6 +136,15 @@ def unlimited(m: Any, x: Tensor) -> Tensor:
     return torch.cat(parts, 1).clamp(-9, 9)
 
 
+def scheduled(m: Any, x: Tensor) -> Tensor:
+    """Numbers of buffers, and a number of a buffer for each sample."""
+    step = m.steps[1].item()
+    own = m.rates.gather(-1, (x[:, 0].sigmoid() * 6).long())[:, None]
+    for place in m.steps:
+        x = x * m.rates[place] + m.rates[place - 1]
+    return own * x / (m.rates[0].item() * 2 + 1) + F.pad(x, (step, 0))[:, :4] * step
+
+
 Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
 CASES: dict[str, Case] = {
     "trigonometry": (lambda: Written(trigonometry), (9,)),
@@ -181,6 +190,11 @@ CASES: dict[str, Case] = {
     "gamma functions": (lambda: Written(gamma_functions), (9,)),
     "bits": (lambda: Written(bits), (9,)),
     "unlimited": (lambda: Written(unlimited), (9,)),
+    "scheduled": (
+        lambda: Written(scheduled, rates=nn.Buffer(torch.linspace(0.9, 0.1, 6)),
+                        steps=nn.Buffer(torch.tensor([5, 2, 0]))),
+        (4,),
+    ),
     "random slopes": (lambda: nn.RReLU(), (3, 4)),
 }  # fmt: skip
 

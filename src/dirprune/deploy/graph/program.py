@@ -77,8 +77,9 @@ def exported_program(
             reason = "it works for this batch size only, as by a loop over the samples"
         if "data-dependent" in str(error):
             reason = (
-                f"its code depends on values of the input{_line(error)}, for example by if, int() "
-                "or .item(): use torch.where"
+                f"its code depends on values of the input or of a buffer{_line(error)}, for "
+                "example by if, int() or .item(): use torch.where, and keep a number that never "
+                "changes as a plain number of Python"
             )
         if "Couldn't swap" in str(error):
             reason = f"its forward converts a layer{_line(error)}: convert the layer before"

@@ -104,10 +104,11 @@ class ProgramSizes:
             return self._size(size)
         return None
 
-    def bind(self, tensor: Tensor, shape: Sequence[int]) -> None:
-        """Store sizes that follow from values of constants, such as how many of them are true."""
-        for size, known in zip(tensor.shape, shape):
-            expression = size.node.expr if isinstance(size, torch.SymInt) else None
+    def bind(self, sizes: Sequence[Any], values: Sequence[Any]) -> None:
+        """Store numbers that follow from values of constants, such as how many are true."""
+        for size, known in zip(sizes, values):
+            symbolic = isinstance(size, torch.SymInt | torch.SymFloat)
+            expression = size.node.expr if symbolic else None
             if expression is not None and expression.is_Symbol and not self._is_known(expression):
                 self._counts[expression] = known
 

@@ -178,7 +178,7 @@ class Translation:
         outputs = node.meta.get("val")
         results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         if not any(isinstance(t, Tensor) for t in results):
-            return self._sizes.number(outputs)
+            return self._number(node)
         name = aten_name(cast(OpOverload, node.target))
         arguments = self._bind(node)
         tensors = [t for t in results if isinstance(t, Tensor)]
@@ -202,7 +202,7 @@ class Translation:
         for index in getattr(arguments, "indices", None) or ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
                 count = int(index.tensor.sum())
-                self._sizes.bind(tensors[0], [count] * tensors[0].dim())
+                self._sizes.bind(tensors[0].shape, [count] * tensors[0].dim())
         sizes = [self._sizes.sizes(t) for t in tensors]
         self._builder.is_whole = all(kind_of(t) == "int" for t in tensors)
         value = known[name](self._builder, arguments, sizes)
@@ -211,6 +211,15 @@ class Translation:
         if isinstance(value, Value) and tensors[0].dtype == torch.bool:
             self._builder.booleans.add(value.number)
         return value
+
+    def _number(self, node: FxNode) -> Any:
+        """What a number is: that of a constant, as by ``.item()``, or one of sizes."""
+        traced = node.meta.get("val")
+        if node.target is torch.ops.aten._local_scalar_dense.default:
+            source = self._values.get(node.all_input_nodes[0])
+            if isinstance(source, Constant):
+                self._sizes.bind([traced], [source.tensor.item()])
+        return self._sizes.number(traced)
 
     def _selected(self, name: str, arguments: Arguments) -> Selected | None:
         """What ``x[mask]`` is."""
@@ -243,15 +252,18 @@ class Translation:
             raise ValueError("it draws at random, in evaluation mode too")
 
         def value(source: FxNode) -> Any:
-            if not isinstance(self._values.get(source), Constant):
+            held = self._values.get(source)
+            if isinstance(held, int | float):
+                return held
+            if not isinstance(held, Constant):
                 raise ValueError("it makes a tensor from the size of the batch")
-            return self._values[source].tensor
+            return held.tensor
 
         arguments = map_arg((node.args, node.kwargs), value)
         result = target(*arguments[0], **arguments[1])
         for traced, own in zip(tree_leaves(node.meta.get("val")), tree_leaves(result)):
             if isinstance(traced, Tensor):
-                self._sizes.bind(traced, own.shape)
+                self._sizes.bind(traced.shape, own.shape)
         if aten_name(target) in ("_to_copy", "to") and result.is_floating_point():
             source = self._values[node.all_input_nodes[0]]
             if source.tensor.is_floating_point():  # autocast: a graph computes in float32

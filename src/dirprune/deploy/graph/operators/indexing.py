@@ -188,6 +188,8 @@ def _gather_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) 
 
 def _capture_gather(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x, index = a.self, a.index
+    if hasattr(x, "tensor") and x.tensor.dim() == 1:  # a row of a table for each sample
+        return rows_of_all_samples(b, x, 0, index, results[0])
     dim = a.dim % len(results[0])
     if (found := split_rows(b, x, dim, index)) is not None:
         rows, places = found
