@@ -287,6 +287,32 @@ def test_autocast_blocks_become_float32(caplog: pytest.LogCaptureFixture) -> Non
     assert (model(x) - exact).abs().max() > 1e-5  # bfloat16 rounds visibly
 
 
+class Hashed(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.rows, self.size = nn.Embedding(size, 2), size
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.rows(ids * 31 % self.size)
+
+
+def test_integers_that_float32_rounds_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = torch.tensor([[3, 2**24 + 1]])
+    with pytest.raises(ValueError, match="such as 16777217, which float32 rounds"):
+        capture(Hashed(64), large)
+    with pytest.raises(ValueError, match="such as 260047871, which float32 rounds"):
+        capture(Hashed(64), large // 2 + 33)
+    capture(Hashed(2), large * 0 + 2**24 - 30)  # only a product is rounded, and to an even number
+    assert "integers beyond 16,777,216 are rounded to float32" in caplog.text
+    save(Hashed(64), tmp_path / "m.dpz", large % 9)
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    with pytest.raises(ValueError, match="rounds the integer 16777217 of the input"):
+        engine(large.numpy())
+    assert engine(large.numpy() // 2**24).shape == (1, 2, 2)
+
+
 def test_frozen_parameters_stay_frozen() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     model[0].requires_grad_(False)

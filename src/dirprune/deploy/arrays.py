@@ -48,3 +48,20 @@ def as_float32(array: NDArray[Any]) -> Array:
     raise TypeError(
         f"the engine computes with real numbers, got {array.dtype}: use x.astype(numpy.float32)"
     )
+
+
+def check_integers(array: NDArray[Any]) -> None:
+    """Refuse integers, such as numbers of users, that float32 would make those of others.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 4:
+        return
+    rounded = array[array.astype(np.float32).astype(np.float64) != array]
+    if rounded.size:
+        raise ValueError(
+            f"the engine computes in float32, which rounds the integer {rounded[0]} of the input: "
+            "integers are exact up to 16,777,216. Hash larger ones, or subtract an offset, before "
+            "the call"
+        )

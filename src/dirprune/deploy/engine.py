@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dirprune._support import native
 from dirprune._support.files import writing
-from dirprune.deploy.arrays import Array, as_array, as_float32
+from dirprune.deploy.arrays import Array, as_array, as_float32, check_integers
 from dirprune.deploy.file.container import Contents
 from dirprune.deploy.file.limits import check_memory, memory_limit, readable
 from dirprune.deploy.file.read import FileOrBytes, describe, file_bytes, read_contents
@@ -186,7 +186,8 @@ class Engine:
 
         Raises:
             TypeError: If an argument is missing or not an array of real numbers.
-            ValueError: If it has another shape, or with ``check`` is not finite.
+            ValueError: If it has another shape, with ``check`` is not finite, or holds an integer
+                that float32 rounds where the network takes integers.
             MemoryError: If the batch is too large; smaller ones still run.
         """
         x, prepared = self._input(args, kwargs)
@@ -282,7 +283,10 @@ class Engine:
         signature = prepared.signature
         if signature is None:
             return self._checked(arrays[0], tuple(prepared.program.input_shape)), prepared
-        slots = zip(arrays, signature.inputs, strict=True)
+        slots = list(zip(arrays, signature.inputs, strict=True))
+        for array, slot in slots:
+            if slot.kind == "int":
+                check_integers(array)
         arrays = [self._checked(array, slot.shape[1:]) for array, slot in slots]
         return np.ascontiguousarray(pack(signature, arrays, np.concatenate)), prepared
 

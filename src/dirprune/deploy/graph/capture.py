@@ -24,6 +24,7 @@ from dirprune.deploy.graph.translation import Translation
 
 _log = logging.getLogger(__name__)
 
+_WIDE = (torch.int32, torch.int64)
 _TOLERANCES = {torch.float16: 0.05, torch.bfloat16: 0.2}
 """Largest accepted difference from the model's outputs, relative to the largest output."""
 
@@ -42,7 +43,8 @@ def capture(
         model: Any module built of the operators of
             :data:`dirprune.deploy.graph.operators.OPERATORS` and of what torch decomposes into
             them. It may be wrapped by DataParallel, DistributedDataParallel, AveragedModel or
-            ``torch.compile``. It is not changed. Other precisions become float32.
+            ``torch.compile``. It is not changed. Other precisions become float32; so do integers,
+            which are exact up to 16,777,216.
         example_inputs: A tensor, a tuple of positional arguments, or a dictionary of keyword
             arguments. Every tensor has the batch in dimension 0; values do not matter.
         dynamic: Sizes that may vary, by input and dimension: ``{"x": {2: (64, 512)}}``. Bounds are
@@ -73,12 +75,12 @@ def capture(
         with without_observers(
             model, lambda leaves: _run(example, reference, leaves), example.leaves
         ) as expected:
-            _say_what_is_converted(reference.seen)
+            _say_what_is_converted(reference)
             program = exported_program(example, ranges)
         graph = Translation(program, example, ranges).graph()
-        _check(graph, example.leaves, expected, reference.seen)
+        _check(graph, example.leaves, expected, reference)
         for at, leaves in other_sizes(graph, example):
-            _check_sizes(at, example, leaves, reference.seen)
+            _check_sizes(at, example, leaves, reference)
     return graph
 
 
@@ -104,13 +106,15 @@ def captured(
 class Reference(TorchDispatchMode):
     """Runs a network to compare a graph with.
 
-    It notes in which precisions the network computes: its parameters', or those of autocast. Of
-    equal elements the first ones are the largest, as in a graph; ``torch.topk`` takes any.
+    It notes in which precisions the network computes: its parameters', or those of autocast; and
+    an integer that float32 does not hold. Of equal elements the first ones are the largest, as in
+    a graph; ``torch.topk`` takes any.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[torch.dtype] = set()
+        self.rounded: int | None = None
 
     def __torch_dispatch__(
         self,
@@ -123,6 +127,10 @@ class Reference(TorchDispatchMode):
         result = _OF_EQUAL.get(func, func)(*args, **kwargs or {})
         tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         self.seen |= {x.dtype for x in tensors if x.is_floating_point()}
+        for x in (*tree_leaves(args), *tensors):
+            if self.rounded is None and isinstance(x, Tensor) and x.dtype in _WIDE:
+                inexact = x[x.float().double() != x.double()]
+                self.rounded = int(inexact[0]) if len(inexact) else None
         return result
 
 
@@ -155,7 +163,7 @@ def _check(
     graph: Graph,
     inputs: Sequence[Tensor],
     expected: list[Tensor],
-    precisions: set[torch.dtype],
+    reference: Reference,
 ) -> None:
     """Refuse a graph that computes something else than the network does."""
     leaves = [leaf.cpu().float() for leaf in inputs]
@@ -167,7 +175,14 @@ def _check(
         if own.shape != wanted.shape:
             raise RuntimeError(f"the captured graph gives {own.shape}, not {wanted.shape}: {_BUG}")
         gap, largest = largest_gap(wanted, own)
-        if not gap <= tolerance(precisions, 1e-3) * largest + 1e-6:
+        if not gap <= tolerance(reference.seen, 1e-3) * largest + 1e-6:
+            if reference.rounded is not None:
+                raise ValueError(
+                    f"the network computes with integers such as {reference.rounded}, which "
+                    "float32 rounds: a graph computes all numbers in float32, where integers are "
+                    "exact up to 16,777,216. Compute hashes and differences of larger ones before "
+                    "the network"
+                )
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
 
 
@@ -190,7 +205,7 @@ def largest_gap(wanted: Tensor, own: Tensor) -> tuple[float, float]:
 
 
 def _check_sizes(
-    graph: Graph, example: Example, leaves: list[Tensor], precisions: set[torch.dtype]
+    graph: Graph, example: Example, leaves: list[Tensor], reference: Reference
 ) -> None:
     """Refuse sizes at which the network fails, or computes something else."""
     shapes = " and ".join(str(tuple(leaf.shape)) for leaf in leaves)
@@ -204,7 +219,7 @@ def _check_sizes(
             "bounds, or a step, in dynamic"
         ) from error
     try:
-        _check(graph, leaves, expected, precisions)
+        _check(graph, leaves, expected, reference)
     except RuntimeError as error:
         raise ValueError(
             f"{name} acts differently on inputs of {shapes} than on the example "
@@ -216,7 +231,11 @@ def _check_sizes(
 _BUG = "this is a bug of dirprune, please report it with the model"
 
 
-def _say_what_is_converted(precisions: set[torch.dtype]) -> None:
-    if others := precisions - {torch.float32}:
+def _say_what_is_converted(reference: Reference) -> None:
+    if others := reference.seen - {torch.float32}:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
         _log.warning("what the network computes in %s is computed in float32", names)
+    if reference.rounded is not None:
+        _log.warning(
+            "integers beyond 16,777,216 are rounded to float32, such as %d", reference.rounded
+        )
