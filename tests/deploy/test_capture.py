@@ -161,6 +161,7 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
         (refused(lambda m, x: F.dropout(x), 3), "self.training"),
         (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "batch"),
         (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),
+        (refused(lambda m, x: (x, x.shape[0]), 3), "returns a number that follows from the batch"),
         (lambda: capture(nn.Linear(3, 3), "x"), "must be a tensor"),
         (lambda: capture(nn.Linear(3, 3), torch.tensor(2.5)), "number 2.5: give one number for"),
         (lambda: capture(nn.Linear(3, 3), torch.ones(0, 3)), "batches of real numbers"),

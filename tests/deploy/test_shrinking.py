@@ -160,6 +160,11 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         model.weight[1, 1] = torch.inf
     with pytest.raises(ValueError, match="weight holds NaN or infinity"):
         shrink(model, torch.ones(2, 3))
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    with torch.no_grad():
+        model[0].parametrizations.weight.original1[1] = 0
+    with pytest.raises(ValueError, match=r"constant.0 \(of 0, computed .* holds NaN or infinity"):
+        shrink(model, torch.ones(2, 3))
 
 
 def test_a_bug_raises_instead_of_returning(monkeypatch: pytest.MonkeyPatch) -> None:

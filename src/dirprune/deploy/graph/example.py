@@ -254,6 +254,11 @@ def _checked(leaf: Tensor, first: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def _children(value: Any) -> Any:
     """The parts of an object that torch can flatten, such as a cache of keys and values."""
+    if isinstance(value, torch.SymInt | torch.SymFloat):
+        raise ValueError(
+            "it returns a number that follows from the batch or from a size that varies: leave it "
+            "out, the caller can read it from the shapes"
+        )
     if type(value) not in pytree.SUPPORTED_NODES:
         raise ValueError(
             f"a {type(value).__name__} is neither a tensor nor a tuple, list, dictionary or "

@@ -114,7 +114,15 @@ def _check_finite(graph: Graph) -> None:
         written = name in fixed and name.startswith("constant.")
         missing = np.isnan(tensor).any() and not written
         if missing or (name not in fixed and np.isinf(tensor).any()):
-            raise ValueError(f"{name} holds NaN or infinity: shrink takes finite weights only")
+            path = next((n.path for n in graph.nodes if name in n.tensors.values()), "")
+            computed = (
+                f" (of {path or 'the root'}, computed from its parameters: weight_norm and others "
+                "divide by the norm of a row, which may be all zero)"
+            )
+            raise ValueError(
+                f"{name}{computed if name.startswith('constant.') else ''} holds NaN or infinity: "
+                "shrink takes finite weights only"
+            )
 
 
 def difference(before: Graph, after: Exact, example_inputs: ExampleInputs | None = None) -> float:

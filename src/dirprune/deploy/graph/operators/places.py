@@ -122,7 +122,9 @@ def _capture_index_put(b: "Builder", a: "Arguments", results: Any) -> "Value":
         return _put_one_of_each_sample(b, a, given[1], results[0])
     mask = held[0]
     if len(given) > 1 or mask.number not in b.booleans or given[0][0] != 0:
-        raise ValueError("it writes to places that depend on the input")
+        raise ValueError(
+            "it writes to places that depend on the input: use x.scatter(dim, index, values)"
+        )
     values = a.values
     if getattr(values, "mask", None) == mask.number:
         values = values.value
