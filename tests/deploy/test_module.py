@@ -34,6 +34,13 @@ def test_it_trains_as_its_original() -> None:
     assert not torch.equal(state["1.running_mean"], torch.zeros(4))
 
 
+def test_it_takes_other_precisions_as_the_engine_does() -> None:
+    _, net = pair()
+    x = torch.randn(2, 3, 6, 6).half()
+    torch.testing.assert_close(net.eval()(x), net(x.float()))
+    torch.testing.assert_close(net.double()(x), net(x.double()))
+
+
 def test_its_original_takes_its_state() -> None:
     model, net = pair()
     with torch.no_grad():

@@ -91,10 +91,11 @@ class GraphNet(nn.Module):
             ValueError: If a shape differs.
         """
         signature = self._plan().signature
-        if signature is None:
-            return self.run(next(iter(kwargs.values())) if x is None and kwargs else x)
-        args = args if x is None else (x, *args)
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        if signature is None:
+            x = next(iter(kwargs.values())) if x is None and kwargs else x
+            return self.run(x.to(dtype) if isinstance(x, Tensor) else x)
+        args = args if x is None else (x, *args)
         leaves = [leaf.to(dtype) for leaf in signature.leaves(args, kwargs)]
         plan = self._plan_at([tuple(leaf.shape) for leaf in leaves])
         if plan.signature is None:
