@@ -143,6 +143,30 @@ def test_the_module_is_left_in_its_mode() -> None:
     assert not model[1].training
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+        self.calls, self.last = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.last + self.calls
+        return x + self.calls if self.reads else x * 2
+
+
+@torch.no_grad()
+def test_networks_that_write_to_buffers() -> None:
+    model, x = Counting(reads=False).eval(), torch.randn(2, 3)
+    torch.testing.assert_close(GraphNet(capture(model, x))(x), 2 * x)
+    for buffer in model.buffers():  # as before
+        assert not buffer.any()
+    with pytest.raises(ValueError, match=r"calls: .* take the state as an input"):
+        capture(Counting(reads=True), x)
+
+
 def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object]:
     return lambda: capture(nn.Sequential(nn.Identity(), Lambda(function)), torch.randn(2, *shape))
 
@@ -158,6 +182,7 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
         (refused(lambda m, x: torch.stack([x[i] for i in range(len(x))]), 4), "over the samples"),
         (refused(lambda m, x: x.mean((0, 1)) + x, 4), "along the batch"),
         (refused(lambda m, x: x + torch.rand(3), 3), "at random"),
+        (refused(lambda m, x: x + torch.randn_like(x), 3), "take the random numbers as an input"),
         (refused(lambda m, x: F.dropout(x), 3), "self.training"),
         (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "batch"),
         (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),

@@ -142,15 +142,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model: Any module.
 
     Yields:
-        Nothing; afterwards the mode of every submodule is restored.
+        Nothing; afterwards the mode of every submodule is restored, and every buffer.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
     model.eval()
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        for own, name, buffer, version, before in buffers:
+            own[name] = buffer
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(before)
 
 
 @contextmanager

@@ -45,12 +45,19 @@ _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
 
+_RANDOM = "it draws at random, in evaluation mode too: take the random numbers as an input"
 _OTHER_FORM = "it is supported with other arguments only"
 _SAMPLES_ALONE = (
     "Each sample is computed independently. Combine samples outside of the network: return the "
     "result of each sample, such as its embedding. Values that are the same in every call (other "
     "samples, a table) belong in a buffer. If dimension 0 counts the elements of a set or graph, "
     "add a batch dimension before it"
+)
+
+
+_STATE = (
+    "the network writes to this buffer and reads it, so that a call depends on those before, but "
+    "a graph keeps no state: take the state as an input and return the new one"
 )
 
 
@@ -88,12 +95,14 @@ class Translation:
             ValueError: With all that is in the way.
         """
         nodes = list(self._program.graph.nodes)
-        outputs: Any = nodes[-1].args[0]
-        needed = {nodes[-1]}
+        outputs, written = self._outputs(nodes[-1])
+        needed = {x for x in outputs if isinstance(x, FxNode)}
         for node in reversed(nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
         for node in nodes:
+            if node in needed and node.op == "placeholder" and node.name in written:
+                self._blockers[f"{written[node.name]}: {_STATE}"] = ["the root"]
             if node.op == "call_function" and node in needed:
                 self._values[node] = self._attempt(node)
         for x in outputs:
@@ -114,6 +123,18 @@ class Translation:
                 + "\nReplace these, or save without example_inputs to store the weights only"
             )
         return self._finish([self._output(x) for x in outputs])
+
+    def _outputs(self, last: FxNode) -> tuple[list[Any], dict[str, str]]:
+        """What the network returns, and names of the buffers that it writes by placeholder."""
+        signature = self._program.graph_signature
+        changed = set(signature.buffers_to_mutate.values())
+        written = {
+            name: target.removeprefix("network.")
+            for name, target in signature.inputs_to_buffers.items()
+            if target in changed
+        }
+        returned: Any = last.args[0]
+        return list(returned)[len(returned) - len(signature.user_outputs) :], written
 
     def _read_inputs(self) -> None:
         """Constants for parameters and buffers, values for the inputs."""
@@ -196,6 +217,8 @@ class Translation:
         has_parts = any(t.is_complex() for t in tensors) or any(map(is_complex, given))
         known = _COMPLEX if has_parts else CAPTURED
         if name not in known:
+            if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+                raise ValueError(_RANDOM)
             raise ValueError(
                 NOT_COMPLEX if known is _COMPLEX else "a graph has no operator for it"
             )
@@ -249,7 +272,7 @@ class Translation:
         share = given.get("dropout_p", given.get("p", 1.0))  # dropout of nothing draws nothing
         draws = share and given.get("train", given.get("training", True))
         if torch.Tag.nondeterministic_seeded in target.tags and draws:
-            raise ValueError("it draws at random, in evaluation mode too")
+            raise ValueError(_RANDOM)
 
         def value(source: FxNode) -> Any:
             held = self._values.get(source)
