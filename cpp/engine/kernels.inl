@@ -360,13 +360,13 @@ INLINE Exponential exponential(Vec x, float least, float most) {
 }
 INLINE Vec power_of_two(Ints n) { return (Vec)((n + 127) << 23); }
 
-// For arguments from -87 to 88; those beyond give the value at the end of this range.
+// Zero below -88, as masked logits need it (2^n is zero for n = -127); above 88, the value at 88.
 INLINE Vec exp(Vec x) {
-    const Exponential e = exponential(x, -87, 88);
+    const Exponential e = exponential(x, -88, 88);
     const Vec power = power_of_two(e.n);
     return multiply_add(power, e.remainder, power);
 }
-// exp(x) - 1, exact to the last digits near 0 too, in the same range.
+// exp(x) - 1, exact to the last digits near 0 too; beyond -87 and 88, the value there.
 INLINE Vec expm1(Vec x) {
     const Exponential e = exponential(x, -87, 88);
     const Vec power = power_of_two(e.n);

@@ -281,6 +281,26 @@ def test_far_taps_at_any_batch_size(tmp_path: Path) -> None:
     np.testing.assert_allclose(engine(x[:1]), expected[:1], atol=1e-5)
 
 
+@pytest.mark.parametrize("isa", _cpp.available())
+def test_masked_logits_have_no_probability(
+    isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRPRUNE_ISA", isa)
+    least = torch.finfo(torch.float32).min
+    masked = torch.tensor([[0.0, least, -200.0, -torch.inf, *[least] * 20], [*[-1e4] * 23, 0.0]])
+
+    class Entropy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            p = x.softmax(1)
+            return torch.cat([p, -(p * x.clamp_min(least)).sum(1, keepdim=True)], 1)
+
+    save(Entropy(), tmp_path / "net.dpz", torch.randn(2, 24))
+    found = Engine(tmp_path / "net.dpz", threads=1, tune=False)(masked.numpy())
+    expected = np.zeros((2, 25), np.float32)
+    expected[0, 0] = expected[1, 23] = 1.0
+    np.testing.assert_array_equal(found, expected)
+
+
 class Rows(nn.Module):
     """A linear layer over rows with a residual and an activation, then LayerNorm and softmax."""
 
