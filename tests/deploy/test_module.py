@@ -41,6 +41,14 @@ def test_it_takes_other_precisions_as_the_engine_does() -> None:
     torch.testing.assert_close(net.double()(x), net(x.double()))
 
 
+def test_precision_without_parameters() -> None:
+    x = torch.tensor([[1.0 + 1e-9, 2.0]], dtype=torch.float64)
+    scale = nn.BatchNorm1d(2, affine=False, eps=0.0).eval()  # buffers only
+    for module in (scale, nn.Softmax(1)):
+        net = GraphNet(capture(module, torch.ones(1, 2))).double().eval()
+        torch.testing.assert_close(net(x), module.double()(x), rtol=1e-15, atol=0)
+
+
 def test_its_original_takes_its_state() -> None:
     model, net = pair()
     with torch.no_grad():

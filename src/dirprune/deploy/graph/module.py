@@ -91,12 +91,11 @@ class GraphNet(nn.Module):
             ValueError: If a shape differs.
         """
         signature = self._plan().signature
-        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         if signature is None:
             x = next(iter(kwargs.values())) if x is None and kwargs else x
-            return self.run(x.to(dtype) if isinstance(x, Tensor) else x)
+            return self.run(self._converted(x) if isinstance(x, Tensor) else x)
         args = args if x is None else (x, *args)
-        leaves = [leaf.to(dtype) for leaf in signature.leaves(args, kwargs)]
+        leaves = [self._converted(leaf) for leaf in signature.leaves(args, kwargs)]
         plan = self._plan_at([tuple(leaf.shape) for leaf in leaves])
         if plan.signature is None:
             raise RuntimeError("the signature was lost")
@@ -104,6 +103,12 @@ class GraphNet(nn.Module):
         kinds = [slot.kind for slot in plan.signature.outputs]
         converted = [y.to(_DTYPES.get(kind, y.dtype)) for y, kind in zip(outputs, kinds)]
         return rebuild(plan.signature.result, converted)
+
+    def _converted(self, x: Tensor) -> Tensor:
+        """The input in the network's precision, or in its own if the network has no weights."""
+        own = (t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
+        fallback = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return x.to(next(own, fallback))
 
     def run(self, x: Tensor) -> Tensor:
         """Run the graph itself.
