@@ -187,8 +187,8 @@ def layer_table() -> str:
             continue
         peaks = [f"{q[1]:.0f} with {n}" for n, q in report["dense_gflops"].items()]
         parts.append(
-            "One image, all threads. Speed of a large dense product in torch, in GFLOP/s: "
-            f"{' and '.join(peaks)} thread(s).\n"
+            f"`{path.name}`: one image, all threads. Speed of a large dense product in torch, in "
+            f"GFLOP/s: {' and '.join(peaks)} thread(s).\n"
         )
         parts.append("| layer | kernel | zeros | ms | useful GFLOP/s |\n|---|---|---|---|---|")
         parts += [
