@@ -163,17 +163,16 @@ def _grda(power: float, end: float = 0.75) -> Maker:
 
 
 def _grda_decay_on_v(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
-    """Power 2; weight decay pulls at the accumulator v instead of the weight w."""
-    plan = SparsityPlan(sparsity, steps, begin=0.0, end=0.75)
-    planned, dense = groups(model, plan=None, c=0.0, weight_decay=SGD_OPTIONS["weight_decay"])
-    options = SGD_OPTIONS | {"weight_decay": 0.0}
-    optimizer = GRDA([planned, dense], lr=lr, plan=plan, power=2.0, **options)
+    """Power 2; the weight decay of planned parameters is computed from v instead of w."""
+    optimizer = _grda(2.0)(model, lr, steps, sparsity)
+    planned = optimizer.param_groups[0]
+    decay, planned["weight_decay"] = planned["weight_decay"], 0.0
 
     @torch.no_grad()
     def before_step(*_: object) -> None:
         for p in planned["params"]:
             v = optimizer.state[p].get("v", p)  # equal to w before the first step
-            p.grad.add_(v, alpha=SGD_OPTIONS["weight_decay"])
+            p.grad.add_(v, alpha=decay)
 
     optimizer.register_step_pre_hook(before_step)
     return optimizer

@@ -123,7 +123,7 @@ def test_precisions_that_openvino_refuses(
         return benchmark(network(), X, against=["openvino"], batches=[1], threads=[1], rounds=1)
 
     if "f32" in refused:
-        with pytest.raises(ValueError, match="leave it out: No suitable implementations"):
+        with pytest.raises(ValueError, match=r"leave it out \(No suitable implementations"):
             measured()
     else:
         assert [row.precision for row in measured().rows] == ["f32", "f32"]

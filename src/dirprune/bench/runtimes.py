@@ -122,7 +122,7 @@ def _openvino(net: GraphNet, onnx: Path, shape: Shape, threads: int) -> list[Pee
 
         peers.setdefault(precision, Peer("openvino", precision, call))
     if not peers:
-        raise ValueError(f"OpenVINO cannot run the network here, so leave it out: {reason}")
+        raise ValueError(f"OpenVINO cannot run this network here: leave it out ({reason})")
     return list(peers.values())
 
 

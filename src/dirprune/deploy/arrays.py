@@ -51,7 +51,7 @@ def as_float32(array: NDArray[Any]) -> Array:
 
 
 def check_integers(array: NDArray[Any]) -> None:
-    """Refuse integers, such as numbers of users, that float32 would make those of others.
+    """Refuse integers that float32 rounds: a rounded user id is the id of another user.
 
     Raises:
         ValueError: If there is one.

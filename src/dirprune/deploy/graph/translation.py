@@ -44,7 +44,10 @@ _COMPLEX = complex_operators(CAPTURED)
 _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
-
+_STATE = (
+    "the network writes to this buffer and reads it, so its outputs depend on earlier calls, but "
+    "a graph keeps no state: take the state as an input and return the new one"
+)
 _RANDOM = "it draws at random, in evaluation mode too: take the random numbers as an input"
 _OTHER_FORM = "it is supported with other arguments only"
 _SAMPLES_ALONE = (
@@ -52,12 +55,6 @@ _SAMPLES_ALONE = (
     "result of each sample, such as its embedding. Values that are the same in every call (other "
     "samples, a table) belong in a buffer. If dimension 0 counts the elements of a set or graph, "
     "add a batch dimension before it"
-)
-
-
-_STATE = (
-    "the network writes to this buffer and reads it, so that a call depends on those before, but "
-    "a graph keeps no state: take the state as an input and return the new one"
 )
 
 
