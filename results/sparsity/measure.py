@@ -50,6 +50,20 @@ MAIN = {
     "fashion-cnn": ("grda p=2", "gmp", "grda p=1", "grda p=3", "hard", "pat"),
     "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
 }  # fmt: skip
+ENDS = "grda p=2 end=0.5", "grda p=2 end=0.85", "gmp end=0.5", "gmp end=0.85"
+DECAYS = (
+    "grda p=2 decay 0.1 on v", "grda p=2 decay 0.1", "gmp decay 0.1", "grda p=2 decay on v",
+)  # fmt: skip
+EXTRA = {
+    "characters": [(method, 0.9) for method in ENDS],
+    "characters-clipped": [(method, s) for s in (0.9, 0.95) for method in DECAYS],
+    "fashion-cnn": [
+        ("grda p=2 decay on v", 0.95), ("grda p=2 decay on v", 0.98),
+        ("grda p=2 end=0.5", 0.95), ("grda p=2 end=0.9", 0.95),
+    ],
+    "fashion-vit": [("grda p=2 decay 0.1 on v", 0.9), ("grda p=2 decay 0.1", 0.9)],
+}  # fmt: skip
+"""What the protocol's amendments add, with the sparsity, after all others."""
 FINAL_SEEDS = (1, 2, 3)
 
 
@@ -164,11 +178,7 @@ def cells(problem: str) -> Iterator[tuple[str, float]]:
             yield "narrow", sparsity
     if problem == "fashion-cnn":  # behind what the protocol's amendment puts first
         yield from (("narrow", sparsity) for sparsity in SPARSITIES[problem])
-    if problem in ("characters", "fashion-cnn"):
-        makers = ADAM if problem == "characters" else SGD
-        for method in makers:
-            if method != "dense" and method not in MAIN[problem]:
-                yield method, SPARSITIES[problem][0]
+    yield from EXTRA.get(problem, [])
 
 
 def todo(problems: list[str], done: dict[Job, Result]) -> Iterator[Job]:

@@ -13,6 +13,9 @@ from dirprune import GRDA, AdamGRDA, SparsityPlan
 BEGIN, END = 0.1, 0.7
 """Begin and end of the cubic path of every method, as shares of the run."""
 
+DECAY = 0.01
+"""Weight decay with Adam's direction."""
+
 
 def is_planned(parameter: Tensor) -> bool:
     """Weight matrices, filters and embeddings are pruned; vectors stay dense."""
@@ -113,25 +116,48 @@ Maker = Callable[[nn.Module, float, int, float], Optimizer]
 """Maps a model, the learning rate, the steps of the run and the sparsity to an optimizer."""
 
 
-def _adam_grda(power: float, end: float = END) -> Maker:
-    def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+def _adam_grda(power: float, end: float = END, decay: float = DECAY) -> Maker:
+    def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> AdamGRDA:
         plan = SparsityPlan(sparsity, steps, begin=BEGIN, end=end)
         both = groups(model, plan=None)
-        return AdamGRDA(both, lr=lr, weight_decay=0.01, plan=plan, power=power)
+        return AdamGRDA(both, lr=lr, weight_decay=decay, plan=plan, power=power)
 
     return make
 
 
-def _adam_pruned(end: float = END) -> Maker:
+def _adam_grda_decay_on_v(decay: float) -> Maker:
+    """Power 2; the planned accumulators v are multiplied by 1 - lr decay instead of w."""
+
     def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
-        adamw = torch.optim.AdamW(groups(model), lr=lr, weight_decay=0.01)
+        optimizer = _adam_grda(2.0, decay=decay)(model, lr, steps, sparsity)
+        planned = optimizer.param_groups[0]
+        planned["weight_decay"] = 0.0
+
+        @torch.no_grad()
+        def before_step(*_: object) -> None:
+            weights = planned["params"]
+            accumulators = [optimizer.state[p].get("v", p) for p in weights]  # w before step 1
+            torch._foreach_mul_(accumulators, 1 - planned["lr"] * decay)
+            shrunk = dict(zip(weights, accumulators, strict=True))
+            for p, w in optimizer.threshold_values(shrunk).items():
+                p.copy_(w)
+
+        optimizer.register_step_pre_hook(before_step)
+        return optimizer
+
+    return make
+
+
+def _adam_pruned(end: float = END, decay: float = DECAY) -> Maker:
+    def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+        adamw = torch.optim.AdamW(groups(model), lr=lr, weight_decay=decay)
         return prune_gradually(adamw, steps, sparsity, BEGIN, end)
 
     return make
 
 
 def _adamw(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=DECAY)
 
 
 ADAM: dict[str, Maker] = {
@@ -148,6 +174,10 @@ ADAM: dict[str, Maker] = {
     "gmp end=0.85": _adam_pruned(0.85),
     "grda p=2 end=0.5": _adam_grda(2.0, 0.5),
     "grda p=2 end=0.85": _adam_grda(2.0, 0.85),
+    "grda p=2 decay on v": _adam_grda_decay_on_v(DECAY),
+    "grda p=2 decay 0.1": _adam_grda(2.0, decay=0.1),
+    "grda p=2 decay 0.1 on v": _adam_grda_decay_on_v(0.1),
+    "gmp decay 0.1": _adam_pruned(decay=0.1),
 }
 """For transformers: Adam's direction."""
 
