@@ -59,7 +59,7 @@ EXTRA = {
     "characters-clipped": [(method, s) for s in (0.9, 0.95) for method in DECAYS],
     "fashion-cnn": [
         ("grda p=2 decay on v", 0.95), ("grda p=2 decay on v", 0.98),
-        ("grda p=2 end=0.5", 0.95), ("grda p=2 end=0.9", 0.95),
+        ("grda p=2 end=0.5", 0.95), ("grda p=2 end=0.9", 0.95), ("acdc", 0.95), ("rigl", 0.95),
     ],
     "fashion-vit": [("grda p=2 decay 0.1 on v", 0.9), ("grda p=2 decay 0.1", 0.9)],
 }  # fmt: skip

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dirprune import GRDA, AdamGRDA, SparsityPlan
+from dirprune.train.baselines.acdc import ACDC
+from dirprune.train.baselines.rigl import RigL
 
 BEGIN, END = 0.1, 0.7
 """Begin and end of the cubic path of every method, as shares of the run."""
@@ -214,6 +216,21 @@ def _sgd_pruned(model: nn.Module, lr: float, steps: int, sparsity: float) -> Opt
     )
 
 
+def _masked(optimizer: type[RigL] | type[ACDC], **options: Any) -> Maker:
+    """RigL or AC/DC as in the library, on the planned parameters."""
+
+    def make(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+        both = groups(model, prunable=False)
+        zeros = round(sparsity * sum(p.numel() for p in both[0]["params"]))
+        return optimizer(both, lr, zeros, steps, **options, **SGD_OPTIONS)
+
+    return make
+
+
+def _rigl(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
+    return _masked(RigL, seed=torch.initial_seed())(model, lr, steps, sparsity)
+
+
 def _pat(model: nn.Module, lr: float, steps: int, sparsity: float) -> Optimizer:
     """PAT of torchao: the largest weights of a dense copy, then a fixed mask."""
     from torchao.prototype.pat.optim import PruneOptimizer  # the other methods do not need it
@@ -242,5 +259,7 @@ SGD: dict[str, Maker] = {
     "grda p=2 decay on v": _grda_decay_on_v,
     "grda p=2 end=0.5": _grda(2.0, 0.5),
     "grda p=2 end=0.9": _grda(2.0, 0.9),
+    "rigl": _rigl,
+    "acdc": _masked(ACDC),
 }
 """For convolutional networks: SGD with Nesterov momentum."""
