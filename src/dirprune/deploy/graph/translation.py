@@ -6,14 +6,23 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node as FxNode
 from torch.fx import map_arg
 from torch.utils._pytree import tree_leaves
 
 from dirprune.deploy.graph.batch_sizes import write_number
-from dirprune.deploy.graph.builder import Builder
+from dirprune.deploy.graph.blockers import (
+    BLOCKED,
+    FIXED_SIZES,
+    OTHER_FORM,
+    RANDOM,
+    STATE,
+    UNKNOWN,
+    Blocked,
+    Blockers,
+)
 from dirprune.deploy.graph.example import Example, kind_of
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.operators.complex import (
@@ -25,6 +34,7 @@ from dirprune.deploy.graph.operators.complex import (
 )
 from dirprune.deploy.graph.operators.pairs import Pairs
 from dirprune.deploy.graph.program import CAPTURED, aten_name
+from dirprune.deploy.graph.program_inputs import builder_for, input_slots, read_inputs
 from dirprune.deploy.graph.program_sizes import SELECTION, ProgramSizes
 from dirprune.deploy.graph.selected import read_selected
 from dirprune.deploy.graph.signature import Signature, Slot
@@ -44,26 +54,6 @@ _COMPLEX = complex_operators(CAPTURED)
 _COMPUTED = ("Tensor", "number")
 """Types of arguments that are numbers to compute with; all others are sizes."""
 
-_STATE = (
-    "the network writes to this buffer and reads it, so its outputs depend on earlier calls, but "
-    "a graph keeps no state: take the state as an input and return the new one"
-)
-_RANDOM = "it draws at random, in evaluation mode too: take the random numbers as an input"
-_OTHER_FORM = "it is supported with other arguments only"
-_SAMPLES_ALONE = (
-    "Each sample is computed independently. Combine samples outside of the network: return the "
-    "result of each sample, such as its embedding. Values that are the same in every call (other "
-    "samples, a table) belong in a buffer. If dimension 0 counts the elements of a set or graph, "
-    "add a batch dimension before it"
-)
-
-
-class _Blocked:
-    """Placeholder for a result that could not be captured, or that depends on one."""
-
-
-_BLOCKED = _Blocked()
-
 
 class Translation:
     """Writes an exported program as a graph."""
@@ -76,14 +66,10 @@ class Translation:
     ) -> None:
         self._program, self._example = program, example
         self._sizes = ProgramSizes(program, example, ranges)
-        self._values: dict[FxNode, Any] = {}
-        self._blockers: dict[str, list[str]] = {}
-        shapes = zip(self._sizes.inputs, example.leaves, strict=True)
-        inputs = [Slot(shape, kind_of(x), shape) for shape, x in shapes]
-        self._inputs = tuple(inputs)
-        shape = (-1, sum(slot.size for slot in inputs)) if len(inputs) > 1 else inputs[0].shape
-        self._builder = Builder(shape, batch_counts=_batch_counts(example.model))
-        self._read_inputs()
+        self._blockers = Blockers()
+        self._inputs = input_slots(self._sizes, example)
+        self._builder = builder_for(self._inputs, example.model)
+        self._values = read_inputs(program, example.model, self._inputs, self._builder)
 
     def graph(self) -> Graph:
         """Write everything.
@@ -99,26 +85,17 @@ class Translation:
                 needed.update(node.all_input_nodes)
         for node in nodes:
             if node in needed and node.op == "placeholder" and node.name in written:
-                self._blockers[f"{written[node.name]}: {_STATE}"] = ["the root"]
+                self._blockers.add(written[node.name], STATE, "")
             if node.op == "call_function" and node in needed:
                 self._values[node] = self._attempt(node)
         for x in outputs:
             held = self._values.get(x)
             if isinstance(held, Selected) or is_complex(held):
                 reason = SELECTION if isinstance(held, Selected) else RETURNED
-                paths = self._blockers.setdefault(f"{x.target}: {reason}", [])
-                paths.append(_path(x) or "the root")
+                self._blockers.add(x.target, reason, _path(x))
         if self._blockers:
-            lines = [f"  {what}, in {_list(paths)}" for what, paths in self._blockers.items()]
-            if self._sizes.space is not None and (hint := self._sizes.space.hint()):
-                lines.append(f"  {hint}")
-            if any("the batch" in what for what in self._blockers):
-                lines.append(_SAMPLES_ALONE)
-            raise ValueError(
-                f"{type(self._example.model).__name__} cannot be captured:\n"
-                + "\n".join(lines)
-                + "\nReplace these, or save without example_inputs to store the weights only"
-            )
+            space = self._sizes.space
+            raise self._blockers.error(self._example.model, space.hint() if space else None)
         return self._finish([self._output(x) for x in outputs])
 
     def _outputs(self, last: FxNode) -> tuple[list[Any], dict[str, str]]:
@@ -133,59 +110,21 @@ class Translation:
         returned: Any = last.args[0]
         return list(returned)[len(returned) - len(signature.user_outputs) :], written
 
-    def _read_inputs(self) -> None:
-        """Constants for parameters and buffers, values for the inputs."""
-        model = self._example.model
-        named = [*model.named_parameters(remove_duplicate=False),
-                 *model.named_buffers(remove_duplicate=False)]  # fmt: skip
-        first: dict[int, str] = {}
-        for name, tensor in named:
-            first.setdefault(id(tensor), name)
-        holders = dict(named)
-        specs = {s.arg.name: s for s in self._program.graph_signature.input_specs}
-        at, number = 0, 0
-        for node in self._program.graph.nodes:
-            if node.op != "placeholder":
-                continue
-            target = specs[node.name].target
-            name = (target or "").removeprefix("network.")
-            if target is None:
-                value = self._input(self._inputs[number], at)
-                if self._inputs[number].kind == "bool":
-                    self._builder.booleans.add(value.number)
-                self._values[node] = value
-                at += self._inputs[number].size
-                number += 1
-            elif name in holders:
-                trained = isinstance(holders[name], nn.Parameter)
-                tensor = holders[name].detach()
-                self._values[node] = Constant(tensor, first[id(holders[name])], trained)
-            else:
-                self._values[node] = Constant(self._program.constants[target].detach())
-
-    def _input(self, slot: Slot, at: int) -> Value:
-        whole = Value(0, plain_dims(len(self._builder.shape)))
-        if len(self._inputs) == 1:
-            return whole
-        part = self._builder.take(whole, 1, at, at + slot.size)
-        return self._builder.reshape(part, slot.shape)
-
     def _attempt(self, node: FxNode) -> Any:
         self._builder.path = path = _path(node)
-        if any(isinstance(self._values.get(source), _Blocked) for source in node.all_input_nodes):
-            return _BLOCKED
+        if any(isinstance(self._values.get(source), Blocked) for source in node.all_input_nodes):
+            return BLOCKED
         try:
             return self._translate(node)
         except ValueError as error:
             reason = str(error)
         except TypeError:  # torch's functions refuse sizes that vary
-            fixed = self._sizes.space is None
-            reason = _OTHER_FORM if fixed else "it is supported at fixed sizes only"
+            reason = OTHER_FORM if self._sizes.space is None else FIXED_SIZES
         except (AttributeError, LookupError, RuntimeError):  # arguments that were not foreseen
-            reason = _OTHER_FORM
+            reason = OTHER_FORM
         target = node.args[0].target if node.target is operator.getitem else node.target  # type: ignore[union-attr]
-        self._blockers.setdefault(f"{target}: {reason}", []).append(path or "the root")
-        return _BLOCKED
+        self._blockers.add(target, reason, path)
+        return BLOCKED
 
     def _translate(self, node: FxNode) -> Any:
         """The result of a node: a value, a constant, a list of these, or a size."""
@@ -215,10 +154,8 @@ class Translation:
         known = _COMPLEX if has_parts else CAPTURED
         if name not in known:
             if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
-                raise ValueError(_RANDOM)
-            raise ValueError(
-                NOT_COMPLEX if known is _COMPLEX else "a graph has no operator for it"
-            )
+                raise ValueError(RANDOM)
+            raise ValueError(NOT_COMPLEX if known is _COMPLEX else UNKNOWN)
         for index in getattr(arguments, "indices", None) or ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
                 count = int(index.tensor.sum())
@@ -269,7 +206,7 @@ class Translation:
         share = given.get("dropout_p", given.get("p", 1.0))  # dropout of nothing draws nothing
         draws = share and given.get("train", given.get("training", True))
         if torch.Tag.nondeterministic_seeded in target.tags and draws:
-            raise ValueError(_RANDOM)
+            raise ValueError(RANDOM)
 
         def value(source: FxNode) -> Any:
             held = self._values.get(source)
@@ -344,27 +281,10 @@ class Translation:
         return b.finish(joined, signature, self._sizes.dynamic(slots))
 
 
-def _batch_counts(model: nn.Module) -> dict[str, Constant]:
-    counts = {}
-    for name, module in model.named_modules():
-        if getattr(module, "momentum", 0) is None and isinstance(
-            count := getattr(module, "num_batches_tracked", None), Tensor
-        ):
-            own = f"{name}." if name else ""
-            counts[f"{own}running_mean"] = Constant(count.float(), f"{own}num_batches_tracked")
-    return counts
-
-
 def _path(node: FxNode) -> str:
     stack = node.meta.get("nn_module_stack") or {"": ("", "")}
     path = str(list(stack.values())[-1][0])
     return "" if path == "network" else path.removeprefix("network.")
-
-
-def _list(paths: list[str]) -> str:
-    unique = list(dict.fromkeys(paths))
-    more = f" and {len(unique) - 5} more" if len(unique) > 5 else ""
-    return ", ".join(unique[:5]) + more
 
 
 def _flat(arguments: Iterable[Any]) -> Iterator[Any]:
