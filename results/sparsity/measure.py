@@ -50,7 +50,7 @@ MAIN = {
     "fashion-cnn": ("grda p=2", "gmp", "grda p=1", "grda p=3", "hard", "pat"),
     "fashion-vit": ("grda p=1", "grda p=2", "grda p=3", "gmp"),
 }  # fmt: skip
-ENDS = "grda p=2 end=0.5", "grda p=2 end=0.85", "gmp end=0.5", "gmp end=0.85"
+ENDS = "gmp end=0.5", "gmp end=0.85", "grda p=2 end=0.5", "grda p=2 end=0.85"
 DECAYS = (
     "grda p=2 decay 0.1 on v", "grda p=2 decay 0.1", "gmp decay 0.1", "grda p=2 decay on v",
 )  # fmt: skip
