@@ -179,16 +179,16 @@ def _transpose_each_map(
 
 
 def _capture_transposed_sequence(b: "Builder", a: "Arguments", results: Any) -> "Value":
-    x = b.plain(a.input)
-    batch, channels, length = b.sizes(x)
-    attrs = {
+    """Sequences as maps of height 1."""
+    own: dict[str, Any] = {
         key: (first, pair(getattr(a, key))[0])
         for key, first in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1))
     }
-    weight = b.derived(a.weight, (*a.weight.tensor.shape[:2], 1, a.weight.tensor.shape[2]))
-    flat = b.reshape(x, (batch, channels, 1, length))
+    for key, x in (("input", a.input), ("weight", a.weight)):
+        rows, channels, length = b.sizes(x)
+        own[key] = b.reshape(x, (rows, channels, 1, length))
     wide = (*results[0][:2], 1, results[0][2])
-    y = _cropped(b, flat, {**attrs, "groups": a.groups}, weight, a.bias, wide)
+    y = _capture_transposed(b, type(a)(**{**vars(a), **own}), [wide])
     return b.reshape(y, results[0])
 
 
