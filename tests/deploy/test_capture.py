@@ -217,6 +217,13 @@ def test_what_no_input_changes_may_hold_attention() -> None:
     torch.testing.assert_close(GraphNet(capture(model.eval(), x))(x), model(x))
 
 
+@torch.no_grad()
+def test_data_of_a_tensor_is_the_tensor() -> None:
+    model = Lambda(lambda m, x: (x * m.scale.data).data.relu(), scale=nn.Parameter(torch.randn(4)))
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(GraphNet(capture(model, x))(x), model(x))
+
+
 def test_all_unsupported_operators_are_named_together() -> None:
     model = nn.Sequential(
         Lambda(lambda m, x: torch.special.i0(x)),

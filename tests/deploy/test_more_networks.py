@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from deploy.test_coverage import Written, made, outputs
 from dirprune.deploy import Engine, capture, save, shrink
@@ -270,6 +271,13 @@ def rotated(m: Any, x: Tensor) -> Tensor:
     return (x.transpose(2, 3) @ (table.transpose(1, 2) @ table)).transpose(2, 3) + x[:, :, [-1]]
 
 
+def places_of_sizes(m: Any, x: Tensor) -> Tensor:
+    rows, columns = torch.arange(x.shape[2])[:, None], torch.arange(x.shape[3])
+    parts = [x.flip(2, 3), x.unfold(3, 3, 2), x.diagonal(1, 2, 3), x.diagonal(-1, 2, 3),
+             x[:, :, rows - torch.arange(3)], x[:, :, rows % 3, columns - 2]]  # fmt: skip
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
 class Sized(Written):
     """A forward function of one map."""
 
@@ -277,7 +285,7 @@ class Sized(Written):
         return self.function(self, x)
 
 
-@pytest.mark.parametrize("function", [whole_windows, mirrored, rotated])
+@pytest.mark.parametrize("function", [whole_windows, mirrored, rotated, places_of_sizes])
 @torch.no_grad()
 def test_sizes_may_vary(function: Callable[..., Any], tmp_path: Path) -> None:
     model = Sized(function, steps=nn.Buffer(torch.tensor([0.1, 0.7]))).eval()
@@ -306,6 +314,29 @@ def test_a_decoder_of_two_inputs_whose_lengths_vary(tmp_path: Path) -> None:
     x, memory = torch.randn(3, 8, 4), torch.randn(3, 2, 4)
     found = engine(x.numpy(), memory.numpy())
     np.testing.assert_allclose(found, model(x, memory), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_step_of_a_decoder_whose_past_varies(tmp_path: Path) -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.qkv = nn.Embedding(12, 4), nn.Linear(4, 12)
+
+        def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Any:
+            place = self.places(torch.tensor(keys.shape[1]))
+            query, key, value = self.qkv(x + place)[:, None].chunk(3, -1)
+            keys, values = torch.cat([keys, key], 1), torch.cat([values, value], 1)
+            return F.scaled_dot_product_attention(query, keys, values), (keys, values)
+
+    model, x, past = Step().eval(), torch.randn(3, 4), torch.randn(2, 3, 9, 4)
+    sizes = {"keys": {1: (1, 11)}, "values": {1: (1, 11)}}
+    save(model, tmp_path / "m.dpz", (x, past[0, :, :5], past[1, :, :5]), dynamic=sizes)
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    for size in (1, 9):
+        found = engine(x.numpy(), *past[:, :, :size].numpy())
+        for own, expected in zip(tree_leaves(found), tree_leaves(model(x, *past[:, :, :size]))):
+            np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_of_equal_elements_the_first_ones_are_the_largest() -> None:

@@ -43,7 +43,8 @@ class VaryingSizes(TorchFunctionMode):
 
     Where sizes vary, these are ``torch.linspace`` and pooling with a window of the size of the
     input; always, ``torch.take_along_dim``, and ``torch.einsum``, which orders its products by the
-    sizes. Packed sequences are refused.
+    sizes. ``x.data``, which the exporter cannot follow, is ``x.detach()``. Attention has as many
+    keys as values, which torch's does not tell the exporter. Packed sequences are refused.
     """
 
     def __torch_function__(
@@ -54,6 +55,8 @@ class VaryingSizes(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function, or what is equal to it."""
+        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         rewrite = _REWRITTEN.get(name)
@@ -108,6 +111,10 @@ def _pack(*args: Any, **kwargs: Any) -> None:
     )
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> None:
+    torch._check(key.shape[-2] == value.shape[-2])
+
+
 def _einsum(equation: Any, *operands: Any) -> Tensor | None:
     """Multiply from left to right."""
     if not isinstance(equation, str):
@@ -155,6 +162,7 @@ def _global(reduce: Callable[..., Tensor], dims: int) -> Callable[..., Tensor | 
 _REWRITTEN: dict[str, Callable[..., Tensor | None]] = {
     "take_along_dim": _take_along,
     "einsum": _einsum,
+    "scaled_dot_product_attention": _attend,
     "_pack_padded_sequence": _pack,
 }
 _REWRITTEN_WHERE_SIZES_VARY: dict[str, Callable[..., Tensor | None]] = {

@@ -156,7 +156,8 @@ class Translation:
             if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
                 raise ValueError(RANDOM)
             raise ValueError(NOT_COMPLEX if known is _COMPLEX else UNKNOWN)
-        for index in getattr(arguments, "indices", None) or ():
+        indices = getattr(arguments, "indices", None)
+        for index in indices if isinstance(indices, list) else ():
             if isinstance(index, Constant) and index.tensor.dtype == torch.bool:
                 count = int(index.tensor.sum())
                 self._sizes.bind(tensors[0].shape, [count] * tensors[0].dim())

@@ -37,6 +37,13 @@ def _capture_scalar(b: "Builder", a: "Arguments", results: Any) -> "Value":
     return a.s  # type: ignore[no-any-return]
 
 
+def count_up(b: "Builder", size: Any) -> "Value":
+    """0, 1, 2, ... for every sample, as many as a size that may vary."""
+    place = b.take(b.constant_value(Constant(torch.arange(largest(size)))), 0, 0, size)
+    b.ranges.add(place.number)
+    return place
+
+
 def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
     """Write start + step i; of c times the batch, i is c times the sample's place and a rest."""
     start, step = getattr(a, "start", 0), getattr(a, "step", 1)
@@ -50,9 +57,7 @@ def _capture_arange(b: "Builder", a: "Arguments", results: Any) -> "Value":
         if start == 0 and step == 1:
             b.batch_ranges.add(place.number)
     else:
-        place = b.constant_value(Constant(torch.arange(largest(size))))
-        place = b.take(place, 0, 0, size)
-        b.ranges.add(place.number)
+        place = count_up(b, size)
     place = b.multiplied(place, step)
     return place if start == 0 else b.combine("add", [place, b.operand(start)])
 

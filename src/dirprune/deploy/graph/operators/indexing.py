@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dirprune.deploy.graph.operators.batch import count_up
 from dirprune.deploy.graph.operators.lazy_torch import F, torch
 from dirprune.deploy.graph.operators.record import (
     Attributes,
@@ -15,13 +16,13 @@ from dirprune.deploy.graph.operators.record import (
 )
 from dirprune.deploy.graph.operators.sample_rows import rows_of_all_samples, split_rows
 from dirprune.deploy.graph.traced_sizes import slice_bounds, varies
-from dirprune.deploy.graph.values import Constant
+from dirprune.deploy.graph.values import Constant, Value, plain_dims
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dirprune.deploy.graph.builder import Builder
-    from dirprune.deploy.graph.values import Arguments, Value
+    from dirprune.deploy.graph.values import Arguments
     from dirprune.deploy.onnx_writer import OnnxNode, Writer
 
 
@@ -79,6 +80,15 @@ def _take_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attributes) ->
     return (*x[0][:dim], tensors["index"][0], *x[0][dim + 1 :])
 
 
+def take_same_places(b: "Builder", x: "Value", dim: int, index: "Value") -> "Value":
+    """Take places along a dimension that follow from sizes, the same for every sample."""
+    axis, shape, count = b.axis(x, dim), b.graph_shape(x), b.graph_shape(index)[1]
+    alone = (-1, *(count if i == axis else 1 for i in range(1, len(shape))))
+    places = b.reshape(Value(index.number, plain_dims(2)), alone)
+    places = b.expand(places, (*shape[:axis], count, *shape[axis + 1 :]))
+    return b.add("gather", [x, places], {"dim": axis})
+
+
 def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
     """Take places along a dimension; slices where they are a run."""
     size = b.sizes(x)[dim]
@@ -96,7 +106,12 @@ def take_places(b: "Builder", x: "Value", dim: int, index: "Tensor") -> "Value":
 def _capture_flip(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x: Value = a.self
     for dim in a.dims:
-        x = take_places(b, x, dim, torch.arange(b.sizes(x)[dim] - 1, -1, -1))
+        size = b.sizes(x)[dim]
+        if varies(size):
+            place = b.combine("sub", [b.operand(size - 1), count_up(b, size)])
+            x = take_same_places(b, x, dim, place)
+        else:
+            x = take_places(b, x, dim, torch.arange(size - 1, -1, -1))
     return x
 
 
@@ -169,8 +184,9 @@ def _embedding_shape(x: Sequence[Shape], tensors: TensorShapes, attrs: Attribute
 def _capture_embedding(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if hasattr(a.weight, "dims"):
         return rows_of_all_samples(b, a.weight, 0, a.indices, results[0])
-    dims = (*a.indices.dims, (len(b.graph_shape(a.indices)),))
-    return b.add("embedding", [a.indices], {}, {"weight": a.weight}, dims=dims)
+    index = b.operand(a.indices)  # a size may be an index too
+    dims = (*index.dims, (len(b.graph_shape(index)),))
+    return b.add("embedding", [index], {}, {"weight": a.weight}, dims=dims)
 
 
 def _write_embedding(w: "Writer", n: "OnnxNode") -> None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators.indexing import take_places
+from dirprune.deploy.graph.operators.batch import count_up
+from dirprune.deploy.graph.operators.indexing import take_places, take_same_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
 from dirprune.deploy.graph.operators.sample_rows import from_the_end, is_batch_index
+from dirprune.deploy.graph.traced_sizes import varies
 from dirprune.deploy.graph.values import Constant
 
 if TYPE_CHECKING:
@@ -225,8 +227,14 @@ def _capture_unfold(b: "Builder", a: "Arguments", results: Any) -> "Value":
     sizes = b.sizes(a.self)
     dim = a.dimension % len(sizes)
     count = results[0][dim]
-    places = torch.arange(count)[:, None] * a.step + torch.arange(a.size)
-    x = take_places(b, a.self, dim, places)
+    inside = torch.arange(a.size)
+    if varies(count):
+        starts = b.multiplied(b.reshape(count_up(b, count), (count, 1)), a.step)
+        index = b.combine("add", [starts, Constant(inside)])
+        x = take_same_places(b, a.self, dim, b.reshape(index, (count * a.size,)))
+    else:
+        places = torch.arange(count)[:, None] * a.step + inside
+        x = take_places(b, a.self, dim, places)
     x = b.reshape(x, (*sizes[:dim], count, a.size, *sizes[dim + 1 :]))
     return b.permute(x, [i for i in range(len(sizes) + 1) if i != dim + 1] + [dim + 1])
 
@@ -238,10 +246,12 @@ def _capture_diagonal(b: "Builder", a: "Arguments", results: Any) -> "Value":
     x = b.permute(a.self, [*order, rows, columns])
     ahead, width = b.sizes(x)[:-2], sizes[columns]
     b.axis(x, -1), b.axis(x, -2)
-    along = torch.arange(results[0][-1])
-    places = (along - min(a.offset, 0)) * width + along + max(a.offset, 0)
+    count, start = results[0][-1], max(a.offset, 0) - min(a.offset, 0) * width
     x = b.reshape(x, (*ahead, sizes[rows] * width))
-    return take_places(b, x, len(ahead), places)
+    if not varies((count, width)):
+        return take_places(b, x, len(ahead), torch.arange(count) * (width + 1) + start)
+    along = b.multiplied(count_up(b, count), width + 1)
+    return take_same_places(b, x, len(ahead), b.combine("add", [along, b.operand(start)]))
 
 
 def _refuse_masked_scatter(b: "Builder", a: "Arguments", results: Any) -> "Value":

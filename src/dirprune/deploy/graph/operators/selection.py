@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dirprune.deploy.graph.operators.indexing import take_places
+from dirprune.deploy.graph.operators.indexing import take_places, take_same_places
 from dirprune.deploy.graph.operators.lazy_torch import torch
 from dirprune.deploy.graph.operators.record import Shape
 from dirprune.deploy.graph.operators.sample_rows import (
@@ -32,6 +32,8 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     given = [(dim, index) for dim, index in enumerate(a.indices) if index is not None]
     if any(is_batch_index(b, a.self, dim, index) for dim, index in given):
         return _index_of_each_sample(b, a.self, given, results[0])
+    if hasattr(a.self, "dims") and _follow_from_sizes(b, [index for _, index in given]):
+        return _same_of_every_sample(b, a.self, given, results[0])
     if len(given) == 1 and not hasattr(given[0][1], "tensor"):
         dim, index = given[0]
         if hasattr(a.self, "tensor") and index.number not in b.booleans:
@@ -47,8 +49,7 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
     spread = [t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)) for _, t in tensors]
     owners = [[axis for axis in range(rank) if t.shape[axis] > 1] for t in spread]
     flat = [axis for own in owners for axis in own]
-    if dims != list(range(dims[0], dims[0] + len(dims))):
-        raise ValueError("it selects places of dimensions that are apart")
+    _check_neighbours(dims)
     x = a.self
     if len(tensors) == 1 or (
         all(len(own) <= 1 for own in owners)
@@ -67,6 +68,31 @@ def _capture_index(b: "Builder", a: "Arguments", results: Any) -> "Value":
         place = place * size + t.long() % size
     x = take_places(b, b.reshape(x, merged), dims[0], place)
     return b.reshape(x, results[0])
+
+
+def _check_neighbours(dims: "list[int]") -> None:
+    if dims != list(range(dims[0], dims[0] + len(dims))):
+        raise ValueError("it selects places of dimensions that are apart")
+
+
+def _follow_from_sizes(b: "Builder", indices: "list[Any]") -> bool:
+    """Whether places follow from sizes that vary, so that they are the same for every sample."""
+    values = [index for index in indices if not hasattr(index, "tensor")]
+    return bool(values) and not any(v.holds_batch or v.number in b.booleans for v in values)
+
+
+def _same_of_every_sample(
+    b: "Builder", x: "Value", given: "list[tuple[int, Any]]", sizes: Shape
+) -> "Value":
+    """x[:, rows, columns] with places that follow from sizes: one index into merged dimensions."""
+    dims, own = [dim for dim, _ in given], b.sizes(x)
+    _check_neighbours(dims)
+    place, *more = [from_the_end(b, b.as_value(index), own[dim]) for dim, index in given]
+    for dim, index in zip(dims[1:], more):
+        place = b.combine("add", [b.multiplied(place, own[dim]), index])
+    whole = (*own[: dims[0]], prod(own[dim] for dim in dims), *own[dims[-1] + 1 :])
+    flat = b.reshape(place, (prod(b.sizes(place)),))
+    return b.reshape(take_same_places(b, b.reshape(x, whole), dims[0], flat), sizes)
 
 
 def _index_of_each_sample(
