@@ -278,6 +278,14 @@ def places_of_sizes(m: Any, x: Tensor) -> Tensor:
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
+def numbered_regions(m: Any, x: Tensor) -> Tensor:
+    regions, cuts = torch.zeros(1, *x.shape[2:]), (slice(0, -2), slice(-2, -1), slice(-1, None))
+    for i, rows in enumerate(cuts):
+        for j, columns in enumerate(cuts):
+            regions[:, rows, columns] = 3 * i + j
+    return x + regions
+
+
 class Sized(Written):
     """A forward function of one map."""
 
@@ -285,7 +293,9 @@ class Sized(Written):
         return self.function(self, x)
 
 
-@pytest.mark.parametrize("function", [whole_windows, mirrored, rotated, places_of_sizes])
+@pytest.mark.parametrize(
+    "function", [whole_windows, mirrored, rotated, places_of_sizes, numbered_regions]
+)
 @torch.no_grad()
 def test_sizes_may_vary(function: Callable[..., Any], tmp_path: Path) -> None:
     model = Sized(function, steps=nn.Buffer(torch.tensor([0.1, 0.7]))).eval()

@@ -338,5 +338,5 @@ class Builder(GraphWriter):
             own = list(sizes)
             own[dim] = self.sizes(x)[dim]
             whole = isinstance(x, Value) and x.holds_batch
-            spread.append(x if whole else self.expand(x, tuple(own)))
+            spread.append(x if whole else self.as_value(self.expand(x, tuple(own))))
         return spread
