@@ -72,6 +72,9 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "the last half": lambda x, conv: conv(x)[:, :, -(x.shape[2] // 2) :, 1::2],
     "sorted": lambda x, conv: conv(x).sort(-1, descending=True)[0],
     "places": lambda x, conv: conv(x) + torch.arange(x.shape[3]) / x.shape[3],
+    "clamped": lambda x, conv: conv(x).clamp(1 / x.shape[2], x.shape[3] / 20),
+    "raised to a size": lambda x, conv: conv(x).sigmoid() ** (x.shape[2] / 8),
+    "mirrored": lambda x, conv: conv(x.flip(2, 3)).unfold(3, 3, 2).mean(2),
     "one line": lambda x, conv: conv(x).flatten(2).softmax(-1).transpose(1, 2),
 }
 

@@ -58,7 +58,7 @@ def _capture_softplus(b: "Builder", a: "Arguments", results: Any) -> "Value":
 
 def _capture_pow(b: "Builder", a: "Arguments", results: Any) -> "Value":
     if not isinstance(a.exponent, int | float):
-        return b.combine("pow", [b.operand(a.self), a.exponent])
+        return b.combine("pow", [b.operand(a.self), b.operand(a.exponent)])
     if a.exponent == 2:
         return b.add("mul", [a.self, a.self])
     return b.add("power", [a.self], {"exponent": float(a.exponent)})
@@ -106,7 +106,7 @@ def _finite_limit(b: "Builder", limit: Any, unlimited: float) -> Any:
 
 def _write_clamp(w: "Writer", n: "OnnxNode") -> None:
     bounds = [
-        w.tensor(np.array(n.attrs[key], np.float32), f"{n.name}.{key}") if key in n.attrs else ""
+        w.scalar(n.attrs[key], f"{n.name}.{key}") if key in n.attrs else ""
         for key in ("low", "high")
     ]
     w.add("Clip", n.inputs + bounds, n.name)
