@@ -1,7 +1,9 @@
 """What is captured computes what the module computed; what cannot be is refused by name."""
 
 import copy
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +173,18 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
     return lambda: capture(nn.Sequential(nn.Identity(), Lambda(function)), torch.randn(2, *shape))
 
 
+def _gradient(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        y = x.requires_grad_(True)
+        return torch.autograd.grad(y.square().sum(), y)[0]
+
+
+def _scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return torch.jit.script(nn.Linear(3, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -187,6 +201,12 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
         (refused(lambda m, x: F.batch_norm(x, None, None, training=True), 3), "batch"),
         (refused(lambda m, x: x if x.sum() > 0 else -x, 3), "Lambda|Sequential cannot be export"),
         (refused(lambda m, x: (x, x.shape[0]), 3), "returns a number that follows from the batch"),
+        (refused(lambda m, x: (x, x[:, :0]), 3), "Sequential returns a tensor without elements"),
+        (refused(lambda m, x: _gradient(x), 3), "takes gradients: compute them outside"),
+        (refused(lambda m, x: torch.vmap(lambda w: x * w)(torch.ones(2, 3)).sum(0), 3), "loop"),
+        (lambda: capture(nn.Sequential(_scripted()), torch.ones(2, 3)), "0 is a ScriptModule"),
+        (lambda: capture(nn.Linear(3, 3, device="meta"), torch.ones(2, 3)), "weight is on the me"),
+        (lambda: capture(nn.Linear(3, 3), torch.ones(2, 3).to_sparse()), "must be dense tensors"),
         (lambda: capture(nn.Linear(3, 3), "x"), "must be a tensor"),
         (lambda: capture(nn.Linear(3, 3), torch.tensor(2.5)), "number 2.5: give one number for"),
         (lambda: capture(nn.Linear(3, 3), torch.ones(0, 3)), "batches of real numbers"),
@@ -197,6 +217,23 @@ def refused(function: Callable[..., Tensor], *shape: int) -> Callable[[], object
 def test_refusals(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("model", "what"), [(torch.sin, "builtin_function"), (nn.Linear, "the class Linear")]
+)
+def test_what_is_no_module_is_refused(model: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=rf"must be a torch.nn.Module, got {what}"):
+        capture(model, torch.ones(2, 3))
+
+
+@torch.no_grad()
+def test_lazy_layers_are_made_by_the_example() -> None:
+    model, x = (
+        nn.Sequential(nn.LazyConv1d(4, 1), nn.LazyBatchNorm1d()).eval(),
+        torch.randn(2, 3, 5),
+    )
+    torch.testing.assert_close(GraphNet(capture(model, x))(x), model(x))
 
 
 def test_samples_that_depend_on_each_other_are_told_apart() -> None:

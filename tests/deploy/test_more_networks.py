@@ -327,6 +327,35 @@ def test_a_decoder_of_two_inputs_whose_lengths_vary(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_maps_of_two_inputs_are_equal_where_they_must_be(tmp_path: Path) -> None:
+    class Costs(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Any:
+            height, wide = a.shape[2], F.pad(b, (0, 0, 1, 1))
+            return [(a * wide[:, :, i : i + height]).mean(1) for i in range(3)]
+
+    model, sizes = Costs().eval(), {name: {2: (4, 20)} for name in "ab"}
+    save(model, tmp_path / "m.dpz", (torch.randn(2, 3, 6, 5),) * 2, dynamic=sizes)
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    a, b = torch.randn(2, 3, 3, 19, 5)
+    for found, expected in zip(engine(a.numpy(), b.numpy()), model(a, b)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="must"):
+        engine(a.numpy(), b[:, :, :9].numpy())
+
+
+@torch.no_grad()
+def test_single_numbers_may_be_returned(tmp_path: Path) -> None:
+    model = Sized(lambda m, x: (x * 2, m.weight.sum(), x.shape[2] * torch.ones(())),
+                  weight=nn.Parameter(torch.randn(3)))  # fmt: skip
+    x = torch.randn(3, 2, 7)
+    save(model, tmp_path / "m.dpz", torch.randn(2, 2, 5), dynamic={"x": {2: (4, 20)}})
+    engine = Engine(tmp_path / "m.dpz", threads=1, tune=False)
+    for found, expected in zip(engine(x.numpy()), model(x), strict=True):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@torch.no_grad()
 def test_a_step_of_a_decoder_whose_past_varies(tmp_path: Path) -> None:
     class Step(nn.Module):
         def __init__(self) -> None:

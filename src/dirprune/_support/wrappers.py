@@ -17,11 +17,17 @@ def unwrap(model: nn.Module) -> nn.Module:
     Wrappers are ``torch.compile``, DataParallel, DistributedDataParallel, AveragedModel, FSDP,
     activation checkpointing, DeepSpeed's engine and timm's ModelEma.
 
+    Raises:
+        TypeError: If it is not a module.
+
     Example:
         >>> net = nn.Linear(2, 2)
         >>> unwrap(nn.DataParallel(net)) is net
         True
     """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"the model must be a torch.nn.Module, got {kind}")
     while True:
         parts = dict(model._modules.items())  # of a scripted module, this is no dict
         inner = next((m for name in _ATTRIBUTES if (m := parts.get(name))), None)

@@ -9,6 +9,7 @@ STATE = (
 RANDOM = "it draws at random, in evaluation mode too: take the random numbers as an input"
 UNKNOWN = "a graph has no operator for it"
 OTHER_FORM = "it is supported with other arguments only"
+MAPPED = "a function of torch.func maps over tensors that are no inputs: use a loop over them"
 FIXED_SIZES = "it is supported at fixed sizes only"
 _SAMPLES_ALONE = (
     "Each sample is computed independently. Combine samples outside of the network: return the "

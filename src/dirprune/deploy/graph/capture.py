@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,9 +18,12 @@ from dirprune.deploy.graph.program import exported_program, first_line
 from dirprune.deploy.graph.signature import pack, split
 from dirprune.deploy.graph.size_requests import (
     DynamicSizes,
+    Place,
+    equal_places,
     other_sizes,
     requested_ranges,
 )
+from dirprune.deploy.graph.sizes import SizeRange
 from dirprune.deploy.graph.translation import Translation
 
 _log = logging.getLogger(__name__)
@@ -72,16 +76,32 @@ def capture(
     ranges = requested_ranges(example, dynamic)
     reference = Reference()
     with evaluating(model), torch.no_grad():
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            _run(example, reference, example.leaves)  # a lazy layer removes its hook at this call
         with without_observers(
             model, lambda leaves: _run(example, reference, leaves), example.leaves
         ) as expected:
             _say_what_is_converted(reference)
-            program = exported_program(example, ranges)
-        graph = Translation(program, example, ranges).graph()
+            graph = _translated(example, ranges)
         _check(graph, example.leaves, expected, reference)
         for at, leaves in other_sizes(graph, example):
             _check_sizes(at, example, leaves, reference)
     return graph
+
+
+def _translated(example: Example, ranges: Mapping[Place, SizeRange]) -> Graph:
+    """Translate; if sizes of two inputs differ that may be meant to be equal, with these equal."""
+    try:
+        return Translation(exported_program(example, ranges), example, ranges).graph()
+    except ValueError:
+        example.equal = equal_places(example, ranges)
+        if not example.equal:
+            raise
+        try:
+            return Translation(exported_program(example, ranges), example, ranges).graph()
+        except ValueError:
+            pass
+        raise
 
 
 def captured(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from dirprune.deploy.graph.graph import Graph
@@ -35,6 +36,8 @@ class Example:
         names: Names of the arguments.
         arguments: Structures of the arguments.
         result: Structure of the output, after a call.
+        positional: How many arguments are given by position.
+        equal: Pairs of sizes, each a number of a tensor and a dimension, that shall be equal.
     """
 
     model: nn.Module
@@ -44,8 +47,12 @@ class Example:
     arguments: list[Structure] = field(default_factory=list)
     result: Structure | None = None
     positional: int = 0
+    equal: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if tensor.is_meta and not is_lazy(tensor):
+                raise ValueError(f"{name} is on the meta device, without values: load it first")
         args, kwargs = as_arguments(self.inputs)
         self.positional = len(args)
         self.names = [*_positional_names(self.model, len(args)), *kwargs]
@@ -85,6 +92,8 @@ class FlatNetwork(nn.Module):
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """Call it."""
+        for (one, dim), (other, at) in self._example.equal:
+            torch._check(leaves[one].shape[dim] == leaves[other].shape[at])
         with traceable(self.network):
             return tuple(self._example.call(list(leaves)))
 
@@ -149,7 +158,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()
+        if not (buffer is None or is_lazy(buffer) or buffer.is_inference())
     ]
     model.eval()
     try:
@@ -244,6 +253,10 @@ def _positional_names(model: nn.Module, count: int) -> list[str]:
 
 
 def _checked(leaf: Tensor, first: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if leaf.is_meta or leaf.layout != torch.strided:
+        raise ValueError(
+            f"example_inputs must be dense tensors with values, got {leaf.layout} on {leaf.device}"
+        )
     if leaf.dim() < 1:
         raise ValueError(
             f"example_inputs must be batches, got the single number {leaf.item()}: give one "

@@ -81,6 +81,13 @@ def exported_program(
                 "example by if, int() or .item(): use torch.where, and keep a number that never "
                 "changes as a plain number of Python"
             )
+        if "inference tensor" in str(error).lower():
+            reason = "it was made under torch.inference_mode: make and load it outside of that"
+        modules = example.model.named_modules()
+        if any(
+            isinstance(m, torch.jit.ScriptModule) and (scripted := name) for name, m in modules
+        ):
+            reason = f"{scripted} is a ScriptModule: put the nn.Module there that it was made of"
         if "Couldn't swap" in str(error):
             reason = f"its forward converts a layer{_line(error)}: convert the layer before"
         raise ValueError(

@@ -105,7 +105,7 @@ class Signature:
             data = json.loads(text)
             slots = [
                 tuple(
-                    Slot(_shape(s["shape"]), s["kind"], _shape(s["sizes"]), int(s["place"]))
+                    Slot(_shape(s["shape"]), s["kind"], _sizes(s["sizes"], key), int(s["place"]))
                     for s in data[key]
                 )
                 for key in ("inputs", "outputs")
@@ -285,6 +285,11 @@ def _check(structure: Any, count: int) -> None:
             _check(part, count)
     elif kind != "value":
         raise ValueError(f"{kind!r:.20} is unknown")
+
+
+def _sizes(sizes: Any, key: str) -> Shape:
+    """Those that the network gives a tensor: an output may be a single number."""
+    return () if key == "outputs" and sizes == [] else _shape(sizes)
 
 
 def _shape(sizes: Any) -> Shape:

@@ -68,6 +68,17 @@ def requested_ranges(example: Example, dynamic: DynamicSizes | None) -> dict[Pla
     return found
 
 
+def equal_places(example: Example, ranges: Mapping[Place, SizeRange]) -> list[tuple[Place, Place]]:
+    """Sizes of two inputs in one dimension that are equal and have the same bounds."""
+    first: dict[tuple[int, int, Sequence[int]], Place] = {}
+    pairs = []
+    for (number, dim), own in ranges.items():
+        key = dim, example.leaves[number].shape[dim], own.sizes
+        if (place := first.setdefault(key, (number, dim))) != (number, dim):
+            pairs.append((place, (number, dim)))
+    return pairs
+
+
 def traced_inputs(
     example: Example, ranges: Mapping[Place, SizeRange], part: float | None = None
 ) -> list[Tensor]:

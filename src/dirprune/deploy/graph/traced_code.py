@@ -20,10 +20,12 @@ def traceable(network: nn.Module) -> Iterator[None]:
     These are the arguments' checks of ``torch.distributions``, and whether the mask of a
     ``nn.TransformerDecoder`` is the causal one, which read values. ``len(x)`` in the modules of
     the network's classes is ``x.shape[0]``, and ``nn.CrossMapLRN2d`` uses no storage of its own.
+    Gradients are refused.
     """
     validates = Distribution._validate_args
     replaced = [(transformer, "_detect_is_causal_mask", _is_causal),
-                (nn.CrossMapLRN2d, "forward", _cross_map_norm)]  # fmt: skip
+                (nn.CrossMapLRN2d, "forward", _cross_map_norm),
+                (torch.autograd, "grad", _refuse_gradients)]  # fmt: skip
     names = {type(m).__module__ for m in network.modules()}
     own = [sys.modules.get(name) for name in names if name.partition(".")[0] != "torch"]
     with ExitStack() as stack:
@@ -68,6 +70,10 @@ class VaryingSizes(TorchFunctionMode):
 
 def _is_causal(mask: Any, is_causal: Any = None, size: Any = None) -> bool:
     return bool(is_causal)
+
+
+def _refuse_gradients(*args: Any, **kwargs: Any) -> None:
+    raise ValueError("its forward takes gradients: compute them outside of the network")
 
 
 def _length(x: Any) -> Any:

@@ -16,6 +16,7 @@ from dirprune.deploy.graph.batch_sizes import write_number
 from dirprune.deploy.graph.blockers import (
     BLOCKED,
     FIXED_SIZES,
+    MAPPED,
     OTHER_FORM,
     RANDOM,
     STATE,
@@ -123,6 +124,8 @@ class Translation:
         except (AttributeError, LookupError, RuntimeError):  # arguments that were not foreseen
             reason = OTHER_FORM
         target = node.args[0].target if node.target is operator.getitem else node.target  # type: ignore[union-attr]
+        if not isinstance(target, OpOverload) and node.target is not operator.getitem:
+            target, reason = getattr(target, "__name__", target), MAPPED
         self._blockers.add(target, reason, path)
         return BLOCKED
 
@@ -251,6 +254,9 @@ class Translation:
 
     def _output(self, x: Any) -> tuple[Value, Slot]:
         value = self._values[x] if isinstance(x, FxNode) else Constant(x)
+        if 0 in self._builder.sizes(value):
+            name = type(self._example.model).__name__
+            raise ValueError(f"{name} returns a tensor without elements: leave it out")
         if isinstance(value, Constant):
             value = self._builder.constant_value(value)
         flat = [g for group in value.dims for g in group]
