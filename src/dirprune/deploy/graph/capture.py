@@ -53,12 +53,15 @@ def capture(
             arguments. Every tensor has the batch in dimension 0; values do not matter.
         dynamic: Sizes that may vary, by input and dimension: ``{"x": {2: (64, 512)}}``. Bounds are
             inclusive; a third number is a step. An input is named as in the call, or by its index.
+            Two inputs whose sizes in a dimension and their bounds are the same must always agree
+            there, if the network cannot be captured otherwise.
 
     Returns:
         The graph. Tensors are named as in the state dict, shared tensors by their first name, and
         tensors outside of modules ``constant.0`` and so on.
 
     Raises:
+        TypeError: If it is not a module.
         ValueError: If the module cannot be captured; the message names every unsupported operator
             and the modules that it came from, or the size that cannot vary.
 
