@@ -37,12 +37,23 @@ const Caches& caches() {
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
+// Whether every output channel reads one input channel, and there is a kernel for it.
+bool is_depthwise(const Kernels& kernels, const Geometry& g) {
+    return g.groups == g.channels && g.batch == 1 && !g.channels_last &&
+           g.kernel_y == g.kernel_x && g.kernel_y <= max_depthwise && g.stride_y == g.stride_x &&
+           g.stride_y <= max_depthwise_stride && g.dilation_y == 1 && g.dilation_x == 1 &&
+           kernels.depthwise[g.kernel_y][g.stride_y] != nullptr;
+}
+
 }  // namespace
 
 double estimate(const Kernels& kernels, const Geometry& g, double density, const Choice& choice) {
     if (choice.by_rows)
         return 0.6 * double(g.width * g.channels) * ceil_div(double(g.outputs), kernels.lanes);
     const double lanes = kernels.lanes, tile = choice.rows * choice.columns;
+    if (choice.depthwise)
+        return (double(g.taps()) / 2 + 4) * double(g.outputs * g.out_height) *
+               ceil_div(double(g.out_width), lanes);
     const double fan_in = double(g.channels) / double(g.groups);
     const double width = double(g.out_width * g.batch);
     const int height = choice.dense ? kernels.dense_height : 1;
@@ -112,6 +123,11 @@ std::vector<Choice> choices(const Kernels& kernels, const Geometry& g, double de
         Choice choice;
         choice.dense = choice.direct = choice.by_rows = true;
         choice.block = static_cast<int>(std::min<std::int64_t>(g.channels, 384));
+        found.emplace_back(estimate(kernels, g, density, choice), choice);
+    }
+    if (is_depthwise(kernels, g) && density >= 0.5) {
+        Choice choice;
+        choice.depthwise = true;
         found.emplace_back(estimate(kernels, g, density, choice), choice);
     }
     const auto consider = [&](Choice choice) {

@@ -22,6 +22,7 @@ Geometry Geometry::flat() const {
 
 std::string Choice::name() const {
     if (by_rows) return "dense rows by " + std::to_string(block);
+    if (depthwise) return "depthwise, in place";
     return std::string(dense ? "dense " : "sparse ") + std::to_string(rows) + "x" +
            std::to_string(columns) + (spans ? " spanning" : "") + " in " +
            std::to_string(region_rows) + "x" + std::to_string(region_columns) + ", " +
@@ -29,7 +30,8 @@ std::string Choice::name() const {
 }
 
 std::vector<int> Choice::numbers() const {
-    return {dense, spans, direct, rows, columns, region_rows, region_columns, block, by_rows};
+    return {dense, spans, direct, rows, columns, region_rows,
+            region_columns, block, by_rows, depthwise};
 }
 
 ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonzeros& nonzeros,
@@ -48,6 +50,10 @@ ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonze
         make_panels(nonzeros, bias);
         return;
     }
+    if (choice.depthwise) {
+        make_taps(nonzeros, bias);
+        return;
+    }
     height_ = choice.dense ? kernels.dense_height : 1;
     // A group of output channels reads one group of input channels only.
     if (choice.dense && g_.groups > 1 && (g_.outputs / g_.groups) % height_)
@@ -64,6 +70,7 @@ ConvPlan::ConvPlan(const Kernels& kernels, const Geometry& geometry, const Nonze
 void ConvPlan::run(const float* x, const float* residual, float* out, int threads,
                    const std::vector<float*>& scratch) const {
     if (choice_.by_rows) return run_rows(x, residual, out, threads);
+    if (choice_.depthwise) return run_depthwise(x, residual, out, threads);
     // With too few regions to share evenly, the output channels are divided as well: finely if no
     // thread has to copy the same input again for each part.
     const std::int64_t shares = ceil_div(groups_, share_);

@@ -56,6 +56,7 @@ struct Choice {
     int region_rows = 1, region_columns = 1;
     int block = 1;  // input channels that are packed together (whole groups if several fit)
     bool by_rows = false;  // reads and writes pixels x channels: a dense linear layer
+    bool depthwise = false;  // one input channel for each output, all taps, in place
 
     std::string name() const;
     std::vector<int> numbers() const;
@@ -113,6 +114,9 @@ class ConvPlan {
     // conv_rows.cpp: dense linear layers over rows
     void make_panels(const Nonzeros& nonzeros, const float* bias);
     void run_rows(const float* x, const float* residual, float* out, int threads) const;
+    // conv_depthwise.cpp: one input channel for each output
+    void make_taps(const Nonzeros& nonzeros, const float* bias);
+    void run_depthwise(const float* x, const float* residual, float* out, int threads) const;
     void activate(const Region& region, std::int32_t first, std::int32_t last, float* out) const;
 
     const Kernels& kernels_;
@@ -132,6 +136,7 @@ class ConvPlan {
     std::vector<std::pair<std::int32_t, std::int32_t>> tiling_sizes_;
     std::vector<Block> blocks_;
     std::vector<float> panels_;  // by blocks of inputs, then by vectors of outputs
+    std::vector<float> taps_, zeros_;  // of a depthwise layer
     std::size_t packed_size_ = 0, partial_size_ = 0, most_tiles_ = 1;
 };
 

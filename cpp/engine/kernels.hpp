@@ -108,6 +108,25 @@ struct RowTile {
 };
 using RowKernel = void (*)(const RowTile&);
 
+// Rows of one channel of a depthwise convolution, in place:
+//
+//     out[y][x] = clamp(bias + sum over taps of weight * x + residual, low, high)
+//
+// The kernel has its size and stride in both directions.
+struct Depthwise {
+    const float* x;              // the input channel
+    const float* zeros;          // `width` of them: a row outside of the input
+    const float* weight;
+    float bias, low, high;
+    float* out;                  // the output channel
+    std::ptrdiff_t residual;     // distance from out to the residual
+    bool has_residual;
+    std::ptrdiff_t height, width, out_width;
+    std::ptrdiff_t top, left;    // padding
+    std::ptrdiff_t first, last;  // rows of the output
+};
+using DepthwiseKernel = void (*)(const Depthwise&);
+
 enum class Activation : std::uint8_t {
     none,
     relu,
@@ -131,6 +150,7 @@ enum class Binary : std::uint8_t { add, sub, mul, div };
 
 inline constexpr int max_rows = 8, max_columns = 24;
 inline constexpr int max_panel = 4;  // vectors in a row of a panel
+inline constexpr int max_depthwise = 7, max_depthwise_stride = 2;
 inline constexpr int slack = 64;  // floats behind every buffer that vectors may read
 
 struct Kernels {
@@ -144,6 +164,9 @@ struct Kernels {
     int panel;     // vectors in a row of a panel
     int row_tile;  // rows of the input in a tile
     RowKernel dense_rows[max_rows + 1][max_panel + 1];  // by rows and vectors
+
+    // By size and stride; null if there is none.
+    DepthwiseKernel depthwise[max_depthwise + 1][max_depthwise_stride + 1];
 
     void (*pack)(const Packing&);
     // out[row] = bias[row] + sum of value * x[index] over the row's entries

@@ -1,18 +1,10 @@
 // The inner loops, compiled once for each instruction set by kernels_*.cpp.
+#include "engine/depthwise.inl"
 #include "engine/kernels.hpp"
 #include "engine/vec.hpp"
 
 namespace dirprune {
 namespace {
-
-template <std::size_t... i, typename F>
-INLINE void unrolled(std::index_sequence<i...>, const F& f) {
-    (f(std::integral_constant<int, static_cast<int>(i)>{}), ...);
-}
-template <int n, typename F>
-INLINE void unrolled(const F& f) {
-    unrolled(std::make_index_sequence<n>{}, f);
-}
 
 // Stores a tile that is not full from `values`, its sums row by row.
 __attribute__((noinline)) void finish_segments(const Tile& t, const float* values, float* out) {
@@ -232,14 +224,7 @@ INLINE void copy(float* to, const float* from, std::ptrdiff_t count, std::ptrdif
         for (std::ptrdiff_t i = 0; i < count; i += 16) __builtin_prefetch(from + ahead + i);
     for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, load(from + i));
 }
-template <std::size_t... i>
-INLINE Vec even_lanes(Vec a, Vec b, std::index_sequence<i...>) {
-    return __builtin_shufflevector(a, b, (2 * i)...);
-}
-// Every second float.
-INLINE Vec load_even(const float* p) {
-    return even_lanes(load(p), load(p + lanes), std::make_index_sequence<lanes>{});
-}
+INLINE Vec load_even(const float* p) { return even(load(p), load(p + lanes)); }
 // Writes whole vectors, as `copy` does.
 INLINE void fill_zeros(float* to, std::ptrdiff_t count) {
     for (std::ptrdiff_t i = 0; i < count; i += lanes) store(to + i, Vec{});
@@ -776,6 +761,12 @@ constexpr Kernels make_kernels() {
     table.panel = panel;
     table.row_tile = row_tile;
     FillRows<row_tile, panel>{table.dense_rows}.all(std::make_index_sequence<row_tile>{});
+    table.depthwise[3][1] = depthwise<3, 1>;
+    table.depthwise[3][2] = depthwise<3, 2>;
+    table.depthwise[5][1] = depthwise<5, 1>;
+    table.depthwise[5][2] = depthwise<5, 2>;
+    table.depthwise[7][1] = depthwise<7, 1>;
+    table.depthwise[7][2] = depthwise<7, 2>;
     table.pack = pack;
     table.sparse_rows = sparse_rows;
     table.dot = dot;

@@ -64,6 +64,53 @@ INLINE void store_front(float* p, Vec v, int count) {
 #endif
 }
 
+// Lanes to load; the others become 0, and their memory is not touched.
+#if defined(__AVX512F__)
+typedef __mmask16 Mask;
+#elif defined(__AVX2__)
+typedef __m256i Mask;
+#else
+struct Mask {
+    int from, to;
+};
+#endif
+// The lanes [from, to), where these may be outside of the vector.
+INLINE Mask between(std::ptrdiff_t from, std::ptrdiff_t to) {
+    const auto lane = [](std::ptrdiff_t i) INLINE_LAMBDA {
+        return static_cast<int>(i < 0 ? 0 : i > lanes ? lanes : i);
+    };
+#if defined(__AVX512F__)
+    return static_cast<Mask>(((1u << lane(to)) - 1) & ~((1u << lane(from)) - 1));
+#elif defined(__AVX2__)
+    return _mm256_andnot_si256(front(lane(from)), front(lane(to)));
+#else
+    return {lane(from), lane(to)};
+#endif
+}
+INLINE Vec load_masked(const float* p, Mask mask) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_loadu_ps(mask, p);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_maskload_ps(p, mask);
+#else
+    alignas(64) float lane[lanes] = {};
+    for (int i = mask.from; i < mask.to; ++i) lane[i] = p[i];
+    return load(lane);
+#endif
+}
+
+template <std::size_t... i>
+INLINE Vec even_lanes(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (2 * i)...);
+}
+// Every second float of two vectors: from the first on, or from the second.
+INLINE Vec even(Vec a, Vec b) { return even_lanes(a, b, std::make_index_sequence<lanes>{}); }
+template <std::size_t... i>
+INLINE Vec odd_lanes(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (2 * i + 1)...);
+}
+INLINE Vec odd(Vec a, Vec b) { return odd_lanes(a, b, std::make_index_sequence<lanes>{}); }
+
 // a b + c, rounded once where the instruction set can.
 INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -86,6 +133,15 @@ INLINE float sum(Vec v) {
     float result = 0;
     for (int i = 0; i < lanes; ++i) result += v[i];
     return result;
+}
+
+template <std::size_t... i, typename F>
+INLINE void unrolled(std::index_sequence<i...>, const F& f) {
+    (f(std::integral_constant<int, static_cast<int>(i)>{}), ...);
+}
+template <int n, typename F>
+INLINE void unrolled(const F& f) {
+    unrolled(std::make_index_sequence<n>{}, f);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // The engine's kernels: every instruction set against sums written down in double precision.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -56,7 +57,8 @@ double activated(Activation activation, double p, double x) {
 
 bool near(double a, double b, double scale) { return std::abs(a - b) <= 1e-5 * (scale + 1); }
 
-Geometry draw(Random& random) {
+// With `depthwise` one that the kernels for depthwise convolutions take.
+Geometry draw(Random& random, bool depthwise) {
     for (;;) {
         Geometry g;
         g.groups = between(random, 1, 3);
@@ -72,6 +74,15 @@ Geometry draw(Random& random) {
         g.dilation_x = between(random, 1, 2);
         g.top = between(random, 0, 2);
         g.left = between(random, 0, 2);
+        if (depthwise) {
+            g.channels = g.groups = between(random, 1, 9);
+            g.outputs = g.groups * between(random, 1, 2);
+            g.height = between(random, 1, 40);
+            g.width = between(random, 1, 60);
+            g.kernel_y = g.kernel_x = 2 * between(random, 1, 3) + 1;
+            g.stride_y = g.stride_x = between(random, 1, 2);
+            g.dilation_y = g.dilation_x = 1;
+        }
         const auto out = [](std::int64_t side, std::int64_t before, std::int64_t after,
                             std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
             const std::int64_t rest = side + before + after - (kernel - 1) * dilation - 1;
@@ -109,8 +120,9 @@ std::pair<double, double> at(const Geometry& g, const Array& x, const Array& wei
 }
 
 bool convolves(const Kernels& kernels, Random& random) {
-    Geometry g = draw(random);
-    if (random() % 2) g.batch = kernels.lanes;
+    const bool depthwise = random() % 4 == 0;
+    Geometry g = draw(random, depthwise);
+    if (!depthwise && random() % 2) g.batch = kernels.lanes;
     constexpr double densities[] = {0, 0.1, 0.5, 1};
     const double density = densities[random() % 4];
     const std::int64_t row = g.channels / g.groups * g.taps();
@@ -124,8 +136,11 @@ bool convolves(const Kernels& kernels, Random& random) {
     const Nonzeros nonzeros(weight.data(), g.outputs, row);
 
     const auto all = choices(kernels, g, density, 1000, 1 << 28);
+    const auto special = std::find_if(all.begin(), all.end(), [](auto& c) { return c.depthwise; });
+    if (depthwise && density >= 0.5 && special == all.end()) return false;
     for (int trial = 0; trial < 6; ++trial) {
-        const Choice& choice = all[random() % all.size()];
+        const bool takes = special != all.end() && trial % 2;
+        const Choice& choice = takes ? *special : all[random() % all.size()];
         const int threads = random() % 2 ? 3 : 1;
         const ConvPlan plan(kernels, g, nonzeros, bias.data(), epilogue, choice);
         std::vector<Array> scratch(3, Array(plan.scratch_size() + slack));

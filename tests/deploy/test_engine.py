@@ -574,7 +574,31 @@ def test_tiles_of_nothing_but_padding_store_nothing(
     save(net, tmp_path / "net.dpz", torch.randn(2, 2, 13, 7))
     engine = Engine(tmp_path / "net.dpz", threads=1)
     # Tiles of 4 pixels continue over the ends of rows of 7 pixels, of which 3 are stored.
-    spanning = [0, 1, 0, 1, 1, 5, 1, 2, 0]
+    spanning = [0, 1, 0, 1, 1, 5, 1, 2, 0, 0]
     engine._programs.first.program.choose(1, 1, [spanning], [0.0])
     with torch.no_grad():
         np.testing.assert_allclose(engine(x), net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", _cpp.available())
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_depthwise_layers_in_place(
+    isa: str, size: int, stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRPRUNE_ISA", isa)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 6, size, stride, padding=size // 2, groups=3)
+    net = nn.Sequential(layer, nn.SiLU()).double()
+    x = torch.randn(2, 3, 14, 45, dtype=torch.float64)
+    save(net.float(), tmp_path / "net.dpz", x.float())
+    engine = Engine(tmp_path / "net.dpz", threads=2)
+    depthwise = [0, 0, 0, 1, 1, 1, 1, 1, 0, 1]
+    for threads in (1, 2):
+        engine._programs.first.program.choose(1, threads, [depthwise], [0.0])
+    with torch.no_grad():
+        expected = net.double()(x)
+    for batch in (1, 2):
+        found = engine(x[:batch].float())
+        np.testing.assert_allclose(found, expected[:batch], atol=3e-6)
+    assert engine.profile(x[:1].float()).layers[0].kernel == "depthwise, in place"

@@ -14,7 +14,7 @@ from dirprune._support.files import write_json
 from dirprune._support.processor import processor_name
 from dirprune.deploy.programs import Prepared
 
-_VERSION = 1
+_VERSION = 2
 _NAMES = ("batch", "threads", "choices", "seconds")
 
 
