@@ -420,3 +420,13 @@ def test_an_operator_without_varying_sizes_is_named_in_plain_words(tmp_path: Pat
         ValueError, match=r"aten\.scatter\.value: it is supported at fixed sizes only"
     ):
         save(_OneHot(), tmp_path / "m.dpz", torch.randn(2, 3, 8), dynamic={"x": {2: (4, 16)}})
+
+
+def test_two_sizes_that_differ_are_refused_with_what_to_do() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return F.avg_pool1d(x, 2) + y
+
+    sizes = {"x": {2: (4, 32, 2)}, "y": {2: (2, 16)}}
+    with pytest.raises(ValueError, match="reshape an input so that both sizes are the same"):
+        capture(Halves(), (torch.randn(2, 3, 8), torch.randn(2, 3, 4)), dynamic=sizes)

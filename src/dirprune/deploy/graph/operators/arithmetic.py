@@ -37,7 +37,13 @@ def broadcast(inputs: Sequence[Shape]) -> Shape:
     for dims in list(zip(*rows))[1:]:
         size = next((dim for dim in dims if dim != 1), 1)
         if any(dim not in (1, size) for dim in dims):
-            raise ValueError(f"cannot broadcast {' and '.join(map(str, inputs))}")
+            shapes = " and ".join(map(str, inputs))
+            if all(isinstance(dim, int) for dim in dims):
+                raise ValueError(f"cannot broadcast {shapes}")
+            raise ValueError(
+                f"cannot broadcast {shapes}, whose sizes vary: reshape an input so that both "
+                "sizes are the same"
+            )
         result.append(size)
     return tuple(result)
 
