@@ -430,3 +430,13 @@ def test_two_sizes_that_differ_are_refused_with_what_to_do() -> None:
     sizes = {"x": {2: (4, 32, 2)}, "y": {2: (2, 16)}}
     with pytest.raises(ValueError, match="reshape an input so that both sizes are the same"):
         capture(Halves(), (torch.randn(2, 3, 8), torch.randn(2, 3, 4)), dynamic=sizes)
+
+
+class _OddOnly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.shape[2] & 1)
+
+
+def test_an_unknown_function_of_sizes_is_named() -> None:
+    with pytest.raises(ValueError, match=r"and_: it computes .*bitwise_and.* from sizes"):
+        capture(_OddOnly(), torch.randn(2, 3, 8), {"x": {2: (4, 16)}})

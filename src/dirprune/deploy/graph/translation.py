@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,8 +124,8 @@ class Translation:
         except (AttributeError, LookupError, RuntimeError):  # arguments that were not foreseen
             reason = OTHER_FORM
         target = node.args[0].target if node.target is operator.getitem else node.target  # type: ignore[union-attr]
-        if not isinstance(target, OpOverload) and node.target is not operator.getitem:
-            target, reason = getattr(target, "__name__", target), MAPPED
+        if not isinstance(target, OpOverload):
+            target = getattr(target, "__name__", target)
         self._blockers.add(target, reason, path)
         return BLOCKED
 
@@ -139,7 +139,9 @@ class Translation:
         results = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         if not any(isinstance(t, Tensor) for t in results):
             return self._number(node)
-        name = aten_name(cast(OpOverload, node.target))
+        if not isinstance(node.target, OpOverload):
+            raise ValueError(MAPPED)
+        name = aten_name(node.target)
         arguments = self._bind(node)
         tensors = [t for t in results if isinstance(t, Tensor)]
         given = list(_flat(vars(arguments).values()))
@@ -156,7 +158,7 @@ class Translation:
         has_parts = any(t.is_complex() for t in tensors) or any(map(is_complex, given))
         known = _COMPLEX if has_parts else CAPTURED
         if name not in known:
-            if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+            if torch.Tag.nondeterministic_seeded in node.target.tags:
                 raise ValueError(RANDOM)
             raise ValueError(NOT_COMPLEX if known is _COMPLEX else UNKNOWN)
         indices = getattr(arguments, "indices", None)
