@@ -345,7 +345,8 @@ def test_maps_of_two_inputs_are_equal_where_they_must_be(tmp_path: Path) -> None
 
 @torch.no_grad()
 def test_single_numbers_may_be_returned(tmp_path: Path) -> None:
-    model = Sized(lambda m, x: (x * 2, m.weight.sum(), x.shape[2] * torch.ones(())),
+    model = Sized(lambda m, x: (x * 2, m.weight.sum(), x.shape[2] * torch.ones(()),
+                                torch.tensor(x.shape[2])),
                   weight=nn.Parameter(torch.randn(3)))  # fmt: skip
     x = torch.randn(3, 2, 7)
     save(model, tmp_path / "m.dpz", torch.randn(2, 2, 5), dynamic={"x": {2: (4, 20)}})

@@ -255,7 +255,7 @@ class Translation:
         return Arguments(**bound)
 
     def _output(self, x: Any) -> tuple[Value, Slot]:
-        value = self._values[x] if isinstance(x, FxNode) else Constant(x)
+        value = self._builder.operand(self._values[x] if isinstance(x, FxNode) else Constant(x))
         if 0 in self._builder.sizes(value):
             name = type(self._example.model).__name__
             raise ValueError(f"{name} returns a tensor without elements: leave it out")
