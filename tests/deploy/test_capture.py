@@ -179,6 +179,13 @@ def _gradient(x: Tensor) -> Tensor:
         return torch.autograd.grad(y.square().sum(), y)[0]
 
 
+def _backward(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        y = x.clone().requires_grad_(True)
+        y.square().sum().backward()
+    return y.grad
+
+
 def _scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
@@ -203,6 +210,7 @@ def _scripted() -> nn.Module:
         (refused(lambda m, x: (x, x.shape[0]), 3), "returns a number that follows from the batch"),
         (refused(lambda m, x: (x, x[:, :0]), 3), "Sequential returns a tensor without elements"),
         (refused(lambda m, x: _gradient(x), 3), "takes gradients: compute them outside"),
+        (refused(lambda m, x: _backward(x), 3), "takes gradients: compute them outside"),
         (refused(lambda m, x: torch.vmap(lambda w: x * w)(torch.ones(2, 3)).sum(0), 3), "loop"),
         (lambda: capture(nn.Sequential(_scripted()), torch.ones(2, 3)), "0 is a ScriptModule"),
         (lambda: capture(nn.Linear(3, 3, device="meta"), torch.ones(2, 3)), "weight is on the me"),
@@ -252,6 +260,17 @@ def test_what_no_input_changes_may_hold_attention() -> None:
     model = Lambda(against_prompts, prompts=nn.Parameter(torch.randn(4, 5, 6)))
     x = torch.randn(3, 6)
     torch.testing.assert_close(GraphNet(capture(model.eval(), x))(x), model(x))
+
+
+def test_gradients_of_each_sample_are_taken() -> None:
+    def slopes(m: nn.Module, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = x.detach().requires_grad_(True)
+            energy = (y**3).sum(1)
+            return torch.autograd.grad(energy, y, torch.ones_like(energy))[0]
+
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(GraphNet(capture(Lambda(slopes), x))(x), 3 * x**2)
 
 
 @torch.no_grad()

@@ -96,7 +96,13 @@ def _translated(example: Example, ranges: Mapping[Place, SizeRange]) -> Graph:
     """Translate; if sizes of two inputs differ that may be meant to be equal, with these equal."""
     try:
         return Translation(exported_program(example, ranges), example, ranges).graph()
-    except ValueError:
+    except ValueError as error:
+        if example.takes_gradients:
+            raise ValueError(
+                f"{type(example.model).__name__} cannot be captured, because its forward takes "
+                "gradients: compute them outside of the network, or save without example_inputs "
+                "to store the weights only"
+            ) from error
         example.equal = equal_places(example, ranges)
         if not example.equal:
             raise

@@ -38,6 +38,7 @@ class Example:
         result: Structure of the output, after a call.
         positional: How many arguments are given by position.
         equal: Pairs of sizes, each a number of a tensor and a dimension, that shall be equal.
+        takes_gradients: Whether the network asked for gradients when it was exported.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class Example:
     result: Structure | None = None
     positional: int = 0
     equal: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
+    takes_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
@@ -94,8 +96,11 @@ class FlatNetwork(nn.Module):
         """Call it."""
         for (one, dim), (other, at) in self._example.equal:
             torch._check(leaves[one].shape[dim] == leaves[other].shape[at])
-        with traceable(self.network):
-            return tuple(self._example.call(list(leaves)))
+        with traceable(self.network) as functions:
+            try:
+                return tuple(self._example.call(list(leaves)))
+            finally:
+                self._example.takes_gradients |= functions.takes_gradients
 
 
 def as_arguments(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

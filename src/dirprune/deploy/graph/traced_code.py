@@ -14,18 +14,19 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def traceable(network: nn.Module) -> Iterator[None]:
+def traceable(network: nn.Module) -> Iterator["VaryingSizes"]:
     """Trace without code that only checks values or optimises for the sizes of the example.
 
     These are the arguments' checks of ``torch.distributions``, and whether the mask of a
     ``nn.TransformerDecoder`` is the causal one, which read values. ``len(x)`` in the modules of
     the network's classes is ``x.shape[0]``, and ``nn.CrossMapLRN2d`` uses no storage of its own.
-    Gradients are refused.
+
+    Yields:
+        What rewrites functions.
     """
     validates = Distribution._validate_args
     replaced = [(transformer, "_detect_is_causal_mask", _is_causal),
-                (nn.CrossMapLRN2d, "forward", _cross_map_norm),
-                (torch.autograd, "grad", _refuse_gradients)]  # fmt: skip
+                (nn.CrossMapLRN2d, "forward", _cross_map_norm)]  # fmt: skip
     names = {type(m).__module__ for m in network.modules()}
     own = [sys.modules.get(name) for name in names if name.partition(".")[0] != "torch"]
     with ExitStack() as stack:
@@ -36,8 +37,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(module, "len", _length, create=True))
         stack.callback(Distribution.set_default_validate_args, validates)
         Distribution.set_default_validate_args(False)
-        stack.enter_context(VaryingSizes())
-        yield
+        yield stack.enter_context(VaryingSizes())
 
 
 class VaryingSizes(TorchFunctionMode):
@@ -47,7 +47,12 @@ class VaryingSizes(TorchFunctionMode):
     input; always, ``torch.take_along_dim``, and ``torch.einsum``, which orders its products by the
     sizes. ``x.data``, which the exporter cannot follow, is ``x.detach()``. Attention has as many
     keys as values, which torch's does not tell the exporter. Packed sequences are refused.
+
+    Attributes:
+        takes_gradients: Whether a gradient was asked for.
     """
+
+    takes_gradients = False
 
     def __torch_function__(
         self,
@@ -59,6 +64,7 @@ class VaryingSizes(TorchFunctionMode):
         """Call a function, or what is equal to it."""
         if func == Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
+        self.takes_gradients |= func in (torch.autograd.grad, Tensor.backward)
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         rewrite = _REWRITTEN.get(name)
@@ -70,10 +76,6 @@ class VaryingSizes(TorchFunctionMode):
 
 def _is_causal(mask: Any, is_causal: Any = None, size: Any = None) -> bool:
     return bool(is_causal)
-
-
-def _refuse_gradients(*args: Any, **kwargs: Any) -> None:
-    raise ValueError("its forward takes gradients: compute them outside of the network")
 
 
 def _length(x: Any) -> Any:
