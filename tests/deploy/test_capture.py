@@ -300,3 +300,18 @@ def test_an_operator_that_fixes_the_batch_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Inverse works for one batch size only"):
         capture(Inverse(), torch.randn(2, 3, 3))
+
+
+def test_a_network_that_changes_its_parameters_is_refused() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.layer.weight.mul_(0.5)
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"Halves gives other outputs .* keeps no state"):
+        capture(Halves(), torch.randn(2, 4))

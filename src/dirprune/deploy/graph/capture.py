@@ -86,7 +86,11 @@ def capture(
         ) as expected:
             _say_what_is_converted(reference)
             graph = _translated(example, ranges)
-        _check(graph, example.leaves, expected, reference)
+        try:
+            _check(graph, example.leaves, expected, reference)
+        except RuntimeError as error:
+            _refuse_state(example, reference, expected, error)
+            raise
         for at, leaves in other_sizes(graph, example):
             _check_sizes(at, example, leaves, reference)
     return graph
@@ -213,6 +217,20 @@ def _check(
                     "the network"
                 )
             raise RuntimeError(f"the captured graph's output differs by {gap:.1e}: {_BUG}")
+
+
+def _refuse_state(
+    example: Example, reference: Reference, expected: list[Tensor], error: RuntimeError
+) -> None:
+    """Say so if the network itself gives other outputs at the next call."""
+    again = _run(example, reference, example.leaves)
+    if any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(again, expected)):
+        name = type(example.model).__name__
+        raise ValueError(
+            f"{name} gives other outputs when it is called again with the same inputs, such as by "
+            "writing to a parameter, but a graph keeps no state: take the state as an input and "
+            "return the new one"
+        ) from error
 
 
 def tolerance(precisions: set[torch.dtype], usual: float) -> float:
