@@ -315,3 +315,29 @@ def test_a_network_that_changes_its_parameters_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"Halves gives other outputs .* keeps no state"):
         capture(Halves(), torch.randn(2, 4))
+
+
+def test_assigning_to_data_is_refused() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.layer.weight.data = self.layer.weight.data * 0.5
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"assigns to x\.data, but a graph keeps no state"):
+        capture(Halves(), torch.randn(2, 4))
+
+
+def test_a_network_that_counts_its_calls_is_refused() -> None:
+    class Counts(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    with pytest.raises(ValueError, match=r"Counts gives other outputs .*because it keeps values"):
+        capture(Counts(), torch.randn(2, 4))

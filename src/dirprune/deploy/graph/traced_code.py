@@ -64,6 +64,10 @@ class VaryingSizes(TorchFunctionMode):
         """Call a function, or what is equal to it."""
         if func == Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise ValueError(
+                "forward assigns to x.data, but a graph keeps no state: compute a new tensor"
+            )
         self.takes_gradients |= func in (torch.autograd.grad, Tensor.backward)
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
