@@ -1,10 +1,11 @@
-"""What prevents a network from being captured, told all at once."""
+"""What prevents a network from being captured, reported together."""
 
 from torch import nn
 
+NO_STATE = "a graph keeps no state: take the state as an input and return the new one"
 STATE = (
     "the network writes to this buffer and reads it, so its outputs depend on earlier calls, but "
-    "a graph keeps no state: take the state as an input and return the new one"
+    f"{NO_STATE}"
 )
 RANDOM = "it draws at random, in evaluation mode too: take the random numbers as an input"
 UNKNOWN = "a graph has no operator for it"

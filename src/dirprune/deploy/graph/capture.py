@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dirprune._support.wrappers import unwrap
+from dirprune.deploy.graph.blockers import NO_STATE
 from dirprune.deploy.graph.example import Example, ExampleInputs, evaluating, without_observers
 from dirprune.deploy.graph.graph import Graph
 from dirprune.deploy.graph.module import GraphNet
@@ -73,7 +75,7 @@ def capture(
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
-            "a ScriptModule has no Python code to capture: give the nn.Module that it was made of"
+            "a ScriptModule has no Python code to capture: give the nn.Module it was made from"
         )
     example = Example(model, example_inputs)
     ranges = requested_ranges(example, dynamic)
@@ -97,9 +99,13 @@ def capture(
 
 
 def _translated(example: Example, ranges: Mapping[Place, SizeRange]) -> Graph:
-    """Translate; if sizes of two inputs differ that may be meant to be equal, with these equal."""
-    try:
+    """Export and translate. If that fails, try again with equal sizes of two inputs tied."""
+
+    def translate() -> Graph:
         return Translation(exported_program(example, ranges), example, ranges).graph()
+
+    try:
+        return translate()
     except ValueError as error:
         if example.takes_gradients:
             raise ValueError(
@@ -108,12 +114,9 @@ def _translated(example: Example, ranges: Mapping[Place, SizeRange]) -> Graph:
                 "to store the weights only"
             ) from error
         example.equal = equal_places(example, ranges)
-        if not example.equal:
-            raise
-        try:
-            return Translation(exported_program(example, ranges), example, ranges).graph()
-        except ValueError:
-            pass
+        if example.equal:
+            with suppress(ValueError):  # the first reason is closer to what the user wrote
+                return translate()
         raise
 
 
@@ -227,9 +230,8 @@ def _refuse_state(
     if any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(again, expected)):
         name = type(example.model).__name__
         raise ValueError(
-            f"{name} gives other outputs when it is called again with the same inputs, such as by "
-            "writing to a parameter, but a graph keeps no state: take the state as an input and "
-            "return the new one"
+            f"{name} gives other outputs when it is called again with the same inputs, because it "
+            f"keeps values from call to call, but {NO_STATE}"
         ) from error
 
 

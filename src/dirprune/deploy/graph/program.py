@@ -87,7 +87,7 @@ def exported_program(
         if any(
             isinstance(m, torch.jit.ScriptModule) and (scripted := name) for name, m in modules
         ):
-            reason = f"{scripted} is a ScriptModule: put the nn.Module there that it was made of"
+            reason = f"{scripted} is a ScriptModule: use the nn.Module it was made from"
         if "Couldn't swap" in str(error):
             reason = f"its forward converts a layer{_line(error)}: convert the layer before"
         raise ValueError(
